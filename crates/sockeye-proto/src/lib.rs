@@ -1,0 +1,37 @@
+//! The WebSocket protocol without I/O: bytes become events, messages become bytes.
+//!
+//! No clock, no runtime and no randomness of its own: time and masks are passed in.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod close;
+pub mod deflate;
+mod error;
+pub mod handshake;
+mod message;
+
+pub use close::{CloseCode, CloseFrame, InvalidCloseCode};
+pub use error::{ProtocolError, SendError};
+pub use message::{Message, MessageRef, Outgoing, Text};
+
+/// Which end of the connection this is; decides who masks (RFC 6455 §5.1).
+///
+/// A client cannot exist without a source of masks.
+#[derive(Clone, Copy, Debug)]
+pub enum Role {
+    /// The side that opened the connection: every frame it sends is masked.
+    Client {
+        /// Called once for every frame sent.
+        masks: MaskSource,
+    },
+    /// The side that accepted the connection: it sends no masks and demands them.
+    Server,
+}
+
+/// Gives the masking key of the next frame.
+///
+/// The keys must be unpredictable to whoever chooses the payload (RFC 6455 §10.3):
+/// take them from the system's generator or a cryptographic one.
+pub type MaskSource = fn() -> [u8; 4];

@@ -1,0 +1,308 @@
+//! Messages: owned, borrowed from where they were received, and as given to `send`.
+
+use alloc::{string::String, vec::Vec};
+use core::{fmt, ops::Deref};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+/// A whole message, owned. Cloning is cheap: the payload is shared.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Message {
+    /// UTF-8 text (opcode 1).
+    Text(Text),
+    /// Bytes (opcode 2).
+    Binary(Bytes),
+}
+
+impl Message {
+    /// The payload, of either kind.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.as_ref().as_bytes()
+    }
+
+    /// The text, where it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        self.as_ref().as_text()
+    }
+
+    /// The size of the payload in bytes.
+    pub fn len(&self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Whether the payload is empty.
+    pub fn is_empty(&self) -> bool {
+        self.as_bytes().is_empty()
+    }
+
+    /// Whether this is a text message.
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Text(_))
+    }
+
+    /// Whether this is a binary message.
+    pub fn is_binary(&self) -> bool {
+        matches!(self, Self::Binary(_))
+    }
+
+    /// Lends the message.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "a borrowed kind, not a reference"
+    )]
+    pub fn as_ref(&self) -> MessageRef<'_> {
+        match self {
+            Self::Text(text) => MessageRef::Text(text),
+            Self::Binary(bytes) => MessageRef::Binary(bytes),
+        }
+    }
+
+    /// The payload, of either kind, without a copy.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Text(text) => text.into_bytes(),
+            Self::Binary(bytes) => bytes,
+        }
+    }
+}
+
+/// Text as it is; bytes in hexadecimal.
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_ref().fmt(f)
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.as_ref(), f)
+    }
+}
+
+/// A whole message, borrowed from the buffer it was received into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageRef<'a> {
+    /// UTF-8 text (opcode 1).
+    Text(&'a str),
+    /// Bytes (opcode 2).
+    Binary(&'a [u8]),
+}
+
+impl<'a> MessageRef<'a> {
+    /// The payload, of either kind.
+    pub fn as_bytes(self) -> &'a [u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Binary(bytes) => bytes,
+        }
+    }
+
+    /// The text, where it is one.
+    pub fn as_text(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Binary(_) => None,
+        }
+    }
+
+    /// The size of the payload in bytes.
+    pub fn len(self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Whether the payload is empty.
+    pub fn is_empty(self) -> bool {
+        self.as_bytes().is_empty()
+    }
+
+    /// Copies the message out of the buffer it was lent from.
+    pub fn to_owned(self) -> Message {
+        match self {
+            Self::Text(text) => Message::Text(text.into()),
+            Self::Binary(bytes) => Message::Binary(Bytes::copy_from_slice(bytes)),
+        }
+    }
+}
+
+/// Text as it is; bytes in hexadecimal.
+impl fmt::Display for MessageRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.pad(text),
+            Self::Binary(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
+}
+
+/// UTF-8 text that is cheap to clone. It derefs to `str`.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Text(ByteString);
+
+impl Text {
+    /// The text as a string slice.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The bytes of the text, without a copy.
+    pub fn into_bytes(self) -> Bytes {
+        self.0.into_bytes()
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Text {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl PartialEq<str> for Text {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for Text {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+/// What `send` takes: anything that is a message, borrowed or owned.
+///
+/// Strings are text, bytes are binary. Small payloads are copied into the output; a large owned one
+/// travels without a copy.
+#[derive(Clone, Debug)]
+pub enum Outgoing<'a> {
+    /// Copied when it is sent.
+    Borrowed(MessageRef<'a>),
+    /// Moved where that is cheaper than a copy.
+    Owned(Message),
+}
+
+impl Outgoing<'_> {
+    /// Lends the message.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "a borrowed kind, not a reference"
+    )]
+    pub fn as_ref(&self) -> MessageRef<'_> {
+        match self {
+            Self::Borrowed(message) => *message,
+            Self::Owned(message) => message.as_ref(),
+        }
+    }
+
+    /// The message, copied only where it was borrowed.
+    pub fn into_owned(self) -> Message {
+        match self {
+            Self::Borrowed(message) => message.to_owned(),
+            Self::Owned(message) => message,
+        }
+    }
+}
+
+macro_rules! outgoing {
+    ($lifetime:lifetime; $($from:ty => |$value:ident| $make:expr;)*) => {$(
+        impl<$lifetime> From<$from> for Outgoing<$lifetime> {
+            fn from($value: $from) -> Self { $make }
+        }
+    )*};
+}
+
+outgoing! { 'a;
+    &'a str => |text| Self::Borrowed(MessageRef::Text(text));
+    &'a String => |text| Self::Borrowed(MessageRef::Text(text));
+    &'a Text => |text| Self::Borrowed(MessageRef::Text(text));
+    &'a [u8] => |bytes| Self::Borrowed(MessageRef::Binary(bytes));
+    &'a Vec<u8> => |bytes| Self::Borrowed(MessageRef::Binary(bytes));
+    MessageRef<'a> => |message| Self::Borrowed(message);
+    &'a Message => |message| Self::Owned(message.clone());
+    Message => |message| Self::Owned(message);
+    Text => |text| Self::Owned(Message::Text(text));
+    String => |text| Self::Owned(Message::Text(text.into()));
+    Bytes => |bytes| Self::Owned(Message::Binary(bytes));
+    Vec<u8> => |bytes| Self::Owned(Message::Binary(bytes.into()));
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Outgoing<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Self::Borrowed(MessageRef::Binary(bytes))
+    }
+}
+
+macro_rules! message {
+    ($($from:ty)*) => {$(
+        impl From<$from> for Message {
+            fn from(value: $from) -> Self { Outgoing::from(value).into_owned() }
+        }
+    )*};
+}
+
+message! { &str &String String &Text Text &[u8] &Vec<u8> Vec<u8> Bytes MessageRef<'_> &Message }
+
+impl<const N: usize> From<&[u8; N]> for Message {
+    fn from(bytes: &[u8; N]) -> Self {
+        Outgoing::from(bytes).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::{format, string::ToString, vec};
+
+    #[test]
+    fn strings_are_text_and_bytes_are_binary() {
+        assert_eq!(Message::from("a").as_text(), Some("a"));
+        assert_eq!(
+            Message::from("a".to_string()),
+            Message::from(&Text::from("a"))
+        );
+        assert_eq!(
+            Message::from(vec![1, 2]),
+            Message::Binary(Bytes::from_static(&[1, 2]))
+        );
+        assert_eq!(Message::from(b"ab"), Message::from(&b"ab"[..]));
+        assert!(Message::from(Bytes::new()).is_binary());
+    }
+
+    #[test]
+    fn display_shows_text_as_it_is_and_bytes_as_hex() {
+        assert_eq!(Message::from("Привет").to_string(), "Привет");
+        assert_eq!(format!("{:>3}", Message::from("a")), "  a");
+        assert_eq!(Message::from(&[0u8, 255]).to_string(), "00ff");
+    }
+}
