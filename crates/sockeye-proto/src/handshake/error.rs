@@ -1,0 +1,145 @@
+//! What can be wrong with a handshake, whoever looks at it (RFC 6455 §4).
+
+use alloc::{boxed::Box, string::String};
+use core::fmt;
+
+use super::{Refusal, Response};
+
+/// Why a handshake failed, in words that fit the log of a client and the body of a refusal.
+///
+/// A server's answer to each is [`Refusal::from`] it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The head is not HTTP/1.1; the text says what is wrong with it.
+    Malformed(&'static str),
+    /// The head has more bytes than the limit.
+    HeadTooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The head has more header fields than the limit.
+    TooManyHeaders {
+        /// The limit.
+        limit: usize,
+    },
+    /// The connection ended before the head did.
+    UnexpectedEnd,
+    /// A method other than GET (§4.1, 2).
+    Method(String),
+    /// A version of HTTP that cannot be upgraded: before 1.1, or with frames of its own (§4.1, 2).
+    HttpVersion,
+    /// A request with a body: what follows the head is WebSocket to one reader and a body to
+    /// another.
+    Body,
+    /// A header that must be there is not.
+    Missing(&'static str),
+    /// A header that may be there once is there more often.
+    Repeated(&'static str),
+    /// `Upgrade` does not say `websocket` (§4.1, 5; §4.2.1, 3).
+    Upgrade,
+    /// `Connection` does not say `upgrade` (§4.1, 6; §4.2.1, 4).
+    Connection,
+    /// `Sec-WebSocket-Key` is not sixteen bytes in base64 (§4.2.1, 5).
+    Key,
+    /// `Sec-WebSocket-Version` is not 13, the only one there is (§4.2.1, 6; §4.4).
+    WebSocketVersion(String),
+    /// `Sec-WebSocket-Protocol` is not a list of distinct tokens (§4.1, 10).
+    SubprotocolList,
+    /// `Sec-WebSocket-Extensions` does not follow its grammar (§9.1).
+    ExtensionList,
+    /// The server's user refused the request.
+    Refused(Box<Refusal>),
+    /// The server did not switch protocols: its answer has another status than 101 (§4.1, 1).
+    Status(Box<Response>),
+    /// `Sec-WebSocket-Accept` does not belong to the key that was sent (§4.1, 4).
+    Accept,
+    /// The server chose a subprotocol that was not offered (§4.1, 6).
+    SubprotocolNotOffered(String),
+    /// The server chose an extension that was not offered, or parameters that were not (§4.1, 5).
+    ExtensionNotOffered(String),
+    /// A header that cannot travel: its name is no token, or its value has a control character.
+    InvalidHeader(String),
+    /// A header that the handshake, or HTTP, writes itself.
+    ReservedHeader(String),
+    /// A subprotocol that is no token, or is given twice (§4.1, 10).
+    InvalidSubprotocol(String),
+    /// A host or request target that cannot stand in a request.
+    InvalidTarget(String),
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed(why) => return write!(f, "the HTTP head is malformed: {why}"),
+            Self::HeadTooLarge { limit } => {
+                return write!(f, "the HTTP head is larger than the limit of {limit} bytes");
+            }
+            Self::TooManyHeaders { limit } => {
+                return write!(f, "the HTTP head has more than {limit} header fields");
+            }
+            Self::UnexpectedEnd => "the connection ended before the HTTP head did",
+            Self::Method(method) => {
+                return write!(f, "a WebSocket is opened with GET, not {method}");
+            }
+            Self::HttpVersion => "a WebSocket is opened on HTTP/1.1",
+            Self::Body => "a request that opens a WebSocket has no body",
+            Self::Missing(name) => return write!(f, "the header {name} is missing"),
+            Self::Repeated(name) => return write!(f, "the header {name} is given more than once"),
+            Self::Upgrade => "a WebSocket is needed here: the header Upgrade must say websocket",
+            Self::Connection => "the header Connection must say Upgrade",
+            Self::Key => "the header Sec-WebSocket-Key does not decode to 16 bytes of base64",
+            Self::WebSocketVersion(version) if version.is_empty() => {
+                "the header Sec-WebSocket-Version is missing: version 13 is spoken here"
+            }
+            Self::WebSocketVersion(version) => {
+                return write!(f, "WebSocket version 13 is spoken here, not {version}");
+            }
+            Self::SubprotocolList => {
+                "the header Sec-WebSocket-Protocol is not a list of distinct tokens"
+            }
+            Self::ExtensionList => "the header Sec-WebSocket-Extensions is malformed",
+            Self::Refused(refusal) => return write!(f, "the request was refused with {refusal}"),
+            Self::Status(response) => {
+                return write!(
+                    f,
+                    "the server answered {response} instead of 101 Switching Protocols"
+                );
+            }
+            Self::Accept => "the server's Sec-WebSocket-Accept does not answer the key it was sent",
+            Self::SubprotocolNotOffered(name) => {
+                return write!(
+                    f,
+                    "the server chose the subprotocol {name:?}, which was not offered"
+                );
+            }
+            Self::ExtensionNotOffered(answer) => {
+                return write!(
+                    f,
+                    "the server chose the extension {answer:?}, which was not offered"
+                );
+            }
+            Self::InvalidHeader(name) => {
+                return write!(
+                    f,
+                    "the header {name:?} cannot be sent: a name is a token, \
+                     a value has no line breaks or control characters"
+                );
+            }
+            Self::ReservedHeader(name) => {
+                return write!(
+                    f,
+                    "the header {name} belongs to the handshake and cannot be set"
+                );
+            }
+            Self::InvalidSubprotocol(name) => {
+                return write!(f, "the subprotocol {name:?} is not a token, or given twice");
+            }
+            Self::InvalidTarget(target) => {
+                return write!(f, "{target:?} cannot stand in a request");
+            }
+        })
+    }
+}
+
+impl core::error::Error for HandshakeError {}

@@ -1,0 +1,238 @@
+//! Where a head ends, found as it arrives (RFC 9112 §2).
+
+use super::HandshakeError;
+
+/// How large a request's or response's head may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes, from the first to the empty line that ends the head. 16 KiB unless changed.
+    pub bytes: usize,
+    /// Header fields. 100 unless changed.
+    pub headers: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self {
+            bytes: 16 * 1024,
+            headers: 100,
+        }
+    }
+}
+
+/// Looks for the end of a head in bytes that arrive in pieces, each byte once.
+///
+/// It refuses early what cannot become a head: too many bytes or lines, a line feed alone (two
+/// readers could see two different heads in it), a peer that speaks something else altogether.
+#[derive(Clone, Debug)]
+pub struct HeadScanner {
+    limits: HeadLimits,
+    /// The bytes every acceptable head begins with.
+    prefix: &'static [u8],
+    searched: usize,
+    /// Where the current line begins.
+    line: usize,
+    lines: usize,
+}
+
+impl HeadScanner {
+    /// Begins at the first byte of a request.
+    pub const fn request(limits: HeadLimits) -> Self {
+        Self::new(limits, b"")
+    }
+
+    /// Begins at the first byte of a response.
+    pub const fn response(limits: HeadLimits) -> Self {
+        Self::new(limits, b"HTTP/")
+    }
+
+    const fn new(limits: HeadLimits, prefix: &'static [u8]) -> Self {
+        Self {
+            limits,
+            prefix,
+            searched: 0,
+            line: 0,
+            lines: 0,
+        }
+    }
+
+    /// Takes all bytes read so far, old ones included, and tells how long the head is once its
+    /// end is among them. What follows it belongs to the protocol that the head asks for.
+    ///
+    /// Bytes that an earlier call has seen are not looked at again.
+    ///
+    /// # Errors
+    /// [`HandshakeError::HeadTooLarge`], [`HandshakeError::TooManyHeaders`],
+    /// [`HandshakeError::Malformed`].
+    pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, HandshakeError> {
+        self.check_beginning(bytes)?;
+        // A head that is one byte too long is too long even where its end is in sight.
+        let within = &bytes[..bytes.len().min(self.limits.bytes)];
+        let unseen = within.get(self.searched..).unwrap_or_default();
+        for (offset, _) in unseen
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'\n')
+        {
+            let at = self.searched + offset;
+            if at == self.line || within[at - 1] != b'\r' {
+                return Err(HandshakeError::Malformed("a line ends without CR LF"));
+            }
+            let empty = at == self.line + 1;
+            self.line = at + 1;
+            // A recipient forgives an empty line before the first (RFC 9112 §2.2).
+            if empty && self.lines > 0 {
+                self.searched = at + 1;
+                return Ok(Some(at + 1));
+            }
+            if !empty {
+                self.lines += 1;
+            }
+            if self.lines > self.limits.headers.saturating_add(1) {
+                let limit = self.limits.headers;
+                return Err(HandshakeError::TooManyHeaders { limit });
+            }
+        }
+        self.searched = within.len();
+        if bytes.len() >= self.limits.bytes {
+            let limit = self.limits.bytes;
+            return Err(HandshakeError::HeadTooLarge { limit });
+        }
+        Ok(None)
+    }
+
+    /// Refuses at once what is not HTTP, rather than waiting for an end that will not come.
+    fn check_beginning(&self, bytes: &[u8]) -> Result<(), HandshakeError> {
+        if self.searched >= self.prefix.len().max(1) {
+            return Ok(());
+        }
+        // A TLS record: handshake, version 3 (RFC 8446 §5.1); or an alert.
+        if matches!(bytes, [0x15 | 0x16, 3, ..] | [0x15 | 0x16]) {
+            return Err(HandshakeError::Malformed("the peer speaks TLS here"));
+        }
+        let len = bytes.len().min(self.prefix.len());
+        let http = match bytes.first() {
+            Some(first) if self.prefix.is_empty() => {
+                super::headers::is_token_byte(*first) || *first == b'\r'
+            }
+            _ => bytes[..len] == self.prefix[..len],
+        };
+        if http {
+            Ok(())
+        } else {
+            Err(HandshakeError::Malformed("it is not HTTP"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::{vec, vec::Vec};
+
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n\r\n";
+
+    fn scan_all(bytes: &[u8]) -> Result<Option<usize>, HandshakeError> {
+        HeadScanner::request(HeadLimits::default()).scan(bytes)
+    }
+
+    #[test]
+    fn a_head_is_found_however_it_is_cut() {
+        let mut bytes = HEAD.to_vec();
+        bytes.extend_from_slice(b"\x81\x00");
+        for first in 0..bytes.len() {
+            let mut scanner = HeadScanner::request(HeadLimits::default());
+            let early = scanner.scan(&bytes[..first]).unwrap();
+            assert_eq!(early, (first >= HEAD.len()).then_some(HEAD.len()));
+            if early.is_none() {
+                assert_eq!(scanner.scan(&bytes), Ok(Some(HEAD.len())));
+            }
+        }
+    }
+
+    #[test]
+    fn each_byte_is_looked_at_once() {
+        let mut scanner = HeadScanner::request(HeadLimits::default());
+        for end in 0..HEAD.len() {
+            assert_eq!(scanner.scan(&HEAD[..end]), Ok(None));
+            assert_eq!(scanner.searched, end);
+        }
+    }
+
+    #[test]
+    fn the_limit_on_bytes_is_exact() {
+        for (bytes, found) in [(HEAD.len() - 1, false), (HEAD.len(), true)] {
+            let limits = HeadLimits {
+                bytes,
+                ..HeadLimits::default()
+            };
+            let result = HeadScanner::request(limits).scan(HEAD);
+            if found {
+                assert_eq!(result, Ok(Some(HEAD.len())));
+            } else {
+                assert_eq!(result, Err(HandshakeError::HeadTooLarge { limit: bytes }));
+            }
+        }
+    }
+
+    #[test]
+    fn the_limit_on_headers_is_exact() {
+        for (headers, found) in [(1, false), (2, true)] {
+            let limits = HeadLimits {
+                headers,
+                ..HeadLimits::default()
+            };
+            let result = HeadScanner::request(limits).scan(HEAD);
+            if found {
+                assert_eq!(result, Ok(Some(HEAD.len())));
+            } else {
+                assert_eq!(
+                    result,
+                    Err(HandshakeError::TooManyHeaders { limit: headers })
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_endless_head_is_refused_at_the_limit() {
+        let mut scanner = HeadScanner::request(HeadLimits::default());
+        let mut bytes: Vec<u8> = vec![b'A'; 16 * 1024 - 1];
+        assert_eq!(scanner.scan(&bytes), Ok(None));
+        bytes.push(b'A');
+        assert_eq!(
+            scanner.scan(&bytes),
+            Err(HandshakeError::HeadTooLarge { limit: 16 * 1024 })
+        );
+    }
+
+    #[test]
+    fn lines_end_in_cr_lf() {
+        for bytes in [
+            &b"GET / HTTP/1.1\nHost: a\n\n"[..],
+            b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+            b"GET / HTTP/1.1\r\n\n",
+        ] {
+            assert_eq!(
+                scan_all(bytes),
+                Err(HandshakeError::Malformed("a line ends without CR LF"))
+            );
+        }
+        assert_eq!(scan_all(b"\r\nGET / HTTP/1.1\r\n\r\n"), Ok(Some(20)));
+    }
+
+    #[test]
+    fn what_is_not_http_is_refused_at_its_first_bytes() {
+        let tls = HandshakeError::Malformed("the peer speaks TLS here");
+        assert_eq!(scan_all(b"\x16\x03\x01"), Err(tls.clone()));
+        let not_http = HandshakeError::Malformed("it is not HTTP");
+        assert_eq!(scan_all(b"\x00"), Err(not_http.clone()));
+        let mut scanner = HeadScanner::response(HeadLimits::default());
+        assert_eq!(scanner.scan(b""), Ok(None));
+        assert_eq!(scanner.scan(b"\x15\x03"), Err(tls));
+        assert_eq!(scanner.scan(b"SSH-2.0"), Err(not_http.clone()));
+        let mut scanner = HeadScanner::response(HeadLimits::default());
+        assert_eq!(scanner.scan(b"HT"), Ok(None));
+        assert_eq!(scanner.scan(b"HTML"), Err(not_http));
+    }
+}

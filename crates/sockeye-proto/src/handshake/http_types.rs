@@ -1,0 +1,156 @@
+//! The handshake's rules on the types of the `http` crate, for HTTP stacks that have read the
+//! head themselves.
+
+use alloc::string::String;
+
+use super::{Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, UpgradeRequest, Version};
+
+impl From<http::Version> for Version {
+    fn from(version: http::Version) -> Self {
+        match version {
+            http::Version::HTTP_11 => Self::Http11,
+            http::Version::HTTP_2 => Self::Http2,
+            http::Version::HTTP_3 => Self::Http3,
+            _ => Self::Http10,
+        }
+    }
+}
+
+impl Offer {
+    /// Applies the rules of RFC 6455 §4.2.1 to a request whose body is not looked at.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check_http<B>(request: &http::Request<B>) -> Result<Self, HandshakeError> {
+        let method = request.method().as_str();
+        Self::check(method, request.version().into(), request.headers())
+    }
+}
+
+impl Acceptance {
+    /// The response, 101 Switching Protocols.
+    pub fn to_http(&self) -> http::Response<()> {
+        let mut response = http::Response::new(());
+        *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        append(response.headers_mut(), &self.to_headers());
+        response
+    }
+}
+
+impl Refusal {
+    /// The response with its body. The stack writes `Connection` and `Content-Length` itself.
+    pub fn to_http(&self) -> http::Response<String> {
+        let mut response = http::Response::new(self.body().into());
+        // A refusal's status is within 200-599.
+        if let Ok(status) = http::StatusCode::from_u16(self.status()) {
+            *response.status_mut() = status;
+        }
+        let headers = response.headers_mut();
+        append(headers, &self.to_headers());
+        headers.remove(http::header::CONNECTION);
+        headers.remove(http::header::CONTENT_LENGTH);
+        response
+    }
+}
+
+impl UpgradeRequest {
+    /// The request, its target as the URI.
+    ///
+    /// # Errors
+    /// As [`to_bytes`](Self::to_bytes).
+    pub fn to_http(&self) -> Result<http::Request<()>, HandshakeError> {
+        let mut request = http::Request::new(());
+        append(request.headers_mut(), &self.to_headers()?);
+        *request.uri_mut() = self
+            .target()
+            .parse()
+            .map_err(|_| HandshakeError::InvalidTarget(self.target().into()))?;
+        Ok(request)
+    }
+
+    /// Judges the server's answer by the rules of RFC 6455 §4.1.
+    ///
+    /// # Errors
+    /// The first rule that is broken. [`HandshakeError::Status`] carries the headers, no body.
+    pub fn check_http<B>(&self, response: &http::Response<B>) -> Result<Agreed, HandshakeError> {
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            return self.check_headers(response.headers());
+        }
+        let mut headers = Headers::new();
+        for (name, value) in response.headers() {
+            headers.push(name.as_str(), value.as_bytes())?;
+        }
+        let status = response.status().as_u16();
+        Err(HandshakeError::Status(
+            super::Response::from_parts(status, headers).into(),
+        ))
+    }
+}
+
+fn append(map: &mut http::HeaderMap, headers: &Headers) {
+    for (name, value) in headers.iter() {
+        // What may stand in `Headers` may stand in a `HeaderMap`.
+        if let (Ok(name), Ok(value)) = (
+            http::HeaderName::try_from(name),
+            http::HeaderValue::from_bytes(value),
+        ) {
+            map.append(name, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::Key;
+
+    fn client() -> UpgradeRequest {
+        let mut client = UpgradeRequest::new("example.com", "/chat?a=1", Key::new([1; 16]));
+        client.header("X-Name", "value").unwrap();
+        client
+    }
+
+    #[test]
+    fn both_roles_agree() {
+        let request = client().to_http().unwrap();
+        assert_eq!(request.uri(), "/chat?a=1");
+        assert_eq!(request.headers()["x-name"], "value");
+        let offer = Offer::check_http(&request).unwrap();
+        let mut answer = Acceptance::new(&offer);
+        answer.header("Set-Cookie", "a=b").unwrap();
+        let response = answer.to_http();
+        assert_eq!(response.headers()["set-cookie"], "a=b");
+        assert_eq!(client().check_http(&response).unwrap().subprotocol, None);
+    }
+
+    #[test]
+    fn the_same_rules_hold() {
+        let mut request = client().to_http().unwrap();
+        request.headers_mut().append("host", "b".parse().unwrap());
+        assert_eq!(
+            Offer::check_http(&request),
+            Err(HandshakeError::Repeated("Host"))
+        );
+        let mut request = client().to_http().unwrap();
+        *request.version_mut() = http::Version::HTTP_2;
+        let error = Offer::check_http(&request).unwrap_err();
+        assert_eq!(error, HandshakeError::HttpVersion);
+        let refusal = Refusal::from(error).to_http();
+        assert_eq!(refusal.status(), 400);
+        assert!(!refusal.headers().contains_key("connection"));
+    }
+
+    #[test]
+    fn a_status_is_handed_on() {
+        let mut response = http::Response::new(());
+        *response.status_mut() = http::StatusCode::FOUND;
+        response
+            .headers_mut()
+            .insert("location", "/other".parse().unwrap());
+        let Err(HandshakeError::Status(answer)) = client().check_http(&response) else {
+            panic!("accepted");
+        };
+        assert_eq!(answer.status(), 302);
+        assert_eq!(answer.headers().first_str("Location"), Some("/other"));
+    }
+}

@@ -1,0 +1,396 @@
+//! The request: built by a client (RFC 6455 §4.1), read and checked by a server (§4.2.1).
+
+use alloc::{boxed::Box, string::String, vec, vec::Vec};
+use core::fmt;
+
+use super::{Accept, HandshakeError, HeaderFields, Headers, Key, Subprotocols};
+
+/// A version of HTTP, as far as the handshake tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Version {
+    /// HTTP/1.0 and before: it cannot be upgraded.
+    Http10,
+    /// HTTP/1.1: the version that WebSocket is opened on.
+    Http11,
+    /// HTTP/2: WebSocket is opened on it with extended CONNECT (RFC 8441), never with Upgrade.
+    Http2,
+    /// HTTP/3: as HTTP/2 (RFC 9220).
+    Http3,
+}
+
+/// A request as a server received it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Request {
+    method: Box<str>,
+    target: Box<str>,
+    version: Version,
+    headers: Headers,
+}
+
+impl Request {
+    /// Reads a whole head, from the first byte to the empty line, as
+    /// [`HeadScanner`](super::HeadScanner) finds it.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Malformed`] and [`HandshakeError::HttpVersion`]. Whether it opens a
+    /// WebSocket is not looked at.
+    pub fn parse(head: &[u8]) -> Result<Self, HandshakeError> {
+        let mut fields = vec![httparse::EMPTY_HEADER; count_fields(head)];
+        let mut request = httparse::Request::new(&mut fields);
+        match request.parse(head) {
+            Ok(httparse::Status::Complete(len)) if len == head.len() => {}
+            Ok(_) => return Err(HandshakeError::Malformed("it ends too early or too late")),
+            Err(error) => return Err(malformed(error)),
+        }
+        let (Some(method), Some(target), Some(minor)) =
+            (request.method, request.path, request.version)
+        else {
+            return Err(HandshakeError::Malformed("the request line is incomplete"));
+        };
+        Ok(Self {
+            method: method.into(),
+            target: target.into(),
+            version: version_from_minor(minor),
+            headers: own_fields(request.headers)?,
+        })
+    }
+
+    /// The method, `GET` for a WebSocket.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The request target as it was sent: path and query, seldom a whole URL.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The path, with its percent signs as they came; `/` where there is none.
+    pub fn path(&self) -> &str {
+        let path = self.path_and_query();
+        let path = path.split_once('?').map_or(path, |(path, _)| path);
+        if path.is_empty() { "/" } else { path }
+    }
+
+    /// What stands behind the first question mark.
+    pub fn query(&self) -> Option<&str> {
+        self.path_and_query()
+            .split_once('?')
+            .map(|(_, query)| query)
+    }
+
+    /// A target may be a whole URL (RFC 9112 §3.2.2); its scheme and host are left out.
+    fn path_and_query(&self) -> &str {
+        if self.target.starts_with('/') {
+            return &self.target;
+        }
+        match self.target.split_once("://") {
+            Some((_, rest)) => rest.find(['/', '?']).map_or("", |at| &rest[at..]),
+            None => &self.target,
+        }
+    }
+
+    /// The version of HTTP.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The header fields.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// Whether the request asks for a WebSocket at all, however badly: `Upgrade` says so.
+    ///
+    /// Where it does not, it belongs to an HTTP service.
+    pub fn is_upgrade(&self) -> bool {
+        self.headers.contains_token("Upgrade", "websocket")
+    }
+
+    /// Applies the rules of §4.2.1.
+    ///
+    /// # Errors
+    /// The first rule that is broken; [`Refusal::from`](super::Refusal) it answers the client.
+    pub fn check(&self) -> Result<Offer, HandshakeError> {
+        Offer::check(&self.method, self.version, &self.headers)
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("target", &self.target)
+            .field("version", &self.version)
+            .field("headers", &self.headers)
+            .finish()
+    }
+}
+
+/// What a client asks for in a request that has passed the rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Offer {
+    /// What answers its key.
+    pub accept: Accept,
+    /// The subprotocols it offers.
+    pub subprotocols: Subprotocols,
+    /// The values of its `Sec-WebSocket-Extensions`, joined by commas as §9.1 permits; empty
+    /// where there are none.
+    pub extensions: Vec<u8>,
+}
+
+impl Offer {
+    /// Applies the rules of §4.2.1 to a request, wherever it was read.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check(
+        method: &str,
+        version: Version,
+        headers: &impl HeaderFields,
+    ) -> Result<Self, HandshakeError> {
+        // 1: an HTTP/1.1 or higher GET request. Higher versions know no Upgrade.
+        if version != Version::Http11 {
+            return Err(HandshakeError::HttpVersion);
+        }
+        if method != "GET" {
+            return Err(HandshakeError::Method(method.into()));
+        }
+        // 2: who is asked. Two answers are one too many for whoever routes by it.
+        headers.exactly_one("Host")?;
+        // 3 and 4: the wish to upgrade.
+        if !headers.contains_token("Upgrade", "websocket") {
+            return Err(HandshakeError::Upgrade);
+        }
+        if !headers.contains_token("Connection", "upgrade") {
+            return Err(HandshakeError::Connection);
+        }
+        refuse_body(headers)?;
+        // 6 before 5, so that a client of another version learns that, whatever its key is.
+        match headers.at_most_one("Sec-WebSocket-Version")? {
+            Some(b"13") => {}
+            other => {
+                let other = String::from_utf8_lossy(other.unwrap_or_default());
+                return Err(HandshakeError::WebSocketVersion(other.into_owned()));
+            }
+        }
+        let key = Key::parse(headers.exactly_one("Sec-WebSocket-Key")?)?;
+        Ok(Self {
+            accept: key.accept(),
+            subprotocols: Subprotocols::parse(headers)?,
+            extensions: joined(headers, "Sec-WebSocket-Extensions"),
+        })
+    }
+}
+
+/// A GET may carry a body as far as HTTP goes, but after the handshake the next byte is a
+/// frame's. A proxy that takes those bytes for the body, or the body for frames, can be made to
+/// see other messages than we do, so a request with a body is refused.
+fn refuse_body(headers: &impl HeaderFields) -> Result<(), HandshakeError> {
+    let no_body = headers
+        .values("Content-Length")
+        .all(|length| !length.is_empty() && length.iter().all(|digit| *digit == b'0'));
+    if no_body && headers.values("Transfer-Encoding").next().is_none() {
+        Ok(())
+    } else {
+        Err(HandshakeError::Body)
+    }
+}
+
+/// A client's request to open a WebSocket (§4.1).
+#[derive(Clone, Debug)]
+pub struct UpgradeRequest {
+    host: String,
+    target: String,
+    key: Key,
+    origin: Option<String>,
+    pub(super) subprotocols: Subprotocols,
+    pub(super) extensions: Option<String>,
+    headers: Headers,
+}
+
+impl UpgradeRequest {
+    /// A request for a target (path and query, as `/chat?room=1`) on a host (with its port where
+    /// that is not the scheme's own).
+    pub fn new(host: impl Into<String>, target: impl Into<String>, key: Key) -> Self {
+        Self {
+            host: host.into(),
+            target: target.into(),
+            key,
+            origin: None,
+            subprotocols: Subprotocols::new(),
+            extensions: None,
+            headers: Headers::new(),
+        }
+    }
+
+    /// Says who asks, as browsers do (§10.2). Nothing is said unless this is called.
+    pub fn origin(&mut self, origin: impl Into<String>) -> &mut Self {
+        self.origin = Some(origin.into());
+        self
+    }
+
+    /// Offers subprotocols, the most wanted first.
+    pub fn subprotocols(&mut self, subprotocols: Subprotocols) -> &mut Self {
+        self.subprotocols = subprotocols;
+        self
+    }
+
+    /// Offers extensions: the value of `Sec-WebSocket-Extensions` (§9.1).
+    pub fn extensions(&mut self, offer: impl Into<String>) -> &mut Self {
+        self.extensions = Some(offer.into());
+        self
+    }
+
+    /// Adds a header. `Origin` replaces what [`origin`](Self::origin) said.
+    ///
+    /// # Errors
+    /// [`HandshakeError::ReservedHeader`] for the handshake's own and for those that announce a
+    /// body; [`HandshakeError::InvalidHeader`] for what would break the request. `Host` is among
+    /// the first: two different answers to "which host" are how requests are smuggled, and
+    /// [`new`](Self::new) takes any host.
+    pub fn header(&mut self, name: &str, value: &str) -> Result<&mut Self, HandshakeError> {
+        if is_reserved(name) {
+            return Err(HandshakeError::ReservedHeader(name.into()));
+        }
+        if name.eq_ignore_ascii_case("Origin") {
+            Headers::new().push(name, value)?;
+            return Ok(self.origin(value));
+        }
+        self.headers.push(name, value)?;
+        Ok(self)
+    }
+
+    /// The request target.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The key, which the server's answer must prove to know.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// The request as it travels.
+    ///
+    /// # Errors
+    /// [`HandshakeError::InvalidTarget`] and [`HandshakeError::InvalidHeader`] for what cannot
+    /// travel.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, HandshakeError> {
+        let headers = self.to_headers()?;
+        let mut out = Vec::with_capacity(self.target.len() + headers.written_len() + 24);
+        out.extend_from_slice(b"GET ");
+        out.extend_from_slice(self.target.as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        headers.write(&mut out);
+        out.extend_from_slice(b"\r\n");
+        Ok(out)
+    }
+
+    /// All header fields, the handshake's own first.
+    pub(super) fn to_headers(&self) -> Result<Headers, HandshakeError> {
+        let visible = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        if !visible(&self.host) {
+            return Err(HandshakeError::InvalidTarget(self.host.clone()));
+        }
+        if !self.target.starts_with('/') || !visible(&self.target) || self.target.contains('#') {
+            return Err(HandshakeError::InvalidTarget(self.target.clone()));
+        }
+        let mut all = Headers::new();
+        all.push("Host", &self.host)?;
+        all.push("Upgrade", "websocket")?;
+        all.push("Connection", "Upgrade")?;
+        all.push("Sec-WebSocket-Key", self.key.as_str())?;
+        all.push("Sec-WebSocket-Version", "13")?;
+        if let Some(origin) = &self.origin {
+            all.push("Origin", origin)?;
+        }
+        if !self.subprotocols.is_empty() {
+            all.push("Sec-WebSocket-Protocol", self.subprotocols.to_value())?;
+        }
+        if let Some(extensions) = &self.extensions {
+            all.push("Sec-WebSocket-Extensions", extensions)?;
+        }
+        for (name, value) in self.headers.iter() {
+            all.push(name, value)?;
+        }
+        Ok(all)
+    }
+}
+
+/// Whether a header is written by the handshake or frames the message: no user may set it.
+pub(super) fn is_reserved(name: &str) -> bool {
+    const OWN: [&str; 5] = [
+        "Host",
+        "Upgrade",
+        "Connection",
+        "Content-Length",
+        "Transfer-Encoding",
+    ];
+    const PREFIX: &str = "Sec-WebSocket-";
+    OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
+        || name
+            .get(..PREFIX.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+}
+
+/// The values under one name as one list (RFC 9110 §5.3).
+pub(super) fn joined(headers: &impl HeaderFields, name: &str) -> Vec<u8> {
+    let mut all = Vec::new();
+    for value in headers.values(name) {
+        if !all.is_empty() {
+            all.extend_from_slice(b", ");
+        }
+        all.extend_from_slice(value);
+    }
+    all
+}
+
+/// How many header fields a head can have: its lines without the first and the empty one.
+pub(super) fn count_fields(head: &[u8]) -> usize {
+    let lines = head.iter().filter(|byte| **byte == b'\n').count();
+    lines.saturating_sub(2)
+}
+
+/// Copies what httparse found out of the read buffer.
+pub(super) fn own_fields(fields: &[httparse::Header<'_>]) -> Result<Headers, HandshakeError> {
+    let bytes = fields
+        .iter()
+        .map(|field| field.name.len() + field.value.len())
+        .sum();
+    let mut headers = Headers::with_capacity(fields.len(), bytes);
+    for field in fields {
+        headers
+            .push(field.name, field.value)
+            .map_err(|_| HandshakeError::Malformed("a header is no name and value"))?;
+    }
+    Ok(headers)
+}
+
+pub(super) fn version_from_minor(minor: u8) -> Version {
+    if minor == 0 {
+        Version::Http10
+    } else {
+        Version::Http11
+    }
+}
+
+/// What httparse says, in words.
+pub(super) fn malformed(error: httparse::Error) -> HandshakeError {
+    use httparse::Error;
+    HandshakeError::Malformed(match error {
+        Error::Version => return HandshakeError::HttpVersion,
+        Error::HeaderName => "a header's name is no token",
+        Error::HeaderValue => "a header's value has a control character",
+        Error::NewLine => "a line break is not CR LF",
+        Error::Status => "the status is not three digits",
+        Error::Token => "the first line is not HTTP's",
+        Error::TooManyHeaders => "it has more headers than lines",
+    })
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

@@ -1,0 +1,336 @@
+//! The rules for a request (RFC 6455 §4.1, §4.2.1), one by one.
+
+use alloc::{string::ToString, vec::Vec};
+
+use super::*;
+use crate::handshake::{HeadLimits, HeadScanner, Refusal};
+
+const GOOD: [&str; 6] = [
+    "GET /chat?room=1 HTTP/1.1",
+    "Host: example.com",
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+];
+
+/// The good request with the lines that begin as `replace` begins taken out and others added.
+fn request(without: &str, with: &[&str]) -> Vec<u8> {
+    let mut head = String::new();
+    for line in GOOD
+        .iter()
+        .filter(|line| without.is_empty() || !line.starts_with(without))
+    {
+        head += line;
+        head += "\r\n";
+    }
+    for line in with {
+        head += line;
+        head += "\r\n";
+    }
+    head += "\r\n";
+    head.into_bytes()
+}
+
+fn judge(head: &[u8]) -> Result<Offer, HandshakeError> {
+    let mut scanner = HeadScanner::request(HeadLimits::default());
+    let end = scanner.scan(head)?.expect("a whole head");
+    Request::parse(&head[..end])?.check()
+}
+
+/// The status, and whether the body says so.
+fn refused(without: &str, with: &[&str], status: u16, words: &str) -> Refusal {
+    let error = judge(&request(without, with)).expect_err("refused");
+    let refusal = Refusal::from(&error);
+    assert_eq!(refusal.status(), status, "{error}");
+    assert!(refusal.body().contains(words), "{:?}", refusal.body());
+    refusal
+}
+
+fn with_request_line(line: &str) -> Vec<u8> {
+    let good = request("GET", &[]);
+    [line.as_bytes(), b"\r\n", &good].concat()
+}
+
+fn header(refusal: &Refusal, name: &str) -> Option<String> {
+    refusal
+        .to_headers()
+        .first_str(name)
+        .map(ToString::to_string)
+}
+
+mod section_4_2_1 {
+    use super::*;
+
+    #[test]
+    fn the_good_request_passes() {
+        let offer = judge(&request("", &[])).unwrap();
+        assert_eq!(offer.accept.as_str(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert!(offer.subprotocols.is_empty());
+        assert!(offer.extensions.is_empty());
+    }
+
+    #[test]
+    fn names_and_tokens_have_no_case_and_stand_in_lists() {
+        let offer = judge(&request(
+            "Up",
+            &["UPGRADE: h2c, WebSocket", "connection: keep-alive"],
+        ));
+        assert!(offer.is_ok(), "{offer:?}");
+    }
+
+    #[test]
+    fn method_get() {
+        for method in ["POST", "HEAD", "get", "CONNECT"] {
+            let error = judge(&with_request_line(&format!("{method} / HTTP/1.1"))).unwrap_err();
+            assert_eq!(error, HandshakeError::Method(method.into()));
+            let refusal = Refusal::from(error);
+            assert_eq!(refusal.status(), 405);
+            assert_eq!(header(&refusal, "Allow").as_deref(), Some("GET"));
+        }
+    }
+
+    #[test]
+    fn http_1_1_or_higher() {
+        for line in ["GET / HTTP/1.0", "GET / HTTP/2.0", "GET / HTTP/0.9"] {
+            let error = judge(&with_request_line(line)).unwrap_err();
+            assert_eq!(error, HandshakeError::HttpVersion, "{line}");
+            assert_eq!(Refusal::from(error).status(), 400);
+        }
+    }
+
+    #[test]
+    fn host_exactly_once() {
+        refused("Host", &[], 400, "Host is missing");
+        refused("", &["host: other"], 400, "Host is given more than once");
+    }
+
+    #[test]
+    fn upgrade_websocket() {
+        for with in [&[][..], &["Upgrade: h2c"], &["Upgrade: websocket/13"]] {
+            let refusal = refused("Upgrade", with, 426, "Upgrade must say websocket");
+            assert_eq!(header(&refusal, "Upgrade").as_deref(), Some("websocket"));
+        }
+    }
+
+    #[test]
+    fn connection_upgrade() {
+        for with in [&[][..], &["Connection: close"], &["Connection: upgraded"]] {
+            refused("Connection", with, 400, "Connection must say Upgrade");
+        }
+    }
+
+    #[test]
+    fn key_of_sixteen_bytes_exactly_once() {
+        refused("Sec-WebSocket-Key", &[], 400, "Key is missing");
+        let again = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+        refused("", &[again], 400, "Key is given more than once");
+        for key in ["x3JJHMbDL1EzLkh9d8", "", "SGVsbG8sIHdvcmxkIQ==", "!"] {
+            refused(
+                "Sec-WebSocket-Key",
+                &[&format!("Sec-WebSocket-Key: {key}")],
+                400,
+                "does not decode to 16 bytes",
+            );
+        }
+    }
+
+    #[test]
+    fn version_13() {
+        for (with, words) in [
+            (&[][..], "Sec-WebSocket-Version is missing"),
+            (
+                &["Sec-WebSocket-Version: 8"],
+                "version 13 is spoken here, not 8",
+            ),
+            (&["Sec-WebSocket-Version: 013"], "not 013"),
+            (&["Sec-WebSocket-Version: 13, 8"], "not 13, 8"),
+        ] {
+            let refusal = refused("Sec-WebSocket-Version", with, 426, words);
+            let spoken = header(&refusal, "Sec-WebSocket-Version");
+            assert_eq!(spoken.as_deref(), Some("13"));
+        }
+        refused("", &["Sec-WebSocket-Version: 8"], 400, "more than once");
+    }
+
+    #[test]
+    fn an_old_client_learns_the_version_first() {
+        let head = request("Sec-WebSocket", &["Sec-WebSocket-Version: 0"]);
+        let error = judge(&head).unwrap_err();
+        assert_eq!(error, HandshakeError::WebSocketVersion("0".into()));
+    }
+
+    #[test]
+    fn subprotocols_are_distinct_tokens() {
+        let offer = judge(&request("", &["Sec-WebSocket-Protocol: a, b"])).unwrap();
+        assert!(offer.subprotocols.iter().eq(["a", "b"]));
+        for list in ["", "a b", "a, a", "a/b"] {
+            let line = format!("Sec-WebSocket-Protocol: {list}");
+            refused("", &[&line], 400, "Sec-WebSocket-Protocol");
+        }
+    }
+
+    #[test]
+    fn extension_lines_are_one_list() {
+        let offer = judge(&request(
+            "",
+            &[
+                "Sec-WebSocket-Extensions: a; b=1",
+                "sec-websocket-extensions: c",
+            ],
+        ));
+        assert_eq!(offer.unwrap().extensions, b"a; b=1, c");
+    }
+}
+
+#[test]
+fn a_request_with_a_body_is_refused() {
+    refused("", &["Content-Length: 5"], 400, "no body");
+    refused("", &["Content-Length: x"], 400, "no body");
+    refused("", &["Transfer-Encoding: chunked"], 400, "no body");
+    assert!(judge(&request("", &["Content-Length: 0"])).is_ok());
+}
+
+#[test]
+fn malformed_heads_are_refused_with_400() {
+    for line in ["Name : value", "No colon", " folded: value", "Name: \x01"] {
+        refused("", &[line], 400, "malformed");
+    }
+    for line in ["GET", "GET /", "GET  / HTTP/1.1", "GET / HTTX/1.1"] {
+        let error = judge(&with_request_line(line)).unwrap_err();
+        assert_eq!(Refusal::from(&error).status(), 400, "{line}: {error:?}");
+    }
+}
+
+#[test]
+fn an_oversize_head_is_refused_with_431() {
+    let long = format!("X: {}", "x".repeat(16 * 1024));
+    refused("", &[&long], 431, "16384 bytes");
+    let many: Vec<&str> = core::iter::repeat_n("X: y", 96).collect();
+    refused("", &many, 431, "100 header fields");
+    assert!(judge(&request("", &many[..95])).is_ok());
+}
+
+#[test]
+fn a_head_followed_by_frames_ends_where_it_ends() {
+    let mut bytes = request("", &[]);
+    let head = bytes.len();
+    bytes.extend_from_slice(b"\x81\x80\0\0\0\0\r\n\r\n");
+    let mut scanner = HeadScanner::request(HeadLimits::default());
+    assert_eq!(scanner.scan(&bytes), Ok(Some(head)));
+}
+
+#[test]
+fn targets_have_a_path_and_a_query() {
+    for (target, path, query) in [
+        ("/chat?room=1", "/chat", Some("room=1")),
+        ("/", "/", None),
+        ("/a?b?c", "/a", Some("b?c")),
+        ("http://example.com/a?b", "/a", Some("b")),
+        ("http://example.com", "/", None),
+        ("http://example.com?b", "/", Some("b")),
+        ("/a?x=http://b/c", "/a", Some("x=http://b/c")),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let request = Request::parse(head.as_bytes()).unwrap();
+        assert_eq!(request.target(), target);
+        assert_eq!((request.path(), request.query()), (path, query), "{target}");
+        assert!(!request.is_upgrade());
+    }
+}
+
+mod section_4_1_the_clients_request {
+    use super::*;
+    use crate::handshake::Subprotocols;
+
+    fn client() -> UpgradeRequest {
+        UpgradeRequest::new("example.com:81", "/chat", Key::new(*b"the sample nonce"))
+    }
+
+    #[test]
+    fn is_what_the_standard_shows() {
+        let mut client = client();
+        let mut subprotocols = Subprotocols::new();
+        subprotocols.push("chat").unwrap();
+        subprotocols.push("superchat").unwrap();
+        client
+            .origin("http://example.com")
+            .subprotocols(subprotocols)
+            .extensions("permessage-deflate");
+        client.header("Cookie", "a=b").unwrap();
+        let expected = "GET /chat HTTP/1.1\r\n\
+            Host: example.com:81\r\n\
+            Upgrade: websocket\r\n\
+            Connection: Upgrade\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+            Sec-WebSocket-Version: 13\r\n\
+            Origin: http://example.com\r\n\
+            Sec-WebSocket-Protocol: chat, superchat\r\n\
+            Sec-WebSocket-Extensions: permessage-deflate\r\n\
+            Cookie: a=b\r\n\r\n";
+        let bytes = client.to_bytes().unwrap();
+        assert_eq!(str_of(&bytes), expected);
+        assert!(judge(&bytes).is_ok());
+    }
+
+    fn str_of(bytes: &[u8]) -> &str {
+        core::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn no_header_displaces_the_handshakes_own() {
+        for name in [
+            "Host",
+            "upgrade",
+            "CONNECTION",
+            "Sec-WebSocket-Key",
+            "sec-websocket-anything",
+            "Content-Length",
+            "Transfer-Encoding",
+        ] {
+            let refused = client().header(name, "x").map(|_| ()).unwrap_err();
+            assert_eq!(refused, HandshakeError::ReservedHeader(name.into()));
+        }
+    }
+
+    #[test]
+    fn nothing_is_injected() {
+        let refused = client()
+            .header("X", "a\r\nHost: b")
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(refused, HandshakeError::InvalidHeader("X".into()));
+        for (host, target) in [
+            ("", "/"),
+            ("a\r\nb", "/"),
+            ("a b", "/"),
+            ("a", ""),
+            ("a", "chat"),
+            ("a", "/a b"),
+            ("a", "/a\r\nX: y"),
+            ("a", "/#b"),
+        ] {
+            let error = UpgradeRequest::new(host, target, Key::new([0; 16]))
+                .to_bytes()
+                .unwrap_err();
+            assert!(
+                matches!(error, HandshakeError::InvalidTarget(_)),
+                "{error:?}"
+            );
+        }
+        let mut client = client();
+        client.origin("a\r\nb");
+        assert!(client.to_bytes().is_err());
+    }
+
+    #[test]
+    fn there_is_one_origin() {
+        let mut client = client();
+        client
+            .origin("https://a")
+            .header("origin", "https://b")
+            .unwrap();
+        let headers = client.to_headers().unwrap();
+        assert_eq!(headers.exactly_one("Origin"), Ok(&b"https://b"[..]));
+    }
+}

@@ -1,0 +1,460 @@
+//! The response: 101 and every refusal, written by a server (RFC 6455 §4.2.2), read and checked
+//! by a client (§4.1).
+
+use alloc::{
+    borrow::ToOwned,
+    format,
+    string::{String, ToString},
+    vec,
+    vec::Vec,
+};
+use core::fmt;
+
+use super::{
+    Accept, HandshakeError, HeaderFields, Headers, Offer, UpgradeRequest,
+    request::{count_fields, is_reserved, joined, malformed, own_fields},
+};
+
+/// A server's answer that opens the connection: 101 Switching Protocols (§4.2.2, 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acceptance {
+    accept: Accept,
+    subprotocol: Option<String>,
+    extensions: Option<String>,
+    headers: Headers,
+}
+
+impl Acceptance {
+    /// Accepts what a client asks for, without subprotocol and extensions.
+    pub fn new(offer: &Offer) -> Self {
+        Self {
+            accept: offer.accept,
+            subprotocol: None,
+            extensions: None,
+            headers: Headers::new(),
+        }
+    }
+
+    /// Names the subprotocol: one that the client offered.
+    pub fn subprotocol(&mut self, chosen: &str) -> &mut Self {
+        self.subprotocol = Some(chosen.into());
+        self
+    }
+
+    /// Agrees to extensions: the value of `Sec-WebSocket-Extensions` (§9.1).
+    pub fn extensions(&mut self, agreed: impl Into<String>) -> &mut Self {
+        self.extensions = Some(agreed.into());
+        self
+    }
+
+    /// Adds a header, such as a cookie.
+    ///
+    /// # Errors
+    /// [`HandshakeError::ReservedHeader`] for the handshake's own and for those that announce a
+    /// body; [`HandshakeError::InvalidHeader`] for what would break the response.
+    pub fn header(&mut self, name: &str, value: &str) -> Result<&mut Self, HandshakeError> {
+        push_free(&mut self.headers, name, value)?;
+        Ok(self)
+    }
+
+    /// The response as it travels.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let headers = self.to_headers();
+        let mut out = Vec::with_capacity(headers.written_len() + 36);
+        out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        headers.write(&mut out);
+        out.extend_from_slice(b"\r\n");
+        out
+    }
+
+    /// All header fields, the handshake's own first.
+    pub(super) fn to_headers(&self) -> Headers {
+        let own = [
+            ("Upgrade", Some("websocket")),
+            ("Connection", Some("Upgrade")),
+            ("Sec-WebSocket-Accept", Some(self.accept.as_str())),
+            ("Sec-WebSocket-Protocol", self.subprotocol.as_deref()),
+            ("Sec-WebSocket-Extensions", self.extensions.as_deref()),
+        ];
+        let mut all = Headers::new();
+        for (name, value) in own {
+            // A value that cannot travel is not among those that a client offers, which are all
+            // there is to choose from; it is left out, and the answer stays well-formed.
+            if let Some(value) = value {
+                let _ = all.push(name, value);
+            }
+        }
+        for (name, value) in self.headers.iter() {
+            let _ = all.push(name, value);
+        }
+        all
+    }
+}
+
+/// A server's answer that opens nothing: a status, and what was wrong in words.
+///
+/// The connection ends with it (`Connection: close`).
+///
+/// ```
+/// use sockeye_proto::handshake::{HandshakeError, Refusal};
+/// let refusal = Refusal::from(&HandshakeError::Key);
+/// assert_eq!(refusal.status(), 400);
+/// let mut refusal = Refusal::new(401, "Say who you are.");
+/// refusal.header("WWW-Authenticate", "Bearer")?;
+/// # Ok::<(), HandshakeError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    status: u16,
+    body: String,
+    headers: Headers,
+}
+
+impl Refusal {
+    /// Answers with a status and a text for whoever reads it.
+    ///
+    /// A status that would not end the exchange, outside 200-599, becomes 500.
+    pub fn new(status: u16, body: impl Into<String>) -> Self {
+        let final_status = (200..=599).contains(&status);
+        Self {
+            status: if final_status { status } else { 500 },
+            body: body.into(),
+            headers: Headers::new(),
+        }
+    }
+
+    /// Adds a header. `Content-Type` replaces the default, `text/plain; charset=utf-8`.
+    ///
+    /// # Errors
+    /// As [`Acceptance::header`].
+    pub fn header(&mut self, name: &str, value: &str) -> Result<&mut Self, HandshakeError> {
+        push_free(&mut self.headers, name, value)?;
+        Ok(self)
+    }
+
+    /// The status code.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The text.
+    pub fn body(&self) -> &str {
+        &self.body
+    }
+
+    /// The response as it travels.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let headers = self.to_headers();
+        let mut out = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status)).into_bytes();
+        headers.write(&mut out);
+        out.extend_from_slice(b"\r\n");
+        if self.has_body() {
+            out.extend_from_slice(self.body.as_bytes());
+        }
+        out
+    }
+
+    /// All header fields.
+    pub(super) fn to_headers(&self) -> Headers {
+        let mut all = self.headers.clone();
+        let mut own = |name, value: &str| {
+            // Constants and numbers, which can travel.
+            let _ = all.push(name, value);
+        };
+        if self.has_body() {
+            if self.headers.first("Content-Type").is_none() {
+                own("Content-Type", "text/plain; charset=utf-8");
+            }
+            own("Content-Length", &self.body.len().to_string());
+        }
+        own("Connection", "close");
+        all
+    }
+
+    /// 204 and 304 end with their head (RFC 9110 §6.4.1).
+    fn has_body(&self) -> bool {
+        !matches!(self.status, 204 | 304)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, reason(self.status))?;
+        match self.body.trim_end() {
+            "" => Ok(()),
+            body => write!(f, ": {body}"),
+        }
+    }
+}
+
+/// The answer that each failure calls for.
+impl From<&HandshakeError> for Refusal {
+    fn from(error: &HandshakeError) -> Self {
+        if let HandshakeError::Refused(refusal) = error {
+            return Refusal::clone(refusal);
+        }
+        let (status, header) = match error {
+            HandshakeError::Method(_) => (405, Some(("Allow", "GET"))),
+            // RFC 9110 §15.5.22: 426 names the protocol that is needed, in `Upgrade`.
+            HandshakeError::Upgrade => (426, Some(("Upgrade", "websocket"))),
+            HandshakeError::WebSocketVersion(_) => (426, Some(("Sec-WebSocket-Version", "13"))),
+            HandshakeError::HeadTooLarge { .. } | HandshakeError::TooManyHeaders { .. } => {
+                (431, None)
+            }
+            // Mistakes in an answer of our own are the server's fault.
+            HandshakeError::InvalidHeader(_) | HandshakeError::ReservedHeader(_) => (500, None),
+            _ => (400, None),
+        };
+        let mut refusal = Self::new(status, format!("{error}\n"));
+        if let Some((name, value)) = header {
+            let _ = refusal.headers.push(name, value);
+        }
+        refusal
+    }
+}
+
+impl From<HandshakeError> for Refusal {
+    fn from(error: HandshakeError) -> Self {
+        Self::from(&error)
+    }
+}
+
+fn push_free(headers: &mut Headers, name: &str, value: &str) -> Result<(), HandshakeError> {
+    if is_reserved(name) {
+        return Err(HandshakeError::ReservedHeader(name.into()));
+    }
+    headers.push(name, value)
+}
+
+/// A response as a client received it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    status: u16,
+    reason: String,
+    headers: Headers,
+    body: Vec<u8>,
+}
+
+impl Response {
+    /// How much of a body is kept, in bytes: enough to read what a server has to say.
+    pub const MAX_BODY: usize = 1024;
+
+    /// Reads a whole head, from the first byte to the empty line, as
+    /// [`HeadScanner`](super::HeadScanner) finds it.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Malformed`] and [`HandshakeError::HttpVersion`].
+    pub fn parse(head: &[u8]) -> Result<Self, HandshakeError> {
+        let mut fields = vec![httparse::EMPTY_HEADER; count_fields(head)];
+        let mut response = httparse::Response::new(&mut fields);
+        match response.parse(head) {
+            Ok(httparse::Status::Complete(len)) if len == head.len() => {}
+            Ok(_) => return Err(HandshakeError::Malformed("it ends too early or too late")),
+            Err(error) => return Err(malformed(error)),
+        }
+        let Some(status) = response.code else {
+            return Err(HandshakeError::Malformed("the status line is incomplete"));
+        };
+        Ok(Self {
+            status,
+            reason: response.reason.unwrap_or_default().into(),
+            headers: own_fields(response.headers)?,
+            body: Vec::new(),
+        })
+    }
+
+    /// A response whose head was read elsewhere.
+    #[cfg(feature = "http")]
+    pub(super) fn from_parts(status: u16, headers: Headers) -> Self {
+        Self {
+            status,
+            reason: String::new(),
+            headers,
+            body: Vec::new(),
+        }
+    }
+
+    /// The status code; 101 where the server agrees.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The header fields.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The beginning of the body, at most [`MAX_BODY`](Self::MAX_BODY) bytes.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Takes what was read after the head of a response other than 101, and tells whether more
+    /// is worth reading: neither the body nor the part that is kept is complete.
+    pub fn set_body(&mut self, bytes: &[u8]) -> bool {
+        let chunked = self.headers.contains_token("Transfer-Encoding", "chunked");
+        let length = self
+            .headers
+            .first_str("Content-Length")
+            .and_then(|length| length.parse().ok())
+            .unwrap_or(usize::MAX);
+        let complete;
+        if chunked {
+            (self.body, complete) = unchunk(bytes);
+        } else {
+            self.body = bytes[..bytes.len().min(length)].to_owned();
+            complete = bytes.len() >= length;
+        }
+        self.body.truncate(Self::MAX_BODY);
+        // Chunks of a byte each cost more than they carry; they are not waited for.
+        let enough = self.body.len() == Self::MAX_BODY || bytes.len() >= 8 * Self::MAX_BODY;
+        let none = matches!(self.status, 100..=199 | 204 | 304);
+        !(complete || enough || none)
+    }
+}
+
+/// The status and its reason.
+impl fmt::Display for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason.as_str() {
+            "" => write!(f, "{} {}", self.status, reason(self.status)),
+            reason => write!(f, "{} {reason}", self.status),
+        }
+    }
+}
+
+/// Undoes chunked coding (RFC 9112 §7.1) as far as the bytes go; tells whether the end was met.
+fn unchunk(mut bytes: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        let line = &bytes[..end];
+        let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        let size = core::str::from_utf8(&line[..digits])
+            .ok()
+            .and_then(|digits| usize::from_str_radix(digits, 16).ok());
+        bytes = &bytes[end + 1..];
+        match size {
+            // The last chunk, or what is no chunk at all.
+            Some(0) | None => return (body, true),
+            Some(size) => {
+                body.extend_from_slice(&bytes[..size.min(bytes.len())]);
+                // The chunk's own line break follows its data.
+                bytes = bytes.get(size.saturating_add(2)..).unwrap_or_default();
+            }
+        }
+    }
+    (body, false)
+}
+
+/// What both sides have agreed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Agreed {
+    /// The subprotocol, one of those that were offered.
+    pub subprotocol: Option<String>,
+    /// The values of the server's `Sec-WebSocket-Extensions`, joined by commas; empty where
+    /// there are none. Its extensions are among those offered; their parameters are for the
+    /// extension itself to judge.
+    pub extensions: Vec<u8>,
+}
+
+impl UpgradeRequest {
+    /// Judges the server's answer by the rules of §4.1.
+    ///
+    /// # Errors
+    /// The first rule that is broken. The connection is then to be closed without a word.
+    pub fn check(&self, response: &Response) -> Result<Agreed, HandshakeError> {
+        if response.status != 101 {
+            return Err(HandshakeError::Status(response.clone().into()));
+        }
+        self.check_headers(&response.headers)
+    }
+
+    /// Judges the headers of an answer whose status is 101.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check_headers(&self, headers: &impl HeaderFields) -> Result<Agreed, HandshakeError> {
+        // 2: the value itself, not a list that holds it.
+        if !headers
+            .exactly_one("Upgrade")?
+            .eq_ignore_ascii_case(b"websocket")
+        {
+            return Err(HandshakeError::Upgrade);
+        }
+        // 3.
+        if !headers.contains_token("Connection", "upgrade") {
+            return Err(HandshakeError::Connection);
+        }
+        // 4: the proof that it is a WebSocket server that answers, and this request.
+        let accept = headers.exactly_one("Sec-WebSocket-Accept")?;
+        if accept != self.key().accept().as_str().as_bytes() {
+            return Err(HandshakeError::Accept);
+        }
+        // 5 and 6.
+        let extensions = joined(headers, "Sec-WebSocket-Extensions");
+        self.check_extension_names(&extensions)?;
+        Ok(Agreed {
+            subprotocol: self.subprotocols.check_choice(headers)?,
+            extensions,
+        })
+    }
+
+    /// Whether every extension that the server names was offered (§4.1, 5).
+    ///
+    /// Only names are looked at: no extension in use has a comma in a quoted value.
+    fn check_extension_names(&self, answer: &[u8]) -> Result<(), HandshakeError> {
+        fn names(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+            list.split(|byte| *byte == b',')
+                .filter_map(|element| element.split(|byte| *byte == b';').next())
+                .map(<[u8]>::trim_ascii)
+                .filter(|name| !name.is_empty())
+        }
+        let offered = self.extensions.as_deref().unwrap_or_default().as_bytes();
+        match names(answer).find(|name| !names(offered).any(|offer| offer == *name)) {
+            None => Ok(()),
+            Some(name) => Err(HandshakeError::ExtensionNotOffered(
+                String::from_utf8_lossy(name).into_owned(),
+            )),
+        }
+    }
+}
+
+/// The reason phrase of a status code (RFC 9110 §15); empty where it has no registered one.
+fn reason(status: u16) -> &'static str {
+    match status {
+        101 => "Switching Protocols",
+        200 => "OK",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        413 => "Content Too Large",
+        421 => "Misdirected Request",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;
