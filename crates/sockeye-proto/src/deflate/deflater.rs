@@ -139,3 +139,24 @@ impl fmt::Debug for Deflater {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod lending {
+    use super::*;
+    use crate::deflate::{Level, MemLevel, WindowBits};
+
+    #[test]
+    fn at_most_four_are_kept_and_the_longest_unused_goes() {
+        let mut deflaters = Deflaters::new();
+        for window in [8, 9, 10, 8, 11, 12] {
+            deflaters.lend(DeflaterSettings {
+                level: Level::FASTEST,
+                mem_level: MemLevel::DEFAULT,
+                window: WindowBits::new(window).unwrap(),
+            });
+        }
+        let kept = deflaters.deflaters.iter();
+        let kept: Vec<_> = kept.map(|d| d.settings.window.as_u8()).collect();
+        assert_eq!(kept, [12, 11, 8, 10]);
+    }
+}

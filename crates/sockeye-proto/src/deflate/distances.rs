@@ -11,21 +11,24 @@ use super::deflater::TAIL;
 
 /// Checks that a message which has been inflated without error refers back at most `window` bytes.
 pub(super) fn check(compressed: &[u8], window: usize) -> Result<(), ProtocolError> {
-    match largest_within(compressed, window) {
+    match walk(compressed, window) {
         Some(()) => Ok(()),
         None => Err(ProtocolError::CorruptDeflate),
     }
 }
 
-fn largest_within(compressed: &[u8], window: usize) -> Option<()> {
+/// Nothing where a reference is too long or the data is not DEFLATE.
+fn walk(compressed: &[u8], window: usize) -> Option<()> {
     let mut bits = Bits::new(compressed);
+    // Made once: a fixed block takes ten bits, so a message may hold a great many.
+    let mut fixed = None;
     while !bits.is_at_end() {
         let last = bits.take(1)? == 1;
         match bits.take(2)? {
             0 => stored(&mut bits)?,
             1 => {
-                let (lengths, distances) = fixed_codes();
-                block(&mut bits, &lengths, &distances, window)?;
+                let (lengths, distances) = fixed.get_or_insert_with(fixed_codes);
+                block(&mut bits, lengths, distances, window)?;
             }
             2 => {
                 let (lengths, distances) = dynamic_codes(&mut bits)?;
