@@ -4,6 +4,7 @@ use alloc::{boxed::Box, string::String};
 use core::fmt;
 
 use super::{Refusal, Response};
+use crate::deflate::{MalformedExtensions, NegotiationError};
 
 /// Why a handshake failed, in words that fit the log of a client and the body of a refusal.
 ///
@@ -47,7 +48,7 @@ pub enum HandshakeError {
     /// `Sec-WebSocket-Protocol` is not a list of distinct tokens (§4.1, 10).
     SubprotocolList,
     /// `Sec-WebSocket-Extensions` does not follow its grammar (§9.1).
-    ExtensionList,
+    ExtensionList(MalformedExtensions),
     /// The server's user refused the request.
     Refused(Box<Refusal>),
     /// The server did not switch protocols: its answer has another status than 101 (§4.1, 1).
@@ -57,7 +58,7 @@ pub enum HandshakeError {
     /// The server chose a subprotocol that was not offered (§4.1, 6).
     SubprotocolNotOffered(String),
     /// The server chose an extension that was not offered, or parameters that were not (§4.1, 5).
-    ExtensionNotOffered(String),
+    Extension(NegotiationError),
     /// A header that cannot travel: its name is no token, or its value has a control character.
     InvalidHeader(String),
     /// A header that the handshake, or HTTP, writes itself.
@@ -98,7 +99,7 @@ impl fmt::Display for HandshakeError {
             Self::SubprotocolList => {
                 "the header Sec-WebSocket-Protocol is not a list of distinct tokens"
             }
-            Self::ExtensionList => "the header Sec-WebSocket-Extensions is malformed",
+            Self::ExtensionList(error) => return error.fmt(f),
             Self::Refused(refusal) => return write!(f, "the request was refused with {refusal}"),
             Self::Status(response) => {
                 return write!(
@@ -113,12 +114,7 @@ impl fmt::Display for HandshakeError {
                     "the server chose the subprotocol {name:?}, which was not offered"
                 );
             }
-            Self::ExtensionNotOffered(answer) => {
-                return write!(
-                    f,
-                    "the server chose the extension {answer:?}, which was not offered"
-                );
-            }
+            Self::Extension(error) => return error.fmt(f),
             Self::InvalidHeader(name) => {
                 return write!(
                     f,
@@ -143,3 +139,15 @@ impl fmt::Display for HandshakeError {
 }
 
 impl core::error::Error for HandshakeError {}
+
+impl From<MalformedExtensions> for HandshakeError {
+    fn from(error: MalformedExtensions) -> Self {
+        Self::ExtensionList(error)
+    }
+}
+
+impl From<NegotiationError> for HandshakeError {
+    fn from(error: NegotiationError) -> Self {
+        Self::Extension(error)
+    }
+}

@@ -4,6 +4,7 @@ use alloc::{boxed::Box, string::String, vec, vec::Vec};
 use core::fmt;
 
 use super::{Accept, HandshakeError, HeaderFields, Headers, Key, Subprotocols};
+use crate::deflate::{DeflateConfig, DeflateParams, parse_extensions};
 
 /// A version of HTTP, as far as the handshake tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,8 +137,8 @@ pub struct Offer {
     pub accept: Accept,
     /// The subprotocols it offers.
     pub subprotocols: Subprotocols,
-    /// The values of its `Sec-WebSocket-Extensions`, joined by commas as §9.1 permits; empty
-    /// where there are none.
+    /// The values of its `Sec-WebSocket-Extensions`, joined by commas as §9.1 permits: a list of
+    /// extensions, known and unknown; empty where there are none.
     pub extensions: Vec<u8>,
 }
 
@@ -180,8 +181,15 @@ impl Offer {
         Ok(Self {
             accept: key.accept(),
             subprotocols: Subprotocols::parse(headers)?,
-            extensions: joined(headers, "Sec-WebSocket-Extensions"),
+            extensions: extension_list(headers)?,
         })
+    }
+
+    /// Chooses among the offers of permessage-deflate (RFC 7692 §5): what is agreed, and what
+    /// [`Acceptance::extensions`](super::Acceptance::extensions) then says. Nothing where none is
+    /// acceptable; a client cannot insist.
+    pub fn deflate(&self, config: &DeflateConfig) -> Option<(DeflateParams, String)> {
+        config.choose(&parse_extensions([self.extensions.as_slice()]).ok()?)
     }
 }
 
@@ -336,16 +344,21 @@ pub(super) fn is_reserved(name: &str) -> bool {
             .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
-/// The values under one name as one list (RFC 9110 §5.3).
-pub(super) fn joined(headers: &impl HeaderFields, name: &str) -> Vec<u8> {
-    let mut all = Vec::new();
-    for value in headers.values(name) {
-        if !all.is_empty() {
-            all.extend_from_slice(b", ");
-        }
-        all.extend_from_slice(value);
+/// The values of `Sec-WebSocket-Extensions` as one list (RFC 9110 §5.3), which follows the grammar
+/// or is empty (§9.1).
+pub(super) fn extension_list(headers: &impl HeaderFields) -> Result<Vec<u8>, HandshakeError> {
+    const NAME: &str = "Sec-WebSocket-Extensions";
+    let mut list = Vec::new();
+    if headers.values(NAME).next().is_some() {
+        parse_extensions(headers.values(NAME))?;
     }
-    all
+    for value in headers.values(NAME) {
+        if !list.is_empty() {
+            list.extend_from_slice(b", ");
+        }
+        list.extend_from_slice(value);
+    }
+    Ok(list)
 }
 
 /// How many header fields a head can have: its lines without the first and the empty one.

@@ -181,6 +181,31 @@ mod section_4_2_1 {
         ));
         assert_eq!(offer.unwrap().extensions, b"a; b=1, c");
     }
+
+    #[test]
+    fn extensions_follow_their_grammar() {
+        for list in ["", "a;", "a b", "a; b=", "a; b=\"", "a, \"b\""] {
+            let line = format!("Sec-WebSocket-Extensions: {list}");
+            refused("", &[&line], 400, "Sec-WebSocket-Extensions");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "deflate")]
+    fn deflate_is_chosen_among_the_offers() {
+        use crate::deflate::DeflateConfig;
+        let choose = |lines: &[&str]| {
+            let offer = judge(&request("", lines)).unwrap();
+            offer.deflate(&DeflateConfig::default())
+        };
+        assert_eq!(choose(&[]), None);
+        assert_eq!(choose(&["Sec-WebSocket-Extensions: x-other"]), None);
+        let declined = "Sec-WebSocket-Extensions: permessage-deflate; unknown";
+        assert_eq!(choose(&[declined]), None);
+        let (_, answer) =
+            choose(&[declined, "Sec-WebSocket-Extensions: permessage-deflate"]).unwrap();
+        assert!(answer.starts_with("permessage-deflate"), "{answer}");
+    }
 }
 
 #[test]

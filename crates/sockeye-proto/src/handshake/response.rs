@@ -12,8 +12,9 @@ use core::fmt;
 
 use super::{
     Accept, HandshakeError, HeaderFields, Headers, Offer, UpgradeRequest,
-    request::{count_fields, is_reserved, joined, malformed, own_fields},
+    request::{count_fields, extension_list, is_reserved, malformed, own_fields},
 };
+use crate::deflate::{DeflateConfig, DeflateParams, Extension, NegotiationError, parse_extensions};
 
 /// A server's answer that opens the connection: 101 Switching Protocols (§4.2.2, 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,7 +203,9 @@ impl From<&HandshakeError> for Refusal {
                 (431, None)
             }
             // Mistakes in an answer of our own are the server's fault.
-            HandshakeError::InvalidHeader(_) | HandshakeError::ReservedHeader(_) => (500, None),
+            HandshakeError::InvalidHeader(_)
+            | HandshakeError::ReservedHeader(_)
+            | HandshakeError::SubprotocolNotOffered(_) => (500, None),
             _ => (400, None),
         };
         let mut refusal = Self::new(status, format!("{error}\n"));
@@ -358,6 +361,24 @@ pub struct Agreed {
     pub extensions: Vec<u8>,
 }
 
+impl Agreed {
+    /// Judges what the server says about permessage-deflate by what was offered of it (RFC 7692
+    /// §5): what is agreed, nothing where the server declined.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Extension`] for an answer outside the offer.
+    pub fn deflate(
+        &self,
+        offered: &DeflateConfig,
+    ) -> Result<Option<DeflateParams>, HandshakeError> {
+        if self.extensions.is_empty() {
+            return Ok(None);
+        }
+        let answers = parse_extensions([self.extensions.as_slice()])?;
+        Ok(offered.accept_answers(&answers)?)
+    }
+}
+
 impl UpgradeRequest {
     /// Judges the server's answer by the rules of §4.1.
     ///
@@ -392,7 +413,7 @@ impl UpgradeRequest {
             return Err(HandshakeError::Accept);
         }
         // 5 and 6.
-        let extensions = joined(headers, "Sec-WebSocket-Extensions");
+        let extensions = extension_list(headers)?;
         self.check_extension_names(&extensions)?;
         Ok(Agreed {
             subprotocol: self.subprotocols.check_choice(headers)?,
@@ -401,22 +422,19 @@ impl UpgradeRequest {
     }
 
     /// Whether every extension that the server names was offered (§4.1, 5).
-    ///
-    /// Only names are looked at: no extension in use has a comma in a quoted value.
     fn check_extension_names(&self, answer: &[u8]) -> Result<(), HandshakeError> {
-        fn names(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-            list.split(|byte| *byte == b',')
-                .filter_map(|element| element.split(|byte| *byte == b';').next())
-                .map(<[u8]>::trim_ascii)
-                .filter(|name| !name.is_empty())
+        if answer.is_empty() {
+            return Ok(());
         }
-        let offered = self.extensions.as_deref().unwrap_or_default().as_bytes();
-        match names(answer).find(|name| !names(offered).any(|offer| offer == *name)) {
-            None => Ok(()),
-            Some(name) => Err(HandshakeError::ExtensionNotOffered(
-                String::from_utf8_lossy(name).into_owned(),
-            )),
+        let offered = self.extensions.as_deref().unwrap_or_default();
+        // An offer that breaks the grammar offers nothing.
+        let offered = parse_extensions([offered.as_bytes()]).unwrap_or_default();
+        for Extension { name, .. } in parse_extensions([answer])? {
+            if !offered.iter().any(|offer| offer.name == name) {
+                return Err(NegotiationError::ExtensionNotOffered(name.into()).into());
+            }
         }
+        Ok(())
     }
 }
 

@@ -107,13 +107,50 @@ mod section_4_1_the_clients_rules {
             b"permessage-deflate; server_no_context_takeover"
         );
         let line = "Sec-WebSocket-Extensions: permessage-deflate, x-other; a=b";
-        let foreign = HandshakeError::ExtensionNotOffered("x-other".into());
+        let foreign =
+            HandshakeError::Extension(NegotiationError::ExtensionNotOffered("x-other".into()));
         assert_eq!(judge("", &[line]), Err(foreign));
         let silent = UpgradeRequest::new("a", "/", Key::new(*b"the sample nonce"));
         let head = format!("{}\r\n{line}\r\n\r\n", GOOD.join("\r\n"));
         let response = Response::parse(head.as_bytes()).unwrap();
-        let foreign = HandshakeError::ExtensionNotOffered("permessage-deflate".into());
+        let foreign = HandshakeError::Extension(NegotiationError::ExtensionNotOffered(
+            "permessage-deflate".into(),
+        ));
         assert_eq!(silent.check(&response), Err(foreign));
+    }
+
+    #[test]
+    fn extensions_follow_their_grammar() {
+        for wrong in ["", ";", "permessage-deflate; =1", "permessage-deflate x"] {
+            let line = format!("Sec-WebSocket-Extensions: {wrong}");
+            let malformed = judge("", &[&line]).unwrap_err();
+            assert!(
+                matches!(malformed, HandshakeError::ExtensionList(_)),
+                "{malformed:?}"
+            );
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "deflate")]
+    fn the_parameters_of_deflate_were_offered() {
+        let config = DeflateConfig::default();
+        let agreed = |line: &str| {
+            judge("", &[&format!("Sec-WebSocket-Extensions: {line}")])?.deflate(&config)
+        };
+        assert_eq!(judge("", &[]).unwrap().deflate(&config), Ok(None));
+        let good = agreed("permessage-deflate; server_no_context_takeover");
+        assert!(good.unwrap().is_some());
+        for wrong in [
+            "permessage-deflate",
+            "permessage-deflate; server_no_context_takeover; unknown",
+            "permessage-deflate; server_no_context_takeover, permessage-deflate",
+        ] {
+            assert!(
+                matches!(agreed(wrong), Err(HandshakeError::Extension(_))),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]
