@@ -10,10 +10,12 @@ mod close;
 pub mod deflate;
 mod error;
 pub mod handshake;
+mod limits;
 mod message;
 
 pub use close::{CloseCode, CloseFrame, InvalidCloseCode};
 pub use error::{ProtocolError, SendError};
+pub use limits::Limits;
 pub use message::{Message, MessageRef, Outgoing, Text};
 
 /// Which end of the connection this is; decides who masks (RFC 6455 §5.1).

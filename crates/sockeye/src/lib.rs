@@ -1,1 +1,25 @@
 //! WebSocket client and server on tokio.
+#![forbid(unsafe_code)]
+// What is established here becomes a WebSocket in `socket.rs`, which is still to come.
+#![cfg_attr(not(test), allow(dead_code, unused_imports))]
+
+#[cfg(feature = "client")]
+pub mod client;
+mod entropy;
+mod error;
+mod established;
+mod head;
+#[cfg(feature = "server")]
+pub mod server;
+mod stream;
+
+#[cfg(feature = "client")]
+pub use client::Client;
+pub use error::{Deadline, Error, Result};
+#[cfg(feature = "server")]
+pub use server::Acceptor;
+pub use sockeye_proto::{
+    Limits,
+    deflate::DeflateConfig,
+    handshake::{HandshakeError, HeadLimits},
+};

@@ -1,0 +1,250 @@
+//! TLS as a client: whom to trust, and who we are (RFC 6455 §4.1, 5; RFC 8446).
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::WebPkiServerVerifier,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+};
+use tokio_rustls::TlsConnector;
+
+use crate::{Error, Result, stream::Io};
+
+/// How a client speaks TLS. By default it trusts whom the platform trusts.
+///
+/// The cryptography is always that of aws-lc-rs, whatever other providers the program contains.
+///
+/// ```
+/// use sockeye::client::{Client, ClientTls};
+/// # fn f(ca: &[u8], certificate: &[u8], key: &[u8]) -> sockeye::Result<()> {
+/// let tls = ClientTls::new()
+///     .ca_pem(ca)?
+///     .certificate_pem(certificate, key)?;
+/// let client = Client::new("wss://example.com").tls(tls);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct ClientTls {
+    given: Option<Arc<ClientConfig>>,
+    roots: Option<Arc<RootCertStore>>,
+    identity: Option<Arc<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>>,
+    accept_any_certificate: bool,
+}
+
+impl ClientTls {
+    /// The platform's roots, no certificate of our own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A configuration of rustls as it is. What the other methods set is not looked at.
+    pub fn from_config(config: Arc<ClientConfig>) -> Self {
+        Self {
+            given: Some(config),
+            ..Self::default()
+        }
+    }
+
+    /// Trusts these authorities instead of the platform's: one or more certificates in PEM.
+    /// Further calls add to them.
+    ///
+    /// # Errors
+    /// [`Error::Tls`] where there is no certificate in it, or one that cannot be an authority's.
+    pub fn ca_pem(mut self, pem: &[u8]) -> Result<Self> {
+        const SUBJECT: &str = "the authority given";
+        let mut roots = self
+            .roots
+            .take()
+            .map(Arc::unwrap_or_clone)
+            .unwrap_or_else(RootCertStore::empty);
+        for certificate in certificates(pem, SUBJECT)? {
+            roots
+                .add(certificate)
+                .map_err(|error| Error::tls(SUBJECT, error))?;
+        }
+        self.roots = Some(Arc::new(roots));
+        Ok(self)
+    }
+
+    /// Shows a certificate where the server asks for one: the chain, our own first, and its key,
+    /// both in PEM.
+    ///
+    /// # Errors
+    /// [`Error::Tls`] where either is not there. Whether they fit each other is seen at connect.
+    pub fn certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self> {
+        const SUBJECT: &str = "the client's certificate";
+        let chain = certificates(chain, SUBJECT)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Error::tls(SUBJECT, error))?;
+        self.identity = Some(Arc::new((chain, key)));
+        Ok(self)
+    }
+
+    /// Trusts whoever answers. **Dangerous**: anyone on the way can read and change everything.
+    /// For trying things out only.
+    #[must_use]
+    pub fn dangerous_accept_any_certificate(mut self) -> Self {
+        self.accept_any_certificate = true;
+        self
+    }
+
+    /// Speaks TLS on a connection, as the client of that host.
+    ///
+    /// # Errors
+    /// [`Error::Tls`].
+    pub(super) async fn connect<S: Io>(
+        &self,
+        host: &str,
+        stream: S,
+    ) -> Result<tokio_rustls::client::TlsStream<S>> {
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|error| Error::tls(host, error))?;
+        let config = self.config().await?;
+        TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .map_err(|error| Error::tls(host, error))
+    }
+
+    async fn config(&self) -> Result<Arc<ClientConfig>> {
+        if let Some(given) = &self.given {
+            return Ok(given.clone());
+        }
+        let verifier: Arc<dyn ServerCertVerifier> = if self.accept_any_certificate {
+            Arc::new(AcceptAny(provider()))
+        } else if let Some(roots) = &self.roots {
+            WebPkiServerVerifier::builder_with_provider(roots.clone(), provider())
+                .build()
+                .map_err(|error| Error::tls("the authority given", error))?
+        } else if self.identity.is_some() {
+            platform_verifier().await?
+        } else {
+            return default_config().await;
+        };
+        self.build(verifier)
+    }
+
+    fn build(&self, verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::tls("any server", error))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match self.identity.as_deref() {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder
+                .with_client_auth_cert(chain.clone(), key.clone_key())
+                .map_err(|error| Error::tls("the client's certificate", error))?,
+        };
+        // An Upgrade exists on HTTP/1.1 alone; a server that also speaks HTTP/2 must not choose it.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls")
+            .field("from_config", &self.given.is_some())
+            .field("own_roots", &self.roots.is_some())
+            .field("own_certificate", &self.identity.is_some())
+            .field("accept_any_certificate", &self.accept_any_certificate)
+            .finish()
+    }
+}
+
+/// The configuration of everyone who asks for nothing special, made once: reading the platform's
+/// roots takes milliseconds, and a shared one lets sessions be resumed.
+async fn default_config() -> Result<Arc<ClientConfig>> {
+    static DEFAULT: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(config) = DEFAULT.get() {
+        return Ok(config.clone());
+    }
+    let config = ClientTls::new().build(platform_verifier().await?)?;
+    Ok(DEFAULT.get_or_init(|| config).clone())
+}
+
+/// Reads files, so it happens where that may take time.
+async fn platform_verifier() -> Result<Arc<dyn ServerCertVerifier>> {
+    const SUBJECT: &str = "any server (the platform's roots cannot be read)";
+    let verifier =
+        tokio::task::spawn_blocking(|| rustls_platform_verifier::Verifier::new(provider()));
+    match verifier.await {
+        Ok(Ok(verifier)) => Ok(Arc::new(verifier)),
+        Ok(Err(error)) => Err(Error::tls(SUBJECT, error)),
+        Err(error) => Err(Error::tls(SUBJECT, error)),
+    }
+}
+
+/// Named here and nowhere looked up: a program with two providers has no default one, and asking
+/// for it would panic.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER
+        .get_or_init(|| Arc::new(aws_lc_rs::default_provider()))
+        .clone()
+}
+
+fn certificates(pem: &[u8], subject: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::tls(subject, error))?;
+    if found.is_empty() {
+        return Err(Error::tls(subject, "there is no certificate in the PEM"));
+    }
+    Ok(found)
+}
+
+/// Believes any certificate, but wants proof that the peer has its key.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

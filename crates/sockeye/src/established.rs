@@ -1,0 +1,56 @@
+//! A connection whose opening handshake is done, and all that was agreed in it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use sockeye_proto::{
+    Limits, Role,
+    deflate::{DeflateConfig, DeflateParams},
+    handshake::{Request, Response},
+};
+
+use crate::stream::Stream;
+
+/// What a WebSocket is made of.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) stream: Stream,
+    /// Bytes that were read past the peer's head: its first frames. Where there are none, no
+    /// memory is held.
+    pub(crate) early: Vec<u8>,
+    pub(crate) role: Role,
+    pub(crate) subprotocol: Option<Box<str>>,
+    /// permessage-deflate, where both sides agreed to it, and how this side uses it.
+    pub(crate) deflate: Option<(DeflateConfig, DeflateParams)>,
+    pub(crate) limits: Limits,
+    pub(crate) close_timeout: Duration,
+    /// None for a stream that is no socket's.
+    pub(crate) peer_addr: Option<SocketAddr>,
+    pub(crate) peer_head: PeerHead,
+}
+
+/// What the peer said in HTTP.
+#[derive(Debug)]
+pub(crate) enum PeerHead {
+    /// A client's request, at its server.
+    Request(Box<Request>),
+    /// A server's response, at its client.
+    Response(Box<Response>),
+}
+
+impl Established {
+    /// The request that opened the connection, at the server.
+    pub(crate) fn request(&self) -> Option<&Request> {
+        match &self.peer_head {
+            PeerHead::Request(request) => Some(request),
+            PeerHead::Response(_) => None,
+        }
+    }
+
+    /// The response that opened the connection, at the client.
+    pub(crate) fn response(&self) -> Option<&Response> {
+        match &self.peer_head {
+            PeerHead::Response(response) => Some(response),
+            PeerHead::Request(_) => None,
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Accepts one connection: TLS where it is wanted, the request, the answer, under one deadline
+//! (RFC 6455 §4.2).
+
+use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+
+use sockeye_proto::{
+    Limits, Role,
+    deflate::{DeflateConfig, DeflateParams},
+    handshake::{
+        Acceptance, HandshakeError, HeadLimits, HeadScanner, Offer, Refusal, Request, Subprotocols,
+    },
+};
+
+#[cfg(feature = "tls")]
+use super::tls::ServerTls;
+use crate::{
+    Deadline, Error, Result,
+    established::{Established, PeerHead},
+    head::read_head,
+    stream::{Io, Stream},
+};
+
+/// How an HTTP/2 client begins (RFC 9113 §3.4), up to where its head would end in HTTP/1.1.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// How much of what a refused client still sends is read before the connection is closed.
+///
+/// Closing a socket with unread bytes in it resets the connection, and the client may never see
+/// why it was refused. A whole head of the default limit fits many times.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// How long a refused client may take to read the refusal and to close.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Looks at a request that passed the standard's rules, and answers or refuses.
+type OnRequest = dyn Fn(&Request) -> Result<Answer, Refusal> + Send + Sync;
+
+/// Accepts WebSocket connections on streams, with everything that can be said about how.
+#[derive(Clone)]
+#[must_use = "nothing is accepted before `accept`"]
+pub struct Acceptor {
+    subprotocols: Vec<String>,
+    deflate: Option<DeflateConfig>,
+    limits: Limits,
+    head_limits: HeadLimits,
+    handshake_timeout: Duration,
+    close_timeout: Duration,
+    on_request: Option<Arc<OnRequest>>,
+    #[cfg(feature = "tls")]
+    tls: Option<ServerTls>,
+}
+
+impl Default for Acceptor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Acceptor {
+    /// Accepts every request that follows the standard, without a subprotocol.
+    pub fn new() -> Self {
+        Self {
+            subprotocols: Vec::new(),
+            deflate: DeflateConfig::available(),
+            limits: Limits::default(),
+            head_limits: HeadLimits::default(),
+            handshake_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            on_request: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// Supports a subprotocol; of those that a client offers, the one named here first is chosen
+    /// (§4.2.2, 4).
+    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
+        self.subprotocols.push(name.into());
+        self
+    }
+
+    /// Sets what is agreed to of permessage-deflate, or with `None` that it never is. By default
+    /// it is where the feature `deflate` is there.
+    pub fn deflate(mut self, config: impl Into<Option<DeflateConfig>>) -> Self {
+        self.deflate = config.into();
+        self
+    }
+
+    /// Sets what a client may make this end hold.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets how large the head of a request may be. Default 16 KiB and 100 headers.
+    pub fn head_limits(mut self, limits: HeadLimits) -> Self {
+        self.head_limits = limits;
+        self
+    }
+
+    /// Sets how long TLS and the request may take together. Default 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a client may take to answer a Close. Default 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// Has each request looked at that passed the standard's rules: its path, its headers, its
+    /// origin. The closure answers or refuses, and must not block.
+    ///
+    /// ```
+    /// use sockeye::server::{Acceptor, Answer, Refusal};
+    /// let acceptor = Acceptor::new().on_request(|request| match request.path() {
+    ///     "/chat" => Ok(Answer::new()),
+    ///     other => Err(Refusal::new(404, format!("there is nothing at {other}\n"))),
+    /// });
+    /// ```
+    pub fn on_request(
+        mut self,
+        look: impl Fn(&Request) -> Result<Answer, Refusal> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_request = Some(Arc::new(look));
+        self
+    }
+
+    /// Speaks TLS before anything else.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Accepts a WebSocket; any other request is refused with what it should have been.
+    ///
+    /// # Errors
+    /// [`Error::Handshake`] once the client has been answered with the same words.
+    pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
+        match self.receive(stream).await? {
+            Incoming::WebSocket(established) => Ok(established),
+            Incoming::Http(plain) => Err(plain.refuse().await),
+        }
+    }
+
+    /// Accepts a WebSocket, or hands back a request for something else with all that was read.
+    ///
+    /// # Errors
+    /// As [`establish`](Self::establish).
+    pub(crate) async fn receive<S: Io + 'static>(&self, stream: S) -> Result<Incoming> {
+        let stream = Stream::new(stream);
+        let peer_addr = stream.peer_addr();
+        if let Stream::Tcp(tcp) = &stream {
+            // Messages are written whole; waiting to join them to others only delays them.
+            let _ = tcp.set_nodelay(true);
+        }
+        self.in_time(Box::pin(async {
+            let mut stream = self.secure(stream, peer_addr).await?;
+            let mut scanner = HeadScanner::request(self.head_limits);
+            let mut buffer = Vec::new();
+            let request = match read_head(&mut stream, &mut scanner, &mut buffer).await {
+                Ok(end) if buffer[..end] == *HTTP2_PREFACE => {
+                    return Ok(Incoming::Http(PlainHttp {
+                        stream,
+                        bytes: buffer,
+                        request: None,
+                        peer_addr,
+                    }));
+                }
+                Ok(end) => Request::parse(&buffer[..end]).map(|request| (request, end)),
+                Err(Error::Handshake(error)) => Err(error),
+                Err(error) => return Err(error),
+            };
+            let (request, end) = match request {
+                Ok(request) => request,
+                Err(error) => return Err(refuse(stream, error).await),
+            };
+            if !request.is_upgrade() {
+                return Ok(Incoming::Http(PlainHttp {
+                    stream,
+                    bytes: buffer,
+                    request: Some(request),
+                    peer_addr,
+                }));
+            }
+            let early = buffer.split_off(end);
+            let established = self.answer(stream, early, request, peer_addr).await?;
+            Ok(Incoming::WebSocket(established))
+        }))
+        .await
+    }
+
+    /// Waits no longer than the handshake may take.
+    ///
+    /// The handshake comes in a box of its own, so that its buffers do not stay in the future of
+    /// whoever holds the connection for hours.
+    async fn in_time(
+        &self,
+        handshake: Pin<Box<impl Future<Output = Result<Incoming>>>>,
+    ) -> Result<Incoming> {
+        timeout(self.handshake_timeout, handshake)
+            .await
+            .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
+    }
+
+    #[cfg(feature = "tls")]
+    async fn secure(&self, stream: Stream, peer_addr: Option<SocketAddr>) -> Result<Stream> {
+        let Some(tls) = &self.tls else {
+            return Ok(stream);
+        };
+        let peer = peer_addr.map_or_else(|| "the client".to_owned(), |peer| peer.to_string());
+        Ok(match stream {
+            Stream::Tcp(tcp) => Stream::ServerTls(Box::new(tls.accept(&peer, tcp).await?)),
+            other => Stream::new(tls.accept(&peer, other).await?),
+        })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn secure(&self, stream: Stream, _: Option<SocketAddr>) -> Result<Stream> {
+        Ok(stream)
+    }
+
+    /// Judges the request and answers it (§4.2.2).
+    async fn answer(
+        &self,
+        mut stream: Stream,
+        early: Vec<u8>,
+        request: Request,
+        peer_addr: Option<SocketAddr>,
+    ) -> Result<Established> {
+        let (acceptance, terms) = match self.terms(&request) {
+            Ok(terms) => terms,
+            Err(error) => return Err(refuse(stream, error).await),
+        };
+        stream.write_all(&acceptance.to_bytes()).await?;
+        stream.flush().await?;
+        Ok(Established {
+            stream,
+            early,
+            role: Role::Server,
+            subprotocol: terms.subprotocol,
+            deflate: terms.deflate,
+            limits: self.limits,
+            close_timeout: self.close_timeout,
+            peer_addr,
+            peer_head: PeerHead::Request(Box::new(request)),
+        })
+    }
+
+    /// What the connection will be like, and how the client is told.
+    fn terms(&self, request: &Request) -> Result<(Acceptance, Terms), HandshakeError> {
+        let offer = request.check()?;
+        let answer = match &self.on_request {
+            None => Answer::new(),
+            Some(look) => {
+                look(request).map_err(|refusal| HandshakeError::Refused(Box::new(refusal)))?
+            }
+        };
+        let mut acceptance = Acceptance::new(&offer);
+        let subprotocol = answer.choose(&offer.subprotocols, &self.subprotocols)?;
+        if let Some(name) = subprotocol {
+            acceptance.subprotocol(name);
+        }
+        let mut deflate = None;
+        if let Some(config) = self.deflate
+            && let Some((params, answer)) = offer.deflate(&config)
+        {
+            acceptance.extensions(answer);
+            deflate = Some((config, params));
+        }
+        for (name, value) in &answer.headers {
+            acceptance.header(name, value)?;
+        }
+        let subprotocol = subprotocol.map(Into::into);
+        Ok((
+            acceptance,
+            Terms {
+                subprotocol,
+                deflate,
+            },
+        ))
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor")
+            .field("subprotocols", &self.subprotocols)
+            .field("deflate", &self.deflate)
+            .field("limits", &self.limits)
+            .field("head_limits", &self.head_limits)
+            .field("handshake_timeout", &self.handshake_timeout)
+            .field("close_timeout", &self.close_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was agreed.
+struct Terms {
+    subprotocol: Option<Box<str>>,
+    deflate: Option<(DeflateConfig, DeflateParams)>,
+}
+
+/// A user's answer to a request: what is added to the 101.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    headers: Vec<(String, String)>,
+    subprotocol: Option<String>,
+}
+
+impl Answer {
+    /// Nothing is added.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a header, such as a cookie. Those of the handshake itself cannot be set: the client is
+    /// then refused with 500, and accepting fails with what is wrong.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Chooses the subprotocol, in place of the acceptor's order of preference. It must be one
+    /// that the client offers; else the client is refused with 500.
+    #[must_use]
+    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
+        self.subprotocol = Some(name.into());
+        self
+    }
+
+    fn choose<'a>(
+        &'a self,
+        offered: &Subprotocols,
+        supported: &'a [String],
+    ) -> Result<Option<&'a str>, HandshakeError> {
+        match self.subprotocol.as_deref() {
+            None => Ok(offered.choose(supported)),
+            Some(chosen) if offered.contains(chosen) => Ok(Some(chosen)),
+            Some(other) => Err(HandshakeError::SubprotocolNotOffered(other.into())),
+        }
+    }
+}
+
+/// What a client came for.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// A WebSocket, open.
+    WebSocket(Established),
+    /// Something else on HTTP.
+    Http(PlainHttp),
+}
+
+/// A connection that asks for something else than a WebSocket.
+#[derive(Debug)]
+pub(crate) struct PlainHttp {
+    pub(crate) stream: Stream,
+    /// All that was read, the head included: whoever serves HTTP begins with it.
+    pub(crate) bytes: Vec<u8>,
+    /// None for HTTP/2, whose preface is in `bytes`.
+    pub(crate) request: Option<Request>,
+    pub(crate) peer_addr: Option<SocketAddr>,
+}
+
+impl PlainHttp {
+    /// Says that a WebSocket is all there is here, and returns that as the error it is.
+    pub(crate) async fn refuse(self) -> Error {
+        let error = match self.request.as_ref().map(Request::check) {
+            Some(Err(error)) => error,
+            // A check that passes belongs to an upgrade, which is not plain.
+            Some(Ok(Offer { .. })) => HandshakeError::Upgrade,
+            None => HandshakeError::HttpVersion,
+        };
+        Box::pin(refuse(self.stream, error)).await
+    }
+}
+
+/// Answers a request that will not become a WebSocket, and hands the reason on.
+///
+/// It has a deadline of its own, shorter than the handshake's. What goes wrong while a refusal is
+/// written matters to nobody: the connection ends either way.
+async fn refuse(mut stream: Stream, error: HandshakeError) -> Error {
+    if error != HandshakeError::UnexpectedEnd {
+        let answer = Refusal::from(&error).to_bytes();
+        let _ = timeout(LINGER, async {
+            stream.write_all(&answer).await?;
+            stream.shutdown().await?;
+            let mut rest = (&mut stream).take(LINGER_BYTES as u64);
+            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+        })
+        .await;
+    }
+    error.into()
+}
+
+#[cfg(test)]
+#[path = "accept_tests.rs"]
+mod tests;

@@ -1,0 +1,169 @@
+//! The byte streams a WebSocket runs on: TCP, TLS on TCP, or whatever a user brings.
+
+use std::{
+    any::Any,
+    fmt,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// A stream of a user's own.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Io for S {}
+
+/// The common streams without a call through a table, and all others with one.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    #[cfg(all(feature = "tls", feature = "client"))]
+    ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    #[cfg(all(feature = "tls", feature = "server"))]
+    ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    Other(Box<dyn Io>),
+}
+
+impl Stream {
+    /// Takes a user's stream; one of the common ones is recognized by its type.
+    pub(crate) fn new<S: Io + 'static>(stream: S) -> Self {
+        let mut stream = Some(stream);
+        if let Some(tcp) = downcast(&mut stream) {
+            return Self::Tcp(tcp);
+        }
+        #[cfg(all(feature = "tls", feature = "client"))]
+        if let Some(tls) = downcast(&mut stream) {
+            return Self::ClientTls(Box::new(tls));
+        }
+        #[cfg(all(feature = "tls", feature = "server"))]
+        if let Some(tls) = downcast(&mut stream) {
+            return Self::ServerTls(Box::new(tls));
+        }
+        match stream {
+            Some(stream) => Self::Other(Box::new(stream)),
+            // Nothing took it, so it is there.
+            None => Self::Other(Box::new(tokio::io::empty())),
+        }
+    }
+
+    /// The address of the other end, where the stream is a socket's.
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.peer_addr().ok(),
+            #[cfg(all(feature = "tls", feature = "client"))]
+            Self::ClientTls(tls) => tls.get_ref().0.peer_addr().ok(),
+            #[cfg(all(feature = "tls", feature = "server"))]
+            Self::ServerTls(tls) => tls.get_ref().0.peer_addr().ok(),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+fn downcast<S: 'static, T: 'static>(stream: &mut Option<S>) -> Option<T> {
+    let stream: &mut dyn Any = stream;
+    stream.downcast_mut::<Option<T>>()?.take()
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Tcp(_) => "Tcp",
+            #[cfg(all(feature = "tls", feature = "client"))]
+            Self::ClientTls(_) => "ClientTls",
+            #[cfg(all(feature = "tls", feature = "server"))]
+            Self::ServerTls(_) => "ServerTls",
+            Self::Other(_) => "Other",
+        };
+        f.debug_tuple(kind).field(&self.peer_addr()).finish()
+    }
+}
+
+/// Does the same with whichever stream it is.
+macro_rules! each {
+    ($self:expr, $stream:ident => $do:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $do,
+            #[cfg(all(feature = "tls", feature = "client"))]
+            Stream::ClientTls($stream) => $do,
+            #[cfg(all(feature = "tls", feature = "server"))]
+            Stream::ServerTls($stream) => $do,
+            Stream::Other($stream) => $do,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(tcp) => tcp.is_write_vectored(),
+            #[cfg(all(feature = "tls", feature = "client"))]
+            Self::ClientTls(tls) => tls.is_write_vectored(),
+            #[cfg(all(feature = "tls", feature = "server"))]
+            Self::ServerTls(tls) => tls.is_write_vectored(),
+            Self::Other(other) => other.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_socket_is_recognized_and_knows_its_peer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = Stream::new(TcpStream::connect(address).await.unwrap());
+        assert!(matches!(stream, Stream::Tcp(_)), "{stream:?}");
+        assert_eq!(stream.peer_addr(), Some(address));
+        assert!(stream.is_write_vectored());
+    }
+
+    #[tokio::test]
+    async fn any_other_stream_will_do() {
+        let (stream, _other) = tokio::io::duplex(64);
+        let stream = Stream::new(stream);
+        assert!(matches!(stream, Stream::Other(_)), "{stream:?}");
+        assert_eq!(stream.peer_addr(), None);
+    }
+}
