@@ -85,7 +85,7 @@ impl CloseCode {
             3000 => "unauthorized",
             3003 => "forbidden",
             3008 => "timeout",
-            3000..=3999 => "registered",
+            3001..=3999 => "registered",
             _ => "private use",
         }
     }

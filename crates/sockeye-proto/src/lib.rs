@@ -7,16 +7,29 @@
 extern crate alloc;
 
 mod close;
+mod connection;
 pub mod deflate;
 mod error;
+mod frame;
 pub mod handshake;
 mod limits;
+mod mask;
 mod message;
+mod output;
+mod receive;
+mod send;
+mod utf8;
 
 pub use close::{CloseCode, CloseFrame, InvalidCloseCode};
+pub use connection::{Config, Connection};
+pub use deflate::Codecs;
 pub use error::{ProtocolError, SendError};
+pub use frame::{FrameHeader, OpCode};
 pub use limits::Limits;
 pub use message::{Message, MessageRef, Outgoing, Text};
+pub use output::Output;
+pub use receive::{Event, OwnedEvent, Receiver};
+pub use send::Sender;
 
 /// Which end of the connection this is; decides who masks (RFC 6455 §5.1).
 ///

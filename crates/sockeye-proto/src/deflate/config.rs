@@ -40,8 +40,8 @@ pub struct DeflateConfig {
 
     /// Have the peer forget its context after every message it sends. Default: true.
     ///
-    /// Letting it keep its context costs this connection a decompressor of its own, 48 KB. A
-    /// server that does not agree is refused.
+    /// Letting it keep its context costs this connection a decompressor of its own, 48 KB. A client
+    /// asks for it; a server that does not agree keeps its context all the same.
     pub peer_no_context_takeover: bool,
 
     /// The largest window to send with. Default: [`WindowBits::MAX`]. A peer may ask for less.

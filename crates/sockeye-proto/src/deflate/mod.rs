@@ -11,6 +11,7 @@
 
 #[cfg(not(feature = "deflate"))]
 mod absent;
+mod codecs;
 mod config;
 #[cfg(feature = "deflate")]
 mod deflater;
@@ -27,6 +28,7 @@ mod tests;
 
 #[cfg(not(feature = "deflate"))]
 pub use absent::{Deflater, Deflaters, Inflater};
+pub use codecs::Codecs;
 pub use config::DeflateConfig;
 #[cfg(feature = "deflate")]
 pub use deflater::{Deflater, Deflaters};

@@ -11,7 +11,9 @@ use super::params::{DeflateParams, WindowBits};
 impl DeflateConfig {
     /// What a client puts in Sec-WebSocket-Extensions (RFC 7692 §7.1).
     ///
-    /// `client_max_window_bits` is always part of it: it lets the server choose (§7.1.2.2).
+    /// `client_max_window_bits` is always part of it: it lets the server choose (§7.1.2.2). Where
+    /// the server is asked to forget its context, a second offer without that follows: servers that
+    /// know only the plain form can choose it (§5), and the context they keep costs 48 KB here.
     pub fn offer(&self) -> String {
         let own = self.own_max_window_bits;
         let offer = Parameters {
@@ -20,7 +22,16 @@ impl DeflateConfig {
             server_max_window_bits: limit(self.peer_max_window_bits),
             client_max_window_bits: Some(limit(own)),
         };
-        offer.to_string()
+        let mut offers = offer.to_string();
+        if offer.server_no_context_takeover {
+            let plain = Parameters {
+                server_no_context_takeover: false,
+                ..offer
+            };
+            offers.push_str(", ");
+            offers.push_str(&plain.to_string());
+        }
+        offers
     }
 
     /// Checks everything a server answered, as a client that made [`offer`](Self::offer) and
@@ -49,13 +60,10 @@ impl DeflateConfig {
     /// [`NegotiationError`] when the answer breaks a rule or does not keep to the offer. The
     /// connection must be failed (§7.1: "Fail the WebSocket Connection").
     pub fn accept_answer(&self, answer: &Extension<'_>) -> Result<DeflateParams, NegotiationError> {
-        use Parameter::{ClientMaxWindowBits, ServerMaxWindowBits, ServerNoContextTakeover};
+        use Parameter::{ClientMaxWindowBits, ServerMaxWindowBits};
 
         let answer = Parameters::parse(answer, Side::Answer)?;
-        if self.peer_no_context_takeover && !answer.server_no_context_takeover {
-            // §7.1.1.1: a server accepts such an offer by including the parameter.
-            return Err(NegotiationError::Missing(ServerNoContextTakeover));
-        }
+        // §7.1.1.1: without server_no_context_takeover, the answer takes the second offer.
         let server_max_window_bits = match answer.server_max_window_bits {
             // §7.1.2.1: the same or a smaller value; any value where none was offered.
             Some(bits) => bits.at_most(self.peer_max_window_bits, ServerMaxWindowBits)?,

@@ -1,5 +1,6 @@
 //! The rules for a request (RFC 6455 §4.1, §4.2.1), one by one.
 
+use alloc::format;
 use alloc::{string::ToString, vec::Vec};
 
 use super::*;

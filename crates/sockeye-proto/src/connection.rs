@@ -1,0 +1,191 @@
+//! Both halves of a connection, the closing handshake between them, and its deadline (RFC 6455 §7).
+
+use core::time::Duration;
+
+use crate::{
+    CloseCode, Codecs, Event, Limits, Outgoing, Output, ProtocolError, Receiver, Role, SendError,
+    Sender,
+    deflate::{DeflateConfig, DeflateParams},
+};
+
+/// What a connection is made with, once the opening handshake is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Which end this is.
+    pub role: Role,
+    /// What the peer may make this end hold.
+    pub limits: Limits,
+    /// How long the peer may take to answer a Close. Default 5 s.
+    pub close_timeout: Duration,
+    /// permessage-deflate, where it was agreed, and how to compress what is sent.
+    pub deflate: Option<(DeflateParams, DeflateConfig)>,
+}
+
+impl Config {
+    /// The defaults for one end of a connection, without compression.
+    pub fn new(role: Role) -> Self {
+        Self {
+            role,
+            limits: Limits::default(),
+            close_timeout: Duration::from_secs(5),
+            deflate: None,
+        }
+    }
+
+    /// Makes the two halves of a connection, for a driver that keeps them in different places.
+    ///
+    /// Such a driver gives every event to [`Sender::respond`], every error to [`Sender::fail`].
+    pub fn halves(&self) -> (Receiver, Sender) {
+        let receive = self.deflate.map(|(agreed, _)| agreed.incoming(&self.role));
+        let send = self
+            .deflate
+            .map(|(agreed, config)| (agreed.outgoing(&self.role), config));
+        (
+            Receiver::new(self.role, self.limits, receive),
+            Sender::new(self.role, send, self.close_timeout),
+        )
+    }
+}
+
+/// One end of an open connection, without I/O.
+///
+/// Feed it what was read with [`receive`](Self::receive), write what [`output`](Self::output)
+/// holds, and call [`handle_timeout`](Self::handle_timeout) at [`timeout`](Self::timeout). `now` is
+/// the time since any fixed moment.
+///
+/// ```
+/// use core::time::Duration;
+/// use sockeye_proto::{Codecs, Config, Connection, Event, MessageRef, Role};
+///
+/// # fn masks() -> [u8; 4] { [1, 2, 3, 4] } // for the example; a real one is unpredictable
+/// let (mut codecs, now) = (Codecs::new(), Duration::ZERO);
+/// let mut client = Connection::new(&Config::new(Role::Client { masks }));
+/// let mut server = Connection::new(&Config::new(Role::Server));
+///
+/// client.send("Привет", &mut codecs)?;
+/// let mut bytes: Vec<u8> = client.output().chunks().flatten().copied().collect();
+/// client.output().advance(bytes.len());
+///
+/// let mut input = &mut bytes[..];
+/// let event = server.receive(&mut input, now, &mut codecs)?;
+/// assert_eq!(event, Some(Event::Message(MessageRef::Text("Привет"))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Connection {
+    receiver: Receiver,
+    sender: Sender,
+    timed_out: bool,
+}
+
+impl Connection {
+    /// An open connection.
+    pub fn new(config: &Config) -> Self {
+        let (receiver, sender) = config.halves();
+        Self {
+            receiver,
+            sender,
+            timed_out: false,
+        }
+    }
+
+    /// Takes the next event off the front of `input`, and queues the answer it calls for. Call it
+    /// until it gives `None`: then all of the input has been consumed.
+    ///
+    /// # Errors
+    /// The rule that the peer broke. The Close it is owed is queued; write the output, then
+    /// disconnect.
+    #[inline]
+    pub fn receive<'a, 'i: 'a>(
+        &'a mut self,
+        input: &mut &'i mut [u8],
+        now: Duration,
+        codecs: &'a mut Codecs,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        match self.receiver.receive(input, &mut codecs.inflater) {
+            Ok(Some(event)) => {
+                self.sender.respond(&event, now);
+                Ok(Some(event))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                self.sender.fail(error, now);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says that the peer has ended its side of the transport. Without a Close before it, that is
+    /// an abnormal closure (§7.1.5).
+    pub fn receive_end(&mut self) {
+        self.sender.peer_is_gone();
+    }
+
+    /// Queues a message.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] once a Close has been sent or received.
+    #[inline]
+    pub fn send<'a>(
+        &mut self,
+        message: impl Into<Outgoing<'a>>,
+        codecs: &mut Codecs,
+    ) -> Result<(), SendError> {
+        self.sender.send(message, &mut codecs.deflaters)
+    }
+
+    /// Queues a ping.
+    ///
+    /// # Errors
+    /// As [`Sender::ping`].
+    pub fn ping(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        self.sender.ping(payload)
+    }
+
+    /// Queues an unasked pong. Pings are answered without it.
+    ///
+    /// # Errors
+    /// As [`Sender::pong`].
+    pub fn pong(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        self.sender.pong(payload)
+    }
+
+    /// Begins the closing handshake (§7.1.2).
+    ///
+    /// # Errors
+    /// As [`Sender::close`].
+    pub fn close(&mut self, code: CloseCode, reason: &str, now: Duration) -> Result<(), SendError> {
+        self.sender.close(code, reason, now)
+    }
+
+    /// What waits to be written.
+    #[inline]
+    pub fn output(&mut self) -> &mut Output {
+        self.sender.output()
+    }
+
+    /// Whether messages can still be sent.
+    pub fn is_open(&self) -> bool {
+        self.sender.is_open()
+    }
+
+    /// Whether the transport is to be shut down: both sides have closed and all is written, or the
+    /// deadline has passed. The server does so first; a client gives it until
+    /// [`timeout`](Self::timeout) (§7.1.1).
+    pub fn is_finished(&self) -> bool {
+        self.timed_out || self.sender.is_finished()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn timeout(&self) -> Option<Duration> {
+        self.sender.deadline().filter(|_| !self.timed_out)
+    }
+
+    /// Gives up on a peer that has not answered a Close in time.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        self.timed_out |= self
+            .sender
+            .deadline()
+            .is_some_and(|deadline| now >= deadline);
+    }
+}

@@ -1,0 +1,227 @@
+//! Bytes on their way out: small ones gathered in one buffer, large payloads left where they are.
+
+use alloc::{collections::VecDeque, vec::Vec};
+use core::iter;
+
+use bytes::Bytes;
+
+/// What is to be written, in order.
+///
+/// An output that is empty owns no memory of its own once [`take_buffer`](Self::take_buffer) has
+/// been called, and the buffer it is lent with [`lend_buffer`](Self::lend_buffer) can serve every
+/// connection of a thread in turn.
+#[derive(Debug, Default)]
+pub struct Output {
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that have been written.
+    written: usize,
+    large: VecDeque<Large>,
+    len: usize,
+}
+
+/// A payload that is not copied into the buffer.
+#[derive(Debug)]
+struct Large {
+    /// How many bytes of the buffer come before it.
+    after: usize,
+    bytes: Bytes,
+}
+
+impl Output {
+    /// How many bytes wait to be written.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing waits.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What waits, in order, in as few pieces as there are.
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        let mut at = self.written;
+        let pairs = self.large.iter().flat_map(move |large| {
+            let before = &self.buffer[at..large.after];
+            at = large.after;
+            [before, &large.bytes]
+        });
+        let last = self.large.back().map_or(self.written, |large| large.after);
+        pairs
+            .chain(iter::once(&self.buffer[last..]))
+            .filter(|chunk| !chunk.is_empty())
+    }
+
+    /// Says that the first `count` bytes have been written. More than wait count as all of them.
+    pub fn advance(&mut self, count: usize) {
+        let mut count = count.min(self.len);
+        self.len -= count;
+        while let Some(large) = self.large.front_mut() {
+            let before = large.after - self.written;
+            if count < before {
+                break;
+            }
+            self.written = large.after;
+            count -= before;
+            if count < large.bytes.len() {
+                let _ = large.bytes.split_to(count);
+                return;
+            }
+            count -= large.bytes.len();
+            self.large.pop_front();
+        }
+        self.written += count;
+        if self.len == 0 {
+            self.buffer.clear();
+            self.written = 0;
+        }
+    }
+
+    /// Whether there is a buffer to gather in.
+    #[inline]
+    pub fn has_buffer(&self) -> bool {
+        self.buffer.capacity() > 0
+    }
+
+    /// Bytes of the buffer's memory in which nothing waits.
+    pub fn spare(&self) -> usize {
+        self.buffer.capacity() - (self.buffer.len() - self.written)
+    }
+
+    /// Lends an empty buffer to gather in, for an output that has none.
+    #[inline]
+    pub fn lend_buffer(&mut self, buffer: Vec<u8>) {
+        if self.buffer.capacity() == 0 {
+            self.buffer = buffer;
+        }
+    }
+
+    /// Takes the buffer back, where nothing waits in it.
+    #[inline]
+    pub fn take_buffer(&mut self) -> Option<Vec<u8>> {
+        (self.len == 0).then(|| core::mem::take(&mut self.buffer))
+    }
+
+    /// Moves what waits into memory of just its size, so that a lent buffer can be taken back from
+    /// a peer that does not read.
+    pub fn trade_buffer(&mut self) -> Vec<u8> {
+        let rest = self.buffer[self.written..].to_vec();
+        for large in &mut self.large {
+            large.after -= self.written;
+        }
+        self.written = 0;
+        let mut buffer = core::mem::replace(&mut self.buffer, rest);
+        buffer.clear();
+        buffer
+    }
+
+    /// Appends bytes by writing to the buffer.
+    #[inline]
+    pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.compact();
+        let before = self.buffer.len();
+        write(&mut self.buffer);
+        self.len += self.buffer.len() - before;
+    }
+
+    /// Appends a payload without copying it.
+    pub(crate) fn append_large(&mut self, bytes: Bytes) {
+        self.len += bytes.len();
+        self.large.push_back(Large {
+            after: self.buffer.len(),
+            bytes,
+        });
+    }
+
+    /// Keeps written bytes from piling up under a peer that never lets the output run empty.
+    #[inline]
+    fn compact(&mut self) {
+        const WORTHWHILE: usize = 64 * 1024;
+        if self.written >= WORTHWHILE && self.written * 2 >= self.buffer.len() {
+            self.buffer.drain(..self.written);
+            for large in &mut self.large {
+                large.after -= self.written;
+            }
+            self.written = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Small(Vec<u8>),
+        Large(Vec<u8>),
+        Write(usize),
+        Trade,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..30);
+        prop_oneof![
+            bytes().prop_map(Step::Small),
+            bytes().prop_map(Step::Large),
+            (0usize..50).prop_map(Step::Write),
+            Just(Step::Trade),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_in_order(steps in prop::collection::vec(step(), 0..40)) {
+            let (mut output, mut model, mut written) = (Output::default(), Vec::new(), 0);
+            for step in steps {
+                match step {
+                    Step::Small(bytes) => {
+                        output.append(|out| out.extend_from_slice(&bytes));
+                        model.extend(bytes);
+                    }
+                    Step::Large(bytes) => {
+                        model.extend_from_slice(&bytes);
+                        output.append_large(bytes.into());
+                    }
+                    Step::Write(count) => {
+                        output.advance(count);
+                        written = model.len().min(written + count);
+                    }
+                    Step::Trade => drop(output.trade_buffer()),
+                }
+                prop_assert_eq!(output.len(), model.len() - written);
+                prop_assert_eq!(output.chunks().collect::<Vec<_>>().concat(), &model[written..]);
+            }
+        }
+    }
+
+    #[test]
+    fn written_bytes_do_not_pile_up() {
+        let mut output = Output::default();
+        for _ in 0..1000 {
+            output.append(|out| out.extend([0; 1000]));
+            output.advance(999);
+        }
+        assert!(
+            output.buffer.capacity() < 300_000,
+            "{}",
+            output.buffer.capacity()
+        );
+    }
+
+    #[test]
+    fn an_empty_output_gives_its_buffer_back() {
+        let mut output = Output::default();
+        output.lend_buffer(Vec::with_capacity(100));
+        output.append(|out| out.push(1));
+        assert_eq!(output.take_buffer(), None);
+        output.advance(1);
+        assert_eq!(
+            output.take_buffer().map(|buffer| buffer.capacity()),
+            Some(100)
+        );
+    }
+}

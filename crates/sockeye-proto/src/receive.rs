@@ -1,0 +1,553 @@
+//! Bytes become events (RFC 6455 §5, §6.2).
+
+use alloc::{boxed::Box, string::String, vec::Vec};
+
+use bytes::Bytes;
+
+use crate::{
+    CloseFrame, FrameHeader, Limits, Message, MessageRef, OpCode, ProtocolError, Role, Text,
+    deflate::{Direction, Inflater, WindowBits},
+    mask::Mask,
+    utf8::Utf8,
+};
+
+/// What the peer said, borrowed from the bytes it came in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A whole message.
+    Message(MessageRef<'a>),
+    /// A ping; the answer it is owed carries the same payload (§5.5.2).
+    Ping(&'a [u8]),
+    /// A pong (§5.5.3).
+    Pong(&'a [u8]),
+    /// A Close, with what it says (§5.5.1). Whatever follows it is discarded.
+    Close(Option<CloseFrame>),
+}
+
+/// What the peer said, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnedEvent {
+    /// A whole message.
+    Message(Message),
+    /// A ping.
+    Ping(Bytes),
+    /// A pong.
+    Pong(Bytes),
+    /// A Close, with what it says.
+    Close(Option<CloseFrame>),
+}
+
+/// The receiving half of a connection: consumes every byte it is given.
+///
+/// It keeps the part of a header and of a message that has arrived so far, and nothing else: the
+/// buffer it reads from belongs to the caller. What it keeps grows with the bytes received, never
+/// with the bytes announced.
+#[derive(Debug)]
+pub struct Receiver {
+    /// Frames from a client are masked, frames from a server are not (§5.1).
+    peer_masks: bool,
+    limits: Limits,
+    deflate: Option<Inflating>,
+    /// The start of a header whose rest has not arrived.
+    header: [u8; FrameHeader::MAX_LEN],
+    header_len: u8,
+    /// The frame whose payload is arriving.
+    frame: Option<Frame>,
+    /// The message that has begun and not ended. Its payload so far is in `payload`.
+    message: Option<Partial>,
+    payload: Vec<u8>,
+    /// The payload so far of a control frame that did not arrive whole.
+    control: Vec<u8>,
+    /// Whether `payload` and `control` still lend the last event.
+    lent: bool,
+    /// Whether a Close or an error has ended the stream of events (§7.1.7).
+    ended: bool,
+}
+
+/// permessage-deflate as agreed for the direction that is received.
+#[derive(Debug)]
+struct Inflating {
+    window: WindowBits,
+    /// The codec of this connection, where the context outlives the message.
+    own: Option<Box<Inflater>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    header: FrameHeader,
+    /// Payload bytes that have not arrived.
+    remaining: u64,
+    mask: Option<Mask>,
+}
+
+impl Frame {
+    fn unmask(&mut self, bytes: &mut [u8]) {
+        if let Some(mask) = &mut self.mask {
+            mask.apply(bytes);
+        }
+        self.remaining -= bytes.len() as u64;
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Partial {
+    text: bool,
+    compressed: bool,
+    fragments: usize,
+    utf8: Utf8,
+}
+
+/// Where the payload of a finished message or control frame is.
+enum Found<'i> {
+    Message {
+        text: bool,
+        compressed: bool,
+        place: Place<'i>,
+    },
+    Control {
+        opcode: OpCode,
+        place: Place<'i>,
+    },
+}
+
+enum Place<'i> {
+    /// Whole in the input.
+    Input(&'i mut [u8]),
+    /// Gathered in the receiver's own buffer.
+    Own,
+}
+
+impl Receiver {
+    /// A receiver for one end of a connection.
+    ///
+    /// `deflate` is what was agreed for the direction it receives, where anything was.
+    pub fn new(role: Role, limits: Limits, deflate: Option<Direction>) -> Self {
+        Self {
+            peer_masks: matches!(role, Role::Server),
+            limits,
+            deflate: deflate.map(|agreed| Inflating {
+                window: agreed.window,
+                own: agreed.keeps_context.then(|| Box::new(Inflater::new())),
+            }),
+            header: [0; FrameHeader::MAX_LEN],
+            header_len: 0,
+            frame: None,
+            message: None,
+            payload: Vec::new(),
+            control: Vec::new(),
+            lent: false,
+            ended: false,
+        }
+    }
+
+    /// Takes the next event off the front of `input`, unmasking it in place.
+    ///
+    /// Call it until it gives `None`: then the input is empty, whatever was in it, and the next
+    /// event needs more bytes. `inflater` is lent for this call, to inflate a message whose context
+    /// is not kept.
+    ///
+    /// # Errors
+    /// The first rule that the peer breaks, as soon as the byte that breaks it is there. After an
+    /// error, and after a Close, all further input is discarded (§7.1.7).
+    #[inline]
+    pub fn receive<'a, 'i: 'a>(
+        &'a mut self,
+        input: &mut &'i mut [u8],
+        inflater: &'a mut Inflater,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        let found = match self.advance(input) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(self.fail(input, error)),
+        };
+        let ended = &mut self.ended;
+        let event = match found {
+            Found::Message {
+                text,
+                compressed: false,
+                place,
+            } => borrow(text, place.bytes(&mut self.payload)).map(Event::Message),
+            Found::Message {
+                text,
+                compressed: true,
+                place,
+            } => {
+                let compressed = place.bytes(&mut self.payload);
+                codec(self.deflate.as_mut(), inflater)
+                    .and_then(|codec| codec.inflate(compressed, self.limits.message))
+                    .and_then(|inflated| borrow(text, inflated))
+                    .map(Event::Message)
+            }
+            Found::Control { opcode, place } => {
+                let payload = &*place.bytes(&mut self.control);
+                match opcode {
+                    OpCode::Ping => Ok(Event::Ping(payload)),
+                    OpCode::Pong => Ok(Event::Pong(payload)),
+                    _ => {
+                        *ended = true;
+                        CloseFrame::parse(payload).map(Event::Close)
+                    }
+                }
+            }
+        };
+        event.map(Some).inspect_err(|_| *ended = true)
+    }
+
+    /// As [`receive`](Self::receive), with the event owned: a small payload is copied out of the
+    /// input, a message gathered in a buffer of its own is moved out of it.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    #[inline]
+    pub fn receive_owned(
+        &mut self,
+        input: &mut &mut [u8],
+        inflater: &mut Inflater,
+    ) -> Result<Option<OwnedEvent>, ProtocolError> {
+        let found = match self.advance(input) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(self.fail(input, error)),
+        };
+        let event = match found {
+            Found::Message {
+                text,
+                compressed: false,
+                place: Place::Input(bytes),
+            } => borrow(text, bytes).map(|message| OwnedEvent::Message(message.to_owned())),
+            Found::Message {
+                text,
+                compressed: false,
+                place: Place::Own,
+            } => {
+                self.lent = false;
+                own(text, core::mem::take(&mut self.payload)).map(OwnedEvent::Message)
+            }
+            Found::Message {
+                text,
+                compressed: true,
+                place,
+            } => {
+                let compressed = place.bytes(&mut self.payload);
+                codec(self.deflate.as_mut(), inflater)
+                    .and_then(|codec| codec.inflate_owned(compressed, self.limits.message))
+                    .and_then(|inflated| own(text, inflated))
+                    .map(OwnedEvent::Message)
+            }
+            Found::Control { opcode, place } => {
+                let payload = &*place.bytes(&mut self.control);
+                match opcode {
+                    OpCode::Ping => Ok(OwnedEvent::Ping(Bytes::copy_from_slice(payload))),
+                    OpCode::Pong => Ok(OwnedEvent::Pong(Bytes::copy_from_slice(payload))),
+                    _ => {
+                        self.ended = true;
+                        CloseFrame::parse(payload).map(OwnedEvent::Close)
+                    }
+                }
+            }
+        };
+        event.map(Some).inspect_err(|_| self.ended = true)
+    }
+
+    /// Where to read the rest of a large message, and how many bytes of it at most.
+    ///
+    /// Offered while at least `worthwhile` bytes of a frame are still to come, with room in the
+    /// buffer already reserved. Append what arrives (no more than the limit) and say so with
+    /// [`received`](Self::received); anything else goes through [`receive`](Self::receive).
+    pub fn payload_buffer(&mut self, worthwhile: usize) -> Option<(&mut Vec<u8>, usize)> {
+        /// Large steps, so that a large message is moved few times while it grows; no larger than
+        /// what has arrived already, so that a claim alone costs a peer's victim one step.
+        const STEP: usize = 128 * 1024;
+        self.release();
+        let frame = self
+            .frame
+            .filter(|frame| !frame.header.opcode.is_control())?;
+        let remaining = usize::try_from(frame.remaining).ok()?;
+        if remaining < worthwhile {
+            return None;
+        }
+        let spare = self.payload.capacity() - self.payload.len();
+        if spare < remaining.min(STEP / 2) {
+            self.payload
+                .reserve_exact(remaining.min(self.payload.len().max(STEP)));
+        }
+        let spare = self.payload.capacity() - self.payload.len();
+        Some((&mut self.payload, remaining.min(spare)))
+    }
+
+    /// Says that the last `count` bytes of the [`payload_buffer`](Self::payload_buffer) are new.
+    ///
+    /// # Errors
+    /// Text that is not UTF-8, as soon as the byte that breaks it is there.
+    pub fn received(&mut self, count: usize) -> Result<(), ProtocolError> {
+        let (Some(frame), Some(message)) = (&mut self.frame, &mut self.message) else {
+            return Ok(());
+        };
+        let start = self.payload.len() - count;
+        let bytes = &mut self.payload[start..];
+        frame.unmask(bytes);
+        if message.text && !message.compressed {
+            message
+                .utf8
+                .push(bytes)
+                .inspect_err(|_| self.ended = true)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a Close or an error has ended the stream of events.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether nothing is held between two calls: no part of a header and no part of a message.
+    pub fn is_idle(&self) -> bool {
+        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+    }
+
+    /// Lets go of the buffers that lent the last event.
+    fn release(&mut self) {
+        if core::mem::take(&mut self.lent) {
+            self.payload = Vec::new();
+            self.control = Vec::new();
+        }
+    }
+
+    #[cold]
+    fn fail(&mut self, input: &mut &mut [u8], error: ProtocolError) -> ProtocolError {
+        *input = &mut [];
+        self.ended = true;
+        error
+    }
+
+    /// Reads on to the end of the next message or control frame.
+    #[inline]
+    fn advance<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+    ) -> Result<Option<Found<'i>>, ProtocolError> {
+        self.release();
+        if self.ended {
+            *input = &mut [];
+            return Ok(None);
+        }
+        loop {
+            let mut frame = match self.frame {
+                Some(frame) => frame,
+                None => match self.take_header(input)? {
+                    Some(header) => self.begin(header)?,
+                    None => return Ok(None),
+                },
+            };
+            let take = usize::try_from(frame.remaining)
+                .unwrap_or(usize::MAX)
+                .min(input.len());
+            let (bytes, rest) = core::mem::take(input).split_at_mut(take);
+            *input = rest;
+            frame.unmask(bytes);
+            let whole = frame.remaining == 0;
+            self.frame = if whole { None } else { Some(frame) };
+            let header = frame.header;
+
+            if header.opcode.is_control() {
+                if whole && self.control.is_empty() {
+                    let place = Place::Input(bytes);
+                    return Ok(Some(Found::Control {
+                        opcode: header.opcode,
+                        place,
+                    }));
+                }
+                self.control.extend_from_slice(bytes);
+                if !whole {
+                    return Ok(None);
+                }
+                self.lent = true;
+                return Ok(Some(Found::Control {
+                    opcode: header.opcode,
+                    place: Place::Own,
+                }));
+            }
+
+            let Some(message) = &mut self.message else {
+                // `begin` has opened a message for every data frame.
+                return Err(ProtocolError::ContinuationUnexpected);
+            };
+            let (text, compressed) = (message.text, message.compressed);
+            if whole && header.fin && self.payload.is_empty() {
+                message.utf8.finish()?;
+                self.message = None;
+                return Ok(Some(Found::Message {
+                    text,
+                    compressed,
+                    place: Place::Input(bytes),
+                }));
+            }
+            if text && !compressed {
+                message.utf8.push(bytes)?;
+            }
+            self.payload.extend_from_slice(bytes);
+            if !whole {
+                return Ok(None);
+            }
+            if header.fin {
+                message.utf8.finish()?;
+                self.message = None;
+                self.lent = true;
+                return Ok(Some(Found::Message {
+                    text,
+                    compressed,
+                    place: Place::Own,
+                }));
+            }
+        }
+    }
+
+    /// Takes a header off the front of the input, or keeps the part of it that is there.
+    #[inline]
+    fn take_header(&mut self, input: &mut &mut [u8]) -> Result<Option<FrameHeader>, ProtocolError> {
+        if self.header_len == 0
+            && let Some((header, len)) = FrameHeader::parse(input)?
+        {
+            *input = &mut core::mem::take(input)[len..];
+            return Ok(Some(header));
+        }
+        let had = usize::from(self.header_len);
+        let take = (FrameHeader::MAX_LEN - had).min(input.len());
+        self.header[had..had + take].copy_from_slice(&input[..take]);
+        let Some((header, len)) = FrameHeader::parse(&self.header[..had + take])? else {
+            self.header_len = (had + take) as u8;
+            *input = &mut [];
+            return Ok(None);
+        };
+        self.header_len = 0;
+        // A header that was whole before these bytes would have been taken then: len > had.
+        *input = &mut core::mem::take(input)[len - had..];
+        Ok(Some(header))
+    }
+
+    /// Checks a header against what has come before it, and begins its message.
+    #[inline]
+    fn begin(&mut self, header: FrameHeader) -> Result<Frame, ProtocolError> {
+        if header.mask.is_some() != self.peer_masks {
+            return Err(if self.peer_masks {
+                ProtocolError::Unmasked
+            } else {
+                ProtocolError::Masked
+            });
+        }
+        // RFC 7692 §6: RSV1 marks the first frame of a compressed message, and no other.
+        let starts_message = matches!(header.opcode, OpCode::Text | OpCode::Binary);
+        if header.rsv1 && !(starts_message && self.deflate.is_some()) {
+            return Err(ProtocolError::ReservedBits);
+        }
+        if !header.opcode.is_control() {
+            let compressed = match (&mut self.message, starts_message) {
+                (None, true) => {
+                    self.message = Some(Partial {
+                        text: header.opcode == OpCode::Text,
+                        compressed: header.rsv1,
+                        fragments: 1,
+                        utf8: Utf8::default(),
+                    });
+                    header.rsv1
+                }
+                (Some(message), false) => {
+                    message.fragments += 1;
+                    if message.fragments > self.limits.fragments {
+                        let limit = self.limits.fragments;
+                        return Err(ProtocolError::TooManyFragments { limit });
+                    }
+                    message.compressed
+                }
+                (None, false) => return Err(ProtocolError::ContinuationUnexpected),
+                (Some(_), true) => return Err(ProtocolError::ContinuationExpected),
+            };
+            let limit = self.limits.frame;
+            if header.payload_len > limit as u64 {
+                return Err(ProtocolError::FrameTooLarge { limit });
+            }
+            // What a compressed message inflates to is checked when it is inflated.
+            let limit = if compressed {
+                self.limits.retained
+            } else {
+                self.limits.message.min(self.limits.retained)
+            };
+            // Neither term reaches 2^63: the sum cannot overflow.
+            if self.payload.len() as u64 + header.payload_len > limit as u64 {
+                return Err(ProtocolError::MessageTooLarge { limit });
+            }
+        }
+        Ok(Frame {
+            header,
+            remaining: header.payload_len,
+            mask: header.mask.map(Mask::new),
+        })
+    }
+}
+
+impl<'i> Place<'i> {
+    fn bytes<'a>(self, own: &'a mut [u8]) -> &'a mut [u8]
+    where
+        'i: 'a,
+    {
+        match self {
+            Place::Input(bytes) => bytes,
+            Place::Own => own,
+        }
+    }
+}
+
+fn borrow(text: bool, bytes: &[u8]) -> Result<MessageRef<'_>, ProtocolError> {
+    if text {
+        let text = simdutf8::basic::from_utf8(bytes).map_err(|_| ProtocolError::InvalidUtf8)?;
+        Ok(MessageRef::Text(text))
+    } else {
+        Ok(MessageRef::Binary(bytes))
+    }
+}
+
+fn own(text: bool, bytes: Vec<u8>) -> Result<Message, ProtocolError> {
+    if text {
+        let text = String::from_utf8(bytes).map_err(|_| ProtocolError::InvalidUtf8)?;
+        Ok(Message::Text(Text::from(text)))
+    } else {
+        Ok(Message::Binary(Bytes::from(bytes)))
+    }
+}
+
+/// The codec for a message: the connection's own where it keeps a context, else the one lent.
+struct Codec<'a> {
+    inflater: &'a mut Inflater,
+    window: WindowBits,
+    keep_context: bool,
+}
+
+fn codec<'a>(
+    agreed: Option<&'a mut Inflating>,
+    lent: &'a mut Inflater,
+) -> Result<Codec<'a>, ProtocolError> {
+    // RSV1 is refused where nothing was agreed, so there is always an agreement here.
+    let Some(Inflating { window, own }) = agreed else {
+        return Err(ProtocolError::ReservedBits);
+    };
+    let keep_context = own.is_some();
+    let inflater = own.as_deref_mut().unwrap_or(lent);
+    Ok(Codec {
+        inflater,
+        window: *window,
+        keep_context,
+    })
+}
+
+impl<'a> Codec<'a> {
+    fn inflate(self, compressed: &[u8], limit: usize) -> Result<&'a [u8], ProtocolError> {
+        self.inflater
+            .inflate(compressed, limit, self.window, self.keep_context)
+    }
+
+    fn inflate_owned(self, compressed: &[u8], limit: usize) -> Result<Vec<u8>, ProtocolError> {
+        self.inflater
+            .inflate(compressed, limit, self.window, self.keep_context)?;
+        Ok(self.inflater.take_output())
+    }
+}

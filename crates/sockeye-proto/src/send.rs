@@ -1,0 +1,387 @@
+//! Messages become bytes (RFC 6455 §5, §6.1), and the sending side of the closing handshake (§7).
+
+use alloc::{boxed::Box, vec::Vec};
+use core::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    CloseCode, CloseFrame, Event, FrameHeader, Message, MessageRef, OpCode, Outgoing, OwnedEvent,
+    ProtocolError, Role, SendError,
+    deflate::{DeflateConfig, Deflater, DeflaterSettings, Deflaters, Direction},
+    mask::Mask,
+    output::Output,
+};
+
+/// The sending half of a connection: frames what it is given and keeps it until it is written.
+#[derive(Debug)]
+pub struct Sender {
+    role: Role,
+    deflate: Option<Deflating>,
+    output: Output,
+    /// The answer to the newest ping, where it could not be queued at once (§5.5.3).
+    pong: Option<Box<[u8]>>,
+    close_timeout: Duration,
+    /// When a Close was sent, the time by which the peer must have answered.
+    deadline: Option<Duration>,
+    close_sent: bool,
+    /// Whether the peer has closed, or broken the protocol so that nothing is expected from it.
+    close_received: bool,
+}
+
+/// permessage-deflate as agreed for the direction that is sent.
+#[derive(Debug)]
+struct Deflating {
+    settings: DeflaterSettings,
+    /// Messages of fewer bytes are sent as they are.
+    threshold: usize,
+    /// The codec of this connection, where the context outlives the message.
+    own: Option<Box<Deflater>>,
+}
+
+/// From this size an owned payload is written from where it is: below it, the copy is cheaper than
+/// one more piece in the write.
+const LARGE: usize = 16 * 1024;
+
+/// While this much waits to be written, a further ping replaces the one whose answer waits: a peer
+/// that sends pings and reads nothing costs one answer, not one a ping.
+const PONG_BACKLOG: usize = 16 * 1024;
+
+impl Sender {
+    /// A sender for one end of a connection.
+    ///
+    /// `deflate` is what was agreed for the direction it sends, and how to compress. `close_timeout`
+    /// is how long the peer may take to answer a Close.
+    pub fn new(
+        role: Role,
+        deflate: Option<(Direction, DeflateConfig)>,
+        close_timeout: Duration,
+    ) -> Self {
+        Self {
+            role,
+            deflate: deflate.map(|(agreed, config)| {
+                let settings = config.deflater(agreed.window);
+                Deflating {
+                    settings,
+                    threshold: config.threshold,
+                    own: agreed
+                        .keeps_context
+                        .then(|| Box::new(Deflater::new(settings))),
+                }
+            }),
+            output: Output::default(),
+            pong: None,
+            close_timeout,
+            deadline: None,
+            close_sent: false,
+            close_received: false,
+        }
+    }
+
+    /// Queues a message in one frame. `deflaters` are lent for this call.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] once a Close has been sent or received.
+    #[inline]
+    pub fn send<'a>(
+        &mut self,
+        message: impl Into<Outgoing<'a>>,
+        deflaters: &mut Deflaters,
+    ) -> Result<(), SendError> {
+        if !self.is_open() {
+            return Err(SendError::Closed);
+        }
+        let message = message.into();
+        let (opcode, payload) = match message.as_ref() {
+            MessageRef::Text(text) => (OpCode::Text, text.as_bytes()),
+            MessageRef::Binary(bytes) => (OpCode::Binary, bytes),
+        };
+        if self.send_compressed(opcode, payload, deflaters) {
+            return Ok(());
+        }
+        if payload.len() >= LARGE
+            && let Outgoing::Owned(message) = message
+        {
+            self.frame_large(opcode, message);
+            return Ok(());
+        }
+        self.frame(opcode, payload);
+        Ok(())
+    }
+
+    /// Queues a ping (§5.5.2).
+    ///
+    /// # Errors
+    /// [`SendError::ControlTooLong`] for more than 125 bytes, [`SendError::Closed`].
+    pub fn ping(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        self.control(OpCode::Ping, payload)
+    }
+
+    /// Queues an unasked pong (§5.5.3). The answers to pings are sent by themselves, and this
+    /// displaces none of them.
+    ///
+    /// # Errors
+    /// As [`ping`](Self::ping).
+    pub fn pong(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        self.control(OpCode::Pong, payload)
+    }
+
+    /// Queues a Close (§7.1.2): the last frame of this side. The peer has until
+    /// [`deadline`](Self::deadline) to answer.
+    ///
+    /// # Errors
+    /// [`SendError::ReasonTooLong`], [`SendError::CodeNotForRole`] for 1010 from a server, and
+    /// [`SendError::Closed`] where a Close has been sent already.
+    pub fn close(&mut self, code: CloseCode, reason: &str, now: Duration) -> Result<(), SendError> {
+        if self.close_sent {
+            return Err(SendError::Closed);
+        }
+        if reason.len() > CloseFrame::MAX_REASON {
+            return Err(SendError::ReasonTooLong { len: reason.len() });
+        }
+        if code == CloseCode::MANDATORY_EXTENSION && matches!(self.role, Role::Server) {
+            return Err(SendError::CodeNotForRole(code));
+        }
+        let mut payload = Vec::with_capacity(2 + reason.len());
+        payload.extend(code.as_u16().to_be_bytes());
+        payload.extend(reason.as_bytes());
+        self.queue_close(&payload, now);
+        Ok(())
+    }
+
+    /// Gives the peer what it is owed for an event: a pong for a ping (§5.5.2), a Close for a Close
+    /// (§5.5.1).
+    #[inline]
+    pub fn respond(&mut self, event: &Event<'_>, now: Duration) {
+        match event {
+            Event::Message(_) | Event::Pong(_) => {}
+            Event::Ping(payload) => self.answer_ping(payload),
+            Event::Close(frame) => self.answer_close(frame.as_ref(), now),
+        }
+    }
+
+    /// As [`respond`](Self::respond), for an owned event.
+    #[inline]
+    pub fn respond_owned(&mut self, event: &OwnedEvent, now: Duration) {
+        match event {
+            OwnedEvent::Message(_) | OwnedEvent::Pong(_) => {}
+            OwnedEvent::Ping(payload) => self.answer_ping(payload),
+            OwnedEvent::Close(frame) => self.answer_close(frame.as_ref(), now),
+        }
+    }
+
+    /// Queues the Close that a broken rule calls for (§7.1.7). Nothing more is expected of the
+    /// peer.
+    pub fn fail(&mut self, error: ProtocolError, now: Duration) {
+        if !self.close_sent {
+            let mut payload = Vec::from(error.close_code().as_u16().to_be_bytes());
+            let reason = alloc::string::ToString::to_string(&error);
+            payload.extend(reason.as_bytes().iter().take(CloseFrame::MAX_REASON));
+            self.queue_close(&payload, now);
+        }
+        self.close_received = true;
+    }
+
+    /// Says that nothing more will come from the peer, though it sent no Close.
+    pub fn peer_is_gone(&mut self) {
+        self.close_received = true;
+    }
+
+    /// Whether messages can still be sent.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        !(self.close_sent || self.close_received)
+    }
+
+    /// Whether messages may be compressed, so that compressors must be lent to
+    /// [`send`](Self::send).
+    #[inline]
+    pub fn compresses(&self) -> bool {
+        self.deflate.is_some()
+    }
+
+    /// Whether a Close has been queued from this side.
+    pub fn is_close_sent(&self) -> bool {
+        self.close_sent
+    }
+
+    /// Whether both sides have closed and all is written: the transport can be shut down (§7.1.1).
+    pub fn is_finished(&self) -> bool {
+        self.close_sent && self.close_received && self.output.is_empty()
+    }
+
+    /// The time by which the connection must have ended, once a Close was sent.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+
+    /// What waits to be written, an answer to a ping included.
+    #[inline]
+    pub fn output(&mut self) -> &mut Output {
+        if self.pong.is_some() {
+            self.release_pong();
+        }
+        &mut self.output
+    }
+
+    /// How many bytes wait to be written.
+    #[inline]
+    pub fn buffered(&self) -> usize {
+        self.output.len()
+    }
+
+    fn control(&mut self, opcode: OpCode, payload: &[u8]) -> Result<(), SendError> {
+        if !self.is_open() {
+            return Err(SendError::Closed);
+        }
+        if payload.len() > 125 {
+            return Err(SendError::ControlTooLong { len: payload.len() });
+        }
+        self.frame(opcode, payload);
+        Ok(())
+    }
+
+    fn answer_ping(&mut self, payload: &[u8]) {
+        if self.close_sent {
+            return;
+        }
+        if self.output.len() >= PONG_BACKLOG {
+            self.pong = Some(payload.into());
+        } else {
+            // A pong that waited answers an older ping: this one answers both (§5.5.3).
+            self.pong = None;
+            self.frame(OpCode::Pong, payload);
+        }
+    }
+
+    #[cold]
+    fn release_pong(&mut self) {
+        if self.output.len() < PONG_BACKLOG
+            && let Some(payload) = self.pong.take()
+        {
+            self.frame(OpCode::Pong, &payload);
+        }
+    }
+
+    /// Echoes the code, as §5.5.1 says is typical, and not the reason.
+    fn answer_close(&mut self, frame: Option<&CloseFrame>, now: Duration) {
+        self.close_received = true;
+        if !self.close_sent {
+            match frame {
+                Some(frame) => self.queue_close(&frame.code.as_u16().to_be_bytes(), now),
+                None => self.queue_close(&[], now),
+            }
+        }
+    }
+
+    fn queue_close(&mut self, payload: &[u8], now: Duration) {
+        if let Some(pong) = self.pong.take() {
+            self.frame(OpCode::Pong, &pong);
+        }
+        self.frame(OpCode::Close, payload);
+        self.close_sent = true;
+        self.deadline = Some(now + self.close_timeout);
+    }
+
+    /// Queues one frame, its payload copied.
+    #[inline]
+    fn frame(&mut self, opcode: OpCode, payload: &[u8]) {
+        let header = header(self.role, opcode, false, payload.len());
+        let (bytes, len) = header.encode();
+        self.output.append(|out| {
+            out.reserve(len + payload.len());
+            out.extend_from_slice(&bytes[..len]);
+            match header.mask {
+                Some(key) => Mask::new(key).append(payload, out),
+                None => out.extend_from_slice(payload),
+            }
+        });
+    }
+
+    /// Queues one frame, its payload moved. Masking needs the payload to itself: it is copied only
+    /// where someone else holds it too.
+    fn frame_large(&mut self, opcode: OpCode, message: Message) {
+        let mut payload = message.into_bytes();
+        let header = header(self.role, opcode, false, payload.len());
+        let (bytes, len) = header.encode();
+        if let Some(key) = header.mask {
+            let mut owned = payload
+                .try_into_mut()
+                .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            Mask::new(key).apply(&mut owned);
+            payload = Bytes::from(owned);
+        }
+        self.output
+            .append(|out| out.extend_from_slice(&bytes[..len]));
+        self.output.append_large(payload);
+    }
+
+    /// Queues a message compressed, where that was agreed and is worth it (RFC 7692 §7.2.1).
+    #[inline]
+    fn send_compressed(
+        &mut self,
+        opcode: OpCode,
+        payload: &[u8],
+        deflaters: &mut Deflaters,
+    ) -> bool {
+        match &self.deflate {
+            Some(deflate) if payload.len() >= deflate.threshold => {
+                self.compress(opcode, payload, deflaters)
+            }
+            _ => false,
+        }
+    }
+
+    fn compress(&mut self, opcode: OpCode, payload: &[u8], deflaters: &mut Deflaters) -> bool {
+        let Some(Deflating { settings, own, .. }) = &mut self.deflate else {
+            return false;
+        };
+        let keep_context = own.is_some();
+        let deflater = own
+            .as_deref_mut()
+            .unwrap_or_else(|| deflaters.lend(*settings));
+        let role = self.role;
+        let mut worth_it = true;
+        self.output.append(|out| {
+            // The header's length is known only afterwards: leave room for the longest, then close
+            // the gap.
+            let start = out.len();
+            let body = start + FrameHeader::MAX_LEN;
+            out.resize(body, 0);
+            deflater.compress(payload, out);
+            // Where a context is kept, the peer's must see every message that went into ours.
+            worth_it = keep_context || out.len() - body < payload.len();
+            if !worth_it {
+                out.truncate(start);
+                return;
+            }
+            let header = header(role, opcode, true, out.len() - body);
+            let (bytes, len) = header.encode();
+            if let Some(key) = header.mask {
+                Mask::new(key).apply(&mut out[body..]);
+            }
+            out[start..start + len].copy_from_slice(&bytes[..len]);
+            let gap = start + len..body;
+            let rest = out.len() - gap.len();
+            out.copy_within(gap.end.., gap.start);
+            out.truncate(rest);
+        });
+        worth_it
+    }
+}
+
+/// The header of a frame that is a whole message or control frame: masked where a client sends it.
+#[inline]
+fn header(role: Role, opcode: OpCode, rsv1: bool, len: usize) -> FrameHeader {
+    let mask = match role {
+        Role::Client { masks } => Some(masks()),
+        Role::Server => None,
+    };
+    FrameHeader {
+        fin: true,
+        rsv1,
+        opcode,
+        mask,
+        payload_len: len as u64,
+    }
+}

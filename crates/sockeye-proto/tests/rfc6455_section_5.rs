@@ -1,0 +1,529 @@
+//! Data framing (RFC 6455 §5), section by section, in both roles.
+#![allow(clippy::unwrap_used)]
+
+mod wire;
+
+use sockeye_proto::{CloseCode, Limits, OwnedEvent, ProtocolError, Role};
+use wire::*;
+
+/// What a sequence of frames comes to: fails with this error, and this code is sent.
+fn fails(role: Role, bytes: &[u8], error: ProtocolError, code: CloseCode) {
+    for bytewise in [false, true] {
+        let mut end = End::new(role);
+        if bytewise {
+            end.read_bytewise(bytes)
+        } else {
+            end.read(bytes)
+        };
+        assert_eq!(end.error, Some(error), "{bytes:02x?}");
+        assert_eq!(end.close_code(), Some(code), "{bytes:02x?}");
+        assert!(end.connection.is_finished());
+        assert!(!end.connection.is_open());
+    }
+}
+
+mod section_5_1_overview {
+    use super::*;
+
+    #[test]
+    fn a_server_refuses_frames_without_a_mask() {
+        let bytes = frame(0x81, "a").bytes();
+        fails(
+            Role::Server,
+            &bytes,
+            ProtocolError::Unmasked,
+            CloseCode::PROTOCOL_ERROR,
+        );
+    }
+
+    #[test]
+    fn a_client_refuses_frames_with_a_mask() {
+        let bytes = frame(0x81, "a").to(Role::Server);
+        fails(
+            CLIENT,
+            &bytes,
+            ProtocolError::Masked,
+            CloseCode::PROTOCOL_ERROR,
+        );
+    }
+
+    #[test]
+    fn a_client_masks_every_frame_and_a_server_none() {
+        for (role, bit) in [(CLIENT, 0x80), (Role::Server, 0)] {
+            let mut end = End::new(role);
+            end.connection.send("a", &mut end.codecs).unwrap();
+            end.connection.ping(b"").unwrap();
+            end.connection.close(CloseCode::NORMAL, "", NOW).unwrap();
+            end.write();
+            let mut rest = &end.written[..];
+            while let Some((header, len)) = sockeye_proto::FrameHeader::parse(rest).unwrap() {
+                assert_eq!(rest[1] & 0x80, bit);
+                rest = &rest[len + header.payload_len as usize..];
+            }
+            assert!(rest.is_empty());
+        }
+    }
+}
+
+mod section_5_2_base_framing {
+    use super::*;
+
+    #[test]
+    fn reserved_bits_fail_where_nothing_was_agreed() {
+        for role in BOTH {
+            for bit in [0x40, 0x20, 0x10, 0x70] {
+                for opcode in [1, 2, 8, 9, 10] {
+                    let bytes = frame(0x80 | bit | opcode, "").to(role);
+                    let error = ProtocolError::ReservedBits;
+                    fails(role, &bytes, error, CloseCode::PROTOCOL_ERROR);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reserved_opcodes_fail() {
+        for role in BOTH {
+            for opcode in (3..8).chain(11..16) {
+                let bytes = frame(0x80 | opcode, "").to(role);
+                let error = ProtocolError::OpCode(opcode);
+                fails(role, &bytes, error, CloseCode::PROTOCOL_ERROR);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_are_not_minimal_fail() {
+        for (role, bit) in [(CLIENT, 0), (Role::Server, 0x80)] {
+            for length in [&[126, 0, 125][..], &[127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]] {
+                let mut bytes = vec![0x82];
+                bytes.extend(length);
+                bytes[1] |= bit;
+                let error = ProtocolError::LengthNotMinimal;
+                fails(role, &bytes, error, CloseCode::PROTOCOL_ERROR);
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_with_the_top_bit_set_fails() {
+        let bytes = [0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0];
+        fails(
+            Role::Server,
+            &bytes,
+            ProtocolError::LengthTopBit,
+            CloseCode::PROTOCOL_ERROR,
+        );
+    }
+
+    #[test]
+    fn every_length_arrives_whole_and_bytewise() {
+        for role in BOTH {
+            for len in [0, 1, 125, 126, 127, 128, 0xFFFF, 0x1_0000] {
+                let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
+                let bytes = frame(0x82, &payload).to(role);
+                let mut whole = End::new(role);
+                assert_eq!(whole.read(&bytes).events, [binary(&payload)]);
+                let mut bytewise = End::new(role);
+                assert_eq!(bytewise.read_bytewise(&bytes).events, [binary(&payload)]);
+            }
+        }
+    }
+}
+
+mod section_5_4_fragmentation {
+    use super::*;
+
+    #[test]
+    fn fragments_are_one_message() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            end.read(frame(0x01, "Hel").to(role));
+            assert_eq!(end.events, []);
+            end.read(frame(0x00, "").to(role))
+                .read(frame(0x80, "lo").to(role));
+            assert_eq!(end.events, [text("Hello")]);
+        }
+    }
+
+    #[test]
+    fn control_frames_may_come_between_and_are_answered_at_once() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            end.read(frame(0x01, "Hel").to(role))
+                .read(frame(0x89, "?").to(role));
+            assert_eq!(end.events, [OwnedEvent::Ping("?".into())]);
+            assert_eq!(end.written[0], 0x8A);
+            end.read_bytewise(frame(0x8A, "!").to(role))
+                .read(frame(0x80, "lo").to(role));
+            assert_eq!(
+                end.events[1..],
+                [OwnedEvent::Pong("!".into()), text("Hello")]
+            );
+        }
+    }
+
+    #[test]
+    fn a_continuation_without_a_message_fails() {
+        for role in BOTH {
+            for first in [0x00, 0x80] {
+                let error = ProtocolError::ContinuationUnexpected;
+                fails(
+                    role,
+                    &frame(first, "a").to(role),
+                    error,
+                    CloseCode::PROTOCOL_ERROR,
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_within_a_message_fails() {
+        for role in BOTH {
+            for first in [0x81, 0x02] {
+                let mut bytes = frame(0x01, "a").to(role);
+                bytes.extend(frame(first, "b").to(role));
+                let error = ProtocolError::ContinuationExpected;
+                fails(role, &bytes, error, CloseCode::PROTOCOL_ERROR);
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_after_a_fragmented_one_is_its_own() {
+        let mut end = End::new(CLIENT);
+        end.read(frame(0x01, "a").bytes())
+            .read(frame(0x80, "b").bytes());
+        end.read(frame(0x82, "c").bytes());
+        assert_eq!(end.events, [text("ab"), binary(b"c")]);
+    }
+
+    #[test]
+    fn too_many_fragments_fail_empty_ones_counted() {
+        for role in BOTH {
+            let limits = Limits::default().fragments(3);
+            let mut end = End::limited(role, limits);
+            end.read(frame(0x01, "").to(role));
+            end.read(frame(0x00, "").to(role))
+                .read(frame(0x80, "a").to(role));
+            assert_eq!(end.events, [text("a")]);
+            end.read(frame(0x01, "").to(role));
+            end.read(frame(0x00, "").to(role))
+                .read(frame(0x00, "").to(role));
+            assert_eq!(end.error, None);
+            end.read(frame(0x80, "a").to(role));
+            assert_eq!(
+                end.error,
+                Some(ProtocolError::TooManyFragments { limit: 3 })
+            );
+            assert_eq!(end.close_code(), Some(CloseCode::MESSAGE_TOO_BIG));
+        }
+    }
+}
+
+mod section_5_5_control_frames {
+    use super::*;
+
+    #[test]
+    fn fragmented_or_long_ones_fail() {
+        for role in BOTH {
+            for opcode in [8, 9, 10] {
+                let error = ProtocolError::ControlFragmented;
+                fails(
+                    role,
+                    &frame(opcode, "").to(role),
+                    error,
+                    CloseCode::PROTOCOL_ERROR,
+                );
+                let error = ProtocolError::ControlTooLong;
+                let long = frame(0x80 | opcode, [0; 126]).to(role);
+                fails(role, &long, error, CloseCode::PROTOCOL_ERROR);
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_of_125_bytes_is_echoed() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            end.read(frame(0x89, [7; 125]).to(role));
+            let mut peer = End::new(if matches!(role, Role::Server) {
+                CLIENT
+            } else {
+                Role::Server
+            });
+            peer.read(&end.written);
+            assert_eq!(peer.events, [OwnedEvent::Pong(vec![7; 125].into())]);
+        }
+    }
+}
+
+mod section_5_5_1_close {
+    use super::*;
+
+    #[test]
+    fn a_payload_of_one_byte_fails() {
+        for role in BOTH {
+            let error = ProtocolError::CloseOneByte;
+            fails(
+                role,
+                &frame(0x88, [3]).to(role),
+                error,
+                CloseCode::PROTOCOL_ERROR,
+            );
+        }
+    }
+
+    #[test]
+    fn codes_that_may_not_be_sent_fail() {
+        for role in BOTH {
+            for code in [
+                0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535u16,
+            ] {
+                let error = ProtocolError::CloseCode(code);
+                let bytes = frame(0x88, code.to_be_bytes()).to(role);
+                fails(role, &bytes, error, CloseCode::PROTOCOL_ERROR);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reason_that_is_not_utf8_fails() {
+        for role in BOTH {
+            let error = ProtocolError::CloseReasonUtf8;
+            let bytes = frame(0x88, b"\x03\xE8\xCE\xBA\xE1\xBD\xB9\xCF\x83\xED\xA0\x80").to(role);
+            fails(role, &bytes, error, CloseCode::INVALID_PAYLOAD);
+        }
+    }
+
+    #[test]
+    fn the_code_is_echoed_and_an_empty_close_with_an_empty_one() {
+        for role in BOTH {
+            for code in [
+                1000, 1001, 1002, 1003, 1007, 1011, 1014, 3000, 3999, 4000, 4999u16,
+            ] {
+                let mut end = End::new(role);
+                end.read(frame(0x88, code.to_be_bytes()).to(role));
+                assert_eq!(end.close_code().map(u16::from), Some(code));
+            }
+            let mut end = End::new(role);
+            end.read(frame(0x88, "").to(role));
+            assert_eq!(end.events, [OwnedEvent::Close(None)]);
+            assert_eq!(end.written[1] & 0x7F, 0);
+        }
+    }
+
+    #[test]
+    fn frames_after_a_close_are_discarded() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            let mut bytes = frame(0x88, [3, 0xE8]).to(role);
+            bytes.extend(frame(0x81, "late").to(role));
+            bytes.extend(frame(0x89, "late").to(role));
+            bytes.extend([0xFF; 50]);
+            end.read(&bytes);
+            assert_eq!(end.events.len(), 1);
+            assert_eq!(end.error, None);
+            assert!(end.connection.is_finished());
+        }
+    }
+}
+
+mod section_5_5_2_ping {
+    use super::*;
+
+    #[test]
+    fn every_ping_is_answered_while_the_peer_reads() {
+        let mut end = End::new(CLIENT);
+        let pings: Vec<u8> = (0..10).flat_map(|i| frame(0x89, [i]).bytes()).collect();
+        end.read(&pings);
+        let mut peer = End::new(Role::Server);
+        peer.read(&end.written);
+        let pongs: Vec<_> = (0..10).map(|i| OwnedEvent::Pong(vec![i].into())).collect();
+        assert_eq!(peer.events, pongs);
+    }
+
+    /// As `End::read`, for a peer that does not read the answers.
+    fn read_without_writing(end: &mut End, mut bytes: Vec<u8>) {
+        let mut input = &mut bytes[..];
+        while end
+            .connection
+            .receive(&mut input, NOW, &mut end.codecs)
+            .unwrap()
+            .is_some()
+        {}
+    }
+
+    #[test]
+    fn only_the_newest_ping_is_answered_where_the_peer_does_not_read() {
+        let mut end = End::new(Role::Server);
+        end.connection
+            .send(vec![0; 100_000], &mut end.codecs)
+            .unwrap();
+        for i in 0..10_000u16 {
+            read_without_writing(&mut end, frame(0x89, i.to_be_bytes()).to(Role::Server));
+        }
+        assert!(end.connection.output().len() < 101_000);
+        end.write();
+        end.write();
+        let mut peer = End::new(CLIENT);
+        peer.read(&end.written);
+        let newest = OwnedEvent::Pong(9_999u16.to_be_bytes().to_vec().into());
+        assert_eq!(peer.events[1..], [newest]);
+    }
+
+    #[test]
+    fn a_users_pong_displaces_no_answer() {
+        let mut end = End::new(Role::Server);
+        end.connection
+            .send(vec![0; 100_000], &mut end.codecs)
+            .unwrap();
+        read_without_writing(&mut end, frame(0x89, "asked").to(Role::Server));
+        end.connection.pong(b"unasked").unwrap();
+        end.write();
+        end.write();
+        let mut peer = End::new(CLIENT);
+        peer.read(&end.written);
+        let pongs = [
+            OwnedEvent::Pong("unasked".into()),
+            OwnedEvent::Pong("asked".into()),
+        ];
+        assert_eq!(peer.events[1..], pongs);
+    }
+
+    #[test]
+    fn an_answer_that_waits_goes_out_before_the_close() {
+        let mut end = End::new(Role::Server);
+        end.connection
+            .send(vec![0; 100_000], &mut end.codecs)
+            .unwrap();
+        read_without_writing(&mut end, frame(0x89, "asked").to(Role::Server));
+        end.connection.close(CloseCode::NORMAL, "", NOW).unwrap();
+        end.write();
+        let mut peer = End::new(CLIENT);
+        peer.read(&end.written);
+        assert_eq!(peer.events[1], OwnedEvent::Pong("asked".into()));
+        assert!(matches!(peer.events[2], OwnedEvent::Close(_)));
+    }
+}
+
+mod section_5_6_data_frames {
+    use super::*;
+
+    #[test]
+    fn text_that_is_not_utf8_fails_on_the_byte_that_breaks_it() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            // The frame announces more than arrives: the bad byte is not waited for.
+            let bytes = frame(0x81, b"abc\xFF and more").to(role);
+            let header = bytes.len() - 13;
+            end.read(&bytes[..header + 3]);
+            assert_eq!(end.error, None);
+            end.read(&bytes[header + 3..header + 4]);
+            assert_eq!(end.error, Some(ProtocolError::InvalidUtf8));
+            assert_eq!(end.close_code(), Some(CloseCode::INVALID_PAYLOAD));
+        }
+    }
+
+    #[test]
+    fn text_may_be_cut_within_a_character_and_not_end_there() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            end.read(frame(0x01, b"\xCE").to(role))
+                .read(frame(0x80, b"\xBA").to(role));
+            assert_eq!(end.events, [text("κ")]);
+            end.read(frame(0x81, b"\xCE").to(role));
+            assert_eq!(end.error, Some(ProtocolError::InvalidUtf8));
+
+            let mut end = End::new(role);
+            end.read(frame(0x01, b"\xCE").to(role))
+                .read(frame(0x80, b"").to(role));
+            assert_eq!(end.error, Some(ProtocolError::InvalidUtf8));
+        }
+    }
+
+    #[test]
+    fn binary_may_be_anything() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            end.read(frame(0x82, [0xFF, 0xFE, 0]).to(role));
+            assert_eq!(end.events, [binary(&[0xFF, 0xFE, 0])]);
+        }
+    }
+}
+
+mod section_5_7_examples {
+    use super::*;
+
+    #[test]
+    fn each_as_printed() {
+        let hello = [0x81, 0x05, 0x48, 0x65, 0x6C, 0x6C, 0x6F];
+        assert_eq!(End::new(CLIENT).read(hello).events, [text("Hello")]);
+        let masked = [
+            0x81, 0x85, 0x37, 0xFA, 0x21, 0x3D, 0x7F, 0x9F, 0x4D, 0x51, 0x58,
+        ];
+        assert_eq!(End::new(Role::Server).read(masked).events, [text("Hello")]);
+        let fragmented = [0x01, 0x03, 0x48, 0x65, 0x6C, 0x80, 0x02, 0x6C, 0x6F];
+        assert_eq!(End::new(CLIENT).read(fragmented).events, [text("Hello")]);
+        let ping = [0x89, 0x05, 0x48, 0x65, 0x6C, 0x6C, 0x6F];
+        let mut end = End::new(CLIENT);
+        assert_eq!(end.read(ping).events, [OwnedEvent::Ping("Hello".into())]);
+        let pong = [
+            0x8A, 0x85, 0x37, 0xFA, 0x21, 0x3D, 0x7F, 0x9F, 0x4D, 0x51, 0x58,
+        ];
+        assert_eq!(end.written, pong);
+    }
+}
+
+mod section_10_4_limits {
+    use super::*;
+
+    #[test]
+    fn a_message_of_just_the_limit_passes_and_one_byte_more_fails_on_its_header() {
+        for role in BOTH {
+            let mut end = End::limited(role, Limits::default().message(1000));
+            end.read(frame(0x82, [0; 999]).to(role))
+                .read(frame(0x82, [0; 1000]).to(role));
+            assert_eq!(end.events.len(), 2);
+            end.read(&frame(0x82, [0; 1001]).to(role)[..8]);
+            assert_eq!(
+                end.error,
+                Some(ProtocolError::FrameTooLarge { limit: 1000 })
+            );
+            assert_eq!(end.close_code(), Some(CloseCode::MESSAGE_TOO_BIG));
+        }
+    }
+
+    #[test]
+    fn the_limit_holds_over_fragments() {
+        for role in BOTH {
+            let mut end = End::limited(role, Limits::default().message(1000));
+            end.read(frame(0x02, [0; 600]).to(role))
+                .read(frame(0x80, [0; 400]).to(role));
+            assert_eq!(end.events.len(), 1);
+            end.read(frame(0x02, [0; 600]).to(role))
+                .read(frame(0x80, [0; 401]).to(role));
+            assert_eq!(
+                end.error,
+                Some(ProtocolError::MessageTooLarge { limit: 1000 })
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_allocated_on_a_claim() {
+        let mut end = End::limited(Role::Server, Limits::default().message(usize::MAX));
+        // 2^62 bytes are announced, and ten arrive.
+        end.read([0x82, 0xFF, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4])
+            .read([0; 10]);
+        assert_eq!(end.error, None);
+        // And a second fragment whose length makes the sum pass 2^62.
+        let mut end = End::limited(Role::Server, Limits::default().message(usize::MAX));
+        end.read(frame(0x02, "a").to(Role::Server));
+        end.read([
+            0x80, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4,
+        ]);
+        assert_eq!(end.error, None);
+    }
+}

@@ -1,0 +1,213 @@
+//! The closing handshake (RFC 6455 §7), from either side and between a simulated pair.
+#![allow(clippy::unwrap_used)]
+
+mod wire;
+
+use std::time::Duration;
+
+use sockeye_proto::{CloseCode, CloseFrame, Config, OwnedEvent, ProtocolError, Role, SendError};
+use wire::*;
+
+fn closed(code: CloseCode, reason: &str) -> OwnedEvent {
+    OwnedEvent::Close(Some(CloseFrame {
+        code,
+        reason: reason.into(),
+    }))
+}
+
+/// Carries what each end has written to the other until neither has anything to say.
+fn exchange(a: &mut End, b: &mut End) {
+    loop {
+        a.write();
+        b.write();
+        let (from_a, from_b) = (
+            std::mem::take(&mut a.written),
+            std::mem::take(&mut b.written),
+        );
+        if from_a.is_empty() && from_b.is_empty() {
+            return;
+        }
+        b.read(from_a);
+        a.read(from_b);
+    }
+}
+
+mod section_7_1_2_start_the_closing_handshake {
+    use super::*;
+
+    #[test]
+    fn either_side_may_and_both_end_finished() {
+        for client_closes in [true, false] {
+            let (mut client, mut server) = (End::new(CLIENT), End::new(Role::Server));
+            let (one, other) = if client_closes {
+                (&mut client, &mut server)
+            } else {
+                (&mut server, &mut client)
+            };
+            one.connection
+                .close(CloseCode::GOING_AWAY, "пока", NOW)
+                .unwrap();
+            assert!(!one.connection.is_open() && !one.connection.is_finished());
+            exchange(one, other);
+            assert_eq!(other.events, [closed(CloseCode::GOING_AWAY, "пока")]);
+            assert_eq!(one.events, [closed(CloseCode::GOING_AWAY, "")]);
+            assert!(one.connection.is_finished() && other.connection.is_finished());
+        }
+    }
+
+    #[test]
+    fn both_at_once_end_finished() {
+        let (mut client, mut server) = (End::new(CLIENT), End::new(Role::Server));
+        client
+            .connection
+            .close(CloseCode::NORMAL, "c", NOW)
+            .unwrap();
+        server
+            .connection
+            .close(CloseCode::GOING_AWAY, "s", NOW)
+            .unwrap();
+        exchange(&mut client, &mut server);
+        assert_eq!(client.events, [closed(CloseCode::GOING_AWAY, "s")]);
+        assert_eq!(server.events, [closed(CloseCode::NORMAL, "c")]);
+        assert!(client.connection.is_finished() && server.connection.is_finished());
+    }
+
+    #[test]
+    fn messages_still_arrive_until_the_peer_closes_too() {
+        let mut client = End::new(CLIENT);
+        client.connection.close(CloseCode::NORMAL, "", NOW).unwrap();
+        client
+            .read(frame(0x81, "late").bytes())
+            .read(frame(0x88, [3, 0xE8]).bytes());
+        assert_eq!(client.events, [text("late"), closed(CloseCode::NORMAL, "")]);
+    }
+}
+
+mod section_7_1_3_nothing_follows_a_close {
+    use super::*;
+
+    #[test]
+    fn a_user_is_told() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            end.connection.close(CloseCode::NORMAL, "", NOW).unwrap();
+            let connection = &mut end.connection;
+            assert_eq!(
+                connection.send("a", &mut end.codecs),
+                Err(SendError::Closed)
+            );
+            assert_eq!(connection.ping(b""), Err(SendError::Closed));
+            assert_eq!(
+                connection.close(CloseCode::NORMAL, "", NOW),
+                Err(SendError::Closed)
+            );
+            end.write();
+            let written = end.written.len();
+            end.read(frame(0x89, "?").to(role));
+            assert_eq!(
+                end.written.len(),
+                written,
+                "a ping after our Close is not answered"
+            );
+        }
+    }
+}
+
+mod section_7_1_7_fail_the_connection {
+    use super::*;
+
+    #[test]
+    fn the_close_says_what_was_broken_and_nothing_more_is_read() {
+        let mut server = End::new(Role::Server);
+        let mut bytes = frame(0x81, "a").to(Role::Server);
+        bytes.extend(frame(0x83, "").to(Role::Server));
+        bytes.extend(frame(0x81, "b").to(Role::Server));
+        server.read(&bytes);
+        assert_eq!(
+            server.events,
+            [text("a")],
+            "what came before the error is not lost"
+        );
+        assert_eq!(server.error, Some(ProtocolError::OpCode(3)));
+        let mut client = End::new(CLIENT);
+        client.read(&server.written);
+        let reason = "the opcode 0x3 is reserved";
+        assert_eq!(client.events, [closed(CloseCode::PROTOCOL_ERROR, reason)]);
+    }
+
+    #[test]
+    fn every_reason_fits_into_a_close_frame() {
+        for error in [
+            ProtocolError::MessageTooLarge { limit: usize::MAX },
+            ProtocolError::TooManyFragments { limit: usize::MAX },
+            ProtocolError::CloseCode(u16::MAX),
+            ProtocolError::CorruptDeflate,
+        ] {
+            assert!(error.to_string().len() <= CloseFrame::MAX_REASON, "{error}");
+        }
+    }
+}
+
+mod section_7_4_codes {
+    use super::*;
+
+    #[test]
+    fn a_reason_has_at_most_123_bytes() {
+        let mut end = End::new(CLIENT);
+        let long = "я".repeat(62);
+        let error = SendError::ReasonTooLong { len: 124 };
+        assert_eq!(
+            end.connection.close(CloseCode::NORMAL, &long, NOW),
+            Err(error)
+        );
+        assert!(end.connection.is_open(), "a refused close closes nothing");
+        end.connection
+            .close(CloseCode::NORMAL, &long[..122], NOW)
+            .unwrap();
+    }
+
+    #[test]
+    fn only_a_client_misses_an_extension() {
+        let code = CloseCode::MANDATORY_EXTENSION;
+        let mut server = End::new(Role::Server);
+        let error = SendError::CodeNotForRole(code);
+        assert_eq!(server.connection.close(code, "", NOW), Err(error));
+        assert_eq!(End::new(CLIENT).connection.close(code, "", NOW), Ok(()));
+    }
+}
+
+mod deadlines {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_does_not_answer_a_close_is_given_up() {
+        for role in BOTH {
+            let mut end = End::with(&Config {
+                close_timeout: Duration::from_secs(7),
+                ..Config::new(role)
+            });
+            assert_eq!(end.connection.timeout(), None);
+            end.connection.close(CloseCode::NORMAL, "", NOW).unwrap();
+            end.write();
+            let deadline = NOW + Duration::from_secs(7);
+            assert_eq!(end.connection.timeout(), Some(deadline));
+            end.connection
+                .handle_timeout(deadline - Duration::from_nanos(1));
+            assert!(!end.connection.is_finished());
+            end.connection.handle_timeout(deadline);
+            assert!(end.connection.is_finished());
+            assert_eq!(end.connection.timeout(), None);
+        }
+    }
+
+    #[test]
+    fn an_end_without_a_close_leaves_nothing_to_send() {
+        let mut end = End::new(CLIENT);
+        end.connection.receive_end();
+        assert!(!end.connection.is_open());
+        assert_eq!(
+            end.connection.send("a", &mut end.codecs),
+            Err(SendError::Closed)
+        );
+    }
+}
