@@ -121,6 +121,7 @@ impl Error {
         }
     }
 
+    #[cfg(feature = "tls")]
     pub(crate) fn tls(
         subject: impl Into<Box<str>>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,

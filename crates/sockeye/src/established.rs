@@ -32,8 +32,10 @@ pub(crate) struct Established {
 #[derive(Debug)]
 pub(crate) enum PeerHead {
     /// A client's request, at its server.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "made by servers"))]
     Request(Box<Request>),
     /// A server's response, at its client.
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "made by clients"))]
     Response(Box<Response>),
 }
 

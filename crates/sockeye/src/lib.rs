@@ -1,10 +1,11 @@
 //! WebSocket client and server on tokio.
 #![forbid(unsafe_code)]
 // What is established here becomes a WebSocket in `socket.rs`, which is still to come.
-#![cfg_attr(not(test), allow(dead_code, unused_imports))]
+#![allow(dead_code)]
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
 mod entropy;
 mod error;
 mod established;

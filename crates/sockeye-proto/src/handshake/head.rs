@@ -235,4 +235,34 @@ mod tests {
         assert_eq!(scanner.scan(b"HT"), Ok(None));
         assert_eq!(scanner.scan(b"HTML"), Err(not_http));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn the_same_end_is_found_however_the_bytes_are_cut(
+            pieces in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "GET / HTTP/1.1", "\r\n", "\r\n", "\r\n\r\n", "\n", "\r", "a: b", "\x16", "\0",
+                ]),
+                0..12,
+            ),
+            cuts in proptest::collection::vec(0_usize..80, 0..6),
+        ) {
+            let bytes = pieces.concat().into_bytes();
+            let limits = HeadLimits { bytes: 60, headers: 3 };
+            let whole = HeadScanner::request(limits).scan(&bytes).ok();
+
+            let mut ends: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            ends.push(bytes.len());
+            ends.sort_unstable();
+            let mut scanner = HeadScanner::request(limits);
+            let mut cut = Some(None);
+            for end in ends {
+                cut = scanner.scan(&bytes[..end]).ok();
+                if cut != Some(None) {
+                    break;
+                }
+            }
+            proptest::prop_assert_eq!(cut, whole);
+        }
+    }
 }

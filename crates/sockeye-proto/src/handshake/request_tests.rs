@@ -360,3 +360,29 @@ mod section_4_1_the_clients_request {
         assert_eq!(headers.exactly_one("Origin"), Ok(&b"https://b"[..]));
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_judged_without_a_panic(bytes in proptest::collection::vec(0_u8.., 0..200)) {
+        let _ = Request::parse(&bytes);
+        let _ = Request::parse(&[&bytes[..], b"\r\n\r\n"].concat());
+    }
+
+    #[test]
+    fn any_header_is_judged_without_a_panic(
+        name in proptest::sample::select(vec![
+            "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "Content-Length", "X", "Connection",
+        ]),
+        value in proptest::collection::vec(0_u8.., 0..40),
+    ) {
+        let line = [name.as_bytes(), b": ", &value, b"\r\n\r\n"].concat();
+        let good = request("", &[]);
+        let head = [&good[..good.len() - 2], &line].concat();
+        if let Ok(request) = Request::parse(&head)
+            && let Err(error) = request.check()
+        {
+            let answer = Refusal::from(&error).to_bytes();
+            proptest::prop_assert!(answer.starts_with(b"HTTP/1.1 4"));
+        }
+    }
+}

@@ -142,7 +142,7 @@ mod section_4_1_the_clients_rules {
         let good = agreed("permessage-deflate; server_no_context_takeover");
         assert!(good.unwrap().is_some());
         for wrong in [
-            "permessage-deflate",
+            "permessage-deflate; server_max_window_bits=7",
             "permessage-deflate; server_no_context_takeover; unknown",
             "permessage-deflate; server_no_context_takeover, permessage-deflate",
         ] {
@@ -286,5 +286,16 @@ fn chunked_bodies_are_joined() {
     ] {
         assert_eq!(response.set_body(bytes), more);
         assert_eq!(response.body(), body);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_judged_without_a_panic(bytes in proptest::collection::vec(0_u8.., 0..200)) {
+        let _ = Response::parse(&bytes);
+        let chunked = b"HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let mut response = Response::parse(chunked).unwrap();
+        response.set_body(&bytes);
+        proptest::prop_assert!(response.body().len() <= bytes.len());
     }
 }

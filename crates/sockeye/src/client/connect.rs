@@ -50,7 +50,7 @@ pub struct Client {
 impl Client {
     /// A client of the server at a `ws` or `wss` URL.
     ///
-    /// The URL is read at [`connect`](Self::connect), as browsers read it: names may have letters
+    /// The URL is read at `connect`, as browsers read it: names may have letters
     /// of any script, `http` and `https` stand for `ws` and `wss`. A fragment is refused (§3), and
     /// so are a user name and a password: send an `Authorization` header.
     pub fn new(url: impl Into<String>) -> Self {
@@ -70,7 +70,7 @@ impl Client {
     }
 
     /// Adds a header to the request. Those of the handshake itself, `Host` among them, cannot be
-    /// set; what cannot be sent is refused at [`connect`](Self::connect).
+    /// set; what cannot be sent is refused at `connect`.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -129,6 +129,14 @@ impl Client {
     }
 
     /// Opens the connection. The addresses of a name are tried in the order the system gives.
+    ///
+    /// # Errors
+    /// [`Error::Url`], and [`Error::Handshake`] for what cannot be sent, before anything is;
+    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::Lost`];
+    /// [`Error::Handshake`] for an answer that declines or breaks a rule; [`Error::Timeout`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection; nothing is left behind.
     pub(crate) async fn establish(&self) -> Result<Established> {
         let endpoint = Endpoint::parse(&self.url)?;
         self.in_time(Box::pin(async {
@@ -140,7 +148,13 @@ impl Client {
         .await
     }
 
-    /// Opens the connection on a user's own stream.
+    /// Opens the connection on a user's own stream; with TLS on it first for a `wss` URL.
+    ///
+    /// # Errors
+    /// As [`establish`](Self::establish), without those of names and addresses.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the stream.
     pub(crate) async fn establish_over<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         let endpoint = Endpoint::parse(&self.url)?;
         self.in_time(Box::pin(async {

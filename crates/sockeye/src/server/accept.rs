@@ -143,7 +143,11 @@ impl Acceptor {
     /// Accepts a WebSocket; any other request is refused with what it should have been.
     ///
     /// # Errors
-    /// [`Error::Handshake`] once the client has been answered with the same words.
+    /// [`Error::Handshake`] once the client has been answered with the same words,
+    /// [`Error::Tls`], [`Error::Timeout`] and [`Error::Lost`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the stream.
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         match self.receive(stream).await? {
             Incoming::WebSocket(established) => Ok(established),
@@ -162,40 +166,45 @@ impl Acceptor {
             // Messages are written whole; waiting to join them to others only delays them.
             let _ = tcp.set_nodelay(true);
         }
-        self.in_time(Box::pin(async {
-            let mut stream = self.secure(stream, peer_addr).await?;
-            let mut scanner = HeadScanner::request(self.head_limits);
-            let mut buffer = Vec::new();
-            let request = match read_head(&mut stream, &mut scanner, &mut buffer).await {
-                Ok(end) if buffer[..end] == *HTTP2_PREFACE => {
-                    return Ok(Incoming::Http(PlainHttp {
-                        stream,
-                        bytes: buffer,
-                        request: None,
-                        peer_addr,
-                    }));
-                }
-                Ok(end) => Request::parse(&buffer[..end]).map(|request| (request, end)),
-                Err(Error::Handshake(error)) => Err(error),
-                Err(error) => return Err(error),
-            };
-            let (request, end) = match request {
-                Ok(request) => request,
-                Err(error) => return Err(refuse(stream, error).await),
-            };
-            if !request.is_upgrade() {
-                return Ok(Incoming::Http(PlainHttp {
-                    stream,
-                    bytes: buffer,
-                    request: Some(request),
-                    peer_addr,
-                }));
+        let verdict = self
+            .in_time(Box::pin(self.judge(stream, peer_addr)))
+            .await?;
+        match verdict {
+            Verdict::Accepted(incoming) => Ok(incoming),
+            Verdict::Refused(stream, error) => Err(Box::pin(refuse(stream, error)).await),
+        }
+    }
+
+    /// All that happens under the deadline.
+    async fn judge(&self, stream: Stream, peer_addr: Option<SocketAddr>) -> Result<Verdict> {
+        let mut stream = self.secure(stream, peer_addr).await?;
+        let mut scanner = HeadScanner::request(self.head_limits);
+        let mut buffer = Vec::new();
+        let end = match read_head(&mut stream, &mut scanner, &mut buffer).await {
+            Ok(end) => end,
+            Err(Error::Handshake(error)) => return Ok(Verdict::Refused(stream, error)),
+            Err(error) => return Err(error),
+        };
+        let request = if buffer[..end] == *HTTP2_PREFACE {
+            None
+        } else {
+            match Request::parse(&buffer[..end]) {
+                Ok(request) => Some(request),
+                Err(error) => return Ok(Verdict::Refused(stream, error)),
             }
-            let early = buffer.split_off(end);
-            let established = self.answer(stream, early, request, peer_addr).await?;
-            Ok(Incoming::WebSocket(established))
-        }))
-        .await
+        };
+        match request {
+            Some(request) if request.is_upgrade() => {
+                let early = buffer.split_off(end);
+                self.answer(stream, early, request, peer_addr).await
+            }
+            request => Ok(Verdict::Accepted(Incoming::Http(PlainHttp {
+                stream,
+                bytes: buffer,
+                request,
+                peer_addr,
+            }))),
+        }
     }
 
     /// Waits no longer than the handshake may take.
@@ -204,8 +213,8 @@ impl Acceptor {
     /// whoever holds the connection for hours.
     async fn in_time(
         &self,
-        handshake: Pin<Box<impl Future<Output = Result<Incoming>>>>,
-    ) -> Result<Incoming> {
+        handshake: Pin<Box<impl Future<Output = Result<Verdict>>>>,
+    ) -> Result<Verdict> {
         timeout(self.handshake_timeout, handshake)
             .await
             .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
@@ -235,14 +244,14 @@ impl Acceptor {
         early: Vec<u8>,
         request: Request,
         peer_addr: Option<SocketAddr>,
-    ) -> Result<Established> {
+    ) -> Result<Verdict> {
         let (acceptance, terms) = match self.terms(&request) {
             Ok(terms) => terms,
-            Err(error) => return Err(refuse(stream, error).await),
+            Err(error) => return Ok(Verdict::Refused(stream, error)),
         };
         stream.write_all(&acceptance.to_bytes()).await?;
         stream.flush().await?;
-        Ok(Established {
+        let established = Established {
             stream,
             early,
             role: Role::Server,
@@ -252,7 +261,8 @@ impl Acceptor {
             close_timeout: self.close_timeout,
             peer_addr,
             peer_head: PeerHead::Request(Box::new(request)),
-        })
+        };
+        Ok(Verdict::Accepted(Incoming::WebSocket(established)))
     }
 
     /// What the connection will be like, and how the client is told.
@@ -301,6 +311,12 @@ impl fmt::Debug for Acceptor {
             .field("close_timeout", &self.close_timeout)
             .finish_non_exhaustive()
     }
+}
+
+/// What comes of a connection within the deadline. A refusal is written after it.
+enum Verdict {
+    Accepted(Incoming),
+    Refused(Stream, HandshakeError),
 }
 
 /// What was agreed.
@@ -386,8 +402,8 @@ impl PlainHttp {
 
 /// Answers a request that will not become a WebSocket, and hands the reason on.
 ///
-/// It has a deadline of its own, shorter than the handshake's. What goes wrong while a refusal is
-/// written matters to nobody: the connection ends either way.
+/// It has a deadline of its own. What goes wrong while a refusal is written matters to nobody: the
+/// connection ends either way.
 async fn refuse(mut stream: Stream, error: HandshakeError) -> Error {
     if error != HandshakeError::UnexpectedEnd {
         let answer = Refusal::from(&error).to_bytes();
