@@ -58,8 +58,8 @@ pub struct Receiver {
     payload: Vec<u8>,
     /// The payload so far of a control frame that did not arrive whole.
     control: Vec<u8>,
-    /// Whether `payload` and `control` still lend the last event.
-    lent: bool,
+    /// Which of the two buffers above still lends the last event.
+    lent: Option<Lent>,
     /// Whether a Close or an error has ended the stream of events (§7.1.7).
     ended: bool,
 }
@@ -95,6 +95,12 @@ struct Partial {
     compressed: bool,
     fragments: usize,
     utf8: Utf8,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lent {
+    Payload,
+    Control,
 }
 
 /// Where the payload of a finished message or control frame is.
@@ -135,7 +141,7 @@ impl Receiver {
             message: None,
             payload: Vec::new(),
             control: Vec::new(),
-            lent: false,
+            lent: None,
             ended: false,
         }
     }
@@ -220,7 +226,7 @@ impl Receiver {
                 compressed: false,
                 place: Place::Own,
             } => {
-                self.lent = false;
+                self.lent = None;
                 own(text, core::mem::take(&mut self.payload)).map(OwnedEvent::Message)
             }
             Found::Message {
@@ -307,9 +313,10 @@ impl Receiver {
 
     /// Lets go of the buffers that lent the last event.
     fn release(&mut self) {
-        if core::mem::take(&mut self.lent) {
-            self.payload = Vec::new();
-            self.control = Vec::new();
+        match self.lent.take() {
+            Some(Lent::Payload) => self.payload = Vec::new(),
+            Some(Lent::Control) => self.control = Vec::new(),
+            None => {}
         }
     }
 
@@ -361,7 +368,7 @@ impl Receiver {
                 if !whole {
                     return Ok(None);
                 }
-                self.lent = true;
+                self.lent = Some(Lent::Control);
                 return Ok(Some(Found::Control {
                     opcode: header.opcode,
                     place: Place::Own,
@@ -392,7 +399,7 @@ impl Receiver {
             if header.fin {
                 message.utf8.finish()?;
                 self.message = None;
-                self.lent = true;
+                self.lent = Some(Lent::Payload);
                 return Ok(Some(Found::Message {
                     text,
                     compressed,

@@ -23,7 +23,10 @@ impl Utf8 {
                 Ok(_) => self.len = 0,
                 // A valid character has at most four bytes, so `len` never passes 3 here.
                 Err(error) if error.error_len().is_none() => {}
-                Err(_) => return Err(ProtocolError::InvalidUtf8),
+                Err(_) => {
+                    self.len = 0;
+                    return Err(ProtocolError::InvalidUtf8);
+                }
             }
         }
         if let Err(error) = simdutf8::compat::from_utf8(chunk) {

@@ -118,7 +118,7 @@ fn check_cuts(role: Role, bytes: &[u8], cuts: &[usize]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn however_the_bytes_are_cut_the_same_events_come_out_of_a_server(

@@ -163,6 +163,20 @@ mod section_5_4_fragmentation {
         }
     }
 
+    /// The buffer of a ping that came in two pieces was let go of together with the message's.
+    #[test]
+    fn a_control_frame_in_pieces_takes_nothing_from_the_message_around_it() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            end.read(frame(0x02, [3, 232]).to(role));
+            let ping = frame(0x89, [0; 15]).to(role);
+            end.read(&ping[..8])
+                .read(&ping[8..])
+                .read(frame(0x80, "").to(role));
+            assert_eq!(end.events[1], binary(&[3, 232]));
+        }
+    }
+
     #[test]
     fn a_continuation_without_a_message_fails() {
         for role in BOTH {

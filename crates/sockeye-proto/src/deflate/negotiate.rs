@@ -136,14 +136,13 @@ impl DeflateConfig {
             server_max_window_bits,
             client_max_window_bits,
         };
+        let answer = Parameters::from(params);
         let answer = Parameters {
-            server_no_context_takeover: params.server_no_context_takeover,
-            client_no_context_takeover: params.client_no_context_takeover,
             // §7.1.2.1: accepted by including it, so it is answered whenever it was offered.
             server_max_window_bits: asked
                 .map(|_| server_max_window_bits)
-                .or(limit(server_max_window_bits)),
-            client_max_window_bits: limit(client_max_window_bits).map(Some),
+                .or(answer.server_max_window_bits),
+            ..answer
         };
         Ok((params, answer.to_string()))
     }
@@ -346,6 +345,24 @@ impl Parameters {
             Parameter::ClientNoContextTakeover => self.client_no_context_takeover,
             Parameter::ServerMaxWindowBits => self.server_max_window_bits.is_some(),
             Parameter::ClientMaxWindowBits => self.client_max_window_bits.is_some(),
+        }
+    }
+}
+
+/// As in the header of a response.
+impl fmt::Display for DeflateParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Parameters::from(*self).fmt(f)
+    }
+}
+
+impl From<DeflateParams> for Parameters {
+    fn from(params: DeflateParams) -> Self {
+        Self {
+            server_no_context_takeover: params.server_no_context_takeover,
+            client_no_context_takeover: params.client_no_context_takeover,
+            server_max_window_bits: limit(params.server_max_window_bits),
+            client_max_window_bits: limit(params.client_max_window_bits).map(Some),
         }
     }
 }
