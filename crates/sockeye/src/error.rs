@@ -27,6 +27,13 @@ pub enum Error {
         /// What the system says.
         source: Arc<io::Error>,
     },
+    /// An address cannot be listened on.
+    Listen {
+        /// The address that was asked for.
+        address: Box<str>,
+        /// What the system says.
+        source: Arc<io::Error>,
+    },
     /// TLS could not be set up, or the peer's certificate is not to be trusted.
     Tls {
         /// Whom it was tried with, as far as that is known; a file where that is at fault.
@@ -45,6 +52,11 @@ pub enum Error {
     Send(SendError),
     /// The connection broke off without a closing handshake.
     Lost(Arc<io::Error>),
+    /// More output waited than the limit permits: the peer does not read.
+    Overflow {
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// The system gives no random numbers, without which no client may send (§10.3).
     Random(Arc<io::Error>),
     /// An error of the user's own, made with [`Error::other`].
@@ -144,6 +156,9 @@ impl fmt::Display for Error {
             Self::Connect { address, source } => {
                 write!(f, "no connection to {address}: {source}")
             }
+            Self::Listen { address, source } => {
+                write!(f, "cannot listen on {address}: {source}")
+            }
             Self::Tls { subject, source } => write!(f, "TLS with {subject} failed: {source}"),
             Self::Handshake(error) => write!(f, "the opening handshake failed: {error}"),
             Self::Timeout(Deadline::Handshake) => {
@@ -155,6 +170,12 @@ impl fmt::Display for Error {
             Self::Protocol(error) => write!(f, "the peer broke the protocol: {error}"),
             Self::Send(error) => error.fmt(f),
             Self::Lost(error) => write!(f, "the connection was lost: {error}"),
+            Self::Overflow { limit } => {
+                write!(
+                    f,
+                    "the peer does not read: more than {limit} bytes waited for it"
+                )
+            }
             Self::Random(error) => write!(f, "the system gives no random numbers: {error}"),
             Self::Other(error) => error.fmt(f),
         }
@@ -164,9 +185,10 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Url(_) | Self::Timeout(_) => None,
+            Self::Url(_) | Self::Timeout(_) | Self::Overflow { .. } => None,
             Self::Resolve { source, .. }
             | Self::Connect { source, .. }
+            | Self::Listen { source, .. }
             | Self::Lost(source)
             | Self::Random(source) => Some(&**source),
             Self::Tls { source, .. } | Self::Other(source) => Some(&**source),

@@ -23,6 +23,7 @@ pub(crate) struct Established {
     pub(crate) deflate: Option<(DeflateConfig, DeflateParams)>,
     pub(crate) limits: Limits,
     pub(crate) close_timeout: Duration,
+    pub(crate) output: OutputLimits,
     /// None for a stream that is no socket's.
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) peer_head: PeerHead,
@@ -39,20 +40,38 @@ pub(crate) enum PeerHead {
     Response(Box<Response>),
 }
 
-impl Established {
+impl PeerHead {
     /// The request that opened the connection, at the server.
     pub(crate) fn request(&self) -> Option<&Request> {
-        match &self.peer_head {
-            PeerHead::Request(request) => Some(request),
-            PeerHead::Response(_) => None,
+        match self {
+            Self::Request(request) => Some(request),
+            Self::Response(_) => None,
         }
     }
 
     /// The response that opened the connection, at the client.
     pub(crate) fn response(&self) -> Option<&Response> {
-        match &self.peer_head {
-            PeerHead::Response(response) => Some(response),
-            PeerHead::Request(_) => None,
+        match self {
+            Self::Response(response) => Some(response),
+            Self::Request(_) => None,
+        }
+    }
+}
+
+/// How much may wait to be written on a connection, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutputLimits {
+    /// While this much waits, sending waits too.
+    pub(crate) high_water: usize,
+    /// Where nothing can wait, in callbacks, more than this ends the connection.
+    pub(crate) limit: usize,
+}
+
+impl Default for OutputLimits {
+    fn default() -> Self {
+        Self {
+            high_water: 1 << 20,
+            limit: 32 << 20,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, lookup_host},
     time::timeout,
 };
@@ -19,14 +19,25 @@ use sockeye_proto::{
 use super::tls::ClientTls;
 use super::url::Endpoint;
 use crate::{
-    Deadline, Error, Result, entropy,
-    established::{Established, PeerHead},
+    Deadline, Error, Result, WebSocket, entropy,
+    established::{Established, OutputLimits, PeerHead},
     head::{read_head, read_more},
     stream::{Io, Stream},
 };
 
 /// How long the body of a refusal is waited for, within the handshake timeout.
 const BODY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Opens a WebSocket at a `ws` or `wss` URL, with the defaults of [`Client`].
+///
+/// # Errors
+/// As [`Client::connect`].
+///
+/// # Cancel safety
+/// Dropping the future gives the connection up.
+pub async fn connect(url: impl Into<String>) -> Result<WebSocket> {
+    Client::new(url).connect().await
+}
 
 /// Opens WebSocket connections, with everything that can be said about how.
 ///
@@ -43,6 +54,7 @@ pub struct Client {
     head_limits: HeadLimits,
     handshake_timeout: Duration,
     close_timeout: Duration,
+    output: OutputLimits,
     #[cfg(feature = "tls")]
     tls: ClientTls,
 }
@@ -64,6 +76,7 @@ impl Client {
             head_limits: HeadLimits::default(),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
+            output: OutputLimits::default(),
             #[cfg(feature = "tls")]
             tls: ClientTls::new(),
         }
@@ -121,11 +134,51 @@ impl Client {
         self
     }
 
+    /// Sets how many bytes may wait to be written before sending waits too. Default 1 MiB.
+    pub fn high_water(mut self, bytes: usize) -> Self {
+        self.output.high_water = bytes;
+        self
+    }
+
+    /// Sets how many bytes may wait to be written at all, where a callback sends and cannot wait:
+    /// more ends the connection. Default 32 MiB.
+    pub fn output_limit(mut self, bytes: usize) -> Self {
+        self.output.limit = bytes;
+        self
+    }
+
     /// Sets whom to trust with TLS, and who we are.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ClientTls) -> Self {
         self.tls = tls;
         self
+    }
+
+    /// Opens the connection.
+    ///
+    /// # Errors
+    /// What kept it from opening: [`Error::is_connect`], [`Error::is_handshake`] (with the response,
+    /// where there was one), [`Error::is_timeout`], or a URL that cannot be a WebSocket's.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the connection up.
+    pub async fn connect(&self) -> Result<WebSocket> {
+        self.establish().await.map(WebSocket::new)
+    }
+
+    /// Opens the connection on a stream of the user's own, in place of TCP. For a `wss` URL, TLS is
+    /// spoken on it.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the stream.
+    pub async fn connect_over<S>(&self, stream: S) -> Result<WebSocket>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.establish_over(stream).await.map(WebSocket::new)
     }
 
     /// Opens the connection. The addresses of a name are tried in the order the system gives.
@@ -281,6 +334,7 @@ impl Client {
             deflate,
             limits: self.limits,
             close_timeout: self.close_timeout,
+            output: self.output,
             peer_head: PeerHead::Response(Box::new(response)),
         })
     }

@@ -67,9 +67,9 @@ async fn section_4_1_the_request_says_what_was_asked_for() {
     assert_eq!(established.subprotocol.as_deref(), Some("y"));
     assert_eq!(established.deflate, None);
     assert_eq!(established.early.capacity(), 0);
-    let response = established.response().unwrap();
+    let response = established.peer_head.response().unwrap();
     assert_eq!(response.headers().first_str("Set-Cookie"), Some("e=f"));
-    assert!(established.request().is_none());
+    assert!(established.peer_head.request().is_none());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod connect;
 mod tls;
 mod url;
 
-pub use connect::Client;
+pub use connect::{Client, connect};
+pub use sockeye_proto::handshake::Response;
 #[cfg(feature = "tls")]
 pub use tls::ClientTls;

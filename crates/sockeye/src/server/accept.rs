@@ -4,7 +4,7 @@
 use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
 
@@ -19,8 +19,8 @@ use sockeye_proto::{
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
 use crate::{
-    Deadline, Error, Result,
-    established::{Established, PeerHead},
+    Deadline, Error, Result, WebSocket,
+    established::{Established, OutputLimits, PeerHead},
     head::read_head,
     stream::{Io, Stream},
 };
@@ -37,6 +37,20 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// How long a refused client may take to read the refusal and to close.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Accepts a WebSocket on a stream, with the defaults of [`Acceptor`].
+///
+/// # Errors
+/// As [`Acceptor::accept`].
+///
+/// # Cancel safety
+/// Dropping the future drops the stream.
+pub async fn accept<S>(stream: S) -> Result<WebSocket>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Acceptor::new().accept(stream).await
+}
+
 /// Looks at a request that passed the standard's rules, and answers or refuses.
 type OnRequest = dyn Fn(&Request) -> Result<Answer, Refusal> + Send + Sync;
 
@@ -50,6 +64,7 @@ pub struct Acceptor {
     head_limits: HeadLimits,
     handshake_timeout: Duration,
     close_timeout: Duration,
+    output: OutputLimits,
     on_request: Option<Arc<OnRequest>>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
@@ -71,6 +86,7 @@ impl Acceptor {
             head_limits: HeadLimits::default(),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
+            output: OutputLimits::default(),
             on_request: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -115,6 +131,19 @@ impl Acceptor {
         self
     }
 
+    /// Sets how many bytes may wait to be written before sending waits too. Default 1 MiB.
+    pub fn high_water(mut self, bytes: usize) -> Self {
+        self.output.high_water = bytes;
+        self
+    }
+
+    /// Sets how many bytes may wait to be written at all, where a callback sends and cannot wait:
+    /// more ends the connection. Default 32 MiB.
+    pub fn output_limit(mut self, bytes: usize) -> Self {
+        self.output.limit = bytes;
+        self
+    }
+
     /// Has each request looked at that passed the standard's rules: its path, its headers, its
     /// origin. The closure answers or refuses, and must not block.
     ///
@@ -138,6 +167,27 @@ impl Acceptor {
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
         self
+    }
+
+    /// How long a client may take to answer a Close.
+    pub(super) fn close_time(&self) -> Duration {
+        self.close_timeout
+    }
+
+    /// Accepts a WebSocket on a stream: a TCP stream, or any other of the user's own.
+    ///
+    /// # Errors
+    /// [`Error::is_handshake`] once the client has been answered with the same words; a request for
+    /// anything else than a WebSocket is such an error too. [`Error::is_timeout`],
+    /// [`Error::is_lost`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the stream.
+    pub async fn accept<S>(&self, stream: S) -> Result<WebSocket>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.establish(stream).await.map(WebSocket::new)
     }
 
     /// Accepts a WebSocket; any other request is refused with what it should have been.
@@ -202,7 +252,6 @@ impl Acceptor {
                 stream,
                 bytes: buffer,
                 request,
-                peer_addr,
             }))),
         }
     }
@@ -259,6 +308,7 @@ impl Acceptor {
             deflate: terms.deflate,
             limits: self.limits,
             close_timeout: self.close_timeout,
+            output: self.output,
             peer_addr,
             peer_head: PeerHead::Request(Box::new(request)),
         };
@@ -381,10 +431,13 @@ pub(crate) enum Incoming {
 pub(crate) struct PlainHttp {
     pub(crate) stream: Stream,
     /// All that was read, the head included: whoever serves HTTP begins with it.
+    #[cfg_attr(
+        not(feature = "hyper"),
+        allow(dead_code, reason = "nobody else serves HTTP")
+    )]
     pub(crate) bytes: Vec<u8>,
     /// None for HTTP/2, whose preface is in `bytes`.
     pub(crate) request: Option<Request>,
-    pub(crate) peer_addr: Option<SocketAddr>,
 }
 
 impl PlainHttp {

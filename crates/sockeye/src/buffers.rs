@@ -1,0 +1,80 @@
+//! Per-thread pools: read buffers, output buffers and codecs, lent to whichever connection is at
+//! work. An idle connection owns none of them.
+
+use std::cell::RefCell;
+
+use sockeye_proto::deflate::{Deflaters, Inflater};
+
+/// The size of a read buffer in bytes: what one `recv` can take at most.
+pub(crate) const READ: usize = 64 * 1024;
+
+/// Buffers kept a thread. More are in use only while more sockets hold bytes nobody has taken.
+const KEPT: usize = 4;
+
+/// An output buffer that has grown beyond this is not kept.
+const OUTPUT_MOST: usize = 512 * 1024;
+
+#[derive(Default)]
+struct Pool {
+    read: Vec<Vec<u8>>,
+    output: Vec<Vec<u8>>,
+    inflater: Option<Box<Inflater>>,
+    deflaters: Option<Box<Deflaters>>,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+/// Works on the pool, unless the thread is ending and it is gone.
+fn pool<R>(work: impl FnOnce(&mut Pool) -> Option<R>) -> Option<R> {
+    POOL.try_with(|pool| work(&mut pool.borrow_mut()))
+        .ok()
+        .flatten()
+}
+
+/// A buffer of [`READ`] bytes to read into.
+#[inline]
+pub(crate) fn take_read() -> Vec<u8> {
+    pool(|pool| pool.read.pop()).unwrap_or_else(|| vec![0; READ])
+}
+
+/// Gives a read buffer back. One of another size, such as what followed a handshake, is dropped.
+#[inline]
+pub(crate) fn put_read(buffer: Vec<u8>) {
+    if buffer.len() == READ {
+        pool(|pool| (pool.read.len() < KEPT).then(|| pool.read.push(buffer)));
+    }
+}
+
+/// An empty buffer to gather output in.
+#[inline]
+pub(crate) fn take_output() -> Vec<u8> {
+    pool(|pool| pool.output.pop()).unwrap_or_else(|| Vec::with_capacity(READ))
+}
+
+/// Gives an output buffer back.
+#[inline]
+pub(crate) fn put_output(buffer: Vec<u8>) {
+    if (READ..=OUTPUT_MOST).contains(&buffer.capacity()) {
+        pool(|pool| (pool.output.len() < KEPT).then(|| pool.output.push(buffer)));
+    }
+}
+
+/// Lends the thread's inflater. While it is lent, another call gets one of its own.
+pub(crate) fn with_inflater<R>(work: impl FnOnce(&mut Inflater) -> R) -> R {
+    let mut inflater =
+        pool(|pool| pool.inflater.take()).unwrap_or_else(|| Box::new(Inflater::new()));
+    let result = work(&mut inflater);
+    pool(|pool| pool.inflater.replace(inflater));
+    result
+}
+
+/// Lends the thread's compressors. While they are lent, another call gets ones of its own.
+pub(crate) fn with_deflaters<R>(work: impl FnOnce(&mut Deflaters) -> R) -> R {
+    let mut deflaters =
+        pool(|pool| pool.deflaters.take()).unwrap_or_else(|| Box::new(Deflaters::new()));
+    let result = work(&mut deflaters);
+    pool(|pool| pool.deflaters.replace(deflaters));
+    result
+}

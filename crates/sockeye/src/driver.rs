@@ -1,0 +1,238 @@
+//! Drives a connection for as long as its user's handler runs: what was sent is written when the
+//! task yields, deadlines are kept, and the connection is closed when the handler is done.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    thread,
+};
+
+use sockeye_proto::{CloseCode, CloseFrame, OwnedEvent};
+use tokio::time::{Sleep, sleep_until};
+
+use crate::{
+    Ended, Error,
+    link::{Command, Link, Shared},
+    reader::{Broken, Reader},
+};
+
+/// The holder of a connection's sending side.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) shared: Arc<Shared>,
+    /// There, except while the user's future is polled.
+    link: Option<Box<Link>>,
+    /// The receiving side, once the user is done with it.
+    reader: Option<Reader>,
+    /// Runs once a Close was sent.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Driver {
+    /// Takes over a connection; `None` where another driver has it.
+    pub(crate) fn new(shared: Arc<Shared>) -> Option<Self> {
+        let link = shared.take_link()?;
+        Some(Self {
+            shared,
+            link: Some(link),
+            reader: None,
+            timer: None,
+        })
+    }
+
+    /// The sending side.
+    #[inline]
+    pub(crate) fn link(&mut self) -> Option<&mut Link> {
+        self.link.as_deref_mut()
+    }
+
+    /// Runs a user's future to its end, writing what it sends whenever it yields.
+    pub(crate) async fn run<F: Future>(&mut self, future: Pin<&mut F>) -> F::Output {
+        let mut future = future;
+        poll_fn(|cx| {
+            if let Some(link) = &mut self.link {
+                self.shared.collect(cx, link);
+            }
+            let result = self
+                .shared
+                .drive(&mut self.link, || future.as_mut().poll(cx));
+            // An error is found again by whoever reads or sends next.
+            let _ = self.poll_write(cx);
+            result
+        })
+        .await
+    }
+
+    /// Writes what waits, and gives up on a peer that has not closed in time.
+    #[inline]
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(link) = &mut self.link else {
+            return Poll::Ready(());
+        };
+        let written = self.shared.poll_drive(cx, link);
+        if link.sender.is_close_sent() {
+            self.poll_deadline(cx);
+        }
+        written.map(drop)
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) {
+        let Some(deadline) = self.link.as_ref().and_then(|link| link.deadline()) else {
+            return;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if !timer.is_elapsed() && timer.as_mut().poll(cx).is_ready() {
+            // Wakes this task too: the user's future is polled again and sees it.
+            self.shared.end(Ended::TimedOut);
+        }
+    }
+
+    /// Whether a Close was sent and its deadline has passed.
+    fn is_overdue(&self) -> bool {
+        self.timer.as_ref().is_some_and(|timer| timer.is_elapsed())
+    }
+
+    /// Sends a Close, unless one was sent or received.
+    fn close(&mut self, code: CloseCode) {
+        let Some(link) = self.link.as_mut().filter(|link| link.sender.is_open()) else {
+            return;
+        };
+        let close = CloseFrame {
+            code,
+            reason: String::new(),
+        };
+        if self.shared.note_close(&close).is_ok() {
+            let _ = link.apply(Command::Close(close));
+        }
+    }
+
+    /// Closes with `code` unless that has happened, and waits for the peer to do so too.
+    ///
+    /// What still comes from the peer is discarded. Where the user has moved the socket to another
+    /// task, the connection is left to it: `None`.
+    pub(crate) async fn finish(mut self, code: CloseCode) -> Option<Ended> {
+        self.reader = self.shared.lock().reader.take();
+        self.reader.as_ref()?;
+        self.close(code);
+        poll_fn(|cx| {
+            let Some(mut reader) = self.reader.take() else {
+                return Poll::Ready(());
+            };
+            let result = self.poll_finish(cx, &mut reader);
+            self.reader = Some(reader);
+            result
+        })
+        .await;
+        self.shared.ended()
+    }
+
+    /// Completes the closing handshake, then ends the transport (RFC 6455 §7.1.1).
+    pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>, reader: &mut Reader) -> Poll<()> {
+        loop {
+            if let Some(link) = &mut self.link {
+                self.shared.collect(cx, link);
+            }
+            let written = self.poll_write(cx);
+            if self.is_overdue() {
+                return Poll::Ready(());
+            }
+            match self.shared.ended() {
+                Some(Ended::Lost(_) | Ended::TimedOut | Ended::Overflow { .. }) => {
+                    return Poll::Ready(());
+                }
+                Some(ended) => {
+                    ready!(written);
+                    return self.poll_end_transport(cx, reader, &ended);
+                }
+                None => {
+                    let event = ready!(reader.poll_event(cx));
+                    self.answer(event);
+                }
+            }
+        }
+    }
+
+    /// Gives the peer what it is owed for what came, and notes how that ends the connection.
+    fn answer(&mut self, event: Result<OwnedEvent, Broken>) {
+        let Some(link) = &mut self.link else { return };
+        let (command, ended) = match event {
+            Ok(OwnedEvent::Message(_) | OwnedEvent::Pong(_)) => return,
+            Ok(event @ OwnedEvent::Ping(_)) => (Command::Answer(event), None),
+            Ok(OwnedEvent::Close(frame)) => {
+                let _ = link.apply(Command::Answer(OwnedEvent::Close(frame.clone())));
+                return self.shared.end_by_close(frame);
+            }
+            Err(broken) => {
+                let (command, ended) = broken.consequence();
+                (command, Some(ended))
+            }
+        };
+        let _ = link.apply(command);
+        if let Some(ended) = ended {
+            self.shared.end(ended);
+        }
+    }
+
+    /// Ends this side of the transport, and gives the peer until the deadline to end its own: bytes
+    /// that nobody reads would otherwise reset the connection before the peer has read our Close.
+    /// The server ends first; a client waits for that.
+    fn poll_end_transport(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Reader,
+        ended: &Ended,
+    ) -> Poll<()> {
+        let client = self.shared.info.client;
+        let clean = ended.was_clean();
+        if !(client && clean)
+            && let Some(link) = &mut self.link
+        {
+            ready!(link.poll_shutdown(cx));
+        }
+        if client || !clean {
+            reader.poll_discard(cx)
+        } else {
+            Poll::Ready(())
+        }
+    }
+}
+
+/// A driver that stops early, such as in a task that was aborted, leaves the connection as it is.
+/// Where the user's code has panicked, the peer is told with 1011.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.close(CloseCode::INTERNAL_ERROR);
+            let _ = self.poll_write(&mut Context::from_waker(Waker::noop()));
+        }
+        if let Some(reader) = self.reader.take() {
+            self.shared.lock().reader = Some(reader);
+        }
+        if let Some(link) = self.link.take() {
+            self.shared.free_link(link);
+        }
+    }
+}
+
+impl Broken {
+    /// What the peer is owed, and how the connection ended.
+    pub(crate) fn consequence(self) -> (Command<'static>, Ended) {
+        match self {
+            Self::Protocol(error) => (Command::Fail(error), Ended::Protocol(error)),
+            Self::Io(error) => (Command::PeerGone, Ended::Lost(Arc::new(error))),
+            Self::End => (Command::PeerGone, Ended::gone()),
+        }
+    }
+}
+
+/// The code that a handler's result closes the connection with.
+pub(crate) fn code_of(result: &Result<(), Error>) -> CloseCode {
+    match result {
+        Ok(()) => CloseCode::NORMAL,
+        Err(_) => CloseCode::INTERNAL_ERROR,
+    }
+}

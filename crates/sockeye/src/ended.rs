@@ -1,0 +1,106 @@
+//! Why a connection ended (RFC 6455 §7.1.4 to §7.1.6).
+
+use std::{fmt, io, sync::Arc};
+
+use sockeye_proto::{CloseFrame, ProtocolError};
+
+use crate::{Deadline, Error};
+
+/// Why a connection ended.
+///
+/// ```
+/// # fn example(ended: &sockeye::Ended) {
+/// use sockeye::Ended;
+/// match ended {
+///     Ended::ByPeer(Some(frame)) => println!("closed with {}: {}", frame.code, frame.reason),
+///     Ended::ByPeer(None) => println!("closed without a code"),
+///     Ended::ByUs(frame) => println!("we closed with {}", frame.code),
+///     other => println!("not closed cleanly: {other}"),
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The peer closed first, with this code and reason if it gave any.
+    ByPeer(Option<CloseFrame>),
+    /// This end closed first, with this code and reason, and the peer answered.
+    ByUs(CloseFrame),
+    /// The transport ended or failed without a Close; [`io::ErrorKind::UnexpectedEof`] where the
+    /// peer just went away.
+    Lost(Arc<io::Error>),
+    /// The peer broke the protocol; it was told so with [`ProtocolError::close_code`].
+    Protocol(ProtocolError),
+    /// This end closed, and the peer did not answer in time.
+    TimedOut,
+    /// More output waited than the limit permits: the peer does not read.
+    Overflow {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+}
+
+impl Ended {
+    /// The code as a browser reports it: 1005 where a Close carried none, 1006 where there was no
+    /// Close (§7.1.5).
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::ByPeer(Some(frame)) | Self::ByUs(frame) => frame.code.as_u16(),
+            Self::ByPeer(None) => 1005,
+            Self::Protocol(error) => error.close_code().as_u16(),
+            Self::Lost(_) | Self::TimedOut | Self::Overflow { .. } => 1006,
+        }
+    }
+
+    /// The reason in the Close frame, or nothing (§7.1.6).
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::ByPeer(Some(frame)) | Self::ByUs(frame) => &frame.reason,
+            _ => "",
+        }
+    }
+
+    /// The transport ended without a Close.
+    pub(crate) fn gone() -> Self {
+        let message = "the peer ended the connection without a Close";
+        Self::Lost(Arc::new(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            message,
+        )))
+    }
+
+    /// The error that this end is to whoever waits for a message; none where it was clean.
+    pub(crate) fn error(&self) -> Option<Error> {
+        match self {
+            Self::ByPeer(_) | Self::ByUs(_) => None,
+            Self::Lost(error) => Some(Error::Lost(error.clone())),
+            Self::Protocol(error) => Some(Error::Protocol(*error)),
+            Self::TimedOut => Some(Error::Timeout(Deadline::Close)),
+            Self::Overflow { limit } => Some(Error::Overflow { limit: *limit }),
+        }
+    }
+
+    /// Whether the closing handshake was completed (§7.1.4).
+    pub fn was_clean(&self) -> bool {
+        matches!(self, Self::ByPeer(_) | Self::ByUs(_))
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByPeer(Some(frame)) => write!(f, "closed by the peer with {frame}"),
+            Self::ByPeer(None) => f.write_str("closed by the peer without a code"),
+            Self::ByUs(frame) => write!(f, "closed by this end with {frame}"),
+            Self::Lost(error) => write!(f, "connection lost: {error}"),
+            Self::Protocol(error) => write!(f, "the peer broke the protocol: {error}"),
+            Self::TimedOut => f.write_str("the peer did not answer the Close in time"),
+            Self::Overflow { limit } => {
+                write!(
+                    f,
+                    "the peer does not read: more than {limit} bytes waited for it"
+                )
+            }
+        }
+    }
+}

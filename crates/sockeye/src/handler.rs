@@ -1,0 +1,311 @@
+//! The event form: callbacks, as a browser's `WebSocket` has them, with messages lent from where
+//! they were received. The fastest way to use a connection: no allocation a message.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    net::SocketAddr,
+    ops::ControlFlow,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use sockeye_proto::{CloseCode, CloseFrame, Event, MessageRef, OwnedEvent};
+
+use crate::{
+    Ended, Error, Outgoing, Result, Sender, WebSocket,
+    driver::Driver,
+    link::{Command, Shared},
+    reader::{Broken, Read, Reader},
+};
+
+/// What happens on a connection, one callback each. All have a default that does nothing.
+///
+/// ```
+/// use sockeye::{Handler, MessageRef, Socket};
+///
+/// struct Greeter;
+///
+/// impl Handler for Greeter {
+///     fn on_open(&mut self, socket: &mut Socket) {
+///         socket.send("Добро пожаловать на сервер!");
+///     }
+///     fn on_message(&mut self, _socket: &mut Socket, message: MessageRef<'_>) {
+///         println!("Получено сообщение: {message}");
+///     }
+/// }
+/// ```
+///
+/// What a callback sends is written when all that was received has been handled. While more output
+/// waits than the high-water mark, no messages are delivered: the peer has to read first.
+pub trait Handler {
+    /// The connection is open.
+    fn on_open(&mut self, socket: &mut Socket) {
+        let _ = socket;
+    }
+
+    /// A whole message has arrived. None comes after this end has closed.
+    fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
+        let _ = (socket, message);
+    }
+
+    /// A ping has arrived, and has been answered.
+    fn on_ping(&mut self, socket: &mut Socket, payload: &[u8]) {
+        let _ = (socket, payload);
+    }
+
+    /// A pong has arrived.
+    fn on_pong(&mut self, socket: &mut Socket, payload: &[u8]) {
+        let _ = (socket, payload);
+    }
+
+    /// The connection did not end cleanly. [`on_close`](Self::on_close) follows.
+    fn on_error(&mut self, socket: &mut Socket, error: &Error) {
+        let _ = (socket, error);
+    }
+
+    /// The connection has ended. The last callback.
+    fn on_close(&mut self, socket: &mut Socket, ended: &Ended) {
+        let _ = (socket, ended);
+    }
+}
+
+/// A connection, as its [`Handler`] sees it.
+pub struct Socket {
+    driver: Driver,
+}
+
+impl Socket {
+    /// Queues a message; it is written when all that was received has been handled.
+    ///
+    /// As in a browser, a message sent after the connection has begun to close is discarded. Where
+    /// more output waits than the output limit (the peer does not read), the connection is given
+    /// up: [`Ended::Overflow`].
+    #[inline]
+    pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) {
+        let message = message.into();
+        let limit = self.driver.shared.info.output.limit;
+        let Some(link) = self.driver.link() else {
+            return;
+        };
+        if link.sender.buffered() + message.as_ref().len() > limit && link.sender.is_open() {
+            link.sender.peer_is_gone();
+            self.driver.shared.end(Ended::Overflow { limit });
+            return;
+        }
+        link.lend_buffer();
+        // Refused only where the connection is closing.
+        let _ = link.send(message);
+    }
+
+    /// Queues a ping of at most 125 bytes.
+    ///
+    /// # Errors
+    /// [`SendError::ControlTooLong`](crate::SendError::ControlTooLong); [`Error::is_closed`].
+    pub fn ping(&mut self, payload: &[u8]) -> Result<()> {
+        self.apply(Command::Ping(payload.to_vec()))
+    }
+
+    /// Queues a pong that no ping asked for.
+    ///
+    /// # Errors
+    /// As [`ping`](Self::ping).
+    pub fn pong(&mut self, payload: &[u8]) -> Result<()> {
+        self.apply(Command::Pong(payload.to_vec()))
+    }
+
+    /// Begins to close the connection. [`Handler::on_close`] follows when the peer has answered, or
+    /// after the close timeout.
+    ///
+    /// # Errors
+    /// [`Error::is_closed`] where a Close was sent or received before; a reason of more than 123
+    /// bytes; 1010 from a server.
+    pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
+        let close = CloseFrame {
+            code,
+            reason: reason.into(),
+        };
+        self.driver.shared.note_close(&close)?;
+        self.apply(Command::Close(close))
+    }
+
+    fn apply(&mut self, command: Command<'_>) -> Result<()> {
+        match self.driver.link() {
+            Some(link) => link.apply(command),
+            None => Err(crate::SendError::Closed.into()),
+        }
+    }
+
+    /// A handle that sends on this connection from other tasks, or later.
+    pub fn sender(&self) -> Sender {
+        Sender {
+            shared: self.driver.shared.clone(),
+        }
+    }
+
+    /// Whether messages can still be sent.
+    pub fn is_open(&mut self) -> bool {
+        self.driver.link().is_some_and(|link| link.sender.is_open())
+    }
+
+    /// How many bytes wait to be written.
+    pub fn buffered_amount(&mut self) -> usize {
+        self.driver.link().map_or(0, |link| link.sender.buffered())
+    }
+
+    /// The subprotocol that was agreed (RFC 6455 §1.9).
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.driver.shared.info.subprotocol.as_deref()
+    }
+
+    /// The extensions that were agreed, as in the header of the handshake; empty where none were.
+    pub fn extensions(&self) -> String {
+        self.driver.shared.info.extensions()
+    }
+
+    /// The address of the peer, where the transport is a socket of the system.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.driver.shared.info.peer_addr
+    }
+
+    /// The request that opened the connection, at the server.
+    #[cfg(feature = "server")]
+    pub fn request(&self) -> Option<&crate::server::Request> {
+        self.driver.shared.info.peer_head.request()
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket")
+            .field("peer", &self.peer_addr())
+            .finish_non_exhaustive()
+    }
+}
+
+impl WebSocket {
+    /// Hands the connection to a handler, and runs it until it has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
+    /// called.
+    pub async fn handle<H: Handler>(self, handler: H) -> Ended {
+        let (shared, reader) = self.into_receiver().into_reader();
+        let (Some(driver), Some(reader)) = (Driver::new(shared.clone()), reader) else {
+            // Another driver has it: its connection, its end.
+            return shared.ended().unwrap_or_else(Ended::gone);
+        };
+        let mut session = Session {
+            socket: Socket { driver },
+            reader,
+            handler,
+        };
+        session.handler.on_open(&mut session.socket);
+        poll_fn(|cx| session.poll(cx)).await;
+        let ended = shared.ended().unwrap_or_else(Ended::gone);
+        if let Some(error) = ended.error() {
+            session.handler.on_error(&mut session.socket, &error);
+        }
+        session.handler.on_close(&mut session.socket, &ended);
+        ended
+    }
+}
+
+struct Session<H> {
+    socket: Socket,
+    reader: Reader,
+    handler: H,
+}
+
+impl<H: Handler> Session<H> {
+    /// Runs the connection until its transport has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let shared = self.socket.driver.shared.clone();
+        loop {
+            if let Some(link) = self.socket.driver.link() {
+                shared.collect(cx, link);
+            }
+            let written = self.socket.driver.poll_write(cx);
+            if self.is_ending(&shared) {
+                return self.socket.driver.poll_finish(cx, &mut self.reader);
+            }
+            if written.is_pending()
+                && self.socket.buffered_amount() >= shared.info.output.high_water
+            {
+                return Poll::Pending;
+            }
+            let mut full = false;
+            if !self.reader.has_input() {
+                match self.reader.poll_read(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(read)) => match read {
+                        Read::Some { full: filled } => full = filled,
+                        Read::End => self.broken(&shared, Broken::End),
+                    },
+                    Poll::Ready(Err(broken)) => self.broken(&shared, broken),
+                }
+            }
+            self.deliver(&shared);
+            if full {
+                // More may have come already. The other connections of the thread come first.
+                let _ = self.socket.driver.poll_write(cx);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether no more events are to be delivered.
+    fn is_ending(&mut self, shared: &Shared) -> bool {
+        !self.socket.is_open() && shared.ended().is_some()
+    }
+
+    fn broken(&mut self, shared: &Shared, broken: Broken) {
+        let (command, ended) = broken.consequence();
+        let _ = self.socket.apply(command);
+        shared.end(ended);
+    }
+
+    /// Delivers what was read, for as long as there is room for answers.
+    fn deliver(&mut self, shared: &Shared) {
+        let Self {
+            socket,
+            reader,
+            handler,
+        } = self;
+        let high_water = shared.info.output.high_water;
+        let taken = reader.take_all(|event| {
+            dispatch(shared, socket, handler, event);
+            if socket.buffered_amount() < high_water {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        if let Err(error) = taken {
+            self.broken(shared, Broken::Protocol(error));
+        }
+    }
+}
+
+/// Gives the peer what it is owed for an event, and the handler the event.
+#[inline]
+fn dispatch<H: Handler>(shared: &Shared, socket: &mut Socket, handler: &mut H, event: Event<'_>) {
+    match event {
+        Event::Message(message) => {
+            if socket.is_open() {
+                handler.on_message(socket, message);
+            }
+        }
+        Event::Ping(payload) => {
+            let answer = OwnedEvent::Ping(Bytes::copy_from_slice(payload));
+            let _ = socket.apply(Command::Answer(answer));
+            handler.on_ping(socket, payload);
+        }
+        Event::Pong(payload) => handler.on_pong(socket, payload),
+        Event::Close(frame) => {
+            let _ = socket.apply(Command::Answer(OwnedEvent::Close(frame.clone())));
+            shared.end_by_close(frame);
+        }
+    }
+}

@@ -1,0 +1,795 @@
+//! The sending side of a connection, and where it is: free, with a driver, or being driven on this
+//! thread.
+//!
+//! A connection that a driver runs (a server's handler, or the event form) sends what was gathered
+//! in one write when the task yields: the driver holds the [`Link`]. While it polls the user's
+//! future, the link stands in a slot of the thread, where `send` finds it without a lock. Whoever
+//! sends from elsewhere puts a command into the inbox and wakes the driver. A connection that
+//! nobody drives keeps its link in [`Shared`], and `send` writes for itself.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io, mem,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
+};
+
+use sockeye_proto::{
+    CloseCode, CloseFrame, Outgoing, OwnedEvent, ProtocolError, SendError, Sender,
+    deflate::DeflateParams,
+};
+use tokio::time::Instant;
+
+use crate::{
+    Ended, Error, Result, buffers,
+    established::{OutputLimits, PeerHead},
+    reader::Reader,
+    transport::WriteHalf,
+};
+
+/// Why a transport can no longer be written.
+type Lost = Arc<io::Error>;
+
+/// What a connection is, once it is established. None of it changes.
+#[derive(Debug)]
+pub(crate) struct Info {
+    pub(crate) client: bool,
+    pub(crate) subprotocol: Option<Box<str>>,
+    pub(crate) deflate: Option<DeflateParams>,
+    pub(crate) peer_addr: Option<SocketAddr>,
+    pub(crate) output: OutputLimits,
+    pub(crate) peer_head: PeerHead,
+}
+
+impl Info {
+    /// The extensions that were agreed, as in the header of the handshake.
+    pub(crate) fn extensions(&self) -> String {
+        self.deflate
+            .map_or_else(String::new, |agreed| agreed.to_string())
+    }
+}
+
+/// The sending side.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) sender: Sender,
+    io: WriteHalf,
+    opened: Instant,
+    /// Whether the transport may hold back something that was written.
+    unflushed: bool,
+    shut_down: bool,
+    /// Why nothing more can be written.
+    broken: Option<Lost>,
+}
+
+/// Something to send.
+#[derive(Debug)]
+pub(crate) enum Command<'a> {
+    Message(Outgoing<'a>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(CloseFrame),
+    /// What an event is owed.
+    Answer(OwnedEvent),
+    /// What a broken rule is owed.
+    Fail(ProtocolError),
+    /// Nothing more will come from the peer.
+    PeerGone,
+}
+
+impl Command<'_> {
+    /// Roughly how many bytes of output it makes.
+    fn size(&self) -> usize {
+        match self {
+            Self::Message(message) => message.as_ref().len(),
+            _ => 0,
+        }
+    }
+
+    fn into_owned(self) -> Command<'static> {
+        match self {
+            Self::Message(message) => Command::Message(Outgoing::Owned(message.into_owned())),
+            Self::Ping(payload) => Command::Ping(payload),
+            Self::Pong(payload) => Command::Pong(payload),
+            Self::Close(frame) => Command::Close(frame),
+            Self::Answer(event) => Command::Answer(event),
+            Self::Fail(error) => Command::Fail(error),
+            Self::PeerGone => Command::PeerGone,
+        }
+    }
+}
+
+impl Link {
+    pub(crate) fn new(sender: Sender, io: WriteHalf) -> Self {
+        Self {
+            sender,
+            io,
+            opened: Instant::now(),
+            unflushed: false,
+            shut_down: false,
+            broken: None,
+        }
+    }
+
+    /// Queues what a command asks for.
+    #[inline]
+    pub(crate) fn apply(&mut self, command: Command<'_>) -> Result<()> {
+        self.lend_buffer();
+        let result = match command {
+            Command::Message(message) => self.send(message),
+            other => self.apply_control(other),
+        };
+        match (result, &self.broken) {
+            (Err(_), Some(lost)) => Err(Error::Lost(lost.clone())),
+            (result, _) => Ok(result?),
+        }
+    }
+
+    /// Queues a message.
+    #[inline]
+    pub(crate) fn send(&mut self, message: Outgoing<'_>) -> Result<(), SendError> {
+        if self.sender.compresses() {
+            buffers::with_deflaters(|deflaters| self.sender.send(message, deflaters))
+        } else {
+            self.sender
+                .send(message, &mut sockeye_proto::deflate::Deflaters::new())
+        }
+    }
+
+    /// Lends the output a buffer of the thread's, where it has none.
+    #[inline]
+    pub(crate) fn lend_buffer(&mut self) {
+        if !self.sender.output().has_buffer() {
+            self.sender.output().lend_buffer(buffers::take_output());
+        }
+    }
+
+    fn apply_control(&mut self, command: Command<'_>) -> Result<(), SendError> {
+        let now = self.opened.elapsed();
+        match command {
+            Command::Message(message) => self.send(message)?,
+            Command::Ping(payload) => self.sender.ping(&payload)?,
+            Command::Pong(payload) => self.sender.pong(&payload)?,
+            Command::Close(frame) => self.sender.close(frame.code, &frame.reason, now)?,
+            Command::Answer(event) => self.sender.respond_owned(&event, now),
+            Command::Fail(error) => self.sender.fail(error, now),
+            Command::PeerGone => self.sender.peer_is_gone(),
+        }
+        Ok(())
+    }
+
+    /// When to give up on the peer, once a Close was sent.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.sender
+            .deadline()
+            .map(|deadline| self.opened + deadline)
+    }
+
+    /// Writes until nothing waits. Once both sides have closed, ends the transport too (RFC 6455
+    /// §7.1.1: the server does so first).
+    #[inline]
+    pub(crate) fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: bool,
+    ) -> Poll<Result<(), Lost>> {
+        if let Some(lost) = &self.broken {
+            return Poll::Ready(Err(lost.clone()));
+        }
+        match self.poll_write_all(cx, client) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.break_off(error))),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    #[inline]
+    fn poll_write_all(&mut self, cx: &mut Context<'_>, client: bool) -> Poll<io::Result<()>> {
+        loop {
+            let output = self.sender.output();
+            if output.is_empty() {
+                break;
+            }
+            match self.io.poll_write(cx, output) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => output.advance(count),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if output.spare() > 4 * output.len() {
+                        buffers::put_output(output.trade_buffer());
+                    }
+                    return Poll::Pending;
+                }
+            }
+            self.unflushed = true;
+        }
+        if let Some(buffer) = self.sender.output().take_buffer() {
+            buffers::put_output(buffer);
+        }
+        if self.unflushed {
+            ready!(self.io.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        if self.sender.is_finished() && !client && !self.shut_down {
+            ready!(self.io.poll_shutdown(cx))?;
+            self.shut_down = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends this direction of the transport, whatever waits.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.shut_down && self.broken.is_none() {
+            let _ = ready!(self.io.poll_shutdown(cx));
+            self.shut_down = true;
+        }
+        Poll::Ready(())
+    }
+
+    /// Nothing more can be written: lets go of what waits.
+    #[cold]
+    fn break_off(&mut self, error: io::Error) -> Lost {
+        let lost = Lost::new(error);
+        self.broken = Some(lost.clone());
+        self.sender.peer_is_gone();
+        let output = self.sender.output();
+        output.advance(usize::MAX);
+        if let Some(buffer) = output.take_buffer() {
+            buffers::put_output(buffer);
+        }
+        lost
+    }
+
+    /// Says goodbye without waiting: a Close and what else goes out in one attempt.
+    fn leave(&mut self) {
+        if self.sender.is_open() {
+            let _ = self
+                .sender
+                .close(CloseCode::GOING_AWAY, "", self.opened.elapsed());
+            let cx = &mut Context::from_waker(Waker::noop());
+            let _ = self.poll_write_all(cx, false);
+        }
+    }
+}
+
+/// What the parts of a connection share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) info: Info,
+    state: Mutex<State>,
+    /// Tasks that wait until less output waits.
+    pub(crate) waiting: Arc<Waiting>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    /// The sending side, unless a driver holds it.
+    link: Option<Box<Link>>,
+    /// The receiving side, once its owner has let go of it.
+    pub(crate) reader: Option<Reader>,
+    /// What was sent while a driver held the link, and its size.
+    inbox: Vec<Command<'static>>,
+    inbox_size: usize,
+    /// How much output waited when the driver last said so.
+    driver_buffered: usize,
+    /// The task of the driver that holds the link.
+    driver: Option<Waker>,
+    /// The task that waits for an event, where it must know of more than the transport says.
+    reading: Option<Waker>,
+    /// The Close that this end sent first.
+    our_close: Option<CloseFrame>,
+    ended: Option<Ended>,
+}
+
+/// Where the link is, as seen by whoever wants to send.
+pub(crate) enum Access<'a> {
+    /// On this thread, in the poll of its driver: it is written when the poll ends.
+    Driven(&'a mut Link),
+    /// With nobody: the caller writes.
+    Free(&'a mut Link, &'a mut State),
+    /// With a driver elsewhere: it takes what is in the inbox.
+    Remote(&'a mut State),
+}
+
+/// The link that the driver on this thread is polling its user's future with.
+struct Driving {
+    id: usize,
+    link: Box<Link>,
+}
+
+thread_local! {
+    static DRIVING: RefCell<Option<Driving>> = const { RefCell::new(None) };
+}
+
+impl Shared {
+    pub(crate) fn new(info: Info, link: Link) -> Arc<Self> {
+        Arc::new(Self {
+            info,
+            state: Mutex::new(State {
+                link: Some(Box::new(link)),
+                reader: None,
+                inbox: Vec::new(),
+                inbox_size: 0,
+                driver_buffered: 0,
+                driver: None,
+                reading: None,
+                our_close: None,
+                ended: None,
+            }),
+            waiting: Arc::default(),
+        })
+    }
+
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// The state, even where a thread has panicked with it: no change to it is left half done.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works on the link, wherever it is.
+    #[inline]
+    pub(crate) fn access<R>(&self, work: impl FnOnce(Access<'_>) -> R) -> R {
+        // Taken out of the slot while it is at work, so that nothing can find it there twice.
+        if let Some(mut driving) = self.take_driving() {
+            let result = work(Access::Driven(&mut driving.link));
+            DRIVING.with(|slot| slot.replace(Some(driving)));
+            return result;
+        }
+        let mut state = self.lock();
+        match state.link.take() {
+            Some(mut link) => {
+                let result = work(Access::Free(&mut link, &mut state));
+                state.link = Some(link);
+                result
+            }
+            None => work(Access::Remote(&mut state)),
+        }
+    }
+
+    #[inline]
+    fn take_driving(&self) -> Option<Driving> {
+        DRIVING
+            .try_with(|slot| {
+                let slot = &mut *slot.borrow_mut();
+                if slot.as_ref()?.id == self.id() {
+                    slot.take()
+                } else {
+                    None
+                }
+            })
+            .ok()
+            .flatten()
+    }
+
+    /// Queues a command at once, whatever waits.
+    pub(crate) fn apply(&self, command: Command<'_>) -> Result<()> {
+        if let Command::Close(frame) = &command {
+            self.note_close(frame)?;
+        }
+        self.access(|access| match access {
+            Access::Driven(link) | Access::Free(link, _) => link.apply(command),
+            Access::Remote(state) => state.post(command),
+        })
+    }
+
+    /// Notes the Close that this end is about to send first.
+    pub(crate) fn note_close(&self, frame: &CloseFrame) -> Result<(), SendError> {
+        check_close(frame, self.info.client)?;
+        let mut state = self.lock();
+        if state.our_close.is_some() || state.ended.is_some() {
+            return Err(SendError::Closed);
+        }
+        state.our_close = Some(frame.clone());
+        Ok(())
+    }
+
+    /// Waits until less output waits than the high-water mark, then queues the command.
+    #[inline]
+    pub(crate) fn poll_apply(
+        &self,
+        cx: &mut Context<'_>,
+        command: &mut Option<Command<'_>>,
+    ) -> Poll<Result<()>> {
+        let high_water = self.info.output.high_water;
+        self.access(|access| {
+            match &access {
+                Access::Driven(link)
+                    if link.sender.buffered() >= high_water && link.sender.is_open() =>
+                {
+                    self.waiting.room.add(cx.waker());
+                    return Poll::Pending;
+                }
+                Access::Remote(state) if state.buffered() >= high_water && state.is_open() => {
+                    self.waiting.room.add(cx.waker());
+                    state.wake_driver();
+                    return Poll::Pending;
+                }
+                _ => {}
+            }
+            match access {
+                Access::Driven(link) => {
+                    Poll::Ready(command.take().map_or(Ok(()), |c| link.apply(c)))
+                }
+                Access::Free(link, _) => {
+                    if link.sender.buffered() >= high_water && link.sender.is_open() {
+                        ready!(self.poll_flush_free(cx, link)).map_err(Error::Lost)?;
+                    }
+                    Poll::Ready(command.take().map_or(Ok(()), |c| link.apply(c)))
+                }
+                Access::Remote(state) => {
+                    Poll::Ready(command.take().map_or(Ok(()), |c| state.post(c)))
+                }
+            }
+        })
+    }
+
+    /// Queues a command as soon as there is room, and writes it unless a driver will.
+    ///
+    /// Dropped while it waits for room, it has queued nothing; dropped later, the command is queued
+    /// whole and is written by whatever uses the connection next.
+    pub(crate) async fn send(&self, command: Command<'_>) -> Result<()> {
+        let mut command = Some(command);
+        poll_fn(|cx| {
+            if command.is_some() {
+                ready!(self.poll_apply(cx, &mut command))?;
+            }
+            self.poll_flush(cx, false).map_err(Error::Lost)
+        })
+        .await
+    }
+
+    /// Waits until what was queued is written. Where a driver writes when the task yields, there is
+    /// nothing to wait for unless `fully` asks for it.
+    #[inline]
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, fully: bool) -> Poll<Result<(), Lost>> {
+        self.access(|access| match access {
+            Access::Free(link, _) => self.poll_flush_free(cx, link),
+            Access::Driven(_) | Access::Remote(_) if !fully => Poll::Ready(Ok(())),
+            Access::Driven(link) => match &link.broken {
+                Some(lost) => Poll::Ready(Err(lost.clone())),
+                None if link.sender.buffered() == 0 => Poll::Ready(Ok(())),
+                None => {
+                    self.waiting.drained.add(cx.waker());
+                    Poll::Pending
+                }
+            },
+            Access::Remote(state) => {
+                if state.buffered() == 0 || state.ended.is_some() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.waiting.drained.add(cx.waker());
+                state.wake_driver();
+                Poll::Pending
+            }
+        })
+    }
+
+    /// Writes a free link. Several tasks may wait for the same transport, which remembers one
+    /// waker: it is given one that wakes them all.
+    fn poll_flush_free(&self, cx: &mut Context<'_>, link: &mut Link) -> Poll<Result<(), Lost>> {
+        let waker = Waker::from(self.waiting.clone());
+        let all = &mut Context::from_waker(&waker);
+        let mut result = link.poll_flush(all, self.info.client);
+        if result.is_pending() {
+            // Added before the transport is asked again, so that no wake-up falls between.
+            self.waiting.drained.add(cx.waker());
+            result = link.poll_flush(all, self.info.client);
+        }
+        if result.is_ready() {
+            self.waiting.wake_all();
+        }
+        result
+    }
+
+    /// Takes the link for a driver.
+    pub(crate) fn take_link(&self) -> Option<Box<Link>> {
+        self.lock().link.take()
+    }
+
+    /// Gives the link back: nobody drives the connection any more.
+    pub(crate) fn free_link(&self, mut link: Box<Link>) {
+        let mut state = self.lock();
+        for command in mem::take(&mut state.inbox) {
+            let _ = link.apply(command);
+        }
+        state.inbox_size = 0;
+        state.driver = None;
+        state.link = Some(link);
+        drop(state);
+        self.waiting.wake_all();
+    }
+
+    /// Takes what was sent while the driver was not looking. Its task is woken for more.
+    pub(crate) fn collect(&self, cx: &mut Context<'_>, link: &mut Link) {
+        let mut state = self.lock();
+        match &mut state.driver {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => state.driver = Some(cx.waker().clone()),
+        }
+        if state.inbox.is_empty() {
+            state.driver_buffered = link.sender.buffered();
+            return;
+        }
+        state.driver_buffered = link.sender.buffered() + state.inbox_size;
+        let inbox = mem::take(&mut state.inbox);
+        state.inbox_size = 0;
+        drop(state);
+        for command in inbox {
+            // Refused only once the connection is closing: then nothing can be sent, and whoever
+            // sent it learns how the connection ended.
+            let _ = link.apply(command);
+        }
+    }
+
+    /// Writes for a driver, and tells those who wait for it.
+    #[inline]
+    pub(crate) fn poll_drive(
+        &self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+    ) -> Poll<Result<(), Lost>> {
+        let result = link.poll_flush(cx, self.info.client);
+        let buffered = link.sender.buffered();
+        let room = self.waiting.room.any() && buffered < self.info.output.high_water;
+        let drained = self.waiting.drained.any() && (buffered == 0 || result.is_ready());
+        if room || drained {
+            self.lock().driver_buffered = buffered;
+            if room {
+                self.waiting.room.wake();
+            }
+            if drained {
+                self.waiting.drained.wake();
+            }
+        }
+        result
+    }
+
+    /// Polls a user's future with the link at hand on this thread.
+    pub(crate) fn drive<R>(&self, link: &mut Option<Box<Link>>, poll: impl FnOnce() -> R) -> R {
+        /// Puts everything back, also where the user's future panics.
+        struct Guard<'a> {
+            link: &'a mut Option<Box<Link>>,
+            outer: Option<Driving>,
+        }
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                let driving = DRIVING.with(|driving| driving.replace(self.outer.take()));
+                *self.link = driving.map(|driving| driving.link);
+            }
+        }
+        let driving = link.take().map(|link| Driving {
+            id: self.id(),
+            link,
+        });
+        let _guard = Guard {
+            link,
+            outer: DRIVING.with(|slot| slot.replace(driving)),
+        };
+        poll()
+    }
+
+    /// How many bytes wait to be written.
+    pub(crate) fn buffered(&self) -> usize {
+        self.access(|access| match access {
+            Access::Driven(link) | Access::Free(link, _) => link.sender.buffered(),
+            Access::Remote(state) => state.buffered(),
+        })
+    }
+
+    /// Whether messages can still be sent.
+    pub(crate) fn is_open(&self) -> bool {
+        self.access(|access| match access {
+            Access::Driven(link) | Access::Free(link, _) => link.sender.is_open(),
+            Access::Remote(state) => state.is_open(),
+        })
+    }
+
+    /// Says why the connection ended, unless that is known already, and wakes whoever waits.
+    pub(crate) fn end(&self, ended: Ended) {
+        let mut state = self.lock();
+        state.ended.get_or_insert(ended);
+        let wakers = [state.reading.take(), state.driver.clone()];
+        drop(state);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+        self.waiting.wake_all();
+    }
+
+    /// The end that a Close from the peer means: an answer to ours, or its own.
+    pub(crate) fn end_by_close(&self, frame: Option<CloseFrame>) {
+        let ours = self.lock().our_close.clone();
+        self.end(ours.map_or(Ended::ByPeer(frame), Ended::ByUs));
+    }
+
+    /// Why the connection ended, once it has.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.lock().ended.clone()
+    }
+
+    /// For a task whose connection nobody drives: writes what is left once the connection has
+    /// ended, and gives the time by which that must be done. `None` where a driver does it.
+    pub(crate) fn poll_last_words(&self, cx: &mut Context<'_>) -> Option<(Poll<()>, Instant)> {
+        self.access(|access| match access {
+            Access::Free(link, _) => {
+                let deadline = link.deadline()?;
+                let mut written = self.poll_flush_free(cx, link).map(drop);
+                if written.is_ready() && !self.info.client {
+                    written = link.poll_shutdown(cx);
+                }
+                Some((written, deadline))
+            }
+            Access::Driven(_) | Access::Remote(_) => None,
+        })
+    }
+
+    /// For a task that waits for an event: keeps what was queued going out, and says by when the
+    /// peer must have closed; `Err` where the connection has ended already.
+    pub(crate) fn park(&self, cx: &mut Context<'_>) -> Result<Option<Instant>, ()> {
+        self.access(|access| match access {
+            // In its driver's poll, a task need not be woken: the driver polls it.
+            Access::Driven(link) => {
+                if link.sender.is_close_sent() && self.lock().ended.is_some() {
+                    return Err(());
+                }
+                Ok(None)
+            }
+            Access::Free(link, state) => {
+                if !link.sender.output().is_empty() {
+                    let _ = self.poll_flush_free(cx, link);
+                }
+                state.wait_for_event(cx).map(|()| link.deadline())
+            }
+            Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
+        })
+    }
+
+    /// Wakes the task that waits for an event, so that it sees that a Close was sent.
+    pub(crate) fn wake_reading(&self) {
+        let waker = self.lock().reading.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// How many bytes wait, as far as is known without the link.
+    fn buffered(&self) -> usize {
+        self.inbox_size + self.driver_buffered
+    }
+
+    fn is_open(&self) -> bool {
+        self.ended.is_none() && self.our_close.is_none()
+    }
+
+    /// Leaves a command to the driver.
+    fn post(&mut self, command: Command<'_>) -> Result<()> {
+        let of_user = matches!(
+            command,
+            Command::Message(_) | Command::Ping(_) | Command::Pong(_)
+        );
+        if of_user && !self.is_open() {
+            return Err(SendError::Closed.into());
+        }
+        if let Command::Ping(payload) | Command::Pong(payload) = &command
+            && payload.len() > 125
+        {
+            return Err(SendError::ControlTooLong { len: payload.len() }.into());
+        }
+        self.inbox_size += command.size();
+        self.inbox.push(command.into_owned());
+        self.wake_driver();
+        Ok(())
+    }
+
+    fn wake_driver(&self) {
+        if let Some(driver) = &self.driver {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// Remembers the task that waits for an event; `Err` where none will come.
+    fn wait_for_event(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
+        if self.ended.is_some() {
+            return Err(());
+        }
+        match &mut self.reading {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.reading = Some(cx.waker().clone()),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Shared {
+    /// A connection that everyone has let go of without closing it says goodbye as far as that can
+    /// be done without waiting.
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = &mut state.link {
+            link.leave();
+        }
+    }
+}
+
+/// What [`Sender::close`] would refuse, before the Close is anyone's.
+fn check_close(frame: &CloseFrame, client: bool) -> Result<(), SendError> {
+    if frame.reason.len() > CloseFrame::MAX_REASON {
+        return Err(SendError::ReasonTooLong {
+            len: frame.reason.len(),
+        });
+    }
+    if frame.code == CloseCode::MANDATORY_EXTENSION && !client {
+        return Err(SendError::CodeNotForRole(frame.code));
+    }
+    Ok(())
+}
+
+/// Tasks that wait for output to be written. As a waker it wakes them all.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// For room below the high-water mark.
+    room: Wakers,
+    /// For everything to be written.
+    drained: Wakers,
+}
+
+#[derive(Debug, Default)]
+struct Wakers {
+    any: AtomicBool,
+    tasks: Mutex<Vec<Waker>>,
+}
+
+impl Wakers {
+    fn tasks(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    fn add(&self, waker: &Waker) {
+        let mut tasks = self.tasks();
+        if !tasks.iter().any(|task| task.will_wake(waker)) {
+            tasks.push(waker.clone());
+        }
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn wake(&self) {
+        if !self.any() {
+            return;
+        }
+        let tasks = {
+            let mut tasks = self.tasks();
+            self.any.store(false, Ordering::Release);
+            mem::take(&mut *tasks)
+        };
+        tasks.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Waiting {
+    fn wake_all(&self) {
+        self.room.wake();
+        self.drained.wake();
+    }
+}
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all();
+    }
+}

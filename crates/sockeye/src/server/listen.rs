@@ -1,0 +1,408 @@
+//! The server: listens, and runs a handler for every connection.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Poll,
+    time::Duration,
+};
+
+use sockeye_proto::{CloseCode, CloseFrame};
+use tokio::{
+    net::{TcpListener, TcpStream, ToSocketAddrs},
+    sync::Notify,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+
+use super::{Acceptor, Incoming, PlainHttp};
+use crate::{
+    Error, Handler, Result, WebSocket,
+    link::{Command, Shared},
+};
+
+/// How long to wait before accepting again, where the system has run out of descriptors or memory:
+/// connections that end meanwhile make room.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// A WebSocket server on a listening socket.
+///
+/// ```no_run
+/// # async fn example() -> sockeye::Result<()> {
+/// use sockeye::Server;
+///
+/// Server::bind("127.0.0.1:8080").await?
+///     .serve(|mut socket| async move {
+///         socket.send("Добро пожаловать на сервер!").await?;
+///         while let Some(message) = socket.recv().await? {
+///             socket.send(message).await?;
+///         }
+///         Ok(())
+///     })
+///     .await
+/// # }
+/// ```
+#[must_use = "a server does nothing before `serve`"]
+pub struct Server {
+    listener: TcpListener,
+    acceptor: Acceptor,
+    shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    http: Option<Arc<ServeHttp>>,
+    on_error: Option<Arc<OnError>>,
+}
+
+/// Serves a connection that asks for something else than a WebSocket.
+type ServeHttp = dyn Fn(PlainHttp) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+
+type OnError = dyn Fn(SocketAddr, &Error) + Send + Sync;
+
+impl Server {
+    /// Listens on an address; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// [`Error::Listen`] where the address cannot be had.
+    pub async fn bind(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
+        let name = format!("{address:?}").replace('"', "");
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| Error::Listen {
+                address: name.into(),
+                source: Arc::new(source),
+            })?;
+        Ok(Self::from_listener(listener))
+    }
+
+    /// Serves a socket that listens already.
+    pub fn from_listener(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            acceptor: Acceptor::new(),
+            shutdown: None,
+            http: None,
+            on_error: None,
+        }
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// [`Error::Listen`] where the system does not say.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        self.listener.local_addr().map_err(|source| Error::Listen {
+            address: "the listening socket".into(),
+            source: Arc::new(source),
+        })
+    }
+
+    /// Sets how connections are accepted: TLS, subprotocols, compression, limits, deadlines, and
+    /// which requests.
+    pub fn acceptor(mut self, acceptor: Acceptor) -> Self {
+        self.acceptor = acceptor;
+        self
+    }
+
+    /// Has `signal` end the server: no more connections are accepted, every open one is closed with
+    /// 1001, and `serve` returns when all have ended. A handler that goes on although its
+    /// connection has closed is dropped a second after the close timeout.
+    pub fn shutdown_on(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.shutdown = Some(Box::pin(signal));
+        self
+    }
+
+    /// Has every connection told that failed: in the opening handshake, or by an error that its
+    /// handler returned. By default nobody is.
+    pub fn on_error(mut self, tell: impl Fn(SocketAddr, &Error) + Send + Sync + 'static) -> Self {
+        self.on_error = Some(Arc::new(tell));
+        self
+    }
+
+    /// Answers requests for anything else than a WebSocket on the same port, with a service of
+    /// hyper, over HTTP/1.1. A connection serves one such request. Without this they are refused
+    /// with 426.
+    #[cfg(feature = "hyper")]
+    pub fn http<S, B>(mut self, service: S) -> Self
+    where
+        S: hyper::service::Service<
+                hyper::Request<hyper::body::Incoming>,
+                Response = hyper::Response<B>,
+                Future: Send,
+                Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+            > + Clone
+            + Send
+            + Sync
+            + 'static,
+        B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + 'static,
+    {
+        self.http = Some(Arc::new(move |plain: PlainHttp| {
+            let service = service.clone();
+            Box::pin(async move { super::http::serve(plain, service).await })
+        }));
+        self
+    }
+
+    /// Runs `work` for every connection, each in a task of its own, with the socket as an async
+    /// object. What it sends goes out in one write whenever it yields. When it is done the
+    /// connection is closed: with 1000, after an error with 1011.
+    ///
+    /// Returns after [`shutdown_on`](Self::shutdown_on); without that, never. Where the system runs
+    /// out of descriptors, accepting goes on when some are free again.
+    ///
+    /// # Errors
+    /// None today.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops accepting and drops every connection.
+    pub async fn serve<F, Fut>(self, work: F) -> Result<()>
+    where
+        F: Fn(WebSocket) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        let work = Arc::new(work);
+        self.run(move |socket| {
+            let work = work.clone();
+            async move { socket.drive(|socket| work(socket)).await.map(drop) }
+        })
+        .await
+    }
+
+    /// Runs a handler for every connection: the event form. `make` makes one for each.
+    ///
+    /// Else as [`serve`](Self::serve).
+    ///
+    /// # Errors
+    /// None today.
+    ///
+    /// # Cancel safety
+    /// As [`serve`](Self::serve).
+    pub async fn serve_handler<F, H>(self, make: F) -> Result<()>
+    where
+        F: Fn() -> H + Send + Sync + 'static,
+        H: Handler + Send + 'static,
+    {
+        self.run(move |socket| {
+            let handled = socket.handle(make());
+            async move { handled.await.error().map_or(Ok(()), Err) }
+        })
+        .await
+    }
+
+    async fn run<F, Fut>(mut self, work: F) -> Result<()>
+    where
+        F: Fn(WebSocket) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        let connections = Connections::default();
+        let work = Arc::new(work);
+        let context = Arc::new(Context {
+            acceptor: self.acceptor.clone(),
+            http: self.http.clone(),
+            on_error: self.on_error.clone(),
+        });
+        while let Some((stream, peer)) = self.next().await {
+            let (context, work) = (context.clone(), work.clone());
+            connections.spawn(move |entry| async move {
+                if let Err(error) = context.connection(stream, entry, &*work).await
+                    && let Some(tell) = &context.on_error
+                {
+                    tell(peer, &error);
+                }
+            });
+        }
+        drop(self.listener);
+        connections.close(self.acceptor.close_time()).await;
+        Ok(())
+    }
+
+    /// The next connection; `None` once the server is to end.
+    async fn next(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        loop {
+            let accepted = poll_fn(|cx| {
+                if let Some(signal) = &mut self.shutdown
+                    && signal.as_mut().poll(cx).is_ready()
+                {
+                    return Poll::Ready(None);
+                }
+                self.listener.poll_accept(cx).map(Some)
+            })
+            .await?;
+            match accepted {
+                Ok(accepted) => return Some(accepted),
+                // A client that gave up before it was accepted is no fault of this end's.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(_) => sleep(EXHAUSTED_PAUSE).await,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("listener", &self.listener)
+            .field("acceptor", &self.acceptor)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the connections of a server have in common.
+struct Context {
+    acceptor: Acceptor,
+    http: Option<Arc<ServeHttp>>,
+    on_error: Option<Arc<OnError>>,
+}
+
+impl Context {
+    async fn connection<Fut: Future<Output = Result<()>>>(
+        &self,
+        stream: TcpStream,
+        entry: Entry,
+        work: &impl Fn(WebSocket) -> Fut,
+    ) -> Result<()> {
+        let socket = match self.acceptor.receive(stream).await? {
+            Incoming::WebSocket(established) => WebSocket::new(established),
+            Incoming::Http(plain) => match &self.http {
+                Some(serve) => {
+                    serve(plain).await;
+                    return Ok(());
+                }
+                None => return Err(plain.refuse().await),
+            },
+        };
+        entry.opened(&socket);
+        work(socket).await
+    }
+}
+
+/// The connections of a server, so that they can be closed together.
+#[derive(Clone, Default)]
+struct Connections(Arc<Registry>);
+
+#[derive(Default)]
+struct Registry {
+    open: Mutex<Open>,
+    /// Told when the last connection has ended.
+    emptied: Notify,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    connections: HashMap<u64, Connection>,
+}
+
+#[derive(Default)]
+struct Connection {
+    task: Option<AbortHandle>,
+    /// There once the opening handshake is done.
+    shared: Option<Weak<Shared>>,
+}
+
+/// A connection's place in the registry, for as long as its task runs.
+struct Entry {
+    registry: Arc<Registry>,
+    id: u64,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connections {
+    fn spawn<Fut>(&self, task: impl FnOnce(Entry) -> Fut)
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let id = {
+            let mut open = self.0.lock();
+            let id = open.next;
+            open.next += 1;
+            open.connections.insert(id, Connection::default());
+            id
+        };
+        let handle = tokio::spawn(task(Entry {
+            registry: self.0.clone(),
+            id,
+        }));
+        if let Some(connection) = self.0.lock().connections.get_mut(&id) {
+            connection.task = Some(handle.abort_handle());
+        }
+    }
+
+    /// Closes every connection with 1001, and waits until all have ended.
+    async fn close(&self, patience: Duration) {
+        let mut shared = Vec::new();
+        for connection in self.0.lock().connections.values() {
+            match &connection.shared {
+                Some(open) => shared.extend(open.upgrade()),
+                // Nobody has been promised anything yet.
+                None => connection.task.iter().for_each(AbortHandle::abort),
+            }
+        }
+        for shared in shared {
+            let close = CloseFrame {
+                code: CloseCode::GOING_AWAY,
+                reason: String::new(),
+            };
+            // Refused where it is closing already.
+            let _ = shared.apply(Command::Close(close));
+            shared.wake_reading();
+        }
+        if timeout(patience + Duration::from_secs(1), self.emptied())
+            .await
+            .is_err()
+        {
+            self.abort();
+            // Aborted tasks end as soon as the runtime comes to them.
+            self.emptied().await;
+        }
+    }
+
+    fn abort(&self) {
+        let open = self.0.lock();
+        open.connections
+            .values()
+            .flat_map(|c| &c.task)
+            .for_each(AbortHandle::abort);
+    }
+
+    async fn emptied(&self) {
+        let mut emptied = std::pin::pin!(self.0.emptied.notified());
+        emptied.as_mut().enable();
+        if !self.0.lock().connections.is_empty() {
+            emptied.await;
+        }
+    }
+}
+
+impl Drop for Connections {
+    /// A server that is dropped drops its connections.
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+impl Entry {
+    fn opened(&self, socket: &WebSocket) {
+        if let Some(connection) = self.registry.lock().connections.get_mut(&self.id) {
+            connection.shared = Some(Arc::downgrade(socket.shared()));
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut open = self.registry.lock();
+        open.connections.remove(&self.id);
+        if open.connections.is_empty() {
+            self.registry.emptied.notify_waiters();
+        }
+    }
+}

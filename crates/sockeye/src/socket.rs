@@ -1,0 +1,327 @@
+//! A WebSocket, in the async form: one type for both roles.
+
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures_core::Stream;
+use futures_sink::Sink;
+use sockeye_proto::{CloseCode, Config, Message, OwnedEvent as Event};
+
+use crate::{
+    Ended, Error, Outgoing, Receiver, Result, Sender,
+    driver::{Driver, code_of},
+    established::Established,
+    link::{Command, Info, Link, Shared},
+    reader::Reader,
+    transport,
+};
+
+/// An open WebSocket, of a client or a server.
+///
+/// ```no_run
+/// # async fn example() -> sockeye::Result<()> {
+/// let mut socket = sockeye::connect("wss://example.com/socket").await?;
+/// socket.send("Привет").await?;
+/// while let Some(message) = socket.recv().await? {
+///     println!("Получено сообщение: {message}");
+/// }
+/// println!("{}", socket.ended().unwrap());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Pings are answered and the closing handshake is completed while [`recv`](Self::recv) is polled.
+/// A socket that is dropped without [`close`](Self::close) sends a Close with 1001 if that needs no
+/// waiting.
+pub struct WebSocket {
+    receiver: Receiver,
+}
+
+impl WebSocket {
+    pub(crate) fn new(established: Established) -> Self {
+        let Established {
+            stream,
+            early,
+            role,
+            subprotocol,
+            deflate,
+            ..
+        } = established;
+        let config = Config {
+            limits: established.limits,
+            close_timeout: established.close_timeout,
+            deflate: deflate.map(|(config, agreed)| (agreed, config)),
+            ..Config::new(role)
+        };
+        let (receiver, sender) = config.halves();
+        let (read, write) = transport::split(stream);
+        let info = Info {
+            client: matches!(role, sockeye_proto::Role::Client { .. }),
+            subprotocol,
+            deflate: deflate.map(|(_, agreed)| agreed),
+            peer_addr: established.peer_addr,
+            output: established.output,
+            peer_head: established.peer_head,
+        };
+        let reader = Reader::new(read, receiver, deflate.is_some(), early);
+        let shared = Shared::new(info, Link::new(sender, write));
+        Self {
+            receiver: Receiver::new(shared, reader),
+        }
+    }
+
+    pub(crate) fn from_receiver(receiver: Receiver) -> Self {
+        Self { receiver }
+    }
+
+    pub(crate) fn into_receiver(self) -> Receiver {
+        self.receiver
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        self.receiver.shared()
+    }
+
+    /// The next message, or `None` once the connection was closed cleanly by either side;
+    /// [`ended`](Self::ended) then says how.
+    ///
+    /// # Errors
+    /// How the connection ended, where not cleanly: [`Error::is_lost`], [`Error::is_protocol`],
+    /// [`Error::is_timeout`]. It is told once; then comes `None`.
+    ///
+    /// # Cancel safety
+    /// Safe: what has arrived is kept, and comes with the next call.
+    #[inline]
+    pub async fn recv(&mut self) -> Result<Option<Message>> {
+        self.receiver.recv().await
+    }
+
+    /// As [`recv`](Self::recv), with pings, pongs and the Close of the peer as events too. Pings
+    /// and the Close have been answered.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    ///
+    /// # Cancel safety
+    /// Safe, as [`recv`](Self::recv).
+    pub async fn recv_event(&mut self) -> Result<Option<Event>> {
+        self.receiver.recv_event().await
+    }
+
+    /// Sends a message: waits while more output waits than the high-water mark, then queues it. In
+    /// a server's handler, or under [`drive`](Self::drive), it is written when the task next
+    /// yields; else this writes it and returns when that is done.
+    ///
+    /// Strings are sent as text and bytes as binary.
+    ///
+    /// # Errors
+    /// [`Error::is_closed`] once a Close was sent or received; [`Error::is_lost`] where the
+    /// transport has failed.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits for room, the message has not been sent. Dropped later, it is queued
+    /// whole: it goes out with whatever is sent or received next.
+    #[inline]
+    pub async fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
+        self.shared().send(Command::Message(message.into())).await
+    }
+
+    /// Sends a ping of at most 125 bytes. The pong comes as an event of
+    /// [`recv_event`](Self::recv_event).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); [`SendError::ControlTooLong`](crate::SendError::ControlTooLong).
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub async fn ping(&mut self, payload: &[u8]) -> Result<()> {
+        self.shared().send(Command::Ping(payload.to_vec())).await
+    }
+
+    /// Sends a pong that no ping asked for (RFC 6455 §5.5.3). Pings are answered without it.
+    ///
+    /// # Errors
+    /// As [`ping`](Self::ping).
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub async fn pong(&mut self, payload: &[u8]) -> Result<()> {
+        self.shared().send(Command::Pong(payload.to_vec())).await
+    }
+
+    /// Closes the connection and waits until the peer has done so too, at most for the close
+    /// timeout (default 5 s). Messages that still arrive are discarded: to have them, send the Close
+    /// from a [`Sender`] and go on receiving.
+    ///
+    /// # Errors
+    /// [`Error::is_closed`] where a Close was sent or received before; a reason of more than 123
+    /// bytes; 1010 from a server; [`Error::is_timeout`] where the peer did not answer.
+    ///
+    /// # Cancel safety
+    /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it.
+    pub async fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
+        let close = sockeye_proto::CloseFrame {
+            code,
+            reason: reason.into(),
+        };
+        self.shared().apply(Command::Close(close))?;
+        while self.recv_event().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Waits until everything queued has been handed to the transport.
+    ///
+    /// # Errors
+    /// [`Error::is_lost`].
+    ///
+    /// # Cancel safety
+    /// Safe: what is queued stays queued.
+    pub async fn flush(&mut self) -> Result<()> {
+        std::future::poll_fn(|cx| self.shared().poll_flush(cx, true))
+            .await
+            .map_err(Error::Lost)
+    }
+
+    /// A handle that sends on this connection, for other tasks.
+    pub fn sender(&self) -> Sender {
+        self.receiver.sender()
+    }
+
+    /// Splits the socket into halves that can go to different tasks.
+    /// [`Receiver::reunite`] puts them together again.
+    pub fn split(self) -> (Sender, Receiver) {
+        (self.sender(), self.receiver)
+    }
+
+    /// Runs `work` with this socket as a server runs its handlers: what is sent while the task is
+    /// polled goes out in one write when it yields, so that a plain loop needs no batching to be
+    /// fast. When `work` is done the connection is closed, with 1000 or after an error with 1011.
+    ///
+    /// Gives how the connection ended, or `None` where `work` moved the socket to another task and
+    /// left it open there.
+    ///
+    /// # Errors
+    /// The error of `work`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops `work` and, with it, the socket.
+    pub async fn drive<F, Fut>(self, work: F) -> Result<Option<Ended>>
+    where
+        F: FnOnce(Self) -> Fut,
+        Fut: Future<Output = Result<()>>,
+    {
+        let driver = Driver::new(self.shared().clone());
+        let mut work = pin!(work(self));
+        let Some(mut driver) = driver else {
+            // Within a handler already: that one's driver writes.
+            return work.await.map(|()| None);
+        };
+        let result = driver.run(work.as_mut()).await;
+        let ended = driver.finish(code_of(&result)).await;
+        result.map(|()| ended)
+    }
+
+    /// The subprotocol that was agreed (RFC 6455 §1.9).
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.shared().info.subprotocol.as_deref()
+    }
+
+    /// The extensions that were agreed, as in the header of the handshake; empty where none were.
+    pub fn extensions(&self) -> String {
+        self.shared().info.extensions()
+    }
+
+    /// The address of the peer, where the transport is a socket of the system.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.shared().info.peer_addr
+    }
+
+    /// The request that opened the connection, at the server.
+    #[cfg(feature = "server")]
+    pub fn request(&self) -> Option<&crate::server::Request> {
+        self.shared().info.peer_head.request()
+    }
+
+    /// The response that opened the connection, at the client.
+    #[cfg(feature = "client")]
+    pub fn response(&self) -> Option<&crate::client::Response> {
+        self.shared().info.peer_head.response()
+    }
+
+    /// Whether messages can still be sent: no Close was sent or received, and the transport stands.
+    pub fn is_open(&self) -> bool {
+        self.shared().is_open()
+    }
+
+    /// How many bytes wait to be written.
+    pub fn buffered_amount(&self) -> usize {
+        self.shared().buffered()
+    }
+
+    /// Why the connection ended, once it has.
+    pub fn ended(&self) -> Option<Ended> {
+        self.shared().ended()
+    }
+}
+
+/// Messages, as from [`recv`](WebSocket::recv).
+impl Stream for WebSocket {
+    type Item = Result<Message>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.receiver.poll_message(cx).map(Result::transpose)
+    }
+}
+
+/// Writes a `Sink` for a type with a way to the shared state.
+macro_rules! sink {
+    ($type:ty, $self:ident => $shared:expr) => {
+        /// Messages, as by `send`.
+        impl<T: Into<Outgoing<'static>>> Sink<T> for $type {
+            type Error = Error;
+
+            fn poll_ready($self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+                $shared.poll_apply(cx, &mut None)
+            }
+
+            fn start_send($self: Pin<&mut Self>, message: T) -> Result<()> {
+                $shared.apply(Command::Message(message.into()))
+            }
+
+            fn poll_flush($self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+                $shared.poll_flush(cx, false).map_err(Error::Lost)
+            }
+
+            fn poll_close($self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+                let close = sockeye_proto::CloseFrame {
+                    code: CloseCode::NORMAL,
+                    reason: String::new(),
+                };
+                if $shared.apply(Command::Close(close)).is_ok() {
+                    $shared.wake_reading();
+                }
+                // A transport that has failed is closed too.
+                let _ = ready!($shared.poll_flush(cx, false));
+                Poll::Ready(Ok(()))
+            }
+        }
+    };
+}
+
+sink!(WebSocket, self => self.shared());
+sink!(Sender, self => self.shared);
+
+impl fmt::Debug for WebSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebSocket")
+            .field("peer", &self.peer_addr())
+            .field("subprotocol", &self.subprotocol())
+            .finish_non_exhaustive()
+    }
+}

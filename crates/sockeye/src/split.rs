@@ -1,0 +1,335 @@
+//! The halves of a WebSocket, owned: one receives, any number send.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures_core::Stream;
+use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{
+    Ended, Error, Outgoing, Result, WebSocket,
+    driver::Driver,
+    link::{Command, Shared},
+    reader::Reader,
+};
+
+/// The half that sends. Clones send on the same connection, from any task.
+///
+/// Messages sent at once from many tasks go out whole, one after another. The connection outlives
+/// the clones for as long as its [`Receiver`] or [`WebSocket`] does.
+#[derive(Clone)]
+pub struct Sender {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Sender {
+    /// Sends a message: waits while more output waits than the high-water mark, then queues it.
+    /// Where a server's handler runs the connection, it is written when that task next yields; else
+    /// this writes it and returns when that is done.
+    ///
+    /// # Errors
+    /// [`Error::is_closed`] once a Close was sent or received; [`Error::is_lost`] where the
+    /// transport has failed.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits for room, the message has not been sent. Dropped later, it is queued
+    /// whole: it goes out with whatever is sent or received next.
+    pub async fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<()> {
+        self.shared.send(Command::Message(message.into())).await
+    }
+
+    /// Sends a ping of at most 125 bytes. The pong comes as an event of
+    /// [`recv_event`](Receiver::recv_event).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); [`SendError::ControlTooLong`](crate::SendError::ControlTooLong).
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub async fn ping(&self, payload: &[u8]) -> Result<()> {
+        self.shared.send(Command::Ping(payload.to_vec())).await
+    }
+
+    /// Sends a pong that no ping asked for (RFC 6455 §5.5.3). Pings are answered without it.
+    ///
+    /// # Errors
+    /// As [`ping`](Self::ping).
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub async fn pong(&self, payload: &[u8]) -> Result<()> {
+        self.shared.send(Command::Pong(payload.to_vec())).await
+    }
+
+    /// Sends a Close and returns once it is on its way; the [`Receiver`] then ends when the peer has
+    /// answered, or after the close timeout. Where the receiver was dropped, this waits for that.
+    ///
+    /// # Errors
+    /// [`Error::is_closed`] where a Close was sent or received before; a reason of more than 123
+    /// bytes; 1010 from a server.
+    ///
+    /// # Cancel safety
+    /// The Close is queued at the first poll, and goes out with whatever happens next.
+    pub async fn close(&self, code: CloseCode, reason: &str) -> Result<()> {
+        self.shared.apply(Command::Close(CloseFrame {
+            code,
+            reason: reason.into(),
+        }))?;
+        self.shared.wake_reading();
+        let abandoned = self.shared.lock().reader.is_some();
+        if abandoned && let Some(driver) = Driver::new(self.shared.clone()) {
+            driver.finish(code).await;
+            return Ok(());
+        }
+        // A transport that fails now is noticed by whoever receives.
+        let _ = poll_fn(|cx| self.shared.poll_flush(cx, false)).await;
+        Ok(())
+    }
+
+    /// Waits until everything queued has been handed to the transport.
+    ///
+    /// # Errors
+    /// [`Error::is_lost`].
+    ///
+    /// # Cancel safety
+    /// Safe: what is queued stays queued.
+    pub async fn flush(&self) -> Result<()> {
+        poll_fn(|cx| self.shared.poll_flush(cx, true))
+            .await
+            .map_err(Error::Lost)
+    }
+
+    /// Whether messages can still be sent: no Close was sent or received, and the transport stands.
+    pub fn is_open(&self) -> bool {
+        self.shared.is_open()
+    }
+
+    /// How many bytes wait to be written.
+    pub fn buffered_amount(&self) -> usize {
+        self.shared.buffered()
+    }
+
+    /// Why the connection ended, once it has.
+    pub fn ended(&self) -> Option<Ended> {
+        self.shared.ended()
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender")
+            .field("peer", &self.shared.info.peer_addr)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The half that receives. It also answers pings, so keep it receiving.
+pub struct Receiver {
+    shared: Arc<Shared>,
+    /// There until this is dropped: then the connection has it.
+    reader: Option<Reader>,
+    phase: Phase,
+    /// Runs once a Close was sent on a connection that nobody drives.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Nothing more will come; last words are written.
+    Ending,
+    Done,
+}
+
+impl Receiver {
+    pub(crate) fn new(shared: Arc<Shared>, reader: Reader) -> Self {
+        Self {
+            shared,
+            reader: Some(reader),
+            phase: Phase::Open,
+            timer: None,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Gives up the receiving side to a driver that takes it from here.
+    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Reader>) {
+        (self.shared.clone(), self.reader.take())
+    }
+
+    /// The next message, or `None` once the connection was closed cleanly by either side;
+    /// [`ended`](Self::ended) then says how.
+    ///
+    /// # Errors
+    /// How the connection ended, where not cleanly: [`Error::is_lost`], [`Error::is_protocol`],
+    /// [`Error::is_timeout`]. It is told once; then comes `None`.
+    ///
+    /// # Cancel safety
+    /// Safe: what has arrived is kept, and comes with the next call.
+    pub async fn recv(&mut self) -> Result<Option<Message>> {
+        poll_fn(|cx| self.poll_message(cx)).await
+    }
+
+    /// As [`recv`](Self::recv), with pings, pongs and the Close of the peer as events too. Pings
+    /// and the Close have been answered.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    ///
+    /// # Cancel safety
+    /// Safe, as [`recv`](Self::recv).
+    pub async fn recv_event(&mut self) -> Result<Option<Event>> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// Another handle that sends on this connection.
+    pub fn sender(&self) -> Sender {
+        Sender {
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// Why the connection ended, once it has.
+    pub fn ended(&self) -> Option<Ended> {
+        self.shared.ended()
+    }
+
+    /// Puts the halves together again.
+    ///
+    /// # Errors
+    /// Gives both back where they are of different connections.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the error is both halves, given back"
+    )]
+    pub fn reunite(self, sender: Sender) -> Result<WebSocket, (Self, Sender)> {
+        if Arc::ptr_eq(&self.shared, &sender.shared) {
+            Ok(WebSocket::from_receiver(self))
+        } else {
+            Err((self, sender))
+        }
+    }
+
+    #[inline]
+    pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>>> {
+        loop {
+            match ready!(self.poll_event(cx))? {
+                Some(Event::Message(message)) => return Poll::Ready(Ok(Some(message))),
+                Some(_) => {}
+                None => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>>> {
+        loop {
+            let reader = match (self.phase, &mut self.reader) {
+                (Phase::Open, Some(reader)) => reader,
+                (Phase::Ending, _) => {
+                    ready!(self.poll_ending(cx));
+                    self.phase = Phase::Done;
+                    self.timer = None;
+                    let error = self.shared.ended().and_then(|ended| ended.error());
+                    return Poll::Ready(error.map_or(Ok(None), Err));
+                }
+                (Phase::Open, None) | (Phase::Done, _) => return Poll::Ready(Ok(None)),
+            };
+            match reader.poll_event(cx) {
+                Poll::Ready(Ok(event)) => {
+                    match &event {
+                        Event::Message(_) | Event::Pong(_) => {}
+                        Event::Ping(_) => {
+                            let _ = self.shared.apply(Command::Answer(event.clone()));
+                            let _ = self.shared.poll_flush(cx, false);
+                        }
+                        Event::Close(frame) => {
+                            let _ = self.shared.apply(Command::Answer(event.clone()));
+                            self.shared.end_by_close(frame.clone());
+                            self.phase = Phase::Ending;
+                        }
+                    }
+                    return Poll::Ready(Ok(Some(event)));
+                }
+                Poll::Ready(Err(broken)) => {
+                    let (command, ended) = broken.consequence();
+                    let _ = self.shared.apply(command);
+                    self.shared.end(ended);
+                    self.phase = Phase::Ending;
+                }
+                Poll::Pending => match self.shared.park(cx) {
+                    Err(()) => self.phase = Phase::Ending,
+                    Ok(None) => return Poll::Pending,
+                    Ok(Some(deadline)) => {
+                        ready!(self.poll_timer(cx, deadline));
+                        let _ = self.shared.apply(Command::PeerGone);
+                        self.shared.end(Ended::TimedOut);
+                    }
+                },
+            }
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)))
+            .as_mut()
+            .poll(cx)
+    }
+
+    /// Writes the last of what the peer is owed, until the deadline. A client then lets the server
+    /// end the transport (RFC 6455 §7.1.1).
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let ended = self.shared.ended();
+        let clean = ended.as_ref().is_some_and(Ended::was_clean);
+        if !clean && !matches!(ended, Some(Ended::Protocol(_))) {
+            return Poll::Ready(());
+        }
+        let Some((written, deadline)) = self.shared.poll_last_words(cx) else {
+            return Poll::Ready(());
+        };
+        if self.poll_timer(cx, deadline).is_ready() {
+            return Poll::Ready(());
+        }
+        ready!(written);
+        match &mut self.reader {
+            Some(reader) if self.shared.info.client && clean => reader.poll_discard(cx),
+            _ => Poll::Ready(()),
+        }
+    }
+}
+
+/// Messages, as from [`recv`](Receiver::recv).
+impl Stream for Receiver {
+    type Item = Result<Message>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_message(cx).map(Result::transpose)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            self.shared.lock().reader = Some(reader);
+        }
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver")
+            .field("peer", &self.shared.info.peer_addr)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}

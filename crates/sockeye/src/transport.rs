@@ -1,0 +1,133 @@
+//! A stream in two halves, read and written by different owners.
+
+use std::{
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::BufMut;
+use sockeye_proto::Output;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::tcp,
+};
+
+use crate::stream::Stream;
+
+/// The half that is read.
+#[derive(Debug)]
+pub(crate) enum ReadHalf {
+    /// Without a lock: TCP reads and writes independently.
+    Tcp(tcp::OwnedReadHalf),
+    Other(tokio::io::ReadHalf<Stream>),
+}
+
+/// The half that is written.
+#[derive(Debug)]
+pub(crate) enum WriteHalf {
+    Tcp(tcp::OwnedWriteHalf),
+    Other(tokio::io::WriteHalf<Stream>),
+}
+
+pub(crate) fn split(stream: Stream) -> (ReadHalf, WriteHalf) {
+    match stream {
+        Stream::Tcp(stream) => {
+            let (read, write) = stream.into_split();
+            (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+        }
+        stream => {
+            let (read, write) = tokio::io::split(stream);
+            (ReadHalf::Other(read), WriteHalf::Other(write))
+        }
+    }
+}
+
+impl ReadHalf {
+    /// Reads once into `buffer`: how many bytes, 0 at the end of the stream.
+    #[inline]
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(match self {
+            Self::Tcp(half) => Pin::new(half).poll_read(cx, &mut buffer),
+            Self::Other(half) => Pin::new(half).poll_read(cx, &mut buffer),
+        })?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Reads once into the room that `buffer` has behind its end, at most `limit` bytes.
+    pub(crate) fn poll_append(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = buffer.limit(limit);
+        // `read_buf` keeps nothing between polls: a new future a poll loses nothing.
+        match self {
+            Self::Tcp(half) => {
+                let future = pin!(half.read_buf(&mut buffer));
+                future.poll(cx)
+            }
+            Self::Other(half) => {
+                let future = pin!(half.read_buf(&mut buffer));
+                future.poll(cx)
+            }
+        }
+    }
+}
+
+impl WriteHalf {
+    /// Writes what waits, in one call where the transport takes it: how many bytes it took.
+    #[inline]
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        output: &Output,
+    ) -> Poll<io::Result<usize>> {
+        /// More pieces than this go out in the next call.
+        const PIECES: usize = 32;
+        let mut chunks = output.chunks();
+        let first = chunks.next().unwrap_or_default();
+        let Some(second) = chunks.next() else {
+            return match self {
+                Self::Tcp(half) => Pin::new(half).poll_write(cx, first),
+                Self::Other(half) => Pin::new(half).poll_write(cx, first),
+            };
+        };
+        let mut pieces = [IoSlice::new(&[]); PIECES];
+        pieces[0] = IoSlice::new(first);
+        pieces[1] = IoSlice::new(second);
+        let mut count = 2;
+        for (piece, chunk) in pieces[2..].iter_mut().zip(chunks) {
+            *piece = IoSlice::new(chunk);
+            count += 1;
+        }
+        match self {
+            Self::Tcp(half) => Pin::new(half).poll_write_vectored(cx, &pieces[..count]),
+            Self::Other(half) => Pin::new(half).poll_write_vectored(cx, &pieces[..count]),
+        }
+    }
+
+    /// Pushes out what the transport itself holds back, as TLS may.
+    #[inline]
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            // TCP holds nothing back here.
+            Self::Tcp(_) => Poll::Ready(Ok(())),
+            Self::Other(half) => Pin::new(half).poll_flush(cx),
+        }
+    }
+
+    /// Ends this direction of the transport.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
+            Self::Other(half) => Pin::new(half).poll_shutdown(cx),
+        }
+    }
+}
