@@ -1,12 +1,14 @@
 // Starts the `sockeye` binary for the tests that are written for Node, and always ends it.
 'use strict';
 const { spawn, execFileSync } = require('node:child_process');
+const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
 
 const root = path.resolve(__dirname, '..');
 const target = process.env.CARGO_TARGET_DIR || path.join(root, 'target');
 const binary = process.env.SOCKEYE_BIN || path.join(target, 'release', 'sockeye');
+fs.accessSync(binary, fs.constants.X_OK); // Without it, each test would wait for it in vain.
 
 /** How long any single wait may take, in milliseconds. */
 const DEADLINE = 15_000;

@@ -40,12 +40,14 @@ function prepare() {
   window.told = ({ code, reason, wasClean }) => ({ code, reason, wasClean });
 }
 
-/** A page of the server's own origin, and what it writes to the console. */
+/** An empty page of the server's own origin, and what it writes to the console. */
 async function visit(server) {
   const context = await browser.newContext({ ignoreHTTPSErrors: true, bypassCSP: true });
   context.setDefaultTimeout(DEADLINE);
-  const page = await context.newPage();
-  await page.goto(server.http);
+  // An empty window takes the origin of the page that opens it, and none of its scripts.
+  const opener = await context.newPage();
+  await opener.goto(server.http);
+  const [page] = await Promise.all([opener.waitForEvent('popup'), opener.evaluate(() => void window.open('about:blank'))]);
   await page.evaluate(prepare);
   const printed = [];
   page.on('console', (message) => printed.push(message.text()));

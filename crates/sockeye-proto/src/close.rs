@@ -1,6 +1,6 @@
 //! Close codes and the payload of a Close frame (RFC 6455 §7.4 and the IANA registry).
 
-use alloc::string::String;
+use alloc::{string::String, vec::Vec};
 use core::fmt;
 
 use crate::ProtocolError;
@@ -165,6 +165,12 @@ impl CloseFrame {
             code,
             reason: reason.into(),
         }))
+    }
+
+    /// The payload of a Close frame that says this.
+    pub(crate) fn to_payload(&self) -> Vec<u8> {
+        let code = self.code.as_u16().to_be_bytes();
+        [&code, self.reason.as_bytes()].concat()
     }
 }
 

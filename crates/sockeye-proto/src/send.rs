@@ -1,6 +1,6 @@
 //! Messages become bytes (RFC 6455 §5, §6.1), and the sending side of the closing handshake (§7).
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, string::ToString, vec::Vec};
 use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -142,10 +142,14 @@ impl Sender {
         if code == CloseCode::MANDATORY_EXTENSION && matches!(self.role, Role::Server) {
             return Err(SendError::CodeNotForRole(code));
         }
-        let mut payload = Vec::with_capacity(2 + reason.len());
-        payload.extend(code.as_u16().to_be_bytes());
-        payload.extend(reason.as_bytes());
-        self.queue_close(&payload, now);
+        self.queue_close(
+            &CloseFrame {
+                code,
+                reason: reason.into(),
+            }
+            .to_payload(),
+            now,
+        );
         Ok(())
     }
 
@@ -174,10 +178,12 @@ impl Sender {
     /// peer.
     pub fn fail(&mut self, error: ProtocolError, now: Duration) {
         if !self.close_sent {
-            let mut payload = Vec::from(error.close_code().as_u16().to_be_bytes());
-            let reason = alloc::string::ToString::to_string(&error);
-            payload.extend(reason.as_bytes().iter().take(CloseFrame::MAX_REASON));
-            self.queue_close(&payload, now);
+            // A test holds every reason to the length that fits.
+            let frame = CloseFrame {
+                code: error.close_code(),
+                reason: error.to_string(),
+            };
+            self.queue_close(&frame.to_payload(), now);
         }
         self.close_received = true;
     }
@@ -263,14 +269,12 @@ impl Sender {
         }
     }
 
-    /// Echoes the code, as §5.5.1 says is typical, and not the reason.
+    /// Echoes the Close, as §5.5.1 says is typical: the code, and the reason too, which a browser
+    /// then shows to whoever gave it.
     fn answer_close(&mut self, frame: Option<&CloseFrame>, now: Duration) {
         self.close_received = true;
         if !self.close_sent {
-            match frame {
-                Some(frame) => self.queue_close(&frame.code.as_u16().to_be_bytes(), now),
-                None => self.queue_close(&[], now),
-            }
+            self.queue_close(&frame.map_or_else(Vec::new, CloseFrame::to_payload), now);
         }
     }
 

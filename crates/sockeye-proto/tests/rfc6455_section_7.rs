@@ -50,7 +50,7 @@ mod section_7_1_2_start_the_closing_handshake {
             assert!(!one.connection.is_open() && !one.connection.is_finished());
             exchange(one, other);
             assert_eq!(other.events, [closed(CloseCode::GOING_AWAY, "пока")]);
-            assert_eq!(one.events, [closed(CloseCode::GOING_AWAY, "")]);
+            assert_eq!(one.events, [closed(CloseCode::GOING_AWAY, "пока")]);
             assert!(one.connection.is_finished() && other.connection.is_finished());
         }
     }

@@ -94,7 +94,7 @@ for (const deflate of [false, true]) {
       }
     });
     test('deflate is agreed when the server wants it, and used', async () => {
-      const socket = await server.accepted;
+      const socket = await within(server.accepted, 'connection');
       assert.equal(socket.extensions.includes('permessage-deflate'), deflate);
       const long = 'compressible '.repeat(10_000);
       const second = once(server, 'connection').then(async ([next]) => {
@@ -135,6 +135,11 @@ async function session({ settings, tls, args = [], serve = () => {} }, body) {
   const server = await listen(settings, tls);
   serve(server);
   const client = connect(server.url, ...args);
+  const gone = client.ended.then(() => {
+    throw new Error(`ended before it connected\n${client.told()}`);
+  });
+  server.accepted = Promise.race([server.accepted, gone]);
+  server.accepted.catch(() => {});
   try {
     await body({ client, server });
   } finally {
