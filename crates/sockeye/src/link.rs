@@ -14,7 +14,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
 };
@@ -262,8 +262,10 @@ impl Link {
 pub(crate) struct Shared {
     pub(crate) info: Info,
     state: Mutex<State>,
+    /// How much output waited when a driver last wrote.
+    driver_buffered: AtomicUsize,
     /// Tasks that wait until less output waits.
-    pub(crate) waiting: Arc<Waiting>,
+    waiting: Arc<Waiting>,
 }
 
 #[derive(Debug)]
@@ -275,8 +277,6 @@ pub(crate) struct State {
     /// What was sent while a driver held the link, and its size.
     inbox: Vec<Command<'static>>,
     inbox_size: usize,
-    /// How much output waited when the driver last said so.
-    driver_buffered: usize,
     /// The task of the driver that holds the link.
     driver: Option<Waker>,
     /// The task that waits for an event, where it must know of more than the transport says.
@@ -315,12 +315,12 @@ impl Shared {
                 reader: None,
                 inbox: Vec::new(),
                 inbox_size: 0,
-                driver_buffered: 0,
                 driver: None,
                 reading: None,
                 our_close: None,
                 ended: None,
             }),
+            driver_buffered: AtomicUsize::new(0),
             waiting: Arc::default(),
         })
     }
@@ -407,7 +407,9 @@ impl Shared {
                     self.waiting.room.add(cx.waker());
                     return Poll::Pending;
                 }
-                Access::Remote(state) if state.buffered() >= high_water && state.is_open() => {
+                Access::Remote(state)
+                    if self.remote_buffered(state) >= high_water && state.is_open() =>
+                {
                     self.waiting.room.add(cx.waker());
                     state.wake_driver();
                     return Poll::Pending;
@@ -462,7 +464,7 @@ impl Shared {
                 }
             },
             Access::Remote(state) => {
-                if state.buffered() == 0 || state.ended.is_some() {
+                if self.remote_buffered(state) == 0 || state.ended.is_some() {
                     return Poll::Ready(Ok(()));
                 }
                 self.waiting.drained.add(cx.waker());
@@ -515,10 +517,8 @@ impl Shared {
             None => state.driver = Some(cx.waker().clone()),
         }
         if state.inbox.is_empty() {
-            state.driver_buffered = link.sender.buffered();
             return;
         }
-        state.driver_buffered = link.sender.buffered() + state.inbox_size;
         let inbox = mem::take(&mut state.inbox);
         state.inbox_size = 0;
         drop(state);
@@ -527,6 +527,8 @@ impl Shared {
             // sent it learns how the connection ended.
             let _ = link.apply(command);
         }
+        self.driver_buffered
+            .store(link.sender.buffered(), Ordering::Release);
     }
 
     /// Writes for a driver, and tells those who wait for it.
@@ -540,14 +542,12 @@ impl Shared {
         let buffered = link.sender.buffered();
         let room = self.waiting.room.any() && buffered < self.info.output.high_water;
         let drained = self.waiting.drained.any() && (buffered == 0 || result.is_ready());
-        if room || drained {
-            self.lock().driver_buffered = buffered;
-            if room {
-                self.waiting.room.wake();
-            }
-            if drained {
-                self.waiting.drained.wake();
-            }
+        self.driver_buffered.store(buffered, Ordering::Release);
+        if room {
+            self.waiting.room.wake();
+        }
+        if drained {
+            self.waiting.drained.wake();
         }
         result
     }
@@ -576,11 +576,16 @@ impl Shared {
         poll()
     }
 
+    /// How many bytes wait, as far as is known without the link.
+    fn remote_buffered(&self, state: &State) -> usize {
+        state.inbox_size + self.driver_buffered.load(Ordering::Acquire)
+    }
+
     /// How many bytes wait to be written.
     pub(crate) fn buffered(&self) -> usize {
         self.access(|access| match access {
             Access::Driven(link) | Access::Free(link, _) => link.sender.buffered(),
-            Access::Remote(state) => state.buffered(),
+            Access::Remote(state) => self.remote_buffered(state),
         })
     }
 
@@ -660,11 +665,6 @@ impl Shared {
 }
 
 impl State {
-    /// How many bytes wait, as far as is known without the link.
-    fn buffered(&self) -> usize {
-        self.inbox_size + self.driver_buffered
-    }
-
     fn is_open(&self) -> bool {
         self.ended.is_none() && self.our_close.is_none()
     }
