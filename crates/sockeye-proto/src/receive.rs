@@ -401,12 +401,20 @@ impl Receiver {
         }
         let (frame, rest) = core::mem::take(input).split_at_mut(start + len);
         *input = rest;
-        let (header, payload) = frame.split_at_mut(start);
-        if self.peer_masks
-            && let Some(key) = header.last_chunk::<4>()
-        {
-            Mask::new(*key).apply(payload);
-        }
+        let payload = match frame[..start].last_chunk::<4>() {
+            Some(&key) if self.peer_masks => {
+                // The header has been read: its place can be used.
+                let start = if text && len < 64 {
+                    align(frame, start)
+                } else {
+                    start
+                };
+                let payload = &mut frame[start..start + len];
+                Mask::new(key).apply(payload);
+                payload
+            }
+            _ => &mut frame[start..],
+        };
         Some((text, payload))
     }
 
@@ -581,6 +589,19 @@ impl Receiver {
             mask: header.mask.map(Mask::new),
         })
     }
+}
+
+/// Moves a short text down, over the header that comes before it, to where a word begins in memory;
+/// gives its new place. The standard library checks text two words at a time only from there: 16
+/// bytes of ASCII take it 20 instructions instead of 118.
+#[inline]
+fn align(frame: &mut [u8], start: usize) -> usize {
+    let aligned = frame.as_ptr().addr().wrapping_neg() % size_of::<usize>();
+    if aligned >= start {
+        return start;
+    }
+    frame.copy_within(start.., aligned);
+    aligned
 }
 
 impl<'i> Place<'i> {
