@@ -257,14 +257,17 @@ impl Receiver {
 
     /// Where to read the rest of a large message, and how many bytes of it at most.
     ///
-    /// Offered while at least `worthwhile` bytes of a frame are still to come, with room in the
-    /// buffer already reserved. Append what arrives (no more than the limit) and say so with
+    /// Offered while at least `worthwhile` bytes of a frame are still to come and nothing has ended
+    /// the stream of events, with room in the buffer already reserved. Append what arrives (no more than the limit) and say so with
     /// [`received`](Self::received); anything else goes through [`receive`](Self::receive).
     pub fn payload_buffer(&mut self, worthwhile: usize) -> Option<(&mut Vec<u8>, usize)> {
         /// Large steps, so that a large message is moved few times while it grows; no larger than
         /// what has arrived already, so that a claim alone costs a peer's victim one step.
         const STEP: usize = 128 * 1024;
         self.release();
+        if self.ended {
+            return None;
+        }
         let frame = self
             .frame
             .filter(|frame| !frame.header.opcode.is_control())?;
@@ -293,10 +296,8 @@ impl Receiver {
         let bytes = &mut self.payload[start..];
         frame.unmask(bytes);
         if message.text && !message.compressed {
-            message
-                .utf8
-                .push(bytes)
-                .inspect_err(|_| self.ended = true)?;
+            let checked = message.utf8.push(bytes);
+            return checked.inspect_err(|_| self.end());
         }
         Ok(())
     }
@@ -323,8 +324,16 @@ impl Receiver {
     #[cold]
     fn fail(&mut self, input: &mut &mut [u8], error: ProtocolError) -> ProtocolError {
         *input = &mut [];
-        self.ended = true;
+        self.end();
         error
+    }
+
+    /// Lets go of all that has arrived, since nothing will come of it.
+    fn end(&mut self) {
+        self.ended = true;
+        self.header_len = 0;
+        (self.frame, self.message) = (None, None);
+        (self.payload, self.control) = (Vec::new(), Vec::new());
     }
 
     /// Reads on to the end of the next message or control frame.
@@ -336,6 +345,7 @@ impl Receiver {
         self.release();
         if self.ended {
             *input = &mut [];
+            self.end();
             return Ok(None);
         }
         loop {
