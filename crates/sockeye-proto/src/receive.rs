@@ -297,14 +297,18 @@ impl Receiver {
 
     /// Where to read the rest of a large message, and how many bytes of it at most.
     ///
-    /// Offered while at least `worthwhile` bytes of a frame are still to come, with room in the
-    /// buffer already reserved. Append what arrives (no more than the limit) and say so with
-    /// [`received`](Self::received); anything else goes through [`receive`](Self::receive).
+    /// Offered while at least `worthwhile` bytes of a frame are still to come and nothing has ended
+    /// the stream of events, with room in the buffer already reserved. Append what arrives (no more
+    /// than the limit) and say so with [`received`](Self::received); anything else goes through
+    /// [`receive`](Self::receive).
     pub fn payload_buffer(&mut self, worthwhile: usize) -> Option<(&mut Vec<u8>, usize)> {
         /// Large steps, so that a large message is moved few times while it grows; no larger than
         /// what has arrived already, so that a claim alone costs a peer's victim one step.
         const STEP: usize = 128 * 1024;
         self.release();
+        if self.ended {
+            return None;
+        }
         let frame = self
             .frame
             .filter(|frame| !frame.header.opcode.is_control())?;
@@ -333,10 +337,8 @@ impl Receiver {
         let bytes = &mut self.payload[start..];
         frame.unmask(bytes);
         if message.text && !message.compressed {
-            message
-                .utf8
-                .push(bytes)
-                .inspect_err(|_| self.ended = true)?;
+            let checked = message.utf8.push(bytes);
+            return checked.inspect_err(|_| self.end());
         }
         Ok(())
     }
@@ -363,8 +365,16 @@ impl Receiver {
     #[cold]
     fn fail(&mut self, input: &mut &mut [u8], error: ProtocolError) -> ProtocolError {
         *input = &mut [];
-        (self.ended, self.fresh) = (true, false);
+        self.end();
         error
+    }
+
+    /// Lets go of all that has arrived, since nothing will come of it.
+    fn end(&mut self) {
+        (self.ended, self.fresh) = (true, false);
+        self.header_len = 0;
+        (self.frame, self.message) = (None, None);
+        (self.payload, self.control) = (Vec::new(), Vec::new());
     }
 
     /// Takes a message off the front of the input that is there whole, in one frame, uncompressed:
@@ -435,6 +445,7 @@ impl Receiver {
         self.release();
         if self.ended {
             *input = &mut [];
+            self.end();
             return Ok(None);
         }
         loop {
