@@ -291,13 +291,21 @@ impl Sender {
     #[inline]
     fn frame(&mut self, opcode: OpCode, payload: &[u8]) {
         // The common case by itself: from a server, with a length of one byte.
-        if let (Role::Server, len @ 0..=125) = (self.role, payload.len()) {
-            let out = self.output.append(2 + len);
-            out[0] = 0x80 | opcode as u8;
-            out[1] = len as u8;
-            out[2..].copy_from_slice(payload);
-            return;
+        if payload.len() < 126 && matches!(self.role, Role::Server) {
+            let out = self.output.append(2 + payload.len());
+            if let [first, second, body @ ..] = out {
+                *first = 0x80 | opcode as u8;
+                *second = payload.len() as u8;
+                body.copy_from_slice(payload);
+            }
+        } else {
+            self.frame_any(opcode, payload);
         }
+    }
+
+    /// As [`frame`](Self::frame), for either role and any length.
+    #[inline(never)]
+    fn frame_any(&mut self, opcode: OpCode, payload: &[u8]) {
         let header = header(self.role, opcode, false, payload.len());
         let (bytes, len) = header.encode();
         let out = self.output.append(len + payload.len());
