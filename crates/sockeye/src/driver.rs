@@ -28,6 +28,8 @@ pub(crate) struct Driver {
     reader: Option<Reader>,
     /// Runs once a Close was sent.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whether it has run out. The timer itself says so before it was polled.
+    overdue: bool,
 }
 
 impl Driver {
@@ -39,6 +41,7 @@ impl Driver {
             link: Some(link),
             reader: None,
             timer: None,
+            overdue: false,
         })
     }
 
@@ -85,15 +88,11 @@ impl Driver {
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if !timer.is_elapsed() && timer.as_mut().poll(cx).is_ready() {
+        if !self.overdue && timer.as_mut().poll(cx).is_ready() {
+            self.overdue = true;
             // Wakes this task too: the user's future is polled again and sees it.
             self.shared.end(Ended::TimedOut);
         }
-    }
-
-    /// Whether a Close was sent and its deadline has passed.
-    fn is_overdue(&self) -> bool {
-        self.timer.as_ref().is_some_and(|timer| timer.is_elapsed())
     }
 
     /// Sends a Close, unless one was sent or received.
@@ -137,7 +136,7 @@ impl Driver {
                 self.shared.collect(cx, link);
             }
             let written = self.poll_write(cx);
-            if self.is_overdue() {
+            if self.overdue {
                 return Poll::Ready(());
             }
             match self.shared.ended() {
