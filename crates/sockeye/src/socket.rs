@@ -216,13 +216,12 @@ impl WebSocket {
         F: FnOnce(Self) -> Fut,
         Fut: Future<Output = Result<()>>,
     {
-        let driver = Driver::new(self.shared().clone());
-        let mut work = pin!(work(self));
-        let Some(mut driver) = driver else {
+        let Some(mut driver) = Driver::new(self.shared().clone()) else {
             // Within a handler already: that one's driver writes.
-            return work.await.map(|()| None);
+            return work(self).await.map(|()| None);
         };
-        let result = driver.run(work.as_mut()).await;
+        // Dropped when it is done: the socket in it may be given back only then.
+        let result = driver.run(pin!(work(self))).await;
         let ended = driver.finish(code_of(&result)).await;
         result.map(|()| ended)
     }
