@@ -191,10 +191,11 @@ impl WebSocket {
     /// called.
     pub async fn handle<H: Handler>(self, handler: H) -> Ended {
         let (shared, reader) = self.into_receiver().into_reader();
-        let (Some(driver), Some(reader)) = (Driver::new(shared.clone()), reader) else {
-            // Another driver has it: its connection, its end.
+        let Some(reader) = reader else {
+            // Nothing came after the end of this one.
             return shared.ended().unwrap_or_else(Ended::gone);
         };
+        let driver = Driver::take_over(shared.clone()).await;
         let mut session = Session {
             socket: Socket { driver },
             reader,
@@ -203,6 +204,7 @@ impl WebSocket {
         session.handler.on_open(&mut session.socket);
         poll_fn(|cx| session.poll(cx)).await;
         let ended = shared.ended().unwrap_or_else(Ended::gone);
+        session.socket.driver.let_go();
         if let Some(error) = ended.error() {
             session.handler.on_error(&mut session.socket, &error);
         }
@@ -215,6 +217,13 @@ struct Session<H> {
     socket: Socket,
     reader: Reader,
     handler: H,
+}
+
+/// Dropped before its end, nobody receives any more: whoever holds a [`Sender`] cannot send either.
+impl<H> Drop for Session<H> {
+    fn drop(&mut self) {
+        self.socket.driver.abandon();
+    }
 }
 
 impl<H: Handler> Session<H> {
@@ -237,7 +246,14 @@ impl<H: Handler> Session<H> {
             let mut full = false;
             if !self.reader.has_input() {
                 match self.reader.poll_read(cx) {
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
+                        None => return Poll::Pending,
+                        Some(lost) => {
+                            let lost = Ended::Lost(lost.clone());
+                            shared.end(lost);
+                            continue;
+                        }
+                    },
                     Poll::Ready(Ok(read)) => match read {
                         Read::Some { full: filled } => full = filled,
                         Read::End => self.broken(&shared, Broken::End),
@@ -304,8 +320,8 @@ fn dispatch<H: Handler>(shared: &Shared, socket: &mut Socket, handler: &mut H, e
         }
         Event::Pong(payload) => handler.on_pong(socket, payload),
         Event::Close(frame) => {
-            let _ = socket.apply(Command::Answer(OwnedEvent::Close(frame.clone())));
-            shared.end_by_close(frame);
+            shared.end_by_close(frame.clone());
+            let _ = socket.apply(Command::Answer(OwnedEvent::Close(frame)));
         }
     }
 }
