@@ -37,6 +37,18 @@ pub enum OwnedEvent {
     Close(Option<CloseFrame>),
 }
 
+impl OwnedEvent {
+    /// Lends the event.
+    pub fn as_event(&self) -> Event<'_> {
+        match self {
+            Self::Message(message) => Event::Message(message.as_ref()),
+            Self::Ping(payload) => Event::Ping(payload),
+            Self::Pong(payload) => Event::Pong(payload),
+            Self::Close(frame) => Event::Close(frame.clone()),
+        }
+    }
+}
+
 /// The receiving half of a connection: consumes every byte it is given.
 ///
 /// It keeps the part of a header and of a message that has arrived so far, and nothing else: the
@@ -346,6 +358,13 @@ impl Receiver {
     /// Whether a Close or an error has ended the stream of events.
     pub fn is_ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whether part of a message has been gathered in a buffer of its own, so that the message will
+    /// be whole there: [`receive_owned`](Self::receive_owned) then gives it without a copy.
+    #[inline]
+    pub fn is_gathering(&self) -> bool {
+        !self.payload.is_empty() && self.lent.is_none()
     }
 
     /// Whether nothing is held between two calls: no part of a header and no part of a message.
