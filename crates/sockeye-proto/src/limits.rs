@@ -6,12 +6,13 @@
 pub struct Limits {
     /// Payload bytes of one message, once inflated. Default 16 MiB.
     pub message: usize,
-    /// Payload bytes of one frame. Default 16 MiB.
+    /// Payload bytes of one frame, as they arrive. Default 17 MiB: a message that does not shrink
+    /// grows where it is compressed all the same, by 4 % with the least memory for it.
     pub frame: usize,
     /// Frames of one message, empty ones counted. Default 131,072.
     pub fragments: usize,
     /// Payload bytes of one message as they arrive, before they are inflated: what is held for a
-    /// peer that sends a message slowly. Default 16 MiB.
+    /// peer that sends a message slowly. Default 17 MiB, as a frame.
     pub retained: usize,
 }
 
@@ -20,9 +21,9 @@ impl Default for Limits {
         const MIB: usize = 1 << 20;
         Self {
             message: 16 * MIB,
-            frame: 16 * MIB,
+            frame: 17 * MIB,
             fragments: 128 * 1024,
-            retained: 16 * MIB,
+            retained: 17 * MIB,
         }
     }
 }
