@@ -102,6 +102,10 @@ impl Options {
                 "--connections" => options.connections = value()?.parse()?,
                 "--server-core" => options.server_core = Some(value()?.parse()?),
                 "--docs" => options.docs = true,
+                "--help" | "-h" => {
+                    print!("{USAGE}");
+                    std::process::exit(0);
+                }
                 _ => return Err(format!("{argument} is no option\n\n{USAGE}").into()),
             }
         }
@@ -367,11 +371,16 @@ fn scale(options: &Options) -> Result<String> {
         })?;
         for ((row, cell), kind) in rows.iter_mut().zip(&cells).zip(&kinds) {
             progress(&format!("scale {connections} {}", kind.name()), cell);
-            row.1.push(cell.cost.median().map(digits));
+            let ratio = cell.ratio.median().unwrap_or(f64::NAN);
+            row.1.push(
+                cell.cost
+                    .median()
+                    .map(|cost| format!("{} (×{ratio:.2})", digits(cost))),
+            );
         }
     }
     Ok(report::table(
-        "CPU a message in microseconds: 128 B, 64 on their way at a time, on each open connection in turn",
+        "CPU a message in microseconds (and as a multiple of the floor's): 128 B, 64 on their way at a time, on each open connection in turn",
         &counts.map(|count| format!("{count} open")),
         &rows,
     ))
