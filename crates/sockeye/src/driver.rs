@@ -3,9 +3,10 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     thread,
 };
 
@@ -28,6 +29,8 @@ pub(crate) struct Driver {
     reader: Option<Reader>,
     /// Runs once a Close was sent.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whether it has run out. The timer itself says so before it was polled.
+    overdue: bool,
 }
 
 impl Driver {
@@ -39,7 +42,20 @@ impl Driver {
             link: Some(link),
             reader: None,
             timer: None,
+            overdue: false,
         })
+    }
+
+    /// Takes over a connection from whoever drives it.
+    pub(crate) async fn take_over(shared: Arc<Shared>) -> Self {
+        let link = poll_fn(|cx| shared.poll_take_link(cx)).await;
+        Self {
+            shared,
+            link: Some(link),
+            reader: None,
+            timer: None,
+            overdue: false,
+        }
     }
 
     /// The sending side.
@@ -52,8 +68,12 @@ impl Driver {
     pub(crate) async fn run<F: Future>(&mut self, future: Pin<&mut F>) -> F::Output {
         let mut future = future;
         poll_fn(|cx| {
-            if let Some(link) = &mut self.link {
-                self.shared.collect(cx, link);
+            let wanted = match &mut self.link {
+                Some(link) => self.shared.collect(cx, link),
+                None => false,
+            };
+            if wanted && let Some(link) = self.link.take() {
+                self.shared.free_link(link);
             }
             let result = self
                 .shared
@@ -85,15 +105,14 @@ impl Driver {
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if !timer.is_elapsed() && timer.as_mut().poll(cx).is_ready() {
+        if !self.overdue && timer.as_mut().poll(cx).is_ready() {
+            self.overdue = true;
             // Wakes this task too: the user's future is polled again and sees it.
             self.shared.end(Ended::TimedOut);
+            if let Some(link) = &mut self.link {
+                link.wake_reading();
+            }
         }
-    }
-
-    /// Whether a Close was sent and its deadline has passed.
-    fn is_overdue(&self) -> bool {
-        self.timer.as_ref().is_some_and(|timer| timer.is_elapsed())
     }
 
     /// Sends a Close, unless one was sent or received.
@@ -127,7 +146,16 @@ impl Driver {
             result
         })
         .await;
+        self.let_go();
         self.shared.ended()
+    }
+
+    /// Ends the transport of a connection that has ended.
+    pub(crate) fn let_go(&mut self) {
+        self.reader = None;
+        if let Some(link) = &mut self.link {
+            link.let_go();
+        }
     }
 
     /// Completes the closing handshake, then ends the transport (RFC 6455 §7.1.1).
@@ -137,7 +165,7 @@ impl Driver {
                 self.shared.collect(cx, link);
             }
             let written = self.poll_write(cx);
-            if self.is_overdue() {
+            if self.overdue {
                 return Poll::Ready(());
             }
             match self.shared.ended() {
@@ -148,10 +176,14 @@ impl Driver {
                     ready!(written);
                     return self.poll_end_transport(cx, reader, &ended);
                 }
-                None => {
-                    let event = ready!(reader.poll_event(cx));
-                    self.answer(event);
-                }
+                None => match (reader.poll_event(cx), self.link().and_then(|l| l.broken())) {
+                    (Poll::Ready(event), _) => self.answer(event),
+                    (Poll::Pending, Some(lost)) => {
+                        let lost = lost.clone();
+                        self.shared.end(Ended::Lost(lost));
+                    }
+                    (Poll::Pending, None) => return Poll::Pending,
+                },
             }
         }
     }
@@ -163,8 +195,8 @@ impl Driver {
             Ok(OwnedEvent::Message(_) | OwnedEvent::Pong(_)) => return,
             Ok(event @ OwnedEvent::Ping(_)) => (Command::Answer(event), None),
             Ok(OwnedEvent::Close(frame)) => {
-                let _ = link.apply(Command::Answer(OwnedEvent::Close(frame.clone())));
-                return self.shared.end_by_close(frame);
+                self.shared.end_by_close(frame.clone());
+                (Command::Answer(OwnedEvent::Close(frame)), None)
             }
             Err(broken) => {
                 let (command, ended) = broken.consequence();
@@ -201,13 +233,40 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// Says goodbye without waiting, and lets go, unless the connection has ended.
+    pub(crate) fn abandon(&mut self) {
+        if self.shared.ended().is_some() {
+            return;
+        }
+        self.say_goodbye(if thread::panicking() {
+            CloseCode::INTERNAL_ERROR
+        } else {
+            CloseCode::GOING_AWAY
+        });
+        let error = io::Error::new(io::ErrorKind::ConnectionAborted, "its handler was dropped");
+        self.shared.end(Ended::Lost(Arc::new(error)));
+        self.let_go();
+    }
+
+    /// Sends a Close as far as that needs no waiting, and no runtime.
+    fn say_goodbye(&mut self, code: CloseCode) {
+        if let Some(link) = &mut self.link {
+            self.shared.take_posted(link);
+        }
+        self.close(code);
+        if let Some(link) = &mut self.link {
+            link.write_once();
+        }
+    }
+}
+
 /// A driver that stops early, such as in a task that was aborted, leaves the connection as it is.
 /// Where the user's code has panicked, the peer is told with 1011.
 impl Drop for Driver {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.close(CloseCode::INTERNAL_ERROR);
-            let _ = self.poll_write(&mut Context::from_waker(Waker::noop()));
+            self.say_goodbye(CloseCode::INTERNAL_ERROR);
         }
         if let Some(reader) = self.reader.take() {
             self.shared.lock().reader = Some(reader);

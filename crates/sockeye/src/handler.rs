@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use sockeye_proto::{CloseCode, CloseFrame, Event, MessageRef, OwnedEvent};
+use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
 
 use crate::{
     Ended, Error, Outgoing, Result, Sender, WebSocket,
@@ -73,7 +73,12 @@ pub trait Handler {
 /// A connection, as its [`Handler`] sees it.
 pub struct Socket {
     driver: Driver,
+    /// The message that is being delivered, where it has a buffer of its own.
+    delivering: Option<Message>,
 }
+
+/// From this size, sending the delivered message on is worth not copying it.
+const LARGE: usize = 16 * 1024;
 
 impl Socket {
     /// Queues a message; it is written when all that was received has been handled.
@@ -83,7 +88,14 @@ impl Socket {
     /// up: [`Ended::Overflow`].
     #[inline]
     pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) {
-        let message = message.into();
+        let mut message = message.into();
+        if let (Some(owned), Outgoing::Borrowed(lent)) = (&self.delivering, &message)
+            && lent.len() >= LARGE
+            && std::ptr::eq(owned.as_bytes(), lent.as_bytes())
+            && owned.is_text() == lent.as_text().is_some()
+        {
+            message = Outgoing::Owned(owned.clone());
+        }
         let limit = self.driver.shared.info.output.limit;
         let Some(link) = self.driver.link() else {
             return;
@@ -191,18 +203,23 @@ impl WebSocket {
     /// called.
     pub async fn handle<H: Handler>(self, handler: H) -> Ended {
         let (shared, reader) = self.into_receiver().into_reader();
-        let (Some(driver), Some(reader)) = (Driver::new(shared.clone()), reader) else {
-            // Another driver has it: its connection, its end.
+        let Some(reader) = reader else {
+            // Nothing came after the end of this one.
             return shared.ended().unwrap_or_else(Ended::gone);
         };
+        let driver = Driver::take_over(shared.clone()).await;
         let mut session = Session {
-            socket: Socket { driver },
+            socket: Socket {
+                driver,
+                delivering: None,
+            },
             reader,
             handler,
         };
         session.handler.on_open(&mut session.socket);
         poll_fn(|cx| session.poll(cx)).await;
         let ended = shared.ended().unwrap_or_else(Ended::gone);
+        session.socket.driver.let_go();
         if let Some(error) = ended.error() {
             session.handler.on_error(&mut session.socket, &error);
         }
@@ -215,6 +232,13 @@ struct Session<H> {
     socket: Socket,
     reader: Reader,
     handler: H,
+}
+
+/// Dropped before its end, nobody receives any more: whoever holds a [`Sender`] cannot send either.
+impl<H> Drop for Session<H> {
+    fn drop(&mut self) {
+        self.socket.driver.abandon();
+    }
 }
 
 impl<H: Handler> Session<H> {
@@ -237,7 +261,14 @@ impl<H: Handler> Session<H> {
             let mut full = false;
             if !self.reader.has_input() {
                 match self.reader.poll_read(cx) {
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
+                        None => return Poll::Pending,
+                        Some(lost) => {
+                            let lost = Ended::Lost(lost.clone());
+                            shared.end(lost);
+                            continue;
+                        }
+                    },
                     Poll::Ready(Ok(read)) => match read {
                         Read::Some { full: filled } => full = filled,
                         Read::End => self.broken(&shared, Broken::End),
@@ -274,8 +305,14 @@ impl<H: Handler> Session<H> {
             handler,
         } = self;
         let high_water = shared.info.output.high_water;
-        let taken = reader.take_all(|event| {
+        let taken = reader.take_all(|event, owned| {
+            if owned.is_some() {
+                socket.delivering = owned.cloned();
+            }
             dispatch(shared, socket, handler, event);
+            if owned.is_some() {
+                socket.delivering = None;
+            }
             if socket.buffered_amount() < high_water {
                 ControlFlow::Continue(())
             } else {
@@ -304,8 +341,8 @@ fn dispatch<H: Handler>(shared: &Shared, socket: &mut Socket, handler: &mut H, e
         }
         Event::Pong(payload) => handler.on_pong(socket, payload),
         Event::Close(frame) => {
-            let _ = socket.apply(Command::Answer(OwnedEvent::Close(frame.clone())));
-            shared.end_by_close(frame);
+            shared.end_by_close(frame.clone());
+            let _ = socket.apply(Command::Answer(OwnedEvent::Close(frame)));
         }
     }
 }

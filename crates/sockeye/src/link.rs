@@ -65,6 +65,9 @@ pub(crate) struct Link {
     shut_down: bool,
     /// Why nothing more can be written.
     broken: Option<Lost>,
+    /// The task that waits for an event in the poll of the driver that holds this. Often that is
+    /// the driver's own task, but not where it polls a set of futures.
+    reading: Option<Waker>,
 }
 
 /// Something to send.
@@ -113,21 +116,22 @@ impl Link {
             unflushed: false,
             shut_down: false,
             broken: None,
+            reading: None,
         }
     }
 
     /// Queues what a command asks for.
     #[inline]
     pub(crate) fn apply(&mut self, command: Command<'_>) -> Result<()> {
-        self.lend_buffer();
-        let result = match command {
-            Command::Message(message) => self.send(message),
-            other => self.apply_control(other),
-        };
-        match (result, &self.broken) {
-            (Err(_), Some(lost)) => Err(Error::Lost(lost.clone())),
-            (result, _) => Ok(result?),
+        if let Some(lost) = &self.broken {
+            return Err(Error::Lost(lost.clone()));
         }
+        self.lend_buffer();
+        match command {
+            Command::Message(message) => self.send(message)?,
+            other => self.apply_control(other)?,
+        }
+        Ok(())
     }
 
     /// Queues a message.
@@ -236,13 +240,18 @@ impl Link {
     fn break_off(&mut self, error: io::Error) -> Lost {
         let lost = Lost::new(error);
         self.broken = Some(lost.clone());
+        self.wake_reading();
+        self.forget_output();
+        lost
+    }
+
+    fn forget_output(&mut self) {
         self.sender.peer_is_gone();
         let output = self.sender.output();
         output.advance(usize::MAX);
         if let Some(buffer) = output.take_buffer() {
             buffers::put_output(buffer);
         }
-        lost
     }
 
     /// Says goodbye without waiting: a Close and what else goes out in one attempt.
@@ -251,8 +260,32 @@ impl Link {
             let _ = self
                 .sender
                 .close(CloseCode::GOING_AWAY, "", self.opened.elapsed());
-            let cx = &mut Context::from_waker(Waker::noop());
-            let _ = self.poll_write_all(cx, false);
+        }
+        self.write_once();
+    }
+
+    /// Writes what goes out without waiting.
+    pub(crate) fn write_once(&mut self) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let _ = self.poll_flush(cx, false);
+    }
+
+    /// Ends the transport with the connection, however long handles to it are kept.
+    pub(crate) fn let_go(&mut self) {
+        self.forget_output();
+        self.io = WriteHalf::Gone;
+        (self.unflushed, self.shut_down) = (false, true);
+    }
+
+    /// Why nothing more can be written.
+    pub(crate) fn broken(&self) -> Option<&Lost> {
+        self.broken.as_ref()
+    }
+
+    /// Wakes the task that waits for an event in the driver's poll.
+    pub(crate) fn wake_reading(&mut self) {
+        if let Some(waker) = self.reading.take() {
+            waker.wake();
         }
     }
 }
@@ -262,10 +295,12 @@ impl Link {
 pub(crate) struct Shared {
     pub(crate) info: Info,
     state: Mutex<State>,
-    /// How much output waited when a driver last wrote.
-    driver_buffered: AtomicUsize,
     /// Tasks that wait until less output waits.
-    waiting: Arc<Waiting>,
+    pub(crate) waiting: Arc<Waiting>,
+    /// Whether something is in the inbox.
+    posted: AtomicBool,
+    /// How much output waits with the driver.
+    driver_buffered: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -279,6 +314,10 @@ pub(crate) struct State {
     inbox_size: usize,
     /// The task of the driver that holds the link.
     driver: Option<Waker>,
+    /// The task of another driver that is to have the link.
+    wanted: Option<Waker>,
+    /// Why the driver can write no more.
+    broken: Option<Lost>,
     /// The task that waits for an event, where it must know of more than the transport says.
     reading: Option<Waker>,
     /// The Close that this end sent first.
@@ -316,12 +355,15 @@ impl Shared {
                 inbox: Vec::new(),
                 inbox_size: 0,
                 driver: None,
+                wanted: None,
+                broken: None,
                 reading: None,
                 our_close: None,
                 ended: None,
             }),
-            driver_buffered: AtomicUsize::new(0),
             waiting: Arc::default(),
+            posted: AtomicBool::new(false),
+            driver_buffered: AtomicUsize::new(0),
         })
     }
 
@@ -339,6 +381,10 @@ impl Shared {
     pub(crate) fn access<R>(&self, work: impl FnOnce(Access<'_>) -> R) -> R {
         // Taken out of the slot while it is at work, so that nothing can find it there twice.
         if let Some(mut driving) = self.take_driving() {
+            // What was sent before from elsewhere, such as within another driver, comes first.
+            if self.posted.load(Ordering::Acquire) {
+                self.take_posted(&mut driving.link);
+            }
             let result = work(Access::Driven(&mut driving.link));
             DRIVING.with(|slot| slot.replace(Some(driving)));
             return result;
@@ -376,7 +422,7 @@ impl Shared {
         }
         self.access(|access| match access {
             Access::Driven(link) | Access::Free(link, _) => link.apply(command),
-            Access::Remote(state) => state.post(command),
+            Access::Remote(state) => self.post(state, command),
         })
     }
 
@@ -408,7 +454,7 @@ impl Shared {
                     return Poll::Pending;
                 }
                 Access::Remote(state)
-                    if self.remote_buffered(state) >= high_water && state.is_open() =>
+                    if self.buffered_remote(state) >= high_water && state.is_open() =>
                 {
                     self.waiting.room.add(cx.waker());
                     state.wake_driver();
@@ -420,14 +466,14 @@ impl Shared {
                 Access::Driven(link) => {
                     Poll::Ready(command.take().map_or(Ok(()), |c| link.apply(c)))
                 }
-                Access::Free(link, _) => {
+                Access::Free(link, state) => {
                     if link.sender.buffered() >= high_water && link.sender.is_open() {
-                        ready!(self.poll_flush_free(cx, link)).map_err(Error::Lost)?;
+                        ready!(self.poll_flush_sent(cx, link, state)).map_err(Error::Lost)?;
                     }
                     Poll::Ready(command.take().map_or(Ok(()), |c| link.apply(c)))
                 }
                 Access::Remote(state) => {
-                    Poll::Ready(command.take().map_or(Ok(()), |c| state.post(c)))
+                    Poll::Ready(command.take().map_or(Ok(()), |c| self.post(state, c)))
                 }
             }
         })
@@ -453,7 +499,7 @@ impl Shared {
     #[inline]
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, fully: bool) -> Poll<Result<(), Lost>> {
         self.access(|access| match access {
-            Access::Free(link, _) => self.poll_flush_free(cx, link),
+            Access::Free(link, state) => self.poll_flush_sent(cx, link, state),
             Access::Driven(_) | Access::Remote(_) if !fully => Poll::Ready(Ok(())),
             Access::Driven(link) => match &link.broken {
                 Some(lost) => Poll::Ready(Err(lost.clone())),
@@ -464,7 +510,10 @@ impl Shared {
                 }
             },
             Access::Remote(state) => {
-                if self.remote_buffered(state) == 0 || state.ended.is_some() {
+                if let Some(lost) = &state.broken {
+                    return Poll::Ready(Err(lost.clone()));
+                }
+                if self.buffered_remote(state) == 0 || state.ended.is_some() {
                     return Poll::Ready(Ok(()));
                 }
                 self.waiting.drained.add(cx.waker());
@@ -491,44 +540,103 @@ impl Shared {
         result
     }
 
+    /// Writes a free link for a task that has sent something and may be dropped at any time: the
+    /// task that waits for an event goes on with it then.
+    fn poll_flush_sent(
+        &self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        state: &mut State,
+    ) -> Poll<Result<(), Lost>> {
+        let result = self.poll_flush_free(cx, link);
+        if !matches!(result, Poll::Ready(Ok(())))
+            && let Some(reading) = state.reading.take()
+        {
+            reading.wake();
+        }
+        result
+    }
+
     /// Takes the link for a driver.
     pub(crate) fn take_link(&self) -> Option<Box<Link>> {
         self.lock().link.take()
     }
 
+    /// Takes the link for a driver as soon as the one that holds it has given it up.
+    pub(crate) fn poll_take_link(&self, cx: &mut Context<'_>) -> Poll<Box<Link>> {
+        let mut state = self.lock();
+        if let Some(link) = state.link.take() {
+            return Poll::Ready(link);
+        }
+        state.wanted = Some(cx.waker().clone());
+        state.wake_driver();
+        Poll::Pending
+    }
+
     /// Gives the link back: nobody drives the connection any more.
     pub(crate) fn free_link(&self, mut link: Box<Link>) {
+        link.reading = None;
         let mut state = self.lock();
-        for command in mem::take(&mut state.inbox) {
+        for command in self.take_inbox(&mut state) {
             let _ = link.apply(command);
         }
-        state.inbox_size = 0;
+        self.driver_buffered.store(0, Ordering::Relaxed);
         state.driver = None;
         state.link = Some(link);
+        // Whoever waits for an event now writes what is left, and minds the deadline.
+        let wakers = [state.wanted.take(), state.reading.take()];
         drop(state);
+        wakers.into_iter().flatten().for_each(Waker::wake);
         self.waiting.wake_all();
     }
 
-    /// Takes what was sent while the driver was not looking. Its task is woken for more.
-    pub(crate) fn collect(&self, cx: &mut Context<'_>, link: &mut Link) {
+    /// Takes what was sent while the driver was not looking. Its task is woken for more. Tells
+    /// whether another driver wants the link.
+    pub(crate) fn collect(&self, cx: &mut Context<'_>, link: &mut Link) -> bool {
         let mut state = self.lock();
         match &mut state.driver {
             Some(waker) => waker.clone_from(cx.waker()),
             None => state.driver = Some(cx.waker().clone()),
         }
-        if state.inbox.is_empty() {
-            return;
-        }
-        let inbox = mem::take(&mut state.inbox);
-        state.inbox_size = 0;
+        let wanted = state.wanted.is_some();
+        let inbox = self.take_inbox(&mut state);
         drop(state);
         for command in inbox {
             // Refused only once the connection is closing: then nothing can be sent, and whoever
             // sent it learns how the connection ended.
             let _ = link.apply(command);
         }
-        self.driver_buffered
-            .store(link.sender.buffered(), Ordering::Release);
+        wanted
+    }
+
+    /// Takes what was sent while the driver was not looking, without a promise to look again.
+    pub(crate) fn take_posted(&self, link: &mut Link) {
+        let inbox = self.take_inbox(&mut self.lock());
+        for command in inbox {
+            let _ = link.apply(command);
+        }
+    }
+
+    fn take_inbox(&self, state: &mut State) -> Vec<Command<'static>> {
+        if !state.inbox.is_empty() {
+            self.posted.store(false, Ordering::Relaxed);
+            // Counted until the driver has said how much of it was written.
+            self.driver_buffered
+                .fetch_add(mem::take(&mut state.inbox_size), Ordering::Relaxed);
+        }
+        mem::take(&mut state.inbox)
+    }
+
+    /// Leaves a command to the driver.
+    fn post(&self, state: &mut State, command: Command<'_>) -> Result<()> {
+        state.post(command)?;
+        self.posted.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// How many bytes wait, as far as is known without the link.
+    fn buffered_remote(&self, state: &State) -> usize {
+        state.inbox_size + self.driver_buffered.load(Ordering::Relaxed)
     }
 
     /// Writes for a driver, and tells those who wait for it.
@@ -538,11 +646,21 @@ impl Shared {
         cx: &mut Context<'_>,
         link: &mut Link,
     ) -> Poll<Result<(), Lost>> {
+        let broken = link.broken.is_some();
         let result = link.poll_flush(cx, self.info.client);
         let buffered = link.sender.buffered();
+        self.driver_buffered.store(buffered, Ordering::Relaxed);
+        if let Poll::Ready(Err(lost)) = &result
+            && !broken
+        {
+            let mut state = self.lock();
+            state.broken = Some(lost.clone());
+            let reading = state.reading.take();
+            drop(state);
+            reading.into_iter().for_each(Waker::wake);
+        }
         let room = self.waiting.room.any() && buffered < self.info.output.high_water;
         let drained = self.waiting.drained.any() && (buffered == 0 || result.is_ready());
-        self.driver_buffered.store(buffered, Ordering::Release);
         if room {
             self.waiting.room.wake();
         }
@@ -576,16 +694,11 @@ impl Shared {
         poll()
     }
 
-    /// How many bytes wait, as far as is known without the link.
-    fn remote_buffered(&self, state: &State) -> usize {
-        state.inbox_size + self.driver_buffered.load(Ordering::Acquire)
-    }
-
     /// How many bytes wait to be written.
     pub(crate) fn buffered(&self) -> usize {
         self.access(|access| match access {
             Access::Driven(link) | Access::Free(link, _) => link.sender.buffered(),
-            Access::Remote(state) => self.remote_buffered(state),
+            Access::Remote(state) => self.buffered_remote(state),
         })
     }
 
@@ -638,10 +751,17 @@ impl Shared {
     /// peer must have closed; `Err` where the connection has ended already.
     pub(crate) fn park(&self, cx: &mut Context<'_>) -> Result<Option<Instant>, ()> {
         self.access(|access| match access {
-            // In its driver's poll, a task need not be woken: the driver polls it.
+            // Without a lock: no other thread has the link.
             Access::Driven(link) => {
-                if link.sender.is_close_sent() && self.lock().ended.is_some() {
+                if let Some(lost) = &link.broken {
+                    self.end(Ended::Lost(lost.clone()));
+                }
+                if !link.sender.is_open() && self.lock().ended.is_some() {
                     return Err(());
+                }
+                match &mut link.reading {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    None => link.reading = Some(cx.waker().clone()),
                 }
                 Ok(None)
             }
@@ -649,9 +769,22 @@ impl Shared {
                 if !link.sender.output().is_empty() {
                     let _ = self.poll_flush_free(cx, link);
                 }
+                state.broken.clone_from(&link.broken);
                 state.wait_for_event(cx).map(|()| link.deadline())
             }
             Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
+        })
+    }
+
+    /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
+    /// did.
+    pub(crate) fn let_go(&self) -> bool {
+        self.access(|access| match access {
+            Access::Free(link, _) => {
+                link.let_go();
+                true
+            }
+            Access::Driven(_) | Access::Remote(_) => false,
         })
     }
 
@@ -666,7 +799,7 @@ impl Shared {
 
 impl State {
     fn is_open(&self) -> bool {
-        self.ended.is_none() && self.our_close.is_none()
+        self.ended.is_none() && self.our_close.is_none() && self.broken.is_none()
     }
 
     /// Leaves a command to the driver.
@@ -675,6 +808,9 @@ impl State {
             command,
             Command::Message(_) | Command::Ping(_) | Command::Pong(_)
         );
+        if of_user && let Some(lost) = &self.broken {
+            return Err(Error::Lost(lost.clone()));
+        }
         if of_user && !self.is_open() {
             return Err(SendError::Closed.into());
         }
@@ -697,6 +833,9 @@ impl State {
 
     /// Remembers the task that waits for an event; `Err` where none will come.
     fn wait_for_event(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
+        if let Some(lost) = &self.broken {
+            self.ended.get_or_insert(Ended::Lost(lost.clone()));
+        }
         if self.ended.is_some() {
             return Err(());
         }

@@ -220,12 +220,8 @@ impl WebSocket {
             // Within a handler already: that one's driver writes.
             return work(self).await.map(|()| None);
         };
-        // The future is gone before the connection is closed: if it still holds the socket, the
-        // socket goes with it.
-        let result = {
-            let mut work = pin!(work(self));
-            driver.run(work.as_mut()).await
-        };
+        // Dropped when it is done: the socket in it may be given back only then.
+        let result = driver.run(pin!(work(self))).await;
         let ended = driver.finish(code_of(&result)).await;
         result.map(|()| ended)
     }

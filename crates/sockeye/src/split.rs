@@ -239,6 +239,9 @@ impl Receiver {
                     ready!(self.poll_ending(cx));
                     self.phase = Phase::Done;
                     self.timer = None;
+                    if self.shared.let_go() {
+                        self.reader = None;
+                    }
                     let error = self.shared.ended().and_then(|ended| ended.error());
                     return Poll::Ready(error.map_or(Ok(None), Err));
                 }
@@ -253,8 +256,11 @@ impl Receiver {
                             let _ = self.shared.poll_flush(cx, false);
                         }
                         Event::Close(frame) => {
-                            let _ = self.shared.apply(Command::Answer(event.clone()));
+                            // First, so that a Close sent by another task is not taken for the
+                            // one that this answers.
                             self.shared.end_by_close(frame.clone());
+                            let _ = self.shared.apply(Command::Answer(event.clone()));
+                            let _ = self.shared.poll_flush(cx, false);
                             self.phase = Phase::Ending;
                         }
                     }

@@ -28,6 +28,8 @@ pub(crate) enum ReadHalf {
 pub(crate) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Other(tokio::io::WriteHalf<Stream>),
+    /// The connection has ended.
+    Gone,
 }
 
 pub(crate) fn split(stream: Stream) -> (ReadHalf, WriteHalf) {
@@ -97,6 +99,7 @@ impl WriteHalf {
             return match self {
                 Self::Tcp(half) => Pin::new(half).poll_write(cx, first),
                 Self::Other(half) => Pin::new(half).poll_write(cx, first),
+                Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             };
         };
         let mut pieces = [IoSlice::new(&[]); PIECES];
@@ -110,6 +113,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => Pin::new(half).poll_write_vectored(cx, &pieces[..count]),
             Self::Other(half) => Pin::new(half).poll_write_vectored(cx, &pieces[..count]),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -118,7 +122,7 @@ impl WriteHalf {
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             // TCP holds nothing back here.
-            Self::Tcp(_) => Poll::Ready(Ok(())),
+            Self::Tcp(_) | Self::Gone => Poll::Ready(Ok(())),
             Self::Other(half) => Pin::new(half).poll_flush(cx),
         }
     }
@@ -128,6 +132,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
             Self::Other(half) => Pin::new(half).poll_shutdown(cx),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 }

@@ -1,0 +1,463 @@
+//! Peers that break the rules, on a connection in use, in both roles and all forms: each is told
+//! why, its user too, and nobody else notices.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod wire;
+
+use sockeye::{
+    CloseCode, Ended, Limits, ProtocolError, Server,
+    proto::deflate::{DeflateConfig, Deflater, Level, WindowBits},
+};
+use tokio::net::TcpStream;
+use wire::*;
+
+/// "Hello", as RFC 7692 §7.2.3.1 compresses it.
+const HELLO: [u8; 7] = [0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+
+const LIMIT: usize = 10_000;
+
+/// Something a peer must not do.
+struct Wrong {
+    name: &'static str,
+    /// Whether compression was agreed on, and in which words.
+    extensions: &'static str,
+    /// What a peer sends that masks its frames, or does not.
+    bytes: fn(mask: bool) -> Vec<u8>,
+    code: u16,
+    error: ProtocolError,
+}
+
+fn masked(first: u8, mask: bool, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    frame(first, mask, payload.as_ref())
+}
+
+fn deflated(message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let config = DeflateConfig {
+        level: Level::BALANCED,
+        ..DeflateConfig::default()
+    };
+    let settings = config.deflater(WindowBits::MAX);
+    Deflater::new(settings).compress(message, &mut out);
+    out
+}
+
+/// A header that says any length in eight bytes.
+fn long(mask: bool, len: u64) -> Vec<u8> {
+    let mut bytes = vec![0x82, if mask { 0xFF } else { 0x7F }];
+    bytes.extend(len.to_be_bytes());
+    if mask {
+        bytes.extend(KEY);
+    }
+    bytes
+}
+
+macro_rules! wrong {
+    ($($name:literal, $extensions:expr, $bytes:expr, $code:literal, $error:expr;)*) => {
+        &[$(Wrong {
+            name: $name,
+            extensions: $extensions,
+            bytes: $bytes,
+            code: $code,
+            error: $error,
+        }),*]
+    };
+}
+
+const TOO_LARGE: ProtocolError = ProtocolError::MessageTooLarge { limit: LIMIT };
+
+const WRONGS: &[Wrong] = wrong! {
+    "a frame with the wrong kind of mask to a server", "",
+        |mask| masked(0x81, !mask, "Hello"), 1002, ProtocolError::Unmasked;
+    "RSV1 without an extension", "", |mask| masked(0xC1, mask, "Hello"), 1002, ProtocolError::ReservedBits;
+    "RSV2", "", |mask| masked(0xA1, mask, "Hello"), 1002, ProtocolError::ReservedBits;
+    "RSV3", "", |mask| masked(0x91, mask, "Hello"), 1002, ProtocolError::ReservedBits;
+    "a reserved data opcode", "", |mask| masked(0x83, mask, ""), 1002, ProtocolError::OpCode(3);
+    "a reserved control opcode", "", |mask| masked(0x8B, mask, ""), 1002, ProtocolError::OpCode(11);
+    "a short length in two bytes", "", |mask| {
+        let mut bytes = vec![0x82, if mask { 0xFE } else { 0x7E }, 0, 125];
+        bytes.extend([0; 129]);
+        bytes
+    }, 1002, ProtocolError::LengthNotMinimal;
+    "a short length in eight bytes", "", |mask| long(mask, 0xFFFF), 1002, ProtocolError::LengthNotMinimal;
+    "a length with the top bit set", "", |mask| long(mask, 1 << 63), 1002, ProtocolError::LengthTopBit;
+    "a frame that claims all there is", "", |mask| long(mask, u64::MAX >> 1), 1009,
+        ProtocolError::FrameTooLarge { limit: LIMIT };
+    "a frame of one byte too many", "", |mask| long(mask, 0x10000), 1009,
+        ProtocolError::FrameTooLarge { limit: LIMIT };
+    "a message of one byte too many", "", |mask| {
+        let mut bytes = masked(0x02, mask, [0; LIMIT]);
+        bytes.extend(masked(0x80, mask, [0]));
+        bytes
+    }, 1009, TOO_LARGE;
+    "too many fragments", "", |mask| {
+        let mut bytes = masked(0x02, mask, "");
+        (0..100).for_each(|_| bytes.extend(masked(0x00, mask, "")));
+        bytes
+    }, 1009, ProtocolError::TooManyFragments { limit: 100 };
+    "a fragmented ping", "", |mask| masked(0x09, mask, "Hello"), 1002, ProtocolError::ControlFragmented;
+    "a long ping", "", |mask| masked(0x89, mask, [0; 126]), 1002, ProtocolError::ControlTooLong;
+    "a continuation of nothing", "", |mask| masked(0x80, mask, "Hello"), 1002,
+        ProtocolError::ContinuationUnexpected;
+    "a message within a message", "", |mask| {
+        let mut bytes = masked(0x01, mask, "Hel");
+        bytes.extend(masked(0x81, mask, "lo"));
+        bytes
+    }, 1002, ProtocolError::ContinuationExpected;
+    "text that is not UTF-8", "", |mask| masked(0x81, mask, b"Hell\xFF"), 1007, ProtocolError::InvalidUtf8;
+    "text that is not UTF-8 in a frame without an end", "", |mask| {
+        masked(0x81, mask, b"Hell\xFF and more")[..12].to_vec()
+    }, 1007, ProtocolError::InvalidUtf8;
+    "text that ends within a character", "", |mask| {
+        let mut bytes = masked(0x01, mask, b"\xD0");
+        bytes.extend(masked(0x80, mask, ""));
+        bytes
+    }, 1007, ProtocolError::InvalidUtf8;
+    "a Close of one byte", "", |mask| masked(0x88, mask, [3]), 1002, ProtocolError::CloseOneByte;
+    "a Close with 999", "", |mask| masked(0x88, mask, [3, 231]), 1002, ProtocolError::CloseCode(999);
+    "a Close with 1004", "", |mask| masked(0x88, mask, [3, 236]), 1002, ProtocolError::CloseCode(1004);
+    "a Close with 1005", "", |mask| masked(0x88, mask, [3, 237]), 1002, ProtocolError::CloseCode(1005);
+    "a Close with 1006", "", |mask| masked(0x88, mask, [3, 238]), 1002, ProtocolError::CloseCode(1006);
+    "a Close with 1015", "", |mask| masked(0x88, mask, [3, 247]), 1002, ProtocolError::CloseCode(1015);
+    "a Close with 1016", "", |mask| masked(0x88, mask, [3, 248]), 1002, ProtocolError::CloseCode(1016);
+    "a Close with 2999", "", |mask| masked(0x88, mask, [11, 183]), 1002, ProtocolError::CloseCode(2999);
+    "a Close with 5000", "", |mask| masked(0x88, mask, [19, 136]), 1002, ProtocolError::CloseCode(5000);
+    "a Close with a reason that is not UTF-8", "", |mask| masked(0x88, mask, b"\x03\xE8\xFF"), 1007,
+        ProtocolError::CloseReasonUtf8;
+    "RSV1 on a ping once deflate is agreed", NO_CONTEXT, |mask| masked(0xC9, mask, ""), 1002,
+        ProtocolError::ReservedBits;
+    "RSV1 on a continuation once deflate is agreed", NO_CONTEXT, |mask| {
+        let mut bytes = masked(0x41, mask, &HELLO[..3]);
+        bytes.extend(masked(0xC0, mask, &HELLO[3..]));
+        bytes
+    }, 1002, ProtocolError::ReservedBits;
+    "corrupt deflate data", NO_CONTEXT, |mask| masked(0xC2, mask, [0xFF; 20]), 1007,
+        ProtocolError::CorruptDeflate;
+    "data past the end of a deflate message", NO_CONTEXT, |mask| {
+        let mut payload = vec![0xF3, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+        payload.extend([0xFF; 4]);
+        masked(0xC2, mask, payload)
+    }, 1007, ProtocolError::DeflateTrailingData;
+    "compressed text that is not UTF-8", NO_CONTEXT, |mask| masked(0xC1, mask, deflated(b"Hell\xFF")), 1007,
+        ProtocolError::InvalidUtf8;
+    "a bomb of one byte too many", NO_CONTEXT, |mask| masked(0xC2, mask, deflated(&[0; LIMIT + 1])), 1009,
+        TOO_LARGE;
+    "a bomb of eight megabytes in fragments", NO_CONTEXT, |mask| {
+        // Each fragment is far below every limit.
+        let payload = deflated(&vec![0; 8 << 20]);
+        assert!(payload.len() < LIMIT);
+        let mut bytes = masked(0x42, mask, &payload[..4000]);
+        bytes.extend(masked(0x80, mask, &payload[4000..]));
+        bytes
+    }, 1009, TOO_LARGE;
+};
+
+fn setup(wrong: &Wrong) -> Setup {
+    Setup {
+        limits: Limits::default().message(LIMIT).fragments(100),
+        extensions: wrong.extensions,
+        deflate: DeflateConfig::available().filter(|_| !wrong.extensions.is_empty()),
+        ..Setup::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_broken_rule_is_told_to_the_peer_and_to_the_user() {
+    for wrong in WRONGS {
+        for role in BOTH {
+            for form in FORMS {
+                println!("{}: {role:?} {form:?}", wrong.name);
+                let (socket, mut peer) = setup(wrong).open(role).await;
+                let seen = echo(form, socket);
+                peer.expect_echo("before").await;
+                peer.send((wrong.bytes)(role == Role::Server)).await;
+                // Discarded, like all that follows a broken rule.
+                peer.send_frame(0x81, "after").await;
+                let (code, reason) = peer.expect_close().await;
+                assert_eq!(code, wrong.code, "{}", wrong.name);
+                let error = match (role, wrong.error) {
+                    (Role::Client, ProtocolError::Unmasked) => ProtocolError::Masked,
+                    (_, error) => error,
+                };
+                assert_eq!(reason, error.to_string());
+                drop(peer);
+                let seen = within(seen).await.unwrap();
+                seen.assert_ended(|ended| matches!(ended, Ended::Protocol(e) if *e == error));
+                assert_eq!(seen.messages, ["before".into()], "{}", wrong.name);
+            }
+        }
+    }
+}
+
+/// An echo server in each form; the address of both.
+async fn servers(setup: &Setup) -> [std::net::SocketAddr; 2] {
+    struct Echo;
+    impl sockeye::Handler for Echo {
+        fn on_message(&mut self, socket: &mut sockeye::Socket, message: sockeye::MessageRef<'_>) {
+            socket.send(message);
+        }
+    }
+    let bind = async || {
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        server.acceptor(setup.acceptor())
+    };
+    let (plain, events) = (bind().await, bind().await);
+    let addresses = [plain.local_addr().unwrap(), events.local_addr().unwrap()];
+    tokio::spawn(plain.serve(|mut socket| async move {
+        while let Some(message) = socket.recv().await? {
+            socket.send(message).await?;
+        }
+        Ok(())
+    }));
+    tokio::spawn(events.serve_handler(|| Echo));
+    addresses
+}
+
+async fn connect(address: std::net::SocketAddr, extensions: &str) -> Peer<TcpStream> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    Peer::client(stream, extensions, &[]).await
+}
+
+#[tokio::test]
+async fn a_server_serves_the_next_client_as_if_nothing_had_happened() {
+    let base = Setup {
+        limits: Limits::default().message(LIMIT).fragments(100),
+        deflate: DeflateConfig::available(),
+        ..Setup::default()
+    };
+    for address in servers(&base).await {
+        // Open all the while, on the same thread.
+        let mut bystander = connect(address, NO_CONTEXT).await;
+        for wrong in WRONGS {
+            let mut peer = connect(address, wrong.extensions).await;
+            peer.expect_echo("before").await;
+            peer.send((wrong.bytes)(true)).await;
+            assert_eq!(peer.expect_close().await.0, wrong.code, "{}", wrong.name);
+            peer.expect_end().await;
+            let mut healthy = connect(address, "").await;
+            healthy.expect_echo("healthy").await;
+            healthy.send_close(1000, "").await;
+            assert_eq!(healthy.expect_close().await.0, 1000);
+            healthy.expect_end().await;
+            bystander.send_frame(0xC1, HELLO).await;
+            bystander.expect_text("Hello").await;
+        }
+    }
+}
+
+mod inflated_sizes {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_below_the_limit_and_the_limit_itself_pass() {
+        for role in BOTH {
+            for form in FORMS {
+                let setup = Setup {
+                    limits: Limits::default().message(LIMIT),
+                    ..Setup::deflate()
+                };
+                let (socket, mut peer) = setup.open(role).await;
+                let seen = echo(form, socket);
+                for len in [LIMIT - 1, LIMIT] {
+                    peer.send_frame(0xC2, deflated(&vec![0; len])).await;
+                    peer.expect(0xC2).await;
+                }
+                // Two empty ones, as compressors write them.
+                for empty in [vec![0x00], vec![0x02, 0x00]] {
+                    peer.send_frame(0xC2, empty).await;
+                    assert_eq!(peer.expect(0x82).await, b"");
+                }
+                peer.send_frame(0xC2, deflated(&vec![0; LIMIT + 1])).await;
+                assert_eq!(peer.expect_close().await.0, 1009);
+                drop(peer);
+                let seen = within(seen).await.unwrap();
+                let lens: Vec<_> = seen.messages.iter().map(|message| message.len()).collect();
+                assert_eq!(lens, [LIMIT - 1, LIMIT, 0, 0]);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_larger_than_agreed_is_refused() {
+        let mut message: Vec<u8> = (0..3000u32).map(|i| ((i * i) >> 5) as u8).collect();
+        message.extend_from_within(..);
+        for role in BOTH {
+            for form in FORMS {
+                let bits = WindowBits::new(9).unwrap();
+                let setup = Setup {
+                    deflate: Some(DeflateConfig {
+                        peer_max_window_bits: bits,
+                        ..DeflateConfig::default()
+                    }),
+                    extensions: match role {
+                        Role::Client => {
+                            "permessage-deflate; server_no_context_takeover; \
+                             client_no_context_takeover; server_max_window_bits=9"
+                        }
+                        Role::Server => {
+                            "permessage-deflate; server_no_context_takeover; \
+                             client_no_context_takeover; client_max_window_bits"
+                        }
+                    },
+                    ..Setup::default()
+                };
+                let (socket, mut peer) = setup.open(role).await;
+                assert!(socket.extensions().contains("_max_window_bits=9"));
+                let seen = echo(form, socket);
+                peer.send_frame(0xC2, deflated(&message)).await;
+                assert_eq!(peer.expect_close().await.0, 1007);
+                drop(peer);
+                let seen = within(seen).await.unwrap();
+                seen.assert_ended(|ended| {
+                    matches!(ended, Ended::Protocol(ProtocolError::CorruptDeflate))
+                });
+            }
+        }
+    }
+}
+
+mod around_the_handshake {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_in_the_same_packet_as_the_head_are_received() {
+        for role in BOTH {
+            for form in FORMS {
+                let mask = role == Role::Server;
+                let early: Vec<u8> = (0..100)
+                    .flat_map(|number| masked(0x81, mask, number.to_string()))
+                    .chain(masked(0x01, mask, "and half of "))
+                    .collect();
+                let setup = Setup {
+                    early,
+                    ..Setup::default()
+                };
+                let (socket, mut peer) = setup.open(role).await;
+                let seen = echo(form, socket);
+                for number in 0..100 {
+                    peer.expect_text(&number.to_string()).await;
+                }
+                peer.send_frame(0x80, "another").await;
+                peer.expect_text("and half of another").await;
+                peer.send_close(1000, "").await;
+                assert_eq!(peer.expect_close().await.0, 1000);
+                drop(peer);
+                let seen = within(seen).await.unwrap();
+                seen.assert_ended(|ended| matches!(ended, Ended::ByPeer(Some(_))));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_in_the_same_packet_as_the_head_is_answered() {
+        for role in BOTH {
+            for form in FORMS {
+                let setup = Setup {
+                    early: masked(0x88, role == Role::Server, [0x03, 0xE9]),
+                    ..Setup::default()
+                };
+                let (socket, mut peer) = setup.open(role).await;
+                let seen = echo(form, socket);
+                assert_eq!(peer.expect_close().await.0, 1001);
+                drop(peer);
+                let seen = within(seen).await.unwrap();
+                seen.assert_ended(|ended| ended.code() == 1001);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_and_frames_a_byte_at_a_time() {
+        use tokio::io::AsyncWriteExt;
+        for address in servers(&Setup::default()).await {
+            let (mut near, far) = tokio::io::duplex(1);
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            // A pipe that holds one byte makes each its own packet.
+            let relay =
+                tokio::spawn(
+                    async move { tokio::io::copy_bidirectional(&mut stream, &mut near).await },
+                );
+            let mut peer = Peer::client(far, "", &[]).await;
+            peer.expect_echo("Привет").await;
+            peer.send_close(1000, "bye").await;
+            assert_eq!(peer.expect_close().await, (1000, "bye".into()));
+            peer.expect_end().await;
+            peer.stream.shutdown().await.unwrap();
+            within(relay).await.unwrap().unwrap();
+        }
+    }
+}
+
+mod frames_in_odd_places {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_close_they_are_discarded() {
+        for role in BOTH {
+            for form in FORMS {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let seen = echo(form, socket);
+                peer.expect_echo("before").await;
+                let mut bytes = peer.frame(0x88, [0x0F, 0xA0, b'x']);
+                bytes.extend(peer.frame(0x81, "after"));
+                // Not even wrong any more.
+                bytes.extend(peer.frame(0xFF, "after"));
+                peer.send(bytes).await;
+                assert_eq!(peer.expect_close().await, (4000, "x".into()));
+                if role == Role::Server {
+                    peer.expect_end().await;
+                }
+                drop(peer);
+                let seen = within(seen).await.unwrap();
+                assert_eq!(seen.messages, ["before".into()]);
+                seen.assert_ended(|ended| {
+                    matches!(ended, Ended::ByPeer(Some(frame))
+                        if frame.code == CloseCode::new(4000).unwrap() && frame.reason == "x")
+                });
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn control_frames_between_fragments_are_answered_at_once() {
+        for role in BOTH {
+            for form in FORMS {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let seen = echo(form, socket);
+                peer.send_frame(0x01, "При").await;
+                peer.send_frame(0x89, "1").await;
+                assert_eq!(peer.expect(0x8A).await, b"1");
+                peer.send_frame(0x8A, "nobody asked").await;
+                peer.send_frame(0x00, b"\xD0").await;
+                peer.send_frame(0x89, "2").await;
+                assert_eq!(peer.expect(0x8A).await, b"2");
+                peer.send_frame(0x80, b"\xB2").await;
+                peer.expect_text("Прив").await;
+                // A Close between fragments is a Close all the same.
+                peer.send_frame(0x01, "never").await;
+                peer.send_close(1000, "").await;
+                assert_eq!(peer.expect_close().await.0, 1000);
+                drop(peer);
+                let seen = within(seen).await.unwrap();
+                assert_eq!(seen.messages, ["Прив".into()]);
+                seen.assert_ended(Ended::was_clean);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_without_a_code_is_answered_without_one() {
+        for role in BOTH {
+            for form in FORMS {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let seen = echo(form, socket);
+                peer.send_frame(0x88, "").await;
+                assert_eq!(peer.expect_close().await.0, 1005);
+                drop(peer);
+                let seen = within(seen).await.unwrap();
+                seen.assert_ended(|ended| matches!(ended, Ended::ByPeer(None)));
+            }
+        }
+    }
+}
