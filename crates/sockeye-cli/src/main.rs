@@ -18,6 +18,11 @@ use tokio::runtime::{Builder, Runtime};
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
+        // Everyone is in one room. On one thread, whoever has seen its connection open is in it:
+        // nothing is published between the answer to its request and its entry.
+        Command::Serve(args) if args.broadcast => {
+            runtime(Builder::new_current_thread()).and_then(|it| it.block_on(serve::run(args)))
+        }
         // Connections are independent of each other: every core can have its share.
         Command::Serve(args) => {
             runtime(Builder::new_multi_thread()).and_then(|it| it.block_on(serve::run(args)))

@@ -24,7 +24,7 @@ pub(super) const COMMANDS: [(&str, &str, &str); 8] = [
     (
         "/quit",
         "",
-        "close with 1000 and leave; Ctrl-C and Ctrl-D do the same, Ctrl-C twice waits for nothing",
+        "close with 1000 and leave, as Ctrl-C and Ctrl-D do",
     ),
 ];
 
@@ -86,7 +86,8 @@ pub(super) fn help() -> String {
     }
     text + "  //…                     send text that begins with one slash\n\
             Keys: arrows and Ctrl-R go through the history, Tab completes commands and paths.\n\
-            A line that begins with a space is sent, and not kept in the history."
+            A line that begins with a space is sent, and not kept in the history.\n\
+            While the connection is closing, Ctrl-C leaves at once."
 }
 
 fn control(text: &str) -> Result<String, String> {

@@ -20,9 +20,10 @@ use self_signed::SelfSigned;
 use visits::Visits;
 
 pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
-    let mut acceptor = Acceptor::new()
-        .limits(Limits::default().message(args.max_message))
-        .on_request(close_query::check);
+    let mut acceptor = Acceptor::new().on_request(close_query::check);
+    if let Some(bytes) = args.max_message {
+        acceptor = acceptor.limits(Limits::default().message(bytes));
+    }
     let mut known = Subprotocols::new();
     for name in &args.subprotocol {
         known.push(name).map_err(sockeye::Error::from)?;
