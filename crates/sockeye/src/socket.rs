@@ -183,7 +183,8 @@ impl WebSocket {
     /// # Cancel safety
     /// Safe: what is queued stays queued.
     pub async fn flush(&mut self) -> Result<()> {
-        std::future::poll_fn(|cx| self.shared().poll_flush(cx, true))
+        let shared = self.shared();
+        std::future::poll_fn(|cx| shared.poll_flush(cx, true))
             .await
             .map_err(Error::Lost)
     }

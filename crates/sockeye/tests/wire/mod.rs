@@ -226,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).await.unwrap();
+        within(self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
     /// The bytes of a frame as this end has to send it.

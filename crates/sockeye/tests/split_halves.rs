@@ -1,0 +1,296 @@
+//! Senders in many tasks and threads, halves apart and together again, and the combinators of
+//! `Stream` and `Sink`.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod wire;
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
+use sockeye::{CloseCode, Ended, Error, Handler, Message, Sender, Socket, WebSocket};
+use tokio::{
+    io::duplex,
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+use wire::*;
+
+const TASKS: usize = 12;
+const EACH: usize = 300;
+
+/// Both ends, each a real one.
+async fn pair(setup: &Setup) -> (WebSocket, WebSocket) {
+    let (near, far) = duplex(setup.pipe);
+    let (client, acceptor) = (setup.client("ws://peer/"), setup.acceptor());
+    let (client, server) = tokio::join!(client.connect_over(near), acceptor.accept(far));
+    (client.unwrap(), server.unwrap())
+}
+
+/// One message of a task: its number, the message's, and a payload of some length.
+fn message(task: usize, number: usize) -> Vec<u8> {
+    let mut message = vec![task as u8; 8 + (task * 31 + number * 97) % 700];
+    message[0] = task as u8;
+    message[1..5].copy_from_slice(&(number as u32).to_be_bytes());
+    message
+}
+
+async fn send_all(sender: &Sender, task: usize) {
+    for number in 0..EACH {
+        sender.send(message(task, number)).await.unwrap();
+    }
+}
+
+/// Sends from tasks and from threads.
+async fn send_from_everywhere(sender: Sender) {
+    let mut tasks = Vec::new();
+    for task in 0..TASKS {
+        let sender = sender.clone();
+        if task % 3 == 0 {
+            let runtime = tokio::runtime::Handle::current();
+            tasks.push(tokio::task::spawn_blocking(move || {
+                runtime.block_on(send_all(&sender, task));
+            }));
+        } else {
+            tasks.push(tokio::spawn(async move { send_all(&sender, task).await }));
+        }
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    sender.close(CloseCode::NORMAL, "all sent").await.unwrap();
+}
+
+/// Receives them all: each whole, and in the order in which its task sent it.
+async fn receive_all(mut socket: WebSocket) -> WebSocket {
+    let mut next = [0; TASKS];
+    while let Some(received) = socket.recv().await.unwrap() {
+        let bytes = received.as_bytes();
+        let task = usize::from(bytes[0]);
+        assert_eq!(bytes, message(task, next[task]), "task {task}");
+        next[task] += 1;
+        if next[task] % 50 == 0 {
+            // Now and then the other end has to wait.
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(next, [EACH; TASKS]);
+    socket
+}
+
+struct GivesSender(Option<oneshot::Sender<Sender>>);
+
+impl Handler for GivesSender {
+    fn on_open(&mut self, socket: &mut Socket) {
+        let _ = self.0.take().unwrap().send(socket.sender());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_senders_lose_and_mix_up_nothing() {
+    for form in FORMS {
+        for from_client in [false, true] {
+            let setup = Setup {
+                pipe: 4096,
+                high_water: 8192,
+                ..Setup::default()
+            };
+            let (client, server) = pair(&setup).await;
+            let (from, to) = if from_client {
+                (client, server)
+            } else {
+                (server, client)
+            };
+            let receiving = tokio::spawn(receive_all(to));
+            let sending = match form {
+                Form::Plain => tokio::spawn(async move {
+                    let (sender, mut receiver) = from.split();
+                    let sending = tokio::spawn(send_from_everywhere(sender));
+                    assert!(receiver.recv().await.unwrap().is_none());
+                    sending.await.unwrap();
+                    receiver.ended().unwrap()
+                }),
+                Form::Driven => tokio::spawn(async move {
+                    let ended = from.drive(|socket| async move {
+                        let (sender, mut receiver) = socket.split();
+                        let sending = tokio::spawn(send_from_everywhere(sender));
+                        assert!(receiver.recv().await?.is_none());
+                        sending.await.map_err(Error::other)
+                    });
+                    ended.await.unwrap().unwrap()
+                }),
+                Form::Events => tokio::spawn(async move {
+                    let (give, sender) = oneshot::channel();
+                    let handling = tokio::spawn(from.handle(GivesSender(Some(give))));
+                    send_from_everywhere(sender.await.unwrap()).await;
+                    handling.await.unwrap()
+                }),
+            };
+            let received = timeout(Duration::from_secs(20), receiving).await;
+            let socket = received.expect("stuck").unwrap();
+            assert_eq!(socket.ended().unwrap().reason(), "all sent");
+            drop(socket);
+            let ended = within(sending).await.unwrap();
+            assert!(matches!(ended, Ended::ByUs(_)), "{form:?}: {ended:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn halves_of_one_socket_reunite_and_others_do_not() {
+    let (client, server) = pair(&Setup::default()).await;
+    let (client_sender, client_receiver) = client.split();
+    let (server_sender, server_receiver) = server.split();
+    let (client_receiver, server_sender) = client_receiver.reunite(server_sender).unwrap_err();
+    let mut client = client_receiver.reunite(client_sender).unwrap();
+    let mut server = server_receiver.reunite(server_sender).unwrap();
+    client.send("together").await.unwrap();
+    let received = server.recv().await.unwrap();
+    assert_eq!(received, Some("together".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_sees_how_the_other_ended_it() {
+    let (client, mut server) = pair(&Setup::default()).await;
+    let (sender, mut receiver) = client.split();
+    let receiving = tokio::spawn(async move {
+        let last = receiver.recv().await;
+        (last, receiver)
+    });
+    sender.send("one").await.unwrap();
+    assert!(server.recv().await.unwrap().is_some());
+    server.close(CloseCode::GOING_AWAY, "done").await.unwrap();
+    let (last, receiver) = within(receiving).await.unwrap();
+    assert!(last.unwrap().is_none());
+    for ended in [sender.ended(), receiver.ended()] {
+        assert!(matches!(ended, Some(Ended::ByPeer(Some(frame))) if frame.reason == "done"));
+    }
+    assert!(!sender.is_open());
+    let socket = receiver.reunite(sender).unwrap();
+    assert_eq!(socket.ended().unwrap().code(), 1001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_cancelled_send_leaves_is_written_while_the_receiver_waits() {
+    for role in BOTH {
+        let setup = Setup {
+            pipe: 1000,
+            ..Setup::default()
+        };
+        let (socket, mut peer) = setup.open(role).await;
+        let (sender, mut receiver) = socket.split();
+        let receiving = tokio::spawn(async move { receiver.recv().await });
+        sleep(Duration::from_millis(1)).await;
+        let patience = timeout(Duration::from_millis(1), sender.send(vec![7; 50_000]));
+        assert!(patience.await.is_err());
+        // Nobody touches the sender any more.
+        assert_eq!(peer.expect(0x82).await, vec![7; 50_000]);
+        peer.send_frame(0x81, "got it").await;
+        let received = within(receiving).await.unwrap().unwrap();
+        assert_eq!(received, Some("got it".into()));
+    }
+}
+
+/// Within the handler of one connection, another is driven in the same task.
+#[tokio::test(start_paused = true)]
+async fn messages_keep_their_order_from_inside_another_driver() {
+    let (client, mut server) = pair(&Setup::default()).await;
+    let (other, _other_end) = pair(&Setup::default()).await;
+    let driving = client.drive(|mut socket| async move {
+        socket.send("1").await?;
+        let sender = socket.sender();
+        let within = other.drive(|other| async move {
+            sender.send("2").await?;
+            // Moved elsewhere, so that this driver has nothing to wait for.
+            std::mem::forget(tokio::spawn(echo_forever(other)));
+            Ok(())
+        });
+        within.await?;
+        socket.send("3").await?;
+        socket.recv().await.map(drop)
+    });
+    let driving = async {
+        let _ = driving.await;
+    };
+    let receiving = async {
+        for expected in ["1", "2", "3"] {
+            assert_eq!(server.recv().await.unwrap(), Some(expected.into()));
+        }
+        server.close(CloseCode::NORMAL, "").await.unwrap();
+    };
+    within(async { tokio::join!(driving, receiving) }).await;
+}
+
+async fn echo_forever(mut socket: WebSocket) {
+    while let Ok(Some(_)) = socket.recv().await {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_much_waits_is_known_elsewhere() {
+    let (client, mut server) = pair(&Setup::default()).await;
+    let sender = client.sender();
+    let _seen = echo(Form::Driven, client);
+    tokio::task::yield_now().await;
+    sender.send(vec![7; 1000]).await.unwrap();
+    assert!(sender.buffered_amount() >= 1000);
+    assert!(server.recv().await.unwrap().is_some());
+    assert_eq!(sender.buffered_amount(), 0);
+}
+
+mod combinators {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_forwarded_into_its_sink_is_an_echo() {
+        for driven in [false, true] {
+            let setup = Setup {
+                pipe: 1000,
+                high_water: 4000,
+                ..Setup::default()
+            };
+            let (client, server) = pair(&setup).await;
+            let echo = async |socket: WebSocket| {
+                let (sender, receiver) = socket.split();
+                // Forwarding closes the sink at the end; by then it is closed.
+                receiver.forward(sender).await
+            };
+            let serving = tokio::spawn(async move {
+                if driven {
+                    server.drive(echo).await.map(drop)
+                } else {
+                    echo(server).await
+                }
+            });
+            let (mut sender, receiver) = client.split();
+            let sending = tokio::spawn(async move {
+                let messages = (0..1000).map(|number: u32| Ok(Message::from(number.to_string())));
+                sender.send_all(&mut stream::iter(messages)).await.unwrap();
+                sender
+            });
+            let received: Vec<Message> = within(receiver.take(1000).try_collect()).await.unwrap();
+            for (number, message) in received.iter().enumerate() {
+                assert_eq!(message.as_text().unwrap(), number.to_string());
+            }
+            let mut sender = within(sending).await.unwrap();
+            SinkExt::<Message>::close(&mut sender).await.unwrap();
+            drop(sender);
+            within(serving).await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_the_sink_sends_a_close_with_1000() {
+        for role in BOTH {
+            let (mut socket, mut peer) = Setup::default().open(role).await;
+            SinkExt::<&'static str>::feed(&mut socket, "fed")
+                .await
+                .unwrap();
+            SinkExt::<&'static str>::close(&mut socket).await.unwrap();
+            peer.expect_text("fed").await;
+            assert_eq!(peer.expect_close().await.0, 1000);
+            peer.send_close(1000, "").await;
+            drop(peer);
+            assert!(socket.next().await.is_none());
+            assert!(socket.ended().unwrap().was_clean());
+        }
+    }
+}
