@@ -75,9 +75,9 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) no_compress: bool,
 
-    /// Accept messages up to this size, in bytes or with K, M or G [default: 16M]; a larger one is closed with 1009
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) max_message: Option<usize>,
+    /// Accept messages up to this size, in bytes or with K, M or G; a larger one is closed with 1009
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16M")]
+    pub(crate) max_message: usize,
 
     /// Print no line for each connection
     #[arg(short, long)]
@@ -161,9 +161,9 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "2")]
     pub(crate) linger: Duration,
 
-    /// Accept messages up to this size, in bytes or with K, M or G [default: 16M]; a larger one is closed with 1009
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) max_message: Option<usize>,
+    /// Accept messages up to this size, in bytes or with K, M or G; a larger one is closed with 1009
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16M")]
+    pub(crate) max_message: usize,
 
     /// In a terminal: keep no history of what is typed
     ///
