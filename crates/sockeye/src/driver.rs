@@ -134,7 +134,7 @@ impl Driver {
     /// What still comes from the peer is discarded. Where the user has moved the socket to another
     /// task, the connection is left to it: `None`.
     pub(crate) async fn finish(mut self, code: CloseCode) -> Option<Ended> {
-        self.reader = self.shared.lock().reader.take();
+        self.reader = self.shared.take_reader();
         self.reader.as_ref()?;
         self.close(code);
         poll_fn(|cx| {

@@ -202,20 +202,24 @@ impl WebSocket {
     /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
     /// called.
     pub async fn handle<H: Handler>(self, handler: H) -> Ended {
-        let (shared, reader) = self.into_receiver().into_reader();
-        let Some(reader) = reader else {
-            // Nothing came after the end of this one.
+        let shared = self.shared().clone();
+        // Leaves the receiving side where the session finds it.
+        drop(self);
+        let driver = Driver::take_over(shared.clone()).await;
+        let Some(reader) = shared.take_reader() else {
+            // A Sender has closed the connection meanwhile.
             return shared.ended().unwrap_or_else(Ended::gone);
         };
-        let driver = Driver::take_over(shared.clone()).await;
-        let mut session = Session {
+        // Boxed, so that this future, which is there for as long as the connection, does not hold
+        // its parts and the whole.
+        let mut session = Box::new(Session {
             socket: Socket {
                 driver,
                 delivering: None,
             },
             reader,
             handler,
-        };
+        });
         session.handler.on_open(&mut session.socket);
         poll_fn(|cx| session.poll(cx)).await;
         let ended = shared.ended().unwrap_or_else(Ended::gone);

@@ -776,6 +776,11 @@ impl Shared {
         })
     }
 
+    /// Takes the receiving side, where its owner has let go of it.
+    pub(crate) fn take_reader(&self) -> Option<Reader> {
+        self.lock().reader.take()
+    }
+
     /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
     /// did.
     pub(crate) fn let_go(&self) -> bool {

@@ -1,0 +1,178 @@
+//! The examples run, against each other, and are short.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Built by `cargo test` next to this test.
+fn example(name: &str) -> Command {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    Command::new(path.join("examples").join(name))
+}
+
+/// Runs an example to its end, which has to come in time.
+fn run(name: &str, arguments: &[&str]) -> Output {
+    let mut child = example(name)
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            panic!("{name} does not end: {:?}", child.wait_with_output());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// What an example prints that ends well.
+fn lines(name: &str, arguments: &[&str]) -> Vec<String> {
+    let output = run(name, arguments);
+    assert!(output.status.success(), "{name}: {output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(Into::into).collect()
+}
+
+/// A server in a process of its own, ended with the test.
+struct Server {
+    child: Child,
+    url: String,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Server {
+    fn start(name: &str) -> Self {
+        let mut child = example(name)
+            .arg("127.0.0.1:0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut url = String::new();
+        stdout.read_line(&mut url).unwrap();
+        let url = url.trim().to_owned();
+        assert!(url.starts_with("ws://127.0.0.1:"), "{url}");
+        Self { child, url, stdout }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_clients_run_against_both_servers() {
+    for name in ["echo", "events"] {
+        let mut server = Server::start(name);
+        let url = &server.url.clone()[..];
+        assert_eq!(
+            lines("client", &[url]),
+            [
+                "Получено сообщение: Привет",
+                "closed by this end with 1000 (normal closure): Завершаю соединение",
+            ]
+        );
+        if name == "events" {
+            assert!(server.line().starts_with("open: Some(127.0.0.1:"));
+            assert_eq!(
+                server.line(),
+                "close: closed by the peer with 1000 (normal closure): Завершаю соединение"
+            );
+        }
+        assert_eq!(
+            lines("split", &[url]),
+            [
+                "message 1",
+                "message 2",
+                "message 3",
+                "closed by this end with 1000 (normal closure): that was all",
+            ]
+        );
+        assert_eq!(lines("many_senders", &[url]), ["100 messages came back"]);
+    }
+}
+
+#[test]
+fn a_client_without_a_server_fails() {
+    let output = run("client", &["ws://127.0.0.1:1/"]);
+    assert!(!output.status.success());
+}
+
+#[test]
+fn a_stream_of_ones_own() {
+    assert_eq!(lines("own_stream", &[]), ["through the pipe"]);
+}
+
+#[test]
+fn wss_with_an_authority_of_ones_own() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = rcgen::CertifiedIssuer::self_signed(authority, key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&key, &authority)
+        .unwrap();
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wss-example");
+    fs::create_dir_all(&directory).unwrap();
+    let write = |name: &str, pem: String| {
+        let path: PathBuf = directory.join(name);
+        fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let files = [
+        write("chain.pem", certificate.pem()),
+        write("key.pem", key.serialize_pem()),
+        write("ca.pem", authority.pem()),
+    ];
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    assert_eq!(lines("wss", &files), ["Добро пожаловать на сервер!"]);
+    // Without its three files it says so.
+    assert!(!run("wss", &[]).status.success());
+}
+
+#[test]
+fn each_is_under_forty_lines() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut names = Vec::new();
+    for file in fs::read_dir(directory).unwrap() {
+        let path = file.unwrap().path();
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines < 40, "{} has {lines} lines", path.display());
+        names.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
+    }
+    names.sort();
+    // One that is added here is to be run above.
+    let run = [
+        "client",
+        "echo",
+        "events",
+        "many_senders",
+        "own_stream",
+        "split",
+        "wss",
+    ];
+    assert_eq!(names, run);
+}
