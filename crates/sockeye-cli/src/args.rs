@@ -75,9 +75,9 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) no_compress: bool,
 
-    /// Accept messages up to this size, in bytes or with K, M or G [default: 16M]; a larger one is closed with 1009
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) max_message: Option<usize>,
+    /// Accept messages up to this size, in bytes or with K, M or G; a larger one is closed with 1009
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16M")]
+    pub(crate) max_message: usize,
 
     /// Print no line for each connection
     #[arg(short, long)]
@@ -86,8 +86,9 @@ pub(crate) struct Serve {
 
 const SERVE_HELP: &str = "\
 For testing clients:
-  A client that opens the path /?close=CODE&reason=TEXT is closed with that code and reason as soon as the
-  connection is open. The reason is percent-decoded. A code that no server may send is answered with 400.
+  A client that opens the path /?close=CODE&reason=TEXT is closed with that code and
+  reason as soon as the connection is open. The reason is percent-decoded. A code that
+  no server may send is answered with 400.
 
 Examples:
   sockeye serve
@@ -160,9 +161,9 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "2")]
     pub(crate) linger: Duration,
 
-    /// Accept messages up to this size, in bytes or with K, M or G [default: 16M]; a larger one is closed with 1009
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) max_message: Option<usize>,
+    /// Accept messages up to this size, in bytes or with K, M or G; a larger one is closed with 1009
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16M")]
+    pub(crate) max_message: usize,
 
     /// In a terminal: keep no history of what is typed
     ///
@@ -191,11 +192,12 @@ Examples:
 
 Exit status:
   0    closed normally: by this end, or by the peer with 1000 or without a code
-  1    it could not connect, or a file or stream could not be read or written; standard error says what to do
+  1    it could not connect, or something could not be read or written: one line on
+       standard error says why and what to do
   2    the command line was not understood
   3    closed by the peer with another code than 1000
-  4    not closed but lost: the connection broke, or the peer broke the protocol or did not answer a Close
-  130  ended by Ctrl-C in a pipe, 143 by SIGTERM
+  4    lost: the connection broke, or the peer broke the protocol or did not answer a Close
+  130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM
 
 Colour is used on a terminal, unless NO_COLOR is set.";
 
@@ -216,6 +218,57 @@ mod tests {
     #[test]
     fn the_definitions_are_sound() {
         Args::command().debug_assert();
+    }
+
+    /// Splits as a shell does, as far as the examples need it.
+    fn words(command: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut quoted = false;
+        for character in command.chars() {
+            match (character, words.last_mut()) {
+                ('\'', _) => quoted = !quoted,
+                (' ', _) if !quoted => words.push(String::new()),
+                (other, Some(word)) => word.push(other),
+                (_, None) => {}
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn help_tells_of_every_flag() {
+        for command in Args::command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{argument}");
+                if let Some(long) = argument.get_long() {
+                    assert!(help.contains(&format!("--{long}")), "{long}");
+                }
+            }
+            assert!(help.contains("Examples:") && help.contains("Exit status:"));
+        }
+    }
+
+    #[test]
+    fn every_example_of_the_help_is_understood() {
+        let mut count = 0;
+        for line in [EXAMPLES, SERVE_HELP, CONNECT_HELP].join("\n").lines() {
+            let Some(at) = line.find("sockeye ").filter(|_| line.starts_with("  ")) else {
+                continue;
+            };
+            let command = line[at..].split(" | ").next().unwrap();
+            let command = command
+                .split(" > ")
+                .next()
+                .unwrap()
+                .split("   ")
+                .next()
+                .unwrap();
+            Args::try_parse_from(words(command)).unwrap_or_else(|error| panic!("{line}: {error}"));
+            count += 1;
+        }
+        assert_eq!(count, 12);
     }
 
     #[test]

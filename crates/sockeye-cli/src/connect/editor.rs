@@ -35,6 +35,12 @@ const UNPRINTED: usize = 256;
 /// How many bytes are printed before the line that is being typed is drawn again.
 const AT_ONCE: usize = 64 * 1024;
 
+/// How often the line editor is told to end, and how long it has each time: a second together.
+#[cfg(unix)]
+const INTERRUPTS: u32 = 200;
+#[cfg(unix)]
+const INTERRUPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// Shows nothing: up a line, and down again.
 #[cfg(unix)]
 const NOTHING: &str = "\x1b[A\n";
@@ -66,6 +72,9 @@ pub(super) struct Editor {
     printing: JoinHandle<()>,
     /// Whether the session is over.
     over: Arc<AtomicBool>,
+    /// Whether the terminal can do what a line editor needs. One that cannot keeps its own mode,
+    /// and is not to be given back.
+    edits: bool,
 }
 
 /// Prints above the line that is being typed.
@@ -96,8 +105,8 @@ impl Editor {
         editor.set_helper(Some(Assistant {
             paths: FilenameCompleter::new(),
         }));
-        // A terminal that is none to speak of cannot be printed on above a line.
         let printer = editor.create_external_printer().ok();
+        let edits = printer.is_some();
 
         let (inputs_in, inputs) = mpsc::unbounded_channel();
         let (prints_in, prints) = mpsc::channel(UNPRINTED);
@@ -111,6 +120,7 @@ impl Editor {
             typing,
             printing,
             over,
+            edits,
         })
     }
 
@@ -134,6 +144,7 @@ impl Editor {
             typing,
             printing,
             over,
+            edits,
             ..
         } = self;
         over.store(true, Ordering::SeqCst);
@@ -142,7 +153,9 @@ impl Editor {
         drop(screen);
         // A thread that panicked has said so itself.
         let _ = printing.join();
-        interrupt(typing);
+        if edits {
+            interrupt(typing);
+        }
     }
 }
 
@@ -152,11 +165,11 @@ impl Editor {
 fn interrupt(typing: JoinHandle<()>) {
     use nix::{sys::signal, unistd::Pid};
     let was_typing = !typing.is_finished();
-    while !typing.is_finished() {
-        if signal::kill(Pid::this(), signal::Signal::SIGINT).is_err() {
-            return;
+    for _ in 0..INTERRUPTS {
+        if typing.is_finished() || signal::kill(Pid::this(), signal::Signal::SIGINT).is_err() {
+            break;
         }
-        thread::sleep(std::time::Duration::from_millis(5));
+        thread::sleep(INTERRUPT_PAUSE);
     }
     if was_typing {
         // What is left of the prompt.

@@ -75,6 +75,7 @@ fn client(args: &Connect) -> Result<Client, Failure> {
     }
     let mut client = Client::new(&args.url)
         .tls(tls)
+        .limits(Limits::default().message(args.max_message))
         .handshake_timeout(args.handshake_timeout)
         .close_timeout(args.close_timeout);
     for name in &args.subprotocol {
@@ -85,9 +86,6 @@ fn client(args: &Connect) -> Result<Client, Failure> {
     }
     if let Some(origin) = &args.origin {
         client = client.origin(origin);
-    }
-    if let Some(bytes) = args.max_message {
-        client = client.limits(Limits::default().message(bytes));
     }
     if args.no_compress {
         client = client.deflate(None);

@@ -13,9 +13,13 @@ const UP: Style = AnsiColor::Blue.on_default().bold();
 const CLOSE: Style = AnsiColor::Yellow.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// How many bytes of a text are shown, and of a binary message.
+/// How many bytes of a text are shown, and of a binary message. Of one that this end sends, whose
+/// sender knows it, a line is enough.
 const TEXT_SHOWN: usize = 16 * 1024;
-const BYTES_SHOWN: usize = 512;
+const BYTES_SHOWN: usize = 8 * BYTES_A_LINE;
+
+/// How many bytes fill a line of 80 columns.
+const BYTES_A_LINE: usize = 16;
 
 /// Where the content of a line begins, in columns: what follows a line break begins there too.
 const CONTENT: usize = 33;
@@ -34,8 +38,13 @@ pub(super) fn message(direction: Direction, message: MessageRef<'_>) -> String {
             event(direction, "text", Some(text.len()), &content)
         }
         MessageRef::Binary(bytes) => {
-            let shown = &bytes[..bytes.len().min(BYTES_SHOWN)];
-            let content = hex(shown) + &rest(bytes.len() - shown.len());
+            let most = match direction {
+                Direction::Down => BYTES_SHOWN,
+                Direction::Up => BYTES_A_LINE,
+            };
+            let shown = &bytes[..bytes.len().min(most)];
+            let lines: Vec<_> = shown.chunks(BYTES_A_LINE).map(hex).collect();
+            let content = lines.join(&line_break()) + &rest(bytes.len() - shown.len());
             event(direction, "binary", Some(bytes.len()), &content)
         }
     }
@@ -97,6 +106,11 @@ impl Direction {
     }
 }
 
+/// Goes on under the content of the line before.
+fn line_break() -> String {
+    format!("\n{:CONTENT$}", "")
+}
+
 fn rest(bytes: usize) -> String {
     match bytes {
         0 => String::new(),
@@ -121,8 +135,7 @@ fn visible(text: &str, line_breaks: bool) -> String {
     for character in text.chars() {
         match character {
             '\n' if line_breaks => {
-                shown.push('\n');
-                shown.extend(std::iter::repeat_n(' ', CONTENT));
+                shown.push_str(&line_break());
             }
             '\t' if line_breaks => shown.push('\t'),
             '\n' => shown.push_str("\\n"),
@@ -182,8 +195,11 @@ mod tests {
         let text = "ж".repeat(TEXT_SHOWN);
         let shown = plain(&message(Direction::Up, MessageRef::Text(&text)));
         assert!(shown.ends_with("… 16,384 B more\n"), "{shown}");
-        let shown = plain(&message(Direction::Up, MessageRef::Binary(&[0; 1000])));
-        assert!(shown.ends_with("00 … 488 B more\n") && shown.contains("1,000 B"));
+        let shown = |direction| plain(&message(direction, MessageRef::Binary(&[0; 1000])));
+        assert!(shown(Direction::Down).ends_with("00 … 872 B more\n"));
+        assert_eq!(shown(Direction::Down).lines().count(), 8);
+        assert!(shown(Direction::Up).ends_with("00 … 984 B more\n"));
+        assert!(shown(Direction::Up).contains("1,000 B"));
     }
 
     #[test]

@@ -35,12 +35,12 @@ pub(super) async fn run(
         (false, Ok(file)) => (file, None),
         (false, Err(error)) => (None, Some(format!("there will be no history: {error}"))),
     };
-    let mut editor = Editor::start(history)?;
-    let screen = editor.screen();
     if !args.quiet {
         let hint = "A line is sent as a message; /help lists the commands, /quit or Ctrl-D ends.";
-        screen.print(screen::note(hint)).await;
+        anstream::print!("{}", screen::note(hint));
     }
+    let mut editor = Editor::start(history)?;
+    let screen = editor.screen();
     if let Some(trouble) = trouble {
         screen.print(screen::problem(&trouble)).await;
     }

@@ -20,10 +20,9 @@ use self_signed::SelfSigned;
 use visits::Visits;
 
 pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
-    let mut acceptor = Acceptor::new().on_request(close_query::check);
-    if let Some(bytes) = args.max_message {
-        acceptor = acceptor.limits(Limits::default().message(bytes));
-    }
+    let mut acceptor = Acceptor::new()
+        .limits(Limits::default().message(args.max_message))
+        .on_request(close_query::check);
     let mut known = Subprotocols::new();
     for name in &args.subprotocol {
         known.push(name).map_err(sockeye::Error::from)?;
@@ -37,6 +36,7 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         acceptor = acceptor.tls(tls.server()?);
     }
 
+    permit_connections();
     let server = Server::bind(args.listen.as_str()).await?;
     let address = server.local_addr()?;
     let visits = Arc::new(Visits::new(args.quiet));
@@ -71,6 +71,18 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     }
     visits.summary();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes as many file descriptors as the system permits, one for each connection: the soft limit is
+/// often 1024, for the sake of programs that cannot count further.
+fn permit_connections() {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        // Where that fails, there is room for fewer; accepting waits when it is used up.
+        let _ = getrlimit(Resource::RLIMIT_NOFILE)
+            .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    }
 }
 
 /// Whether an error kept a connection from opening. The end of one that was open is told by its

@@ -1,0 +1,419 @@
+//! `sockeye connect` in a pipe.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+
+mod program;
+
+use std::{net::TcpListener, process::Stdio};
+
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use program::{Program, certificates, run, serve, within};
+use sockeye::{CloseCode, Server, server::Request};
+use tokio::sync::mpsc;
+
+#[test]
+fn a_line_in_is_a_message_out_and_a_message_in_is_a_line_out() {
+    let server = serve(&[]);
+    let lines = format!(
+        "Hello\nПривет, 鮭 🐟\n\n spaces kept \n{}\nlast",
+        "y".repeat(70_000)
+    );
+    let end = run(&["connect", "--linger", "0.5", &server.url], &lines);
+    assert_eq!(end.status, Some(0), "{}", end.stderr);
+    assert_eq!(end.stdout, format!("{lines}\n"));
+    server.program.stdout.expect("6 messages");
+    server.program.stdout.expect("closed by the peer with 1000");
+}
+
+#[test]
+fn a_line_may_end_as_on_windows() {
+    let server = serve(&[]);
+    let end = run(&["connect", "--linger", "0", &server.url], "one\r\ntwo\r");
+    assert_eq!(end.stdout, "one\ntwo\r\n");
+}
+
+#[test]
+fn a_great_many_lines_keep_their_order_and_none_is_lost() {
+    let server = serve(&["--quiet"]);
+    let lines: String = (0..50_000)
+        .map(|number| format!("line {number}\n"))
+        .collect();
+    let end = run(&["connect", "--linger", "0", &server.url], &lines);
+    assert_eq!(end.status, Some(0), "{}", end.stderr);
+    assert!(end.stdout == lines, "{} bytes came back", end.stdout.len());
+}
+
+#[test]
+fn what_was_agreed_and_how_it_ended_is_told_on_standard_error() {
+    let server = serve(&["--subprotocol", "chat"]);
+    let end = run(
+        &["connect", "-s", "chat", "--linger", "0", &server.url],
+        "hello\n",
+    );
+    let mut lines = end.stderr.lines();
+    let agreed = lines.next().unwrap();
+    assert!(
+        agreed.starts_with(&format!("connected to {}", server.url)),
+        "{agreed}"
+    );
+    assert!(
+        agreed.contains("no TLS; subprotocol chat; extensions permessage-deflate"),
+        "{agreed}"
+    );
+    let ended = lines.next().unwrap();
+    assert!(
+        ended.starts_with("closed by this end with 1000 (normal closure), after"),
+        "{ended}"
+    );
+    assert!(
+        ended.ends_with("1 message (5 B) received, 1 message (5 B) sent"),
+        "{ended}"
+    );
+    assert_eq!(lines.next(), None);
+
+    let args = [
+        "connect",
+        "--quiet",
+        "--no-compress",
+        "--linger",
+        "0",
+        &server.url,
+    ];
+    let end = run(&args, "hello\n");
+    assert_eq!((end.stdout.as_str(), end.stderr.as_str()), ("hello\n", ""));
+    server
+        .program
+        .stdout
+        .expect("no subprotocol, no extensions");
+}
+
+#[test]
+fn two_hear_each_other_through_a_broadcast() {
+    let server = serve(&["--broadcast"]);
+    let mut one = Program::start(&["connect", &server.url]);
+    one.stderr.expect("connected");
+    let mut two = Program::start(&["connect", &server.url]);
+    two.stderr.expect("connected");
+    one.write("from one\n");
+    two.stdout.expect("from one\n");
+    two.write("from two\n");
+    one.stdout.expect("from one\nfrom two\n");
+    for program in [one, two] {
+        assert_eq!(program.finish().status, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn binary_is_a_line_of_hexadecimal_and_line_breaks_stay_as_they_are() {
+    let server = serve(&["--broadcast"]);
+    let program = Program::start(&["connect", &server.url]);
+    program.stderr.expect("connected");
+    let mut socket = sockeye::connect(&server.url).await.unwrap();
+    socket.send(&[0, 255, 26]).await.unwrap();
+    socket.send("two\nlines").await.unwrap();
+    program.stdout.expect("00ff1a\ntwo\nlines\n");
+    assert_eq!(program.finish().status, Some(0));
+}
+
+mod end_of_input {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_peer_is_waited_for_while_it_talks() {
+        let (server, url) = bind().await;
+        tokio::spawn(server.serve(|mut socket| async move {
+            while let Some(question) = socket.recv().await? {
+                // Longer in all than the linger, and never as long in between.
+                for part in 0..10 {
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    socket.send(format!("{question}: {part}")).await?;
+                }
+            }
+            Ok(())
+        }));
+        let end = piped(&["--linger", "0.8", &url], "answer\n").await;
+        assert_eq!(end.status, Some(0), "{}", end.stderr);
+        assert_eq!(end.stdout.lines().count(), 10, "{}", end.stdout);
+    }
+
+    #[tokio::test]
+    async fn the_peer_may_close_first() {
+        let (server, url) = bind().await;
+        tokio::spawn(server.serve(|mut socket| async move {
+            let question = socket.recv().await?.unwrap();
+            socket.send(format!("you said {question}")).await?;
+            socket.close(CloseCode::NORMAL, "that was all").await
+        }));
+        let end = piped(&["--linger", "1000", &url], "hello\n").await;
+        assert_eq!(
+            (end.status, end.stdout.as_str()),
+            (Some(0), "you said hello\n")
+        );
+        assert!(
+            end.stderr
+                .contains("closed by the peer with 1000 (normal closure): that was all")
+        );
+    }
+}
+
+mod exit_status {
+    use super::*;
+
+    #[test]
+    fn is_0_where_the_peer_closed_normally() {
+        let server = serve(&[]);
+        let url = format!("{}?close=1000&reason=done", server.url);
+        let program = Program::start(&["connect", &url]);
+        assert_eq!(program.end().status, Some(0));
+    }
+
+    #[test]
+    fn is_3_where_the_peer_closed_otherwise_even_if_quiet() {
+        let server = serve(&[]);
+        for code in [1001, 1002, 1011, 3000, 4999] {
+            let url = format!("{}?close={code}&reason=so%20long", server.url);
+            let end = Program::start(&["connect", "--quiet", &url]).end();
+            assert_eq!(end.status, Some(3));
+            assert!(
+                end.stderr
+                    .contains(&format!("closed by the peer with {code} ")),
+                "{}",
+                end.stderr
+            );
+            assert!(end.stderr.contains("so long"), "{}", end.stderr);
+        }
+    }
+
+    #[test]
+    fn is_4_where_the_connection_was_lost() {
+        let mut server = serve(&[]);
+        let program = Program::start(&["connect", &server.url]);
+        program.stderr.expect("connected");
+        server.program.stdout.expect("open");
+        server.program.kill();
+        let end = program.end();
+        assert_eq!(end.status, Some(4));
+        assert!(end.stderr.contains("connection lost"), "{}", end.stderr);
+    }
+
+    #[test]
+    fn is_4_where_the_peer_does_not_answer_the_close() {
+        let server = serve(&[]);
+        let program = Program::start(&[
+            "connect",
+            "--linger",
+            "0",
+            "--close-timeout",
+            "0.2",
+            &server.url,
+        ]);
+        program.stderr.expect("connected");
+        server.program.stdout.expect("open");
+        server.program.signal(nix::sys::signal::Signal::SIGSTOP);
+        let end = program.finish();
+        assert_eq!(end.status, Some(4));
+        assert!(
+            end.stderr.contains("did not answer the Close in time"),
+            "{}",
+            end.stderr
+        );
+    }
+
+    #[test]
+    fn tells_of_the_signal_that_ended_it() {
+        let server = serve(&[]);
+        for (signal, status, code) in [(SIGINT, 130, "1000"), (SIGTERM, 143, "1001")] {
+            let program = Program::start(&["connect", &server.url]);
+            program.stderr.expect("connected");
+            server.program.stdout.expect("open");
+            program.signal(signal);
+            let end = program.end();
+            assert_eq!(end.status, Some(status), "{}", end.stderr);
+            assert!(
+                end.stderr
+                    .contains(&format!("closed by this end with {code}")),
+                "{}",
+                end.stderr
+            );
+        }
+    }
+
+    #[test]
+    fn is_0_where_nobody_reads_the_output_any_more() {
+        let server = serve(&[]);
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
+            .args(["connect", "--quiet", &server.url])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let mut input = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut input, b"hello\n").unwrap();
+        server.program.stdout.expect("closed by the peer with 1001");
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// What keeps it from connecting is told in one line that says what to do.
+mod failures {
+    use super::*;
+
+    fn one_line(args: &[&str], input: impl AsRef<[u8]>) -> String {
+        let mut program = Program::start(&[&["connect", "--quiet"], args].concat());
+        // It may not wait for its input.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            program.write(input.as_ref());
+        }));
+        let end = program.finish();
+        assert_eq!(end.status, Some(1), "{}", end.stderr);
+        assert_eq!(end.stderr.lines().count(), 1, "{}", end.stderr);
+        assert!(end.stderr.starts_with("sockeye: "), "{}", end.stderr);
+        end.stderr
+    }
+
+    #[test]
+    fn nothing_listens_there() {
+        let free = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let line = one_line(&[&format!("ws://{free}/")], "");
+        assert!(
+            line.contains("refused") && line.contains("start the server"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn the_url_is_none() {
+        assert!(one_line(&["ftp://localhost/"], "").contains("ws://"));
+        assert!(one_line(&["ws://localhost/#fragment"], "").contains("fragment"));
+    }
+
+    #[test]
+    fn a_header_belongs_to_the_handshake() {
+        let line = one_line(&["-H", "Sec-WebSocket-Key: x", "ws://localhost/"], "");
+        assert!(line.contains("Sec-WebSocket-Key"), "{line}");
+    }
+
+    #[test]
+    fn the_server_never_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let line = one_line(&["--handshake-timeout", "0.2", &url], "");
+        assert!(line.contains("--handshake-timeout"), "{line}");
+    }
+
+    #[test]
+    fn the_server_declines_and_says_why() {
+        let server = serve(&[]);
+        let line = one_line(&[&format!("{}?close=1006", server.url)], "");
+        assert!(line.contains("400") && line.contains("local use"), "{line}");
+    }
+
+    #[test]
+    fn a_file_of_authorities_is_not_there() {
+        let line = one_line(&["--ca", "/none.pem", "wss://localhost/"], "");
+        assert!(line.contains("/none.pem"), "{line}");
+    }
+
+    #[test]
+    fn a_line_is_not_text() {
+        let server = serve(&[]);
+        let line = one_line(&["--linger", "0", &server.url], b"fine\nnot \xFF fine\n");
+        assert!(line.contains("line 2") && line.contains("UTF-8"), "{line}");
+        server.program.stdout.expect("closed by the peer with 1000");
+    }
+
+    #[test]
+    fn the_authority_is_unknown() {
+        let [_, certificate, key] = certificates("connect-unknown");
+        let server = serve(&["--tls-cert", &certificate, "--tls-key", &key]);
+        let line = one_line(&[&server.url], "");
+        assert!(line.contains("certificate"), "{line}");
+        assert!(
+            line.contains("--ca FILE") && line.contains("--insecure"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn the_server_does_not_speak_tls() {
+        let server = serve(&[]);
+        let line = one_line(&[&server.url.replace("ws:", "wss:")], "");
+        assert!(line.contains("ws://"), "{line}");
+    }
+}
+
+#[test]
+fn tls_with_an_authority_of_ones_own_and_without_any() {
+    let [ca, certificate, key] = certificates("connect-tls");
+    let server = serve(&["--tls-cert", &certificate, "--tls-key", &key]);
+    for (args, told) in [
+        (&["--ca", &ca][..], "by "),
+        (&["--insecure"], "NOT checked"),
+    ] {
+        let args = [&["connect", "--linger", "0"], args, &[&server.url]].concat();
+        let end = run(&args, "за закрытой дверью\n");
+        assert_eq!(end.status, Some(0), "{}", end.stderr);
+        assert_eq!(end.stdout, "за закрытой дверью\n");
+        assert!(end.stderr.contains("TLS, with a certificate") && end.stderr.contains(told));
+    }
+}
+
+#[tokio::test]
+async fn headers_origin_and_subprotocols_reach_the_server() {
+    let (requests, mut seen) = mpsc::unbounded_channel::<Request>();
+    let (server, url) = bind().await;
+    let acceptor = sockeye::Acceptor::new().on_request(move |request| {
+        requests.send(request.clone()).unwrap();
+        Ok(sockeye::server::Answer::new())
+    });
+    tokio::spawn(server.acceptor(acceptor).serve(async |_| Ok(())));
+    let args = [
+        "-H",
+        "X-Fish: нерка",
+        "--header",
+        "Authorization:Bearer abc",
+        "--origin",
+        "https://example.com",
+        "-s",
+        "a",
+        "--subprotocol",
+        "b",
+        "--no-compress",
+        "--linger",
+        "0",
+        &url,
+    ];
+    assert_eq!(piped(&args, "").await.status, Some(0));
+    let request = within(seen.recv()).await.unwrap();
+    let header = |name| request.headers().first_str(name);
+    assert_eq!(header("X-Fish"), Some("нерка"));
+    assert_eq!(header("Authorization"), Some("Bearer abc"));
+    assert_eq!(header("Origin"), Some("https://example.com"));
+    assert_eq!(header("Sec-WebSocket-Protocol"), Some("a, b"));
+    assert_eq!(header("Sec-WebSocket-Extensions"), None);
+}
+
+async fn bind() -> (Server, String) {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", server.local_addr().unwrap());
+    (server, url)
+}
+
+/// Runs `sockeye connect`, while the server of this test goes on.
+async fn piped(args: &[&str], input: &str) -> program::End {
+    let args: Vec<String> = ["connect"]
+        .iter()
+        .chain(args)
+        .map(|arg| (*arg).into())
+        .collect();
+    let input = input.to_owned();
+    tokio::task::spawn_blocking(move || {
+        run(&args.iter().map(String::as_str).collect::<Vec<_>>(), &input)
+    })
+    .await
+    .unwrap()
+}

@@ -1,0 +1,226 @@
+//! The `sockeye` binary as a running program, for the tests: every wait has a deadline.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Condvar, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long any single wait may take.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Program {
+    child: Child,
+    input: Option<ChildStdin>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+    ended: mpsc::Receiver<()>,
+}
+
+/// What a program has written so far.
+#[derive(Clone, Default)]
+pub(crate) struct Output(Arc<(Mutex<String>, Condvar)>);
+
+impl Output {
+    fn collect(&self, mut from: impl Read + Send + 'static, ended: mpsc::Sender<()>) {
+        let this = self.clone();
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                bytes.extend_from_slice(&buffer[..count]);
+                *this.0.0.lock().unwrap() = String::from_utf8_lossy(&bytes).into();
+                this.0.1.notify_all();
+            }
+            drop(ended);
+        });
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.0.lock().unwrap().clone()
+    }
+
+    /// Waits until the output has a text.
+    pub(crate) fn expect(&self, text: &str) {
+        let found = self.0.0.lock().unwrap();
+        let (found, timeout) = self
+            .0
+            .1
+            .wait_timeout_while(found, DEADLINE, |found| !found.contains(text))
+            .unwrap();
+        assert!(!timeout.timed_out(), "no {text:?} in {:?}", *found);
+    }
+}
+
+/// A program that has ended by itself.
+pub(crate) struct End {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Program {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (ends, ended) = mpsc::channel();
+        let (stdout, stderr) = (Output::default(), Output::default());
+        stdout.collect(child.stdout.take().unwrap(), ends.clone());
+        stderr.collect(child.stderr.take().unwrap(), ends);
+        Self {
+            input: child.stdin.take(),
+            child,
+            stdout,
+            stderr,
+            ended,
+        }
+    }
+
+    /// Writes to its standard input.
+    pub(crate) fn write(&mut self, text: impl AsRef<[u8]>) -> &mut Self {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(text.as_ref()).unwrap();
+        input.flush().unwrap();
+        self
+    }
+
+    /// Ends its standard input, and waits for its end.
+    pub(crate) fn finish(mut self) -> End {
+        self.input = None;
+        self.end()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> End {
+        let over = self.ended.recv_timeout(DEADLINE);
+        let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
+        assert_eq!(
+            over,
+            Err(mpsc::RecvTimeoutError::Disconnected),
+            "no end of the program, which wrote {stdout:?} and {stderr:?}"
+        );
+        End {
+            status: self.child.wait().unwrap().code(),
+            stdout,
+            stderr,
+        }
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the program to its end, with this input.
+pub(crate) fn run(args: &[&str], input: &str) -> End {
+    let mut program = Program::start(args);
+    program.write(input);
+    program.finish()
+}
+
+/// `sockeye serve` on a free port.
+pub(crate) struct Server {
+    pub(crate) program: Program,
+    pub(crate) address: SocketAddr,
+    /// Where WebSockets are: `ws://127.0.0.1:12345/`.
+    pub(crate) url: String,
+}
+
+pub(crate) fn serve(args: &[&str]) -> Server {
+    let args = [&["serve", "--listen", "127.0.0.1:0"], args].concat();
+    let program = Program::start(&args);
+    program.stdout.expect("Ctrl-C closes");
+    let said = program.stdout.text();
+    let url = said.split_whitespace().find(|word| word.starts_with("ws"));
+    let url = url.unwrap().to_owned();
+    let address = url.split('/').nth(2).unwrap().parse().unwrap();
+    Server {
+        program,
+        address,
+        url,
+    }
+}
+
+/// Sends a request as it is, and gives all that is answered.
+pub(crate) fn http(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A future, with the deadline.
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .expect("it took too long")
+}
+
+/// Checks a condition until it holds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < DEADLINE, "never: {what}");
+        thread::yield_now();
+    }
+}
+
+/// A directory of a test's own, emptied.
+pub(crate) fn directory(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Paths of an authority, of a certificate it gave to 127.0.0.1, and of its key.
+pub(crate) fn certificates(name: &str) -> [String; 3] {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let mut authority = CertificateParams::new([]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let ca = authority.self_signed(&authority_key).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["127.0.0.1".into()]).unwrap();
+    let certificate = certificate.signed_by(&key, &issuer).unwrap();
+    let directory = directory(name);
+    [
+        ("ca.pem", ca.pem()),
+        ("server.pem", certificate.pem()),
+        ("server.key", key.serialize_pem()),
+    ]
+    .map(|(file, pem)| {
+        let path = directory.join(file);
+        fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().into()
+    })
+}

@@ -1,0 +1,384 @@
+//! `sockeye serve`, as its clients and whoever runs it see it.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+
+mod program;
+
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use program::{DEADLINE, certificates, http, run, serve, within};
+use sockeye::{Client, CloseCode, Ended, Error, Message, client::ClientTls};
+
+#[tokio::test]
+async fn echoes_text_and_binary() {
+    let server = serve(&[]);
+    let mut socket = sockeye::connect(&server.url).await.unwrap();
+    for message in [Message::from("Привет"), Message::from(vec![0, 255])] {
+        socket.send(&message).await.unwrap();
+        assert_eq!(within(socket.recv()).await.unwrap(), Some(message));
+    }
+    socket.close(CloseCode::NORMAL, "done").await.unwrap();
+    let log = &server.program.stdout;
+    log.expect("closed by the peer with 1000 (normal closure): done");
+    assert!(
+        log.text().contains("open    #1 127.0.0.1:"),
+        "{}",
+        log.text()
+    );
+    assert!(
+        log.text()
+            .contains("2 messages (14 B) received, 2 messages (14 B) sent")
+    );
+}
+
+#[tokio::test]
+async fn tells_the_path_the_subprotocol_and_the_extensions() {
+    let server = serve(&["--subprotocol", "b", "--subprotocol", "a"]);
+    let url = format!("{}room%20one?query", server.url);
+    let client = Client::new(url).subprotocol("a").subprotocol("b");
+    let socket = client.connect().await.unwrap();
+    assert_eq!(socket.subprotocol(), Some("b"));
+    server
+        .program
+        .stdout
+        .expect("/room%20one  b, permessage-deflate");
+}
+
+#[tokio::test]
+async fn no_compress_agrees_to_none() {
+    let server = serve(&["--no-compress"]);
+    let socket = sockeye::connect(&server.url).await.unwrap();
+    assert_eq!(socket.extensions(), "");
+    server
+        .program
+        .stdout
+        .expect("no subprotocol, no extensions");
+}
+
+#[tokio::test]
+async fn broadcasts_to_everyone() {
+    let server = serve(&["--broadcast"]);
+    let mut sockets = Vec::new();
+    for _ in 0..3 {
+        sockets.push(sockeye::connect(&server.url).await.unwrap());
+    }
+    sockets[1].send("to all").await.unwrap();
+    for socket in &mut sockets {
+        assert_eq!(within(socket.recv()).await.unwrap(), Some("to all".into()));
+    }
+    sockets[0].close(CloseCode::NORMAL, "").await.unwrap();
+    sockets[2].send("to who is left").await.unwrap();
+    let heard = within(sockets[1].recv()).await.unwrap();
+    assert_eq!(heard, Some("to who is left".into()));
+}
+
+#[tokio::test]
+async fn a_member_that_does_not_read_delays_nobody_and_is_closed() {
+    let server = serve(&["--broadcast"]);
+    let client = Client::new(&server.url).deflate(None);
+    let mut slow = client.connect().await.unwrap();
+    let mut fast = client.connect().await.unwrap();
+    let message = Message::from(vec![7; 1 << 20]);
+    for _ in 0..64 {
+        fast.send(&message).await.unwrap();
+        assert_eq!(within(fast.recv()).await.unwrap().unwrap().len(), 1 << 20);
+    }
+    // It reads at last: what had been sent before, and why there is no more.
+    while let Some(message) = within(slow.recv()).await.unwrap() {
+        assert_eq!(message.len(), 1 << 20);
+    }
+    let ended = slow.ended().unwrap();
+    assert_eq!(ended.code(), 1008);
+    assert!(ended.reason().contains("does not read"));
+}
+
+#[tokio::test]
+async fn closes_as_the_query_says() {
+    let server = serve(&[]);
+    for (code, reason, query) in [
+        (1000, "", "close=1000"),
+        (1002, "нет", "close=1002&reason=%D0%BD%D0%B5%D1%82"),
+        (4999, "so long", "a=b&close=4999&reason=so+long"),
+    ] {
+        let mut socket = sockeye::connect(format!("{}?{query}", server.url))
+            .await
+            .unwrap();
+        assert_eq!(within(socket.recv()).await.unwrap(), None);
+        let ended = socket.ended().unwrap();
+        assert!(matches!(ended, Ended::ByPeer(Some(_))), "{ended}");
+        assert_eq!((ended.code(), ended.reason()), (code, reason));
+    }
+    for (query, why) in [
+        ("close=1006", "local use"),
+        ("close=1010", "server"),
+        ("close=x", "number"),
+    ] {
+        let refused = sockeye::connect(format!("{}?{query}", server.url)).await;
+        let Err(Error::Handshake(error)) = refused else {
+            panic!("{query} was accepted");
+        };
+        let sockeye::HandshakeError::Status(response) = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(response.status(), 400);
+        assert!(String::from_utf8_lossy(response.body()).contains(why));
+        server.program.stdout.expect(why);
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_closes_everyone_with_1001_and_sums_up() {
+    for signal in [SIGINT, SIGTERM] {
+        let server = serve(&[]);
+        let mut sockets = Vec::new();
+        for _ in 0..3 {
+            let mut socket = sockeye::connect(&server.url).await.unwrap();
+            socket.send("hello").await.unwrap();
+            within(socket.recv()).await.unwrap();
+            sockets.push(socket);
+        }
+        server.program.signal(signal);
+        for socket in &mut sockets {
+            assert_eq!(within(socket.recv()).await.unwrap(), None);
+            assert_eq!(socket.ended().unwrap().code(), 1001);
+        }
+        let end = server.program.end();
+        assert_eq!(end.status, Some(0), "{}", end.stderr);
+        let summary = end.stdout.lines().last().unwrap();
+        assert!(summary.starts_with("3 connections in "), "{summary}");
+        assert!(summary.ends_with("3 messages (15 B) received, 3 messages (15 B) sent"));
+    }
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_waits_for_nobody() {
+    let server = serve(&[]);
+    // It never answers the Close.
+    let silent = sockeye::connect(&server.url).await.unwrap();
+    server.program.stdout.expect("open");
+    server.program.signal(SIGINT);
+    server.program.stdout.expect("Closing 1 connection;");
+    server.program.signal(SIGINT);
+    assert_eq!(server.program.end().status, Some(130));
+    drop(silent);
+}
+
+#[tokio::test]
+async fn quiet_prints_no_line_a_connection() {
+    let server = serve(&["--quiet"]);
+    let mut socket = sockeye::connect(&server.url).await.unwrap();
+    socket.close(CloseCode::NORMAL, "").await.unwrap();
+    server.program.signal(SIGINT);
+    let end = server.program.end();
+    assert!(!end.stdout.contains('#'), "{}", end.stdout);
+    assert!(end.stdout.contains("1 connection in "), "{}", end.stdout);
+}
+
+#[tokio::test]
+async fn a_message_larger_than_max_message_is_closed_with_1009() {
+    let server = serve(&["--max-message", "1K"]);
+    let mut socket = sockeye::connect(&server.url).await.unwrap();
+    socket.send("x".repeat(1024)).await.unwrap();
+    assert_eq!(within(socket.recv()).await.unwrap().unwrap().len(), 1024);
+    socket.send("x".repeat(1025)).await.unwrap();
+    while let Ok(Some(_)) = within(socket.recv()).await {}
+    assert_eq!(socket.ended().unwrap().code(), 1009);
+}
+
+mod page {
+    use super::*;
+
+    const HOST: &str = "Host: localhost\r\n\r\n";
+
+    #[test]
+    fn is_served_at_the_root_under_a_policy() {
+        let server = serve(&[]);
+        let answer = http(server.address, &format!("GET / HTTP/1.1\r\n{HOST}"));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let head = head.to_lowercase();
+        assert!(head.starts_with("http/1.1 200 ok"), "{head}");
+        assert!(head.contains("content-type: text/html; charset=utf-8"));
+        assert!(head.contains("content-security-policy: default-src 'none';"));
+        assert!(head.contains("frame-ancestors 'none'"));
+        assert!(head.contains("x-content-type-options: nosniff"));
+        assert_eq!(body, include_str!("../web/index.html"));
+    }
+
+    #[test]
+    fn head_has_the_length_and_no_body() {
+        let server = serve(&[]);
+        let answer = http(server.address, &format!("HEAD / HTTP/1.1\r\n{HOST}"));
+        let length = format!(
+            "content-length: {}",
+            include_str!("../web/index.html").len()
+        );
+        assert!(answer.to_lowercase().contains(&length), "{answer}");
+        assert!(answer.ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn nothing_else_is_there_and_nothing_else_is_understood() {
+        let server = serve(&[]);
+        let answer = http(server.address, &format!("GET /other HTTP/1.1\r\n{HOST}"));
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        let answer = http(server.address, &format!("POST / HTTP/1.1\r\n{HOST}"));
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+        assert!(answer.to_lowercase().contains("allow: get, head"));
+    }
+}
+
+mod tls {
+    use super::*;
+
+    #[tokio::test]
+    async fn with_a_certificate_from_files() {
+        let [ca, certificate, key] = certificates("serve-tls");
+        let server = serve(&["--tls-cert", &certificate, "--tls-key", &key]);
+        assert!(server.url.starts_with("wss://"));
+        assert!(server.program.stdout.text().contains("Open https://"));
+        let tls = ClientTls::new()
+            .ca_pem(&std::fs::read(ca).unwrap())
+            .unwrap();
+        let mut socket = Client::new(&server.url).tls(tls).connect().await.unwrap();
+        socket.send("hello").await.unwrap();
+        assert_eq!(within(socket.recv()).await.unwrap(), Some("hello".into()));
+        assert!(
+            sockeye::connect(&server.url)
+                .await
+                .unwrap_err()
+                .is_connect()
+        );
+        server.program.stdout.expect("refused");
+    }
+
+    #[tokio::test]
+    async fn self_signed_tells_its_fingerprint() {
+        let server = serve(&["--tls-self-signed"]);
+        let said = server.program.stdout.text();
+        let fingerprint = said
+            .split_whitespace()
+            .find(|word| word.len() == 95)
+            .unwrap();
+        assert!(
+            fingerprint
+                .split(':')
+                .all(|byte| u8::from_str_radix(byte, 16).is_ok())
+        );
+        assert!(said.contains("sockeye connect --insecure wss://"), "{said}");
+        let tls = ClientTls::new().dangerous_accept_any_certificate();
+        let mut socket = Client::new(&server.url).tls(tls).connect().await.unwrap();
+        socket.send("hello").await.unwrap();
+        assert_eq!(within(socket.recv()).await.unwrap(), Some("hello".into()));
+    }
+}
+
+/// What cannot be served ends with one line that says what to do.
+mod failures {
+    use super::*;
+
+    fn one_line(args: &[&str]) -> String {
+        let end = run(args, "");
+        assert_eq!(end.status, Some(1), "{}", end.stderr);
+        assert_eq!(end.stderr.lines().count(), 1, "{}", end.stderr);
+        assert!(end.stderr.starts_with("sockeye: "), "{}", end.stderr);
+        end.stderr
+    }
+
+    #[test]
+    fn an_address_that_is_taken() {
+        let server = serve(&[]);
+        let line = one_line(&["serve", "--listen", &server.address.to_string()]);
+        assert!(
+            line.contains("in use") && line.contains("--listen"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_there() {
+        let line = one_line(&["serve", "--tls-cert", "/none.pem", "--tls-key", "/none.key"]);
+        assert!(
+            line.contains("/none.pem") && line.contains("--tls-cert"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_subprotocol_that_cannot_travel() {
+        let line = one_line(&["serve", "--subprotocol", "a b"]);
+        assert!(line.contains("a b"), "{line}");
+    }
+
+    #[test]
+    fn a_command_line_that_is_not_understood_is_another_matter() {
+        for args in [
+            &["serve", "--nonsense"][..],
+            &["serve", "--tls-cert", "a"],
+            &[
+                "serve",
+                "--tls-self-signed",
+                "--tls-cert",
+                "a",
+                "--tls-key",
+                "b",
+            ],
+            &["serve", "--max-message", "much"],
+            &["connect"],
+            &["connect", "--header", "no colon", "ws://localhost/"],
+            &["connect", "--insecure", "--ca", "a", "ws://localhost/"],
+            &["connect", "--linger", "-1", "ws://localhost/"],
+            &[],
+        ] {
+            assert_eq!(run(args, "").status, Some(2), "{args:?}");
+        }
+    }
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    for args in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["connect", "-h"],
+        &["--version"],
+    ] {
+        let end = run(args, "");
+        assert_eq!(end.status, Some(0));
+        assert!(
+            end.stdout.contains("sockeye") && end.stderr.is_empty(),
+            "{}",
+            end.stdout
+        );
+    }
+}
+
+/// Whoever reads the log may leave.
+#[tokio::test]
+async fn goes_on_where_nobody_reads_what_it_prints() {
+    use std::{
+        io::BufRead,
+        process::{Command, Stdio},
+    };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    drop(output);
+    let url = line.split_whitespace().last().unwrap();
+    for _ in 0..3 {
+        let mut socket = tokio::time::timeout(DEADLINE, sockeye::connect(url))
+            .await
+            .unwrap()
+            .unwrap();
+        socket.send("still there").await.unwrap();
+        assert_eq!(
+            within(socket.recv()).await.unwrap(),
+            Some("still there".into())
+        );
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -1,0 +1,447 @@
+//! `sockeye connect` in a terminal: what a person types and sees.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+
+mod program;
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    thread,
+};
+
+use nix::{
+    pty::{Winsize, openpty},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use program::{DEADLINE, directory, eventually, serve, within};
+
+/// `sockeye connect` in a terminal of 100 columns and 30 lines.
+struct Terminal {
+    child: Child,
+    keys: File,
+    screen: Arc<(Mutex<vt100::Parser>, Condvar)>,
+    /// Kept open, so that the screen can be read after the program has ended.
+    _far: File,
+}
+
+impl Terminal {
+    fn start(state: &Path, args: &[&str]) -> Self {
+        Self::start_with(state, args, &[])
+    }
+
+    fn start_with(state: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let size = Winsize {
+            ws_row: 30,
+            ws_col: 100,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(&size, None).unwrap();
+        let far = File::from(pty.slave);
+        let end = || Stdio::from(far.try_clone().unwrap());
+        let child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
+            .arg("connect")
+            .args(args)
+            .env("TERM", "xterm-256color")
+            .env("XDG_STATE_HOME", state)
+            .env_remove("NO_COLOR")
+            .envs(variables.iter().copied())
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap();
+        let keys = File::from(pty.master);
+        let mut shown = keys.try_clone().unwrap();
+        let screen = Arc::new((Mutex::new(vt100::Parser::new(30, 100, 100)), Condvar::new()));
+        let to = screen.clone();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = shown.read(&mut buffer) {
+                to.0.lock().unwrap().process(&buffer[..count]);
+                to.1.notify_all();
+            }
+        });
+        Self {
+            child,
+            keys,
+            screen,
+            _far: far,
+        }
+    }
+
+    fn keys(&mut self, keys: &str) -> &mut Self {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self
+    }
+
+    fn line(&mut self, line: &str) -> &mut Self {
+        self.keys(&format!("{line}\r"))
+    }
+
+    /// Waits until the screen is as wanted, and gives it: its lines, without those at the end that
+    /// are empty.
+    fn until(&self, what: &str, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let lines = |parser: &vt100::Parser| -> Vec<String> {
+            let text = parser.screen().contents();
+            text.trim_end_matches('\n')
+                .lines()
+                .map(Into::into)
+                .collect()
+        };
+        let parser = self.screen.0.lock().unwrap();
+        let (parser, timeout) = self
+            .screen
+            .1
+            .wait_timeout_while(parser, DEADLINE, |parser| !wanted(&lines(parser)))
+            .unwrap();
+        let lines = lines(&parser);
+        assert!(!timeout.timed_out(), "never {what}:\n{}", lines.join("\n"));
+        lines
+    }
+
+    /// Waits until some line contains a text.
+    fn shows(&self, text: &str) -> Vec<String> {
+        self.until(text, |lines| lines.iter().any(|line| line.contains(text)))
+    }
+
+    /// Waits until the last line is this one.
+    fn prompts(&self, line: &str) -> Vec<String> {
+        self.until(&format!("the prompt {line:?}"), |lines| {
+            lines
+                .last()
+                .is_some_and(|last| last.trim_end() == line.trim_end())
+        })
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        let mut status = None;
+        eventually("the end", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn greets_echoes_and_leaves() {
+    let server = serve(&["--subprotocol", "chat"]);
+    let mut terminal = Terminal::start(&directory("greets"), &["-s", "chat", &server.url]);
+    let screen = terminal.prompts(">");
+    assert!(
+        screen[0].starts_with(&format!("connected to {}", server.url)),
+        "{screen:?}"
+    );
+    assert!(
+        screen[1].starts_with("no TLS; subprotocol chat; extensions permessage"),
+        "{screen:?}"
+    );
+    assert!(screen.iter().any(|line| line.contains("/help")));
+    terminal.line("Привет");
+    terminal.shows("↓ text        12 B  Привет");
+    terminal.line("/quit");
+    let screen = terminal.shows("closed by this end with 1000 (normal closure), after");
+    assert_eq!(terminal.end(), Some(0));
+    // The prompt is gone, and with it nothing of what was said.
+    assert!(!screen.iter().any(|line| line == ">"), "{screen:?}");
+    assert!(
+        screen
+            .iter()
+            .any(|line| line.ends_with("↑ close             1000 (normal closure)"))
+    );
+    assert!(
+        screen
+            .iter()
+            .any(|line| line.ends_with("↓ close             1000 (normal closure)"))
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_comes_while_a_line_is_typed_stands_above_it() {
+    let server = serve(&["--broadcast"]);
+    let mut terminal = Terminal::start(&directory("above"), &[&server.url]);
+    terminal.prompts(">");
+    terminal.keys("half a li");
+    terminal.prompts("> half a li");
+    let mut other = sockeye::connect(&server.url).await.unwrap();
+    other.send("from another").await.unwrap();
+    within(other.recv()).await.unwrap();
+    terminal.shows("↓ text        12 B  from another");
+    let screen = terminal.prompts("> half a li");
+    assert!(
+        screen[screen.len() - 2].ends_with("from another"),
+        "{screen:?}"
+    );
+    terminal.line("ne");
+    assert_eq!(
+        within(other.recv()).await.unwrap(),
+        Some("half a line".into())
+    );
+    terminal.shows("↓ text        11 B  half a line");
+}
+
+#[tokio::test]
+async fn a_flood_does_not_hinder_typing_and_loses_no_line() {
+    let server = serve(&["--broadcast"]);
+    let mut terminal = Terminal::start(&directory("flood"), &[&server.url]);
+    terminal.prompts(">");
+    let mut other = sockeye::connect(&server.url).await.unwrap();
+    for number in 0..2000 {
+        other.send(format!("message {number}")).await.unwrap();
+        if number == 1000 {
+            terminal.keys("still here");
+        }
+        within(other.recv()).await.unwrap();
+    }
+    terminal.shows("message 1999");
+    terminal.prompts("> still here");
+    terminal.line("");
+    assert_eq!(
+        within(other.recv()).await.unwrap(),
+        Some("still here".into())
+    );
+    terminal.line("/quit");
+    terminal.shows("2,001 messages");
+    assert_eq!(terminal.end(), Some(0));
+}
+
+#[test]
+fn commands_do_what_help_says() {
+    let server = serve(&[]);
+    let state = directory("commands");
+    let file = state.join("a file");
+    fs::write(&file, "file").unwrap();
+    let mut terminal = Terminal::start(&state, &[&server.url]);
+    terminal.prompts(">");
+    terminal.line("/help").shows("/binary HEX");
+    terminal.line("/ping").shows("↑ ping         1 B  1");
+    terminal.shows("↓ pong         1 B  1  took ");
+    terminal
+        .line("/ping are you there")
+        .shows("↓ pong        13 B  are you there  took ");
+    terminal
+        .line("/binary 00 ff 1a")
+        .shows("↓ binary       3 B  00 ff 1a");
+    terminal.line("//slash").shows("↓ text         6 B  /slash");
+    terminal.line("/text").shows("↓ text         0 B");
+    terminal
+        .line(&format!("/file {}", file.display()))
+        .shows("↓ binary       4 B  66 69 6c 65");
+    terminal
+        .line("/pong unasked")
+        .shows("↑ pong         7 B  unasked");
+    terminal.line("/nonsense").shows("/nonsense is no command");
+    terminal.line("/file /none").shows("/none: No such file");
+    terminal
+        .line("/close 1005")
+        .shows("close code 1005 may not be sent");
+    terminal
+        .line("/close 4000 so long")
+        .shows("closed by this end with 4000 (private use): so long");
+    assert_eq!(terminal.end(), Some(0));
+    server
+        .program
+        .stdout
+        .expect("closed by the peer with 4000 (private use): so long");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_and_pongs_of_the_peer_are_shown() {
+    let server = sockeye::Server::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", server.local_addr().unwrap());
+    tokio::spawn(server.serve(|mut socket| async move {
+        socket.ping(b"hello").await?;
+        socket.pong(&[0, 255]).await?;
+        socket.send("one\ntwo\x1b[31m").await?;
+        while socket.recv().await?.is_some() {}
+        Ok(())
+    }));
+    let terminal = Terminal::start(&directory("control"), &[&url]);
+    terminal.shows("↓ ping         5 B  hello  answered");
+    terminal.shows("↓ pong         2 B  00 ff  nobody asked for it");
+    terminal.shows("↓ text        12 B  one");
+    let screen = terminal.prompts(">");
+    let second = &screen[screen.len() - 2];
+    assert_eq!(second.trim_start(), "two\\u{1b}[31m");
+}
+
+mod end {
+    use super::*;
+
+    #[test]
+    fn of_the_server_ends_the_line_that_is_being_typed() {
+        let server = serve(&[]);
+        let mut terminal = Terminal::start(&directory("server-ends"), &[&server.url]);
+        terminal.prompts(">");
+        terminal.keys("half a li");
+        terminal.prompts("> half a li");
+        server.program.signal(Signal::SIGINT);
+        terminal.shows("↓ close             1001 (going away)");
+        let screen = terminal.shows("closed by the peer with 1001 (going away), after");
+        assert_eq!(terminal.end(), Some(3));
+        assert!(
+            !screen.iter().any(|line| line.starts_with('>')),
+            "{screen:?}"
+        );
+    }
+
+    #[test]
+    fn by_ctrl_c_or_ctrl_d_is_normal() {
+        for key in ["\x03", "\x04"] {
+            let server = serve(&[]);
+            let mut terminal = Terminal::start(&directory("keys"), &[&server.url]);
+            terminal.prompts(">");
+            terminal.keys(key).shows("closed by this end with 1000");
+            assert_eq!(terminal.end(), Some(0));
+        }
+    }
+
+    #[test]
+    fn by_ctrl_c_twice_waits_for_nobody() {
+        let server = serve(&[]);
+        let mut terminal = Terminal::start(&directory("twice"), &[&server.url]);
+        terminal.prompts(">");
+        server.program.signal(Signal::SIGSTOP);
+        terminal.keys("\x03").shows("↑ close");
+        terminal.prompts(">");
+        terminal
+            .keys("\x03")
+            .shows("left without waiting for the peer");
+        assert_eq!(terminal.end(), Some(130));
+    }
+
+    #[test]
+    fn by_sigterm_leaves_the_terminal_as_it_was() {
+        let server = serve(&[]);
+        let mut terminal = Terminal::start(&directory("terminated"), &[&server.url]);
+        terminal.prompts(">");
+        let modes = || {
+            nix::sys::termios::tcgetattr(&terminal.keys)
+                .unwrap()
+                .local_flags
+        };
+        let echo = nix::sys::termios::LocalFlags::ECHO | nix::sys::termios::LocalFlags::ICANON;
+        assert!(!modes().intersects(echo), "the line editor takes each key");
+        terminal.signal(Signal::SIGTERM);
+        terminal.shows("closed by this end with 1001");
+        assert_eq!(terminal.end(), Some(143));
+        let modes = nix::sys::termios::tcgetattr(&terminal.keys)
+            .unwrap()
+            .local_flags;
+        assert!(modes.contains(echo));
+    }
+}
+
+mod history {
+    use super::*;
+
+    fn file(state: &Path) -> PathBuf {
+        state.join("sockeye/history")
+    }
+
+    #[test]
+    fn is_there_the_next_time_and_private() {
+        let server = serve(&[]);
+        let state = directory("history");
+        let mut terminal = Terminal::start(&state, &[&server.url]);
+        terminal.prompts(">");
+        terminal.line("first").shows("↓ text         5 B  first");
+        terminal
+            .line(" secret")
+            .shows("↓ text         7 B   secret");
+        terminal.line("/quit");
+        assert_eq!(terminal.end(), Some(0));
+
+        let kept = fs::read_to_string(file(&state)).unwrap();
+        assert!(
+            kept.contains("first\n/quit\n") && !kept.contains("secret"),
+            "{kept}"
+        );
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&file(&state)), 0o600);
+        assert_eq!(mode(&state.join("sockeye")), 0o700);
+
+        let mut terminal = Terminal::start(&state, &[&server.url]);
+        terminal.prompts(">");
+        terminal.keys("\x1b[A").prompts("> /quit");
+        terminal.keys("\x1b[A").prompts("> first");
+        terminal.keys("\r").shows("↓ text         5 B  first");
+    }
+
+    #[test]
+    fn is_not_kept_where_that_is_not_wanted() {
+        let server = serve(&[]);
+        let state = directory("no-history");
+        let mut terminal = Terminal::start(&state, &["--no-history", &server.url]);
+        terminal.prompts(">");
+        terminal.line("first").shows("↓ text");
+        terminal.line("/quit");
+        assert_eq!(terminal.end(), Some(0));
+        assert!(!file(&state).exists());
+    }
+}
+
+#[test]
+fn tab_completes_commands_and_paths() {
+    let server = serve(&[]);
+    let state = directory("tab");
+    fs::write(state.join("salmon.bin"), "s").unwrap();
+    let mut terminal = Terminal::start(&state, &[&server.url]);
+    terminal.prompts(">");
+    terminal.keys("/fi\t").prompts("> /file");
+    terminal
+        .keys(&format!("{}/sal\t", state.display()))
+        .shows("salmon.bin");
+    terminal.line("").shows("↓ binary       1 B  73");
+}
+
+#[test]
+fn color_is_used_unless_it_is_not_wanted() {
+    let server = serve(&[]);
+    let is_colored = |variables: &[(&str, &str)]| {
+        let terminal = Terminal::start_with(&directory("color"), &[&server.url], variables);
+        terminal.prompts(">");
+        let parser = terminal.screen.0.lock().unwrap();
+        let screen = parser.screen();
+        (0..30).any(|row| {
+            (0..100).any(|column| {
+                let cell = screen.cell(row, column).unwrap();
+                cell.dim() || cell.bold() || cell.fgcolor() != vt100::Color::Default
+            })
+        })
+    };
+    assert!(is_colored(&[]));
+    assert!(!is_colored(&[("NO_COLOR", "1")]));
+}
+
+#[test]
+fn a_terminal_that_can_nothing_is_enough() {
+    let server = serve(&[]);
+    let mut terminal =
+        Terminal::start_with(&directory("dumb"), &[&server.url], &[("TERM", "dumb")]);
+    terminal.shows("/help");
+    terminal.line("hello").shows("↓ text         5 B  hello");
+    terminal
+        .keys("/quit\n")
+        .shows("closed by this end with 1000");
+    assert_eq!(terminal.end(), Some(0));
+}
