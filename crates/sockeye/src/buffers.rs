@@ -80,12 +80,10 @@ pub(crate) fn take_large(room: usize) -> Option<Vec<u8>> {
 }
 
 /// Takes back the buffer of a large message, where nobody else holds it.
-pub(crate) fn reclaim(mut payload: Bytes) {
+pub(crate) fn reclaim(payload: Bytes) {
     if !LARGE.contains(&payload.len()) || !payload.is_unique() {
         return;
     }
-    // What is in it is not wanted, and so is not moved to its front.
-    payload.clear();
     let buffer = Vec::from(payload);
     if LARGE.contains(&buffer.capacity()) {
         pool(|pool| (pool.large.len() < LARGE_KEPT).then(|| pool.large.push(buffer)));
