@@ -1,3 +1,49 @@
-//! The `sockeye` command.
+//! The `sockeye` command: serves WebSockets, and connects to them.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod clock;
+mod connect;
+mod failure;
+mod quantity;
+mod serve;
+mod signals;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser;
+use failure::Failure;
+use tokio::runtime::{Builder, Runtime};
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        // Everyone is in one room. On one thread, whoever has seen its connection open is in it:
+        // nothing is published between the answer to its request and its entry.
+        Command::Serve(args) if args.broadcast => {
+            runtime(Builder::new_current_thread()).and_then(|it| it.block_on(serve::run(args)))
+        }
+        // Connections are independent of each other: every core can have its share.
+        Command::Serve(args) => {
+            runtime(Builder::new_multi_thread()).and_then(|it| it.block_on(serve::run(args)))
+        }
+        // One connection has nothing to share.
+        Command::Connect(args) => runtime(Builder::new_current_thread()).and_then(|it| {
+            let status = it.block_on(connect::run(args));
+            // Standard output may be in the middle of a write that nobody reads.
+            it.shutdown_background();
+            status
+        }),
+    };
+    result.unwrap_or_else(|failure| {
+        failure.print();
+        ExitCode::FAILURE
+    })
+}
+
+fn runtime(mut builder: Builder) -> Result<Runtime, Failure> {
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("the system gives no threads or timers: {error}")))
+}

@@ -6,32 +6,42 @@
 pub struct Limits {
     /// Payload bytes of one message, once inflated. Default 16 MiB.
     pub message: usize,
-    /// Payload bytes of one frame. Default 16 MiB.
+    /// Payload bytes of one frame, as it travels. Default 18 MiB and 1 KiB: what 16 MiB can become
+    /// when they are compressed and do not shrink.
     pub frame: usize,
     /// Frames of one message, empty ones counted. Default 131,072.
     pub fragments: usize,
     /// Payload bytes of one message as they arrive, before they are inflated: what is held for a
-    /// peer that sends a message slowly. Default 16 MiB.
+    /// peer that sends a message slowly. Default as for a frame.
     pub retained: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        const MIB: usize = 1 << 20;
+        const MESSAGE: usize = 16 << 20;
+        let travelling = travelling(MESSAGE);
         Self {
-            message: 16 * MIB,
-            frame: 16 * MIB,
+            message: MESSAGE,
+            frame: travelling,
             fragments: 128 * 1024,
-            retained: 16 * MIB,
+            retained: travelling,
         }
     }
 }
 
+/// The most bytes that a message can have on its way: DEFLATE at its fastest spends nine bits on a
+/// byte that it cannot compress.
+const fn travelling(message: usize) -> usize {
+    message.saturating_add(message / 8).saturating_add(1024)
+}
+
 impl Limits {
-    /// Sets the largest message in bytes, and with it the frame and what is retained.
+    /// Sets the largest message in bytes, and the frame and what is retained to what such a message
+    /// can become when it is compressed and does not shrink.
     #[must_use]
     pub fn message(mut self, bytes: usize) -> Self {
-        (self.message, self.frame, self.retained) = (bytes, bytes, bytes);
+        self.message = bytes;
+        (self.frame, self.retained) = (travelling(bytes), travelling(bytes));
         self
     }
 

@@ -1,6 +1,4 @@
-//! Masking: XOR in place, and while copying (RFC 6455 §5.3).
-
-use alloc::vec::Vec;
+//! Masking: XOR in place (RFC 6455 §5.3).
 
 /// A masking key, turned to the byte of the payload that comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,27 +16,27 @@ impl Mask {
             self.0[0], self.0[1], self.0[2], self.0[3], self.0[0], self.0[1], self.0[2], self.0[3],
         ]);
         // Eight bytes a step: the compiler makes vectors of it, within 3 % of AVX2 by hand at 1 KiB.
+        let len = bytes.len();
         let (words, tail) = bytes.as_chunks_mut::<8>();
         for word in words {
             *word = (u64::from_ne_bytes(*word) ^ key).to_ne_bytes();
         }
-        for (byte, key) in tail.iter_mut().zip(self.0.iter().cycle()) {
+        // A short message is mostly tail: four bytes at once, then at most three.
+        let (half, tail) = tail.as_chunks_mut::<4>();
+        for word in half {
+            *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(self.0)).to_ne_bytes();
+        }
+        for (byte, key) in tail.iter_mut().zip(self.0) {
             *byte ^= key;
         }
-        self.0.rotate_left(bytes.len() % 4);
-    }
-
-    /// Appends the next part of a payload to `out`, masked.
-    pub(crate) fn append(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(bytes);
-        self.apply(&mut out[start..]);
+        self.0.rotate_left(len % 4);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
     use proptest::prelude::*;
 
     #[test]
@@ -57,13 +55,14 @@ mod tests {
         ) {
             let expected: Vec<u8> =
                 payload.iter().enumerate().map(|(i, byte)| byte ^ key[i % 4]).collect();
-            let (mut masked, mut mask, mut rest) = (Vec::new(), Mask::new(key), &payload[..]);
+            let (mut masked, mut mask) = (payload, Mask::new(key));
+            let mut rest = &mut masked[..];
             for cut in cuts {
-                let (part, after) = rest.split_at(cut.min(rest.len()));
-                mask.append(part, &mut masked);
+                let (part, after) = rest.split_at_mut(cut.min(rest.len()));
+                mask.apply(part);
                 rest = after;
             }
-            mask.append(rest, &mut masked);
+            mask.apply(rest);
             prop_assert_eq!(masked, expected);
         }
     }

@@ -12,8 +12,10 @@ use bytes::Bytes;
 /// connection of a thread in turn.
 #[derive(Debug, Default)]
 pub struct Output {
+    /// Room for small bytes; what waits in it is `buffer[written..end]`. All of it is initialized,
+    /// so that appending is a copy and nothing more.
     buffer: Vec<u8>,
-    /// Bytes of `buffer` that have been written.
+    end: usize,
     written: usize,
     large: VecDeque<Large>,
     len: usize,
@@ -50,7 +52,7 @@ impl Output {
         });
         let last = self.large.back().map_or(self.written, |large| large.after);
         pairs
-            .chain(iter::once(&self.buffer[last..]))
+            .chain(iter::once(&self.buffer[last..self.end]))
             .filter(|chunk| !chunk.is_empty())
     }
 
@@ -74,8 +76,7 @@ impl Output {
         }
         self.written += count;
         if self.len == 0 {
-            self.buffer.clear();
-            self.written = 0;
+            (self.end, self.written) = (0, 0);
         }
     }
 
@@ -87,10 +88,10 @@ impl Output {
 
     /// Bytes of the buffer's memory in which nothing waits.
     pub fn spare(&self) -> usize {
-        self.buffer.capacity() - (self.buffer.len() - self.written)
+        self.buffer.capacity() - (self.end - self.written)
     }
 
-    /// Lends an empty buffer to gather in, for an output that has none.
+    /// Lends a buffer to gather in, for an output that has none. What it holds is overwritten.
     #[inline]
     pub fn lend_buffer(&mut self, buffer: Vec<u8>) {
         if self.buffer.capacity() == 0 {
@@ -107,44 +108,67 @@ impl Output {
     /// Moves what waits into memory of just its size, so that a lent buffer can be taken back from
     /// a peer that does not read.
     pub fn trade_buffer(&mut self) -> Vec<u8> {
-        let rest = self.buffer[self.written..].to_vec();
+        let rest = self.buffer[self.written..self.end].to_vec();
         for large in &mut self.large {
             large.after -= self.written;
         }
-        self.written = 0;
-        let mut buffer = core::mem::replace(&mut self.buffer, rest);
-        buffer.clear();
-        buffer
+        (self.end, self.written) = (rest.len(), 0);
+        core::mem::replace(&mut self.buffer, rest)
     }
 
-    /// Appends bytes by writing to the buffer.
+    /// Appends `count` bytes, to be overwritten.
     #[inline]
-    pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn append(&mut self, count: usize) -> &mut [u8] {
+        if self.buffer.len() - self.end < count {
+            self.make_room(count);
+        }
+        let start = self.end;
+        self.end += count;
+        self.len += count;
+        &mut self.buffer[start..start + count]
+    }
+
+    /// Appends bytes by extending the buffer.
+    pub(crate) fn append_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.compact();
-        let before = self.buffer.len();
+        let before = self.end;
+        self.buffer.truncate(before);
         write(&mut self.buffer);
-        self.len += self.buffer.len() - before;
+        self.end = self.buffer.len();
+        self.len += self.end - before;
     }
 
     /// Appends a payload without copying it.
     pub(crate) fn append_large(&mut self, bytes: Bytes) {
         self.len += bytes.len();
         self.large.push_back(Large {
-            after: self.buffer.len(),
+            after: self.end,
             bytes,
         });
+    }
+
+    #[cold]
+    fn make_room(&mut self, count: usize) {
+        /// Initialized at once, beyond what is asked for.
+        const STEP: usize = 4096;
+        self.compact();
+        let wanted = self.end + count;
+        self.buffer
+            .reserve(wanted.saturating_sub(self.buffer.len()));
+        let room = self.buffer.capacity().min(wanted + STEP);
+        self.buffer.resize(room.max(self.buffer.len()), 0);
     }
 
     /// Keeps written bytes from piling up under a peer that never lets the output run empty.
     #[inline]
     fn compact(&mut self) {
         const WORTHWHILE: usize = 64 * 1024;
-        if self.written >= WORTHWHILE && self.written * 2 >= self.buffer.len() {
-            self.buffer.drain(..self.written);
+        if self.written >= WORTHWHILE && self.written * 2 >= self.end {
+            self.buffer.copy_within(self.written..self.end, 0);
             for large in &mut self.large {
                 large.after -= self.written;
             }
-            self.written = 0;
+            (self.end, self.written) = (self.end - self.written, 0);
         }
     }
 }
@@ -179,7 +203,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Small(bytes) => {
-                        output.append(|out| out.extend_from_slice(&bytes));
+                        output.append(bytes.len()).copy_from_slice(&bytes);
                         model.extend(bytes);
                     }
                     Step::Large(bytes) => {
@@ -202,7 +226,7 @@ mod tests {
     fn written_bytes_do_not_pile_up() {
         let mut output = Output::default();
         for _ in 0..1000 {
-            output.append(|out| out.extend([0; 1000]));
+            output.append(1000).fill(0);
             output.advance(999);
         }
         assert!(
@@ -216,7 +240,7 @@ mod tests {
     fn an_empty_output_gives_its_buffer_back() {
         let mut output = Output::default();
         output.lend_buffer(Vec::with_capacity(100));
-        output.append(|out| out.push(1));
+        output.append(1).fill(1);
         assert_eq!(output.take_buffer(), None);
         output.advance(1);
         assert_eq!(

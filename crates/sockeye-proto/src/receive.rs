@@ -37,6 +37,18 @@ pub enum OwnedEvent {
     Close(Option<CloseFrame>),
 }
 
+impl OwnedEvent {
+    /// Lends the event.
+    pub fn as_event(&self) -> Event<'_> {
+        match self {
+            Self::Message(message) => Event::Message(message.as_ref()),
+            Self::Ping(payload) => Event::Ping(payload),
+            Self::Pong(payload) => Event::Pong(payload),
+            Self::Close(frame) => Event::Close(frame.clone()),
+        }
+    }
+}
+
 /// The receiving half of a connection: consumes every byte it is given.
 ///
 /// It keeps the part of a header and of a message that has arrived so far, and nothing else: the
@@ -47,6 +59,8 @@ pub struct Receiver {
     /// Frames from a client are masked, frames from a server are not (§5.1).
     peer_masks: bool,
     limits: Limits,
+    /// The largest message that [`take_whole`](Self::take_whole) may take: within every limit.
+    most_whole: usize,
     deflate: Option<Inflating>,
     /// The start of a header whose rest has not arrived.
     header: [u8; FrameHeader::MAX_LEN],
@@ -62,6 +76,8 @@ pub struct Receiver {
     lent: Option<Lent>,
     /// Whether a Close or an error has ended the stream of events (§7.1.7).
     ended: bool,
+    /// Whether all of the above is as it was at first, so that the input begins with a header.
+    fresh: bool,
 }
 
 /// permessage-deflate as agreed for the direction that is received.
@@ -131,6 +147,7 @@ impl Receiver {
         Self {
             peer_masks: matches!(role, Role::Server),
             limits,
+            most_whole: limits.message.min(limits.frame).min(limits.retained),
             deflate: deflate.map(|agreed| Inflating {
                 window: agreed.window,
                 own: agreed.keeps_context.then(|| Box::new(Inflater::new())),
@@ -143,6 +160,7 @@ impl Receiver {
             control: Vec::new(),
             lent: None,
             ended: false,
+            fresh: true,
         }
     }
 
@@ -161,12 +179,27 @@ impl Receiver {
         input: &mut &'i mut [u8],
         inflater: &'a mut Inflater,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
+        if let Some((text, bytes)) = self.take_whole(input) {
+            return match borrow(text, bytes) {
+                Ok(message) => Ok(Some(Event::Message(message))),
+                Err(error) => Err(self.fail(input, error)),
+            };
+        }
+        self.receive_any(input, inflater)
+    }
+
+    /// As [`receive`](Self::receive), whatever comes.
+    fn receive_any<'a, 'i: 'a>(
+        &'a mut self,
+        input: &mut &'i mut [u8],
+        inflater: &'a mut Inflater,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
         let found = match self.advance(input) {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
             Err(error) => return Err(self.fail(input, error)),
         };
-        let ended = &mut self.ended;
+        let (ended, fresh) = (&mut self.ended, &mut self.fresh);
         let event = match found {
             Found::Message {
                 text,
@@ -191,12 +224,15 @@ impl Receiver {
                     OpCode::Pong => Ok(Event::Pong(payload)),
                     _ => {
                         *ended = true;
+                        *fresh = false;
                         CloseFrame::parse(payload).map(Event::Close)
                     }
                 }
             }
         };
-        event.map(Some).inspect_err(|_| *ended = true)
+        event
+            .map(Some)
+            .inspect_err(|_| (*ended, *fresh) = (true, false))
     }
 
     /// As [`receive`](Self::receive), with the event owned: a small payload is copied out of the
@@ -206,6 +242,20 @@ impl Receiver {
     /// As [`receive`](Self::receive).
     #[inline]
     pub fn receive_owned(
+        &mut self,
+        input: &mut &mut [u8],
+        inflater: &mut Inflater,
+    ) -> Result<Option<OwnedEvent>, ProtocolError> {
+        if let Some((text, bytes)) = self.take_whole(input) {
+            return match borrow(text, bytes) {
+                Ok(message) => Ok(Some(OwnedEvent::Message(message.to_owned()))),
+                Err(error) => Err(self.fail(input, error)),
+            };
+        }
+        self.receive_owned_any(input, inflater)
+    }
+
+    fn receive_owned_any(
         &mut self,
         input: &mut &mut [u8],
         inflater: &mut Inflater,
@@ -246,25 +296,31 @@ impl Receiver {
                     OpCode::Ping => Ok(OwnedEvent::Ping(Bytes::copy_from_slice(payload))),
                     OpCode::Pong => Ok(OwnedEvent::Pong(Bytes::copy_from_slice(payload))),
                     _ => {
-                        self.ended = true;
+                        (self.ended, self.fresh) = (true, false);
                         CloseFrame::parse(payload).map(OwnedEvent::Close)
                     }
                 }
             }
         };
-        event.map(Some).inspect_err(|_| self.ended = true)
+        event
+            .map(Some)
+            .inspect_err(|_| (self.ended, self.fresh) = (true, false))
     }
 
     /// Where to read the rest of a large message, and how many bytes of it at most.
     ///
-    /// Offered while at least `worthwhile` bytes of a frame are still to come, with room in the
-    /// buffer already reserved. Append what arrives (no more than the limit) and say so with
-    /// [`received`](Self::received); anything else goes through [`receive`](Self::receive).
+    /// Offered while at least `worthwhile` bytes of a frame are still to come and nothing has ended
+    /// the stream of events, with room in the buffer already reserved. Append what arrives (no more
+    /// than the limit) and say so with [`received`](Self::received); anything else goes through
+    /// [`receive`](Self::receive).
     pub fn payload_buffer(&mut self, worthwhile: usize) -> Option<(&mut Vec<u8>, usize)> {
         /// Large steps, so that a large message is moved few times while it grows; no larger than
         /// what has arrived already, so that a claim alone costs a peer's victim one step.
         const STEP: usize = 128 * 1024;
         self.release();
+        if self.ended {
+            return None;
+        }
         let frame = self
             .frame
             .filter(|frame| !frame.header.opcode.is_control())?;
@@ -293,10 +349,8 @@ impl Receiver {
         let bytes = &mut self.payload[start..];
         frame.unmask(bytes);
         if message.text && !message.compressed {
-            message
-                .utf8
-                .push(bytes)
-                .inspect_err(|_| self.ended = true)?;
+            let checked = message.utf8.push(bytes);
+            return checked.inspect_err(|_| self.end());
         }
         Ok(())
     }
@@ -304,6 +358,13 @@ impl Receiver {
     /// Whether a Close or an error has ended the stream of events.
     pub fn is_ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whether part of a message has been gathered in a buffer of its own, so that the message will
+    /// be whole there: [`receive_owned`](Self::receive_owned) then gives it without a copy.
+    #[inline]
+    pub fn is_gathering(&self) -> bool {
+        !self.payload.is_empty() && self.lent.is_none()
     }
 
     /// Whether nothing is held between two calls: no part of a header and no part of a message.
@@ -323,19 +384,87 @@ impl Receiver {
     #[cold]
     fn fail(&mut self, input: &mut &mut [u8], error: ProtocolError) -> ProtocolError {
         *input = &mut [];
-        self.ended = true;
+        self.end();
         error
     }
 
-    /// Reads on to the end of the next message or control frame.
+    /// Lets go of all that has arrived, since nothing will come of it.
+    fn end(&mut self) {
+        (self.ended, self.fresh) = (true, false);
+        self.header_len = 0;
+        (self.frame, self.message) = (None, None);
+        (self.payload, self.control) = (Vec::new(), Vec::new());
+    }
+
+    /// Takes a message off the front of the input that is there whole, in one frame, uncompressed:
+    /// the common case, at a third of the cost of [`advance`](Self::advance), which takes the rest.
+    /// It judges nothing: what it does not take, it leaves as it was.
     #[inline]
+    fn take_whole<'i>(&mut self, input: &mut &'i mut [u8]) -> Option<(bool, &'i mut [u8])> {
+        if !self.fresh {
+            return None;
+        }
+        let &[first, second, ..] = &**input else {
+            return None;
+        };
+        let text = match first {
+            0x81 => true,
+            0x82 => false,
+            _ => return None,
+        };
+        if (second & 0x80 != 0) != self.peer_masks {
+            return None;
+        }
+        let (len, at) = match second & 0x7F {
+            126 => match input.get(2..4) {
+                Some(&[a, b]) => (usize::from(u16::from_be_bytes([a, b])), 4),
+                _ => return None,
+            },
+            127 => return None,
+            len => (usize::from(len), 2),
+        };
+        let start = at + if self.peer_masks { 4 } else { 0 };
+        let minimal = at == 2 || len > 125;
+        if !minimal || len > self.most_whole || input.len() - at < start - at + len {
+            return None;
+        }
+        let (frame, rest) = core::mem::take(input).split_at_mut(start + len);
+        *input = rest;
+        let payload = match frame[..start].last_chunk::<4>() {
+            Some(&key) if self.peer_masks => {
+                // The header has been read: its place can be used.
+                let start = if text && len < 64 {
+                    align(frame, start)
+                } else {
+                    start
+                };
+                let payload = &mut frame[start..start + len];
+                Mask::new(key).apply(payload);
+                payload
+            }
+            _ => &mut frame[start..],
+        };
+        Some((text, payload))
+    }
+
+    /// Reads on to the end of the next message or control frame.
     fn advance<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+    ) -> Result<Option<Found<'i>>, ProtocolError> {
+        let found = self.advance_any(input);
+        self.fresh = self.is_idle() && self.lent.is_none() && !self.ended && found.is_ok();
+        found
+    }
+
+    fn advance_any<'i>(
         &mut self,
         input: &mut &'i mut [u8],
     ) -> Result<Option<Found<'i>>, ProtocolError> {
         self.release();
         if self.ended {
             *input = &mut [];
+            self.end();
             return Ok(None);
         }
         loop {
@@ -490,6 +619,19 @@ impl Receiver {
             mask: header.mask.map(Mask::new),
         })
     }
+}
+
+/// Moves a short text down, over the header that comes before it, to where a word begins in memory;
+/// gives its new place. The standard library checks text two words at a time only from there: 16
+/// bytes of ASCII take it 20 instructions instead of 118.
+#[inline]
+fn align(frame: &mut [u8], start: usize) -> usize {
+    let aligned = frame.as_ptr().addr().wrapping_neg() % size_of::<usize>();
+    if aligned >= start {
+        return start;
+    }
+    frame.copy_within(start.., aligned);
+    aligned
 }
 
 impl<'i> Place<'i> {

@@ -290,16 +290,31 @@ impl Sender {
     /// Queues one frame, its payload copied.
     #[inline]
     fn frame(&mut self, opcode: OpCode, payload: &[u8]) {
+        // The common case by itself: from a server, with a length of one byte.
+        if payload.len() < 126 && matches!(self.role, Role::Server) {
+            let out = self.output.append(2 + payload.len());
+            if let [first, second, body @ ..] = out {
+                *first = 0x80 | opcode as u8;
+                *second = payload.len() as u8;
+                body.copy_from_slice(payload);
+            }
+        } else {
+            self.frame_any(opcode, payload);
+        }
+    }
+
+    /// As [`frame`](Self::frame), for either role and any length.
+    #[inline(never)]
+    fn frame_any(&mut self, opcode: OpCode, payload: &[u8]) {
         let header = header(self.role, opcode, false, payload.len());
         let (bytes, len) = header.encode();
-        self.output.append(|out| {
-            out.reserve(len + payload.len());
-            out.extend_from_slice(&bytes[..len]);
-            match header.mask {
-                Some(key) => Mask::new(key).append(payload, out),
-                None => out.extend_from_slice(payload),
-            }
-        });
+        let out = self.output.append(len + payload.len());
+        let (head, body) = out.split_at_mut(len);
+        head.copy_from_slice(&bytes[..len]);
+        body.copy_from_slice(payload);
+        if let Some(key) = header.mask {
+            Mask::new(key).apply(body);
+        }
     }
 
     /// Queues one frame, its payload moved. Masking needs the payload to itself: it is copied only
@@ -315,8 +330,7 @@ impl Sender {
             Mask::new(key).apply(&mut owned);
             payload = Bytes::from(owned);
         }
-        self.output
-            .append(|out| out.extend_from_slice(&bytes[..len]));
+        self.output.append(len).copy_from_slice(&bytes[..len]);
         self.output.append_large(payload);
     }
 
@@ -346,7 +360,7 @@ impl Sender {
             .unwrap_or_else(|| deflaters.lend(*settings));
         let role = self.role;
         let mut worth_it = true;
-        self.output.append(|out| {
+        self.output.append_with(|out| {
             // The header's length is known only afterwards: leave room for the longest, then close
             // the gap.
             let start = out.len();

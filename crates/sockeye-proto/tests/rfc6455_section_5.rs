@@ -503,6 +503,22 @@ mod section_10_4_limits {
             end.read(&frame(0x82, [0; 1001]).to(role)[..8]);
             assert_eq!(
                 end.error,
+                Some(ProtocolError::MessageTooLarge { limit: 1000 })
+            );
+            assert_eq!(end.close_code(), Some(CloseCode::MESSAGE_TOO_BIG));
+        }
+    }
+
+    #[test]
+    fn a_frame_may_have_a_limit_of_its_own() {
+        for role in BOTH {
+            let mut end = End::limited(role, Limits::default().frame(1000));
+            end.read(frame(0x02, [0; 1000]).to(role))
+                .read(frame(0x80, [0; 1000]).to(role));
+            assert_eq!(end.events.len(), 1);
+            end.read(frame(0x82, [0; 1001]).to(role));
+            assert_eq!(
+                end.error,
                 Some(ProtocolError::FrameTooLarge { limit: 1000 })
             );
             assert_eq!(end.close_code(), Some(CloseCode::MESSAGE_TOO_BIG));

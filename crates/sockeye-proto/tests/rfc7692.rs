@@ -175,6 +175,29 @@ mod section_7_2_2_decompression {
         }
     }
 
+    /// A peer compressed 16 MiB that did not shrink, and its frame was over the limit of the message.
+    #[test]
+    fn a_message_of_just_the_limit_passes_though_compressing_it_made_it_larger() {
+        let mut state = 1u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .take(100_000)
+        .collect();
+        let payload = deflated(&noise);
+        assert!(payload.len() > noise.len());
+        for role in BOTH {
+            let limits = Limits::default().message(noise.len());
+            let mut end = End::with(&Config {
+                limits,
+                ..config(role, agreed(true, 15))
+            });
+            end.read(frame(0xC2, &payload).to(role));
+            assert_eq!(end.events, [binary(&noise)]);
+        }
+    }
+
     #[test]
     fn what_is_retained_before_inflating_has_a_limit_of_its_own() {
         for role in BOTH {

@@ -47,10 +47,10 @@ pub(crate) fn put_read(buffer: Vec<u8>) {
     }
 }
 
-/// An empty buffer to gather output in.
+/// A buffer to gather output in.
 #[inline]
 pub(crate) fn take_output() -> Vec<u8> {
-    pool(|pool| pool.output.pop()).unwrap_or_else(|| Vec::with_capacity(READ))
+    pool(|pool| pool.output.pop()).unwrap_or_else(|| vec![0; READ])
 }
 
 /// Gives an output buffer back.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use sockeye_proto::{CloseCode, CloseFrame, Event, MessageRef, OwnedEvent};
+use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
 
 use crate::{
     Ended, Error, Outgoing, Result, Sender, WebSocket,
@@ -73,7 +73,12 @@ pub trait Handler {
 /// A connection, as its [`Handler`] sees it.
 pub struct Socket {
     driver: Driver,
+    /// The message that is being delivered, where it has a buffer of its own.
+    delivering: Option<Message>,
 }
+
+/// From this size, sending the delivered message on is worth not copying it.
+const LARGE: usize = 16 * 1024;
 
 impl Socket {
     /// Queues a message; it is written when all that was received has been handled.
@@ -83,7 +88,14 @@ impl Socket {
     /// up: [`Ended::Overflow`].
     #[inline]
     pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) {
-        let message = message.into();
+        let mut message = message.into();
+        if let (Some(owned), Outgoing::Borrowed(lent)) = (&self.delivering, &message)
+            && lent.len() >= LARGE
+            && std::ptr::eq(owned.as_bytes(), lent.as_bytes())
+            && owned.is_text() == lent.as_text().is_some()
+        {
+            message = Outgoing::Owned(owned.clone());
+        }
         let limit = self.driver.shared.info.output.limit;
         let Some(link) = self.driver.link() else {
             return;
@@ -190,18 +202,20 @@ impl WebSocket {
     /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
     /// called.
     pub async fn handle<H: Handler>(self, handler: H) -> Ended {
-        let shared = self.shared().clone();
-        // Leaves the receiving side where the session finds it.
-        drop(self);
-        let driver = Driver::take_over(shared.clone()).await;
-        let Some(reader) = shared.take_reader() else {
-            // A Sender has closed the connection meanwhile.
+        // Not left with the connection meanwhile: a driver that is done would take it for dropped.
+        let (shared, reader) = self.into_receiver().into_reader();
+        let Some(reader) = reader else {
+            // Nothing came after the end of this one.
             return shared.ended().unwrap_or_else(Ended::gone);
         };
+        let driver = Driver::take_over(shared.clone()).await;
         // Boxed, so that this future, which is there for as long as the connection, does not hold
         // its parts and the whole.
         let mut session = Box::new(Session {
-            socket: Socket { driver },
+            socket: Socket {
+                driver,
+                delivering: None,
+            },
             reader,
             handler,
         });
@@ -294,8 +308,14 @@ impl<H: Handler> Session<H> {
             handler,
         } = self;
         let high_water = shared.info.output.high_water;
-        let taken = reader.take_all(|event| {
+        let taken = reader.take_all(|event, owned| {
+            if owned.is_some() {
+                socket.delivering = owned.cloned();
+            }
             dispatch(shared, socket, handler, event);
+            if owned.is_some() {
+                socket.delivering = None;
+            }
             if socket.buffered_amount() < high_water {
                 ControlFlow::Continue(())
             } else {

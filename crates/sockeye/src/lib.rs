@@ -1,4 +1,66 @@
 //! WebSocket client and server on tokio.
+//!
+//! # A client
+//!
+//! ```no_run
+//! # async fn example() -> sockeye::Result<()> {
+//! let mut socket = sockeye::connect("wss://example.com/socket").await?;
+//! socket.send("Привет").await?;
+//! while let Some(message) = socket.recv().await? { println!("Получено сообщение: {message}"); }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Client`] says how, where the defaults do not fit: headers, subprotocols, TLS, limits,
+//! deadlines, or a stream of your own.
+//!
+//! # A server
+//!
+//! ```no_run
+//! # use sockeye::Server;
+//! # async fn example() -> sockeye::Result<()> {
+//! Server::bind("127.0.0.1:8080").await?
+//!     .serve(|mut socket| async move {
+//!         socket.send("Добро пожаловать на сервер!").await?;
+//!         while let Some(message) = socket.recv().await? { socket.send(message).await?; }
+//!         Ok(())
+//!     }).await
+//! # }
+//! ```
+//!
+//! [`Acceptor`] says how connections are accepted; [`accept`] takes one on any stream.
+//!
+//! # Callbacks
+//!
+//! The same, in the shape of a browser's `WebSocket`: messages are lent from where they were
+//! received. It is the fastest way, and works for a client too ([`WebSocket::handle`]).
+//!
+//! ```no_run
+//! # use sockeye::{Handler, MessageRef, Server, Socket};
+//! struct Greeter;
+//!
+//! impl Handler for Greeter {
+//!     fn on_open(&mut self, socket: &mut Socket) { socket.send("Добро пожаловать на сервер!"); }
+//!     fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) { println!("Получено сообщение: {message}"); }
+//! }
+//!
+//! # async fn example() -> sockeye::Result<()> {
+//! Server::bind("127.0.0.1:8080").await?.serve_handler(|| Greeter).await
+//! # }
+//! ```
+//!
+//! # What to rely on
+//!
+//! - **One poll, one write.** What a handler sends while its task is polled goes out in one write
+//!   when it yields. A plain loop needs no batching to be fast, and no message waits for the next.
+//!   A socket that nobody drives writes in `send` itself; [`WebSocket::drive`] drives it.
+//! - **Cancel safety.** State is in the connection, never in a future. Each method says what
+//!   dropping it does.
+//! - **Limits.** Messages, frames, fragments, heads and waiting output are bounded ([`Limits`],
+//!   [`HeadLimits`], `high_water`); nothing is allocated on a peer's claim; an idle connection
+//!   holds no buffer.
+//! - **The end is a value.** [`Ended`] says who closed and with what, or how the connection was
+//!   lost.
 #![forbid(unsafe_code)]
 
 mod buffers;

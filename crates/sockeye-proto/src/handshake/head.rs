@@ -106,8 +106,9 @@ impl HeadScanner {
         if self.searched >= self.prefix.len().max(1) {
             return Ok(());
         }
-        // A TLS record: handshake, version 3 (RFC 8446 §5.1); or an alert.
-        if matches!(bytes, [0x15 | 0x16, 3, ..] | [0x15 | 0x16]) {
+        // A TLS record, alert or handshake (RFC 8446 §5.1). The first byte decides alone: it comes
+        // alone at times, and the answer must not depend on that.
+        if matches!(bytes, [0x15 | 0x16, ..]) {
             return Err(HandshakeError::Malformed("the peer speaks TLS here"));
         }
         let len = bytes.len().min(self.prefix.len());

@@ -1,0 +1,62 @@
+//! yawc. Batched, with the buffers that its own benchmark is tuned with.
+
+use futures_util::{SinkExt, StreamExt};
+use yawc::{
+    CompressionLevel, DeflatePool, Frame, OpCode, Options, Role, WebSocket, WebSocketError,
+};
+
+mod serve;
+
+const EXTENSIONS: &str =
+    "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+fn main() {
+    let (form, address) = serve::arguments();
+    let options = options(&form);
+    let deflate = options.compression.is_some();
+    serve::serve(&address, |mut stream| {
+        let (form, options) = (form.clone(), options.clone());
+        async move {
+            let agreed = serve::upgrade(&mut stream, deflate.then_some(EXTENSIONS)).await?;
+            let mut socket = WebSocket::from_stream_with_extensions(
+                stream,
+                Role::Server,
+                agreed.then_some(EXTENSIONS),
+                options,
+            )?;
+            echo!(socket, form, |frame: &Frame| matches!(
+                frame.opcode(),
+                OpCode::Text | OpCode::Binary
+            ));
+            Ok::<(), WebSocketError>(())
+        }
+    });
+}
+
+fn options(form: &str) -> Options {
+    // What the others do by default: text is validated, 16 MiB are taken.
+    let mut options = Options::default()
+        .with_utf8()
+        .with_limits(16 << 20, 32 << 20);
+    if form == "batched" {
+        options = options
+            .with_read_buffer_capacity(128 * 1024)
+            .with_backpressure_boundary(serve::BATCH);
+    }
+    if let Ok(level) = std::env::var("ECHO_LEVEL") {
+        let level = CompressionLevel::new(level.parse().expect("ECHO_LEVEL is a number"));
+        options = options
+            .with_compression_level(level)
+            .with_deflate_pool(DeflatePool::new(4))
+            .server_no_context_takeover()
+            .client_no_context_takeover();
+    }
+    options
+}
+
+impl serve::IntoResult<WebSocketError> for Frame {
+    type Item = Frame;
+    fn into_result(self) -> Result<Frame, WebSocketError> {
+        Ok(self)
+    }
+}

@@ -1,0 +1,180 @@
+//! An echo server as a process of its own: started, measured, ended.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A server that can be compared: a program and the form it runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub library: &'static str,
+    pub form: &'static str,
+    pub deflate: bool,
+    /// Whether it answers the opening handshake itself.
+    pub accepts: bool,
+}
+
+const fn kind(library: &'static str, form: &'static str, deflate: bool, accepts: bool) -> Kind {
+    Kind {
+        library,
+        form,
+        deflate,
+        accepts,
+    }
+}
+
+/// All of them. The floor comes first.
+pub const KINDS: &[Kind] = &[
+    kind("raw", "tcp", false, false),
+    kind("sockeye", "events", true, true),
+    kind("sockeye", "async", true, true),
+    kind("fastwebsockets", "batched", false, false),
+    kind("fastwebsockets", "loop", false, false),
+    kind("tokio-websockets", "batched", false, true),
+    kind("tokio-websockets", "loop", false, true),
+    kind("tokio-tungstenite", "batched", false, true),
+    kind("tokio-tungstenite", "loop", false, true),
+    kind("yawc", "batched", true, false),
+    kind("yawc", "loop", true, false),
+    kind("sockudo-ws", "batched", true, true),
+    kind("sockudo-ws", "loop", true, true),
+    kind("node-ws", "events", true, true),
+];
+
+impl Kind {
+    pub fn name(&self) -> String {
+        match self.library {
+            "raw" => "raw TCP echo on tokio".into(),
+            "node-ws" => "Node `ws`".into(),
+            library => format!("{library}, {}", self.form),
+        }
+    }
+
+    pub fn is_raw(&self) -> bool {
+        self.library == "raw"
+    }
+
+    pub fn is_sockeye(&self) -> bool {
+        self.library == "sockeye"
+    }
+
+    fn command(&self) -> Command {
+        if self.library == "node-ws" {
+            let mut node = Command::new("node");
+            node.arg(node_directory().join("echo.mjs"));
+            return node;
+        }
+        let own = std::env::current_exe().expect("the program has a path");
+        Command::new(own.with_file_name(format!("echo-{}", self.library)))
+    }
+}
+
+fn node_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/node")
+}
+
+/// Whether Node's `ws` is installed.
+pub fn has_node() -> bool {
+    node_directory().join("node_modules/ws").exists()
+}
+
+/// How servers are started.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The level of zlib, where messages may be compressed.
+    pub level: Option<u8>,
+    pub tls: bool,
+    /// The core to run on, where it is not the load generator's.
+    pub core: Option<usize>,
+}
+
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts a server and waits until it accepts connections.
+    pub fn start(kind: &Kind, settings: &Settings) -> io::Result<Self> {
+        // Each has an address of its own, so that ports in TIME_WAIT are never in the way.
+        static STARTED: AtomicU16 = AtomicU16::new(0);
+        let [high, low] = STARTED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let address: SocketAddr = ([127, 1 + high, low, 1], 9001).into();
+        let program = kind.command();
+        let mut command = match settings.core {
+            None => program,
+            Some(core) => {
+                let mut pinned = Command::new("taskset");
+                pinned.args(["-c", &core.to_string()]);
+                pinned.arg(program.get_program()).args(program.get_args());
+                pinned
+            }
+        };
+        command.arg(kind.form).arg(address.to_string());
+        if let Some(level) = settings.level {
+            command.env("ECHO_LEVEL", level.to_string());
+        }
+        if settings.tls {
+            command.env("ECHO_TLS", "1");
+        }
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let server = Self { child, address };
+        let begun = Instant::now();
+        while let Err(error) = server.connect() {
+            if begun.elapsed() > Duration::from_secs(10) {
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(server)
+    }
+
+    pub fn connect(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(self.address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        Ok(stream)
+    }
+
+    /// CPU time so far, user and system, of all its threads.
+    pub fn cpu(&self) -> Duration {
+        cpu(&self.child.id().to_string())
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("Rss:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// CPU time of this process.
+pub fn own_cpu() -> Duration {
+    cpu("self")
+}
+
+/// The scheduler's own account, in nanoseconds: `stat` counts in hundredths of a second.
+fn cpu(process: &str) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{process}/task"));
+    let nanos = tasks.into_iter().flatten().flatten().filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}

@@ -1,0 +1,196 @@
+//! How what happens on a connection looks in a terminal.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+use sockeye::{CloseFrame, MessageRef};
+
+use crate::{clock, quantity::Whole};
+
+const DIM: Style = Style::new().dimmed();
+const DOWN: Style = AnsiColor::Green.on_default().bold();
+const UP: Style = AnsiColor::Blue.on_default().bold();
+const CLOSE: Style = AnsiColor::Yellow.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// How many bytes of a text are shown, and of a binary message.
+const TEXT_SHOWN: usize = 16 * 1024;
+const BYTES_SHOWN: usize = 512;
+
+/// Where the content of a line begins, in columns: what follows a line break begins there too.
+const CONTENT: usize = 33;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Down,
+    Up,
+}
+
+pub(super) fn message(direction: Direction, message: MessageRef<'_>) -> String {
+    match message {
+        MessageRef::Text(text) => {
+            let shown = &text[..text.floor_char_boundary(TEXT_SHOWN)];
+            let content = visible(shown, true) + &rest(text.len() - shown.len());
+            event(direction, "text", Some(text.len()), &content)
+        }
+        MessageRef::Binary(bytes) => {
+            let shown = &bytes[..bytes.len().min(BYTES_SHOWN)];
+            let content = hex(shown) + &rest(bytes.len() - shown.len());
+            event(direction, "binary", Some(bytes.len()), &content)
+        }
+    }
+}
+
+/// A ping or a pong; its payload is shown as text where it is some.
+pub(super) fn control(direction: Direction, kind: &str, payload: &[u8], note: &str) -> String {
+    let content = match std::str::from_utf8(payload) {
+        Ok(text) if !text.contains(char::is_control) => visible(text, false),
+        _ => hex(payload),
+    };
+    let note = match (note, content.as_str()) {
+        ("", _) => String::new(),
+        (note, "") => format!("{DIM}{note}{DIM:#}"),
+        (note, _) => format!("  {DIM}{note}{DIM:#}"),
+    };
+    event(direction, kind, Some(payload.len()), &(content + &note))
+}
+
+pub(super) fn close(direction: Direction, frame: Option<&CloseFrame>) -> String {
+    let content = match frame {
+        None => "without a code".into(),
+        Some(frame) => one_line(&frame.to_string()),
+    };
+    event(direction, "close", None, &content)
+}
+
+/// What this end has to say.
+pub(super) fn note(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("{DIM}{line}{DIM:#}\n"))
+        .collect()
+}
+
+/// What went wrong at this end.
+pub(super) fn problem(text: &str) -> String {
+    format!("{BAD}{}{BAD:#}\n", one_line(text))
+}
+
+fn event(direction: Direction, kind: &str, size: Option<usize>, content: &str) -> String {
+    let (arrow, style) = match direction {
+        _ if kind == "close" => (direction.arrow(), CLOSE),
+        Direction::Down => (direction.arrow(), DOWN),
+        Direction::Up => (direction.arrow(), UP),
+    };
+    let now = clock::now_precisely();
+    let size = size.map_or_else(String::new, |size| format!("{} B", Whole(size as u64)));
+    format!(
+        "{DIM}{now}{DIM:#} {style}{arrow} {kind:<6}{style:#} {DIM}{size:>9}{DIM:#}  {content}\n"
+    )
+}
+
+impl Direction {
+    fn arrow(self) -> char {
+        match self {
+            Self::Down => '↓',
+            Self::Up => '↑',
+        }
+    }
+}
+
+fn rest(bytes: usize) -> String {
+    match bytes {
+        0 => String::new(),
+        more => format!(" {DIM}… {} B more{DIM:#}", Whole(more as u64)),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 3);
+    for (at, byte) in bytes.iter().enumerate() {
+        let space = if at == 0 { "" } else { " " };
+        // A string takes all that is written to it.
+        let _ = write!(text, "{space}{byte:02x}");
+    }
+    text
+}
+
+/// Text from a peer, made harmless: what would move the cursor, change colours or turn the order of
+/// letters around is shown as an escape.
+fn visible(text: &str, line_breaks: bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' if line_breaks => {
+                shown.push('\n');
+                shown.extend(std::iter::repeat_n(' ', CONTENT));
+            }
+            '\t' if line_breaks => shown.push('\t'),
+            '\n' => shown.push_str("\\n"),
+            '\r' => shown.push_str("\\r"),
+            '\t' => shown.push_str("\\t"),
+            c if c.is_control() || is_direction_control(c) => shown.extend(c.escape_unicode()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// Characters that reorder the text around them (Unicode Standard Annex #9).
+fn is_direction_control(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text on one line, made harmless.
+pub(crate) fn one_line(text: &str) -> String {
+    visible(text.trim_end(), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn what_would_control_the_terminal_is_escaped() {
+        assert_eq!(one_line("a\x1b[2Jb\r\nc"), "a\\u{1b}[2Jb\\r\\nc");
+        assert_eq!(one_line("\u{202e}abc\u{9b}"), "\\u{202e}abc\\u{9b}");
+        let shown = plain(&message(
+            Direction::Down,
+            MessageRef::Text("\x1b]0;title\x07"),
+        ));
+        assert!(!shown.contains('\x1b') && shown.contains("\\u{1b}]0;title\\u{7}"));
+    }
+
+    #[test]
+    fn lines_of_a_message_stand_under_each_other() {
+        let shown = plain(&message(Direction::Down, MessageRef::Text("one\ntwo")));
+        let columns: Vec<_> = shown
+            .lines()
+            .map(|line| {
+                let at = line.find("one").or(line.find("two")).unwrap();
+                line[..at].chars().count()
+            })
+            .collect();
+        assert_eq!(columns, [CONTENT, CONTENT]);
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let text = "ж".repeat(TEXT_SHOWN);
+        let shown = plain(&message(Direction::Up, MessageRef::Text(&text)));
+        assert!(shown.ends_with("… 16,384 B more\n"), "{shown}");
+        let shown = plain(&message(Direction::Up, MessageRef::Binary(&[0; 1000])));
+        assert!(shown.ends_with("00 … 488 B more\n") && shown.contains("1,000 B"));
+    }
+
+    #[test]
+    fn control_payloads_are_text_where_they_can_be() {
+        let shown = |payload| plain(&control(Direction::Down, "pong", payload, "took 1 ms"));
+        assert!(shown(b"hello").ends_with("5 B  hello  took 1 ms\n"));
+        assert!(shown(&[0, 255]).ends_with("2 B  00 ff  took 1 ms\n"));
+        assert!(shown(b"").ends_with("0 B  took 1 ms\n"));
+    }
+}

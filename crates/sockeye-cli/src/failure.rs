@@ -1,0 +1,86 @@
+//! What is printed when something fails: one line, with what to do about it.
+
+use std::fmt::Display;
+
+use sockeye::{Deadline, Error, proto::handshake::HandshakeError};
+
+/// Why the command could not do what it was asked to.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    pub(crate) fn new(line: impl Into<String>) -> Self {
+        Self(line.into())
+    }
+
+    /// A file that is needed and cannot be read.
+    pub(crate) fn file(path: &std::path::Path, error: impl Display) -> Self {
+        Self(format!("{}: {error}", path.display()))
+    }
+
+    /// On standard error, as one line whatever it holds: a peer may have had a word in it.
+    pub(crate) fn print(&self) {
+        eprintln!("sockeye: {}", crate::connect::one_line(&self.0));
+    }
+}
+
+/// The library's words, and what helps here.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match advice(&error) {
+            Some(advice) => Self(format!("{error}; {advice}")),
+            None => Self(error.to_string()),
+        }
+    }
+}
+
+fn advice(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::Resolve { .. } => "check the spelling of the URL, and the network".into(),
+        Error::Connect { source, .. } => match source.kind() {
+            std::io::ErrorKind::ConnectionRefused => {
+                "nothing listens there: check the port, or start the server".into()
+            }
+            _ => "check the address, and the network".into(),
+        },
+        Error::Listen { source, .. } => match source.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "choose another port with --listen, or 0 for any that is free".into()
+            }
+            _ => "choose another address with --listen".into(),
+        },
+        Error::Tls { source, .. } => return tls_advice(&source.to_string()),
+        Error::Timeout(Deadline::Handshake) => {
+            "the server may be slow: allow it more with --handshake-timeout".into()
+        }
+        Error::Handshake(HandshakeError::Status(response)) => return http_advice(response),
+        _ => return None,
+    })
+}
+
+fn tls_advice(problem: &str) -> Option<String> {
+    let advice = if problem.contains("NotValidForName") {
+        "connect by a name that the certificate has, or try with --insecure"
+    } else if problem.contains("invalid peer certificate") {
+        "name its authority with --ca FILE, or try with --insecure"
+    } else if problem.contains("InvalidContentType") || problem.contains("corrupt message") {
+        "the server may not speak TLS on this port: try ws:// instead of wss://"
+    } else {
+        return None;
+    };
+    Some(advice.into())
+}
+
+/// What a server says that declines, and where it points to.
+fn http_advice(response: &sockeye::proto::handshake::Response) -> Option<String> {
+    if let Some(location) = response.headers().first_str("Location") {
+        return Some(format!("it says to connect to {location} instead"));
+    }
+    let body = String::from_utf8_lossy(response.body());
+    let body = body.trim();
+    let is_text = response
+        .headers()
+        .first_str("Content-Type")
+        .is_some_and(|kind| kind.starts_with("text/plain"));
+    (is_text && !body.is_empty()).then(|| format!("it says: {body}"))
+}

@@ -1,0 +1,137 @@
+//! `sockeye serve`: an echo or broadcast server with a page, until Ctrl-C.
+
+mod broadcast;
+mod close_query;
+mod echo;
+mod page;
+mod self_signed;
+mod visits;
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+
+use sockeye::{
+    Acceptor, Deadline, Error, Limits, Server, proto::handshake::Subprotocols, server::ServerTls,
+};
+
+use crate::{args::Serve, failure::Failure, signals::Signals};
+use broadcast::{Member, Room};
+use echo::Echo;
+use self_signed::SelfSigned;
+use visits::Visits;
+
+pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
+    let mut acceptor = Acceptor::new().on_request(close_query::check);
+    if let Some(bytes) = args.max_message {
+        acceptor = acceptor.limits(Limits::default().message(bytes));
+    }
+    let mut known = Subprotocols::new();
+    for name in &args.subprotocol {
+        known.push(name).map_err(sockeye::Error::from)?;
+        acceptor = acceptor.subprotocol(name);
+    }
+    if args.no_compress {
+        acceptor = acceptor.deflate(None);
+    }
+    let tls = Tls::of(&args)?;
+    if let Some(tls) = &tls {
+        acceptor = acceptor.tls(tls.server()?);
+    }
+
+    let server = Server::bind(args.listen.as_str()).await?;
+    let address = server.local_addr()?;
+    let visits = Arc::new(Visits::new(args.quiet));
+    visits.say(&greeting(address, args.broadcast, tls.as_ref()));
+    let (refused, closing) = (visits.clone(), visits.clone());
+    let mut signals = Signals::new()
+        .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
+    let server = server
+        .acceptor(acceptor)
+        .http(page::service())
+        .on_error(move |peer, error| {
+            if before_open(error) {
+                refused.refused(peer, error);
+            }
+        })
+        .shutdown_on(async move {
+            let signal = signals.next().await;
+            closing.closing();
+            tokio::spawn(async move {
+                signals.next().await;
+                std::process::exit(signal.status().into());
+            });
+        });
+    let log = visits.clone();
+    if args.broadcast {
+        let room = Arc::new(Room::default());
+        server
+            .serve_handler(move || Member::new(log.visit(), room.clone()))
+            .await?;
+    } else {
+        server.serve_handler(move || Echo::new(log.visit())).await?;
+    }
+    visits.summary();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether an error kept a connection from opening. The end of one that was open is told by its
+/// handler, and a peer that leaves before it has asked for anything is no news.
+fn before_open(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Handshake(_) | Error::Tls { .. } | Error::Timeout(Deadline::Handshake)
+    )
+}
+
+/// Where the certificate comes from.
+enum Tls {
+    Files(ServerTls),
+    SelfSigned(SelfSigned),
+}
+
+impl Tls {
+    fn of(args: &Serve) -> Result<Option<Self>, Failure> {
+        if args.tls_self_signed {
+            return SelfSigned::make().map(|made| Some(Self::SelfSigned(made)));
+        }
+        let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) else {
+            return Ok(None);
+        };
+        let tls = ServerTls::from_pem_files(cert, key)
+            .map_err(|error| Failure::new(format!("{error}; check --tls-cert and --tls-key")))?;
+        Ok(Some(Self::Files(tls)))
+    }
+
+    fn server(&self) -> Result<ServerTls, Failure> {
+        match self {
+            Self::Files(tls) => Ok(tls.clone()),
+            Self::SelfSigned(made) => made.server(),
+        }
+    }
+}
+
+/// What is served where, and how to try it.
+fn greeting(address: SocketAddr, broadcast: bool, tls: Option<&Tls>) -> String {
+    let mut reachable = address;
+    let mut everywhere = "";
+    if address.ip().is_unspecified() {
+        reachable.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+        everywhere = " and every other address of this machine";
+    }
+    let (s, insecure) = match tls {
+        None => ("", ""),
+        Some(Tls::Files(_)) => ("s", ""),
+        Some(Tls::SelfSigned(_)) => ("s", " --insecure"),
+    };
+    let what = if broadcast { "Broadcasting" } else { "Echoing" };
+    let mut text = format!(
+        "{what} on ws{s}://{reachable}/{everywhere}\n\
+         Open http{s}://{reachable}/ in a browser, or run: sockeye connect{insecure} ws{s}://{reachable}/\n"
+    );
+    if let Some(Tls::SelfSigned(made)) = tls {
+        text += &format!("Certificate {made}\n");
+    }
+    text + "Ctrl-C closes every connection and ends."
+}

@@ -1,0 +1,201 @@
+//! Who was here: one line when a connection opens and one when it closes, and the sum at the end.
+
+use std::{
+    fmt::Display,
+    io::Write,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use anstyle::{AnsiColor, Style};
+use sockeye::{Ended, Error, Socket};
+
+use super::close_query;
+use crate::{
+    clock,
+    connect::one_line,
+    quantity::{Took, Traffic, Whole},
+};
+
+const DIM: Style = Style::new().dimmed();
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+
+/// How much of a path is shown, in characters: it is the client's to choose.
+const PATH_SHOWN: usize = 100;
+
+/// All visits to a server.
+pub(super) struct Visits {
+    started: Instant,
+    quiet: bool,
+    next: AtomicU64,
+    totals: Mutex<Totals>,
+}
+
+#[derive(Default)]
+struct Totals {
+    connections: u64,
+    open: u64,
+    received: Traffic,
+    sent: Traffic,
+}
+
+impl Visits {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self {
+            started: Instant::now(),
+            quiet,
+            next: AtomicU64::new(1),
+            totals: Mutex::default(),
+        }
+    }
+
+    pub(super) fn visit(self: &Arc<Self>) -> Visit {
+        Visit {
+            visits: self.clone(),
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            peer: String::new(),
+            opened: None,
+            received: Traffic::default(),
+            sent: Traffic::default(),
+        }
+    }
+
+    /// A request that did not become a connection.
+    pub(super) fn refused(&self, peer: SocketAddr, error: &Error) {
+        let error = one_line(&error.to_string());
+        self.line(BAD, "refused", format_args!("{peer}  {error}"));
+    }
+
+    /// The server is about to close every connection.
+    pub(super) fn closing(&self) {
+        let open = self.lock().open;
+        if open > 0 {
+            let s = if open == 1 { "" } else { "s" };
+            self.say(&format!(
+                "\nClosing {} connection{s}; Ctrl-C again to leave at once",
+                Whole(open)
+            ));
+        }
+    }
+
+    pub(super) fn summary(&self) {
+        let totals = self.lock();
+        let s = if totals.connections == 1 { "" } else { "s" };
+        self.say(&format!(
+            "{} connection{s} in {}: {} received, {} sent",
+            Whole(totals.connections),
+            Took(self.started.elapsed()),
+            totals.received,
+            totals.sent,
+        ));
+    }
+
+    /// Prints a text.
+    pub(super) fn say(&self, text: &str) {
+        // The server goes on where nobody reads what it says.
+        let _ = writeln!(anstream::stdout().lock(), "{text}");
+    }
+
+    fn line(&self, style: Style, event: &str, what: impl Display) {
+        if !self.quiet {
+            let now = clock::now();
+            self.say(&format!(
+                "{DIM}{now}{DIM:#} {style}{event:<7}{style:#} {what}"
+            ));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Totals> {
+        // A count that a panic left behind is still a count.
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection.
+pub(super) struct Visit {
+    visits: Arc<Visits>,
+    number: u64,
+    peer: String,
+    /// When it opened, until it has closed.
+    opened: Option<Instant>,
+    pub(super) received: Traffic,
+    pub(super) sent: Traffic,
+}
+
+impl Visit {
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Notes that the connection is open; and closes it, where the client asks for that.
+    pub(super) fn open(&mut self, socket: &mut Socket) {
+        self.opened = Some(Instant::now());
+        self.peer = socket
+            .peer_addr()
+            .map_or_else(|| "unknown".into(), |peer| peer.to_string());
+        {
+            let mut totals = self.visits.lock();
+            totals.connections += 1;
+            totals.open += 1;
+        }
+        if !self.visits.quiet {
+            let path = socket.request().map_or("/", |request| request.path());
+            let path: String = one_line(path).chars().take(PATH_SHOWN).collect();
+            let subprotocol = socket.subprotocol().unwrap_or("no subprotocol");
+            let extensions = match socket.extensions() {
+                none if none.is_empty() => "no extensions".into(),
+                extensions => extensions,
+            };
+            self.line(
+                GOOD,
+                "open",
+                &format!("{path}  {subprotocol}, {extensions}"),
+            );
+        }
+        if let Some(wanted) = socket.request().and_then(close_query::wanted) {
+            // It was found possible before the connection opened; only the peer can be quicker.
+            let _ = socket.close(wanted.code, &wanted.reason);
+        }
+    }
+
+    /// Notes that the connection has ended.
+    pub(super) fn close(&mut self, ended: &Ended) {
+        let style = if ended.was_clean() { GOOD } else { BAD };
+        self.end(style, &ended.to_string());
+    }
+
+    fn end(&mut self, style: Style, how: &str) {
+        let Some(opened) = self.opened.take() else {
+            return;
+        };
+        {
+            let mut totals = self.visits.lock();
+            totals.open -= 1;
+            totals.received += self.received;
+            totals.sent += self.sent;
+        }
+        let how = one_line(how);
+        let (received, sent) = (self.received, self.sent);
+        let took = Took(opened.elapsed());
+        let what = format!("{how}, after {took}: {received} received, {sent} sent");
+        self.line(style, "close", &what);
+    }
+
+    fn line(&self, style: Style, event: &str, what: &str) {
+        let Self { number, peer, .. } = self;
+        self.visits
+            .line(style, event, format_args!("#{number} {peer}  {what}"));
+    }
+}
+
+/// A connection can end without a last word, when the server does not wait for it any longer.
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.end(BAD, "given up: it did not close in time");
+    }
+}

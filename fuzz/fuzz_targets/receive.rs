@@ -1,0 +1,413 @@
+//! A receiver in either role (RFC 6455 §5, RFC 7692 §6) is given any bytes: the same comes of them
+//! however they are cut and read, the peer understands the answers, and little is held.
+#![no_main]
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
+
+use libfuzzer_sys::fuzz_target;
+use sockeye_fuzz::{Choices, Cuts, allocations};
+use sockeye_proto::{
+    CloseFrame, Codecs, Config, Connection, Event, Limits, OwnedEvent, ProtocolError, Role, Sender,
+    deflate::{DeflateConfig, DeflateParams, Deflater, Inflater},
+};
+
+fuzz_target!(|data: &[u8]| {
+    let mut choices = Choices::new(data);
+    let flags = choices.byte();
+    let role = if flags & 1 == 0 { CLIENT } else { Role::Server };
+    let mut config = Config::new(role);
+    config.limits = limits(&mut choices);
+    let server_max_window_bits = choices.window();
+    if flags & 2 != 0 {
+        let params = DeflateParams {
+            server_no_context_takeover: flags & 4 != 0,
+            client_no_context_takeover: flags & 8 != 0,
+            server_max_window_bits,
+            client_max_window_bits: choices.window(),
+        };
+        config.deflate = Some((params, DeflateConfig::default()));
+    }
+    let worthwhile = [1, 3, 200, 5000, usize::MAX][usize::from(choices.byte() % 5)];
+    let scale = [1, 1, 30, 2000][usize::from(flags >> 6)];
+    let cuts = choices.cuts();
+    let bytes = if flags & 16 == 0 {
+        choices.rest().to_vec()
+    } else {
+        frames(choices, &config)
+    };
+    let pieces = pieces(&bytes, &cuts, scale);
+
+    let whole = read(&config, &[&bytes]);
+    assert_eq!(whole, read(&config, &pieces));
+    assert_eq!(whole, read_owned(&config, &pieces, usize::MAX));
+    assert_eq!(whole, read_owned(&config, &pieces, worthwhile));
+    assert_eq!(whole, read_lent(&config, &pieces, worthwhile));
+    understood(&config, &whole);
+    unread(&config, &bytes, &whole);
+    little_is_held(&config, &pieces, worthwhile);
+});
+
+const NOW: Duration = Duration::from_secs(100);
+
+const CLIENT: Role = Role::Client { masks };
+
+/// Another mask for each frame, the same for each connection.
+fn masks() -> [u8; 4] {
+    let next = |key: u32| Some(key.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    let key = MASK.fetch_update(Relaxed, Relaxed, next);
+    key.unwrap_or_default().to_be_bytes()
+}
+
+static MASK: AtomicU32 = AtomicU32::new(0);
+
+fn limits(choices: &mut Choices<'_>) -> Limits {
+    match choices.byte() {
+        0 => Limits::default(),
+        scale => {
+            let mut bytes = || usize::from(choices.byte()) * usize::from(scale);
+            Limits::default()
+                .message(bytes())
+                .frame(bytes())
+                .retained(bytes())
+                .fragments(usize::from(scale % 16))
+        }
+    }
+}
+
+fn pieces<'a>(mut bytes: &'a [u8], cuts: &Cuts, scale: usize) -> Vec<&'a [u8]> {
+    let cuts = match cuts {
+        Cuts::After(lengths) => Cuts::After(lengths.iter().map(|len| len * scale).collect()),
+        // A large input a byte at a time takes too long.
+        Cuts::Everywhere if bytes.len() > 10_000 => Cuts::After(vec![1000; 20]),
+        Cuts::Everywhere => Cuts::Everywhere,
+    };
+    let mut pieces = Vec::new();
+    for length in cuts.lengths(bytes.len()) {
+        let (piece, rest) = bytes.split_at(length);
+        pieces.push(piece);
+        bytes = rest;
+    }
+    pieces
+}
+
+/// Frames in good order, as far as the choices let them be: lengths are right, masks are there, and
+/// compressed data is what it says.
+fn frames(mut choices: Choices<'_>, config: &Config) -> Vec<u8> {
+    let peer = if matches!(config.role, Role::Server) {
+        CLIENT
+    } else {
+        Role::Server
+    };
+    let deflate = config
+        .deflate
+        .map(|(agreed, how)| (agreed.outgoing(&peer), how));
+    let mut deflater = deflate.map(|(to, how)| (Deflater::new(how.deflater(to.window)), to));
+    let mut out = Vec::new();
+    while !choices.is_empty() && out.len() < 300_000 {
+        let (first, kind) = (choices.byte(), choices.byte());
+        let mut payload = Vec::new();
+        match kind % 4 {
+            0 | 1 => {
+                let len = usize::from(choices.byte());
+                payload.extend(choices.take(len));
+            }
+            more => {
+                let len = choices.number() * (more - 1) as usize;
+                let part = usize::from(choices.byte() % 8);
+                let part = choices.take(part);
+                payload.extend(part.iter().cycle().take(len));
+            }
+        }
+        if let Some((deflater, to)) = &mut deflater
+            && first & 0x40 != 0
+            && kind & 4 != 0
+        {
+            let message = std::mem::take(&mut payload);
+            deflater.compress(&message, &mut payload);
+            if !to.keeps_context {
+                deflater.reset();
+            }
+        }
+        for _ in 0..=kind / 32 * 4 {
+            frame(
+                first,
+                &payload,
+                matches!(peer, Role::Client { .. }),
+                &mut out,
+            );
+        }
+    }
+    out
+}
+
+fn frame(first: u8, payload: &[u8], masked: bool, out: &mut Vec<u8>) {
+    let bit = if masked { 0x80 } else { 0 };
+    out.push(first);
+    match payload.len() {
+        len @ 0..=125 => out.push(bit | len as u8),
+        len @ 126..=0xFFFF => {
+            out.push(bit | 126);
+            out.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            out.push(bit | 127);
+            out.extend((len as u64).to_be_bytes());
+        }
+    }
+    if masked {
+        let key = [first, 0xA5, 0x00, payload.len() as u8];
+        out.extend(key);
+        out.extend(
+            payload
+                .iter()
+                .zip(key.iter().cycle())
+                .map(|(byte, key)| byte ^ key),
+        );
+    } else {
+        out.extend(payload);
+    }
+}
+
+/// What came of some bytes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    events: Vec<OwnedEvent>,
+    error: Option<ProtocolError>,
+    written: Vec<u8>,
+}
+
+/// Reads as the core alone does, and writes after each event.
+fn read(config: &Config, pieces: &[&[u8]]) -> Seen {
+    MASK.store(0, Relaxed);
+    let (mut connection, mut codecs) = (Connection::new(config), Codecs::new());
+    let mut seen = Seen::default();
+    for piece in pieces {
+        let mut piece = piece.to_vec();
+        let mut input = &mut piece[..];
+        loop {
+            match connection.receive(&mut input, NOW, &mut codecs) {
+                Ok(Some(event)) => seen.events.push(owned(event)),
+                Ok(None) => break,
+                Err(error) => assert_eq!(seen.error.replace(error), None, "one error ends it"),
+            }
+            let output = connection.output();
+            output.chunks().for_each(|chunk| seen.written.extend(chunk));
+            output.advance(usize::MAX);
+        }
+        assert!(input.is_empty(), "a receiver consumes all of its input");
+    }
+    assert_eq!(connection.is_finished(), !connection.is_open());
+    seen
+}
+
+fn owned(event: Event<'_>) -> OwnedEvent {
+    match event {
+        Event::Message(message) => OwnedEvent::Message(message.to_owned()),
+        Event::Ping(payload) => OwnedEvent::Ping(payload.to_vec().into()),
+        Event::Pong(payload) => OwnedEvent::Pong(payload.to_vec().into()),
+        Event::Close(frame) => OwnedEvent::Close(frame),
+    }
+}
+
+/// Reads as a driver does that hands out owned events: into the message's own buffer where it is
+/// offered.
+fn read_owned(config: &Config, pieces: &[&[u8]], worthwhile: usize) -> Seen {
+    drive(config, pieces, worthwhile, |receiver, input, inflater| {
+        receiver.receive_owned(input, inflater)
+    })
+}
+
+/// Reads as a driver does that lends events.
+fn read_lent(config: &Config, pieces: &[&[u8]], worthwhile: usize) -> Seen {
+    drive(config, pieces, worthwhile, |receiver, input, inflater| {
+        let event = receiver.receive(input, inflater)?;
+        Ok(event.map(owned))
+    })
+}
+
+type Receive = fn(
+    &mut sockeye_proto::Receiver,
+    &mut &mut [u8],
+    &mut Inflater,
+) -> Result<Option<OwnedEvent>, ProtocolError>;
+
+fn drive(config: &Config, pieces: &[&[u8]], worthwhile: usize, receive: Receive) -> Seen {
+    MASK.store(0, Relaxed);
+    let ((mut receiver, mut sender), mut inflater) = (config.halves(), Inflater::new());
+    let mut seen = Seen::default();
+    for piece in pieces {
+        let mut piece = piece.to_vec();
+        let mut input = &mut piece[..];
+        loop {
+            if let Some((buffer, limit)) = receiver.payload_buffer(worthwhile) {
+                assert!(limit > 0 && buffer.capacity() - buffer.len() >= limit);
+                let take = limit.min(input.len());
+                buffer.extend_from_slice(&input[..take]);
+                input = &mut input[take..];
+                if let Err(error) = receiver.received(take) {
+                    fail(&mut seen, &mut sender, error);
+                }
+            }
+            match receive(&mut receiver, &mut input, &mut inflater) {
+                Ok(Some(event)) => {
+                    sender.respond_owned(&event, NOW);
+                    seen.events.push(event);
+                }
+                Ok(None) if input.is_empty() => break,
+                Ok(None) => {}
+                Err(error) => fail(&mut seen, &mut sender, error),
+            }
+            write(&mut seen, &mut sender);
+            if receiver.is_ended() {
+                assert!(
+                    receiver.payload_buffer(1).is_none(),
+                    "the rest is discarded"
+                );
+            }
+        }
+    }
+    seen
+}
+
+fn fail(seen: &mut Seen, sender: &mut Sender, error: ProtocolError) {
+    assert_eq!(seen.error.replace(error), None, "one error ends it");
+    sender.fail(error, NOW);
+}
+
+fn write(seen: &mut Seen, sender: &mut Sender) {
+    let output = sender.output();
+    output.chunks().for_each(|chunk| seen.written.extend(chunk));
+    output.advance(usize::MAX);
+}
+
+/// The peer understands what was written, and it is just what the standard asks for.
+fn understood(config: &Config, seen: &Seen) {
+    let mut expected = Vec::new();
+    for event in &seen.events {
+        match event {
+            OwnedEvent::Message(_) | OwnedEvent::Pong(_) => {}
+            OwnedEvent::Ping(payload) => expected.push(OwnedEvent::Pong(payload.clone())),
+            OwnedEvent::Close(frame) => {
+                expected.push(OwnedEvent::Close(frame.as_ref().map(|frame| CloseFrame {
+                    code: frame.code,
+                    reason: String::new(),
+                })))
+            }
+        }
+    }
+    if let Some(error) = seen.error {
+        expected.push(OwnedEvent::Close(Some(CloseFrame {
+            code: error.close_code(),
+            reason: error.to_string(),
+        })));
+    }
+    let peer = peer(config, &seen.written);
+    assert_eq!((peer.events, peer.error), (expected, None));
+}
+
+/// What the other end makes of some bytes.
+fn peer(config: &Config, bytes: &[u8]) -> Seen {
+    let role = if matches!(config.role, Role::Server) {
+        CLIENT
+    } else {
+        Role::Server
+    };
+    let other = Config {
+        role,
+        limits: Limits::default(),
+        ..*config
+    };
+    read(&other, &[bytes])
+}
+
+/// The most that waits for a peer that sends pings and reads nothing: the backlog, one more pong,
+/// the newest, and a Close.
+const WAITING: usize = 16 * 1024 + 3 * (125 + 6);
+
+/// Reads everything before it writes: only pongs may be left out, and not the newest.
+fn unread(config: &Config, bytes: &[u8], whole: &Seen) {
+    MASK.store(0, Relaxed);
+    let (mut connection, mut codecs) = (Connection::new(config), Codecs::new());
+    let mut bytes = bytes.to_vec();
+    let mut input = &mut bytes[..];
+    while let Ok(Some(_)) = connection.receive(&mut input, NOW, &mut codecs) {}
+    let mut written = Vec::new();
+    while !connection.output().is_empty() {
+        assert!(connection.output().len() <= WAITING);
+        let output = connection.output();
+        output.chunks().for_each(|chunk| written.extend(chunk));
+        output.advance(usize::MAX);
+    }
+    let (all, some) = (peer(config, &whole.written), peer(config, &written));
+    assert_eq!(some.error, None);
+    assert_eq!(some.events.last(), all.events.last());
+    let newest = |events: &[OwnedEvent]| {
+        let mut pongs = events.iter().rev();
+        pongs
+            .find(|event| matches!(event, OwnedEvent::Pong(_)))
+            .cloned()
+    };
+    assert_eq!(newest(&some.events), newest(&all.events));
+    let mut rest = all.events.iter();
+    assert!(
+        some.events
+            .iter()
+            .all(|event| rest.any(|other| other == event))
+    );
+    if whole.written.len() < 16 * 1024 {
+        assert_eq!(written, whole.written);
+    }
+}
+
+/// What is held grows with what has arrived, and stays within the limits.
+fn little_is_held(config: &Config, pieces: &[&[u8]], worthwhile: usize) {
+    /// What a codec takes beside the room for its output.
+    const CODEC: usize = 64 * 1024;
+    /// What a peer's claim costs where payloads are read into the message's own buffer.
+    const STEP: usize = 128 * 1024;
+    let limits = config.limits;
+    let mut buffers: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
+    let start = allocations::live();
+    let ((mut receiver, _), mut inflater) = (config.halves(), Inflater::new());
+    let mut arrived = 0;
+    for buffer in &mut buffers {
+        arrived += buffer.len();
+        let before = allocations::live() - start;
+        let ((), peak) = allocations::peak(|| {
+            let mut input = &mut buffer[..];
+            loop {
+                if let Some((payload, limit)) = receiver.payload_buffer(worthwhile) {
+                    let take = limit.min(input.len());
+                    payload.extend_from_slice(&input[..take]);
+                    input = &mut std::mem::take(&mut input)[take..];
+                    let _ = receiver.received(take);
+                }
+                let event = receiver.receive(&mut input, &mut inflater);
+                if matches!(event, Ok(None)) && input.is_empty() {
+                    break;
+                }
+            }
+        });
+        let payload = arrived.min(limits.retained);
+        let mut most = 1024 + 2 * payload;
+        if worthwhile < usize::MAX {
+            most = most.max(1024 + payload + STEP.min(limits.frame));
+        }
+        if config.deflate.is_some() {
+            // DEFLATE makes at most 1032 bytes of one.
+            let inflated = 4096 + 2 * 1032 * arrived;
+            most += 2 * CODEC + 2 * limits.message.min(inflated);
+        }
+        assert!(
+            before + peak <= most,
+            "{before} + {peak} bytes, {most} are allowed"
+        );
+        if receiver.is_ended() && config.deflate.is_none() {
+            let held = allocations::live() - start;
+            assert_eq!(held, 0, "nothing is held once it has ended");
+        }
+    }
+}

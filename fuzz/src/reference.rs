@@ -1,0 +1,300 @@
+//! A second inflater to compare with: slow, plain, and written from the standards alone (RFC 1951,
+//! RFC 7692 §7.2.2). It takes a bit at a time and remembers how far a message refers back.
+
+/// What the receiver of a message appends to it.
+const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
+
+/// No reference goes back further.
+const WINDOW: usize = 32 * 1024;
+
+/// The bits and bytes that outlive a message.
+#[derive(Debug, Default)]
+pub struct Reference {
+    history: Vec<u8>,
+    held: Held,
+}
+
+/// What became of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Inflated {
+        message: Vec<u8>,
+        /// The longest distance of a reference.
+        farthest: usize,
+    },
+    /// More than the limit, whatever comes after that.
+    TooLarge,
+    Corrupt {
+        /// Whether a block with BFINAL came before the fault.
+        after_final: bool,
+    },
+}
+
+#[derive(Debug)]
+enum Fault {
+    TooLarge,
+    Corrupt,
+}
+
+impl Reference {
+    /// Inflates a message; with `keep`, the next one may refer back to it.
+    pub fn inflate(&mut self, compressed: &[u8], limit: usize, keep: bool) -> Verdict {
+        let mut input = compressed.to_vec();
+        input.extend(TAIL);
+        let start = self.history.len();
+        let mut run = Run {
+            input: &input,
+            at: 0,
+            held: std::mem::take(&mut self.held),
+            tail: compressed.len(),
+            output: std::mem::take(&mut self.history),
+            start,
+            base: 0,
+            limit,
+            farthest: 0,
+            after_final: false,
+        };
+        match run.message() {
+            Ok(()) => {
+                if keep {
+                    let oldest = run.base.max(run.output.len().saturating_sub(WINDOW));
+                    self.history = run.output[oldest..].to_vec();
+                    self.held = run.held;
+                }
+                Verdict::Inflated {
+                    message: run.output.split_off(start),
+                    farthest: run.farthest,
+                }
+            }
+            Err(Fault::TooLarge) => Verdict::TooLarge,
+            Err(Fault::Corrupt) => Verdict::Corrupt {
+                after_final: run.after_final,
+            },
+        }
+    }
+}
+
+/// Bits of a byte that are still to come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    bits: u8,
+    count: u32,
+}
+
+struct Run<'a> {
+    input: &'a [u8],
+    at: usize,
+    held: Held,
+    /// Where the appended bytes begin.
+    tail: usize,
+    /// The history, and the message behind it.
+    output: Vec<u8>,
+    /// Where the message begins in it.
+    start: usize,
+    /// What comes before cannot be referred to.
+    base: usize,
+    limit: usize,
+    farthest: usize,
+    after_final: bool,
+}
+
+impl Run<'_> {
+    fn message(&mut self) -> Result<(), Fault> {
+        loop {
+            let last = self.bits(1)? == 1;
+            match self.bits(2)? {
+                0 => self.stored()?,
+                1 => {
+                    let mut lengths = [8; 288];
+                    lengths[144..256].fill(9);
+                    lengths[256..280].fill(7);
+                    self.block(&Code::new(&lengths)?, &Code::new(&[5; 30])?)?;
+                }
+                2 => self.dynamic()?,
+                _ => return Err(Fault::Corrupt),
+            }
+            let end = self.at == self.input.len();
+            if last {
+                self.held = Held::default();
+                self.base = self.output.len();
+                if self.at == self.tail {
+                    // The empty block that must follow is missing.
+                    return Err(Fault::Corrupt);
+                }
+                self.after_final = true;
+            }
+            if end {
+                return Ok(());
+            }
+        }
+    }
+
+    fn bit(&mut self) -> Result<u32, Fault> {
+        if self.held.count == 0 {
+            let &bits = self.input.get(self.at).ok_or(Fault::Corrupt)?;
+            self.at += 1;
+            self.held = Held { bits, count: 8 };
+        }
+        let bit = self.held.bits & 1;
+        self.held.bits >>= 1;
+        self.held.count -= 1;
+        Ok(u32::from(bit))
+    }
+
+    fn bits(&mut self, count: u32) -> Result<usize, Fault> {
+        let mut value = 0;
+        for place in 0..count {
+            value |= self.bit()? << place;
+        }
+        Ok(value as usize)
+    }
+
+    fn symbol(&mut self, code: &Code) -> Result<usize, Fault> {
+        let (mut value, mut first, mut index) = (0, 0, 0);
+        for count in &code.counts[1..] {
+            value |= self.bit()? as usize;
+            if value < first + count {
+                return Ok(code.symbols[index + value - first]);
+            }
+            index += count;
+            first = (first + count) << 1;
+            value <<= 1;
+        }
+        Err(Fault::Corrupt)
+    }
+
+    fn push(&mut self, byte: u8) -> Result<(), Fault> {
+        // The appended bytes end the message; nothing can come out of them.
+        if self.at > self.tail {
+            return Err(Fault::Corrupt);
+        }
+        self.output.push(byte);
+        if self.output.len() - self.start > self.limit {
+            return Err(Fault::TooLarge);
+        }
+        Ok(())
+    }
+
+    fn stored(&mut self) -> Result<(), Fault> {
+        self.held = Held::default();
+        let (len, complement) = (self.bits(16)?, self.bits(16)?);
+        if len ^ complement != 0xFFFF {
+            return Err(Fault::Corrupt);
+        }
+        for _ in 0..len {
+            let byte = self.bits(8)?;
+            self.push(byte as u8)?;
+        }
+        Ok(())
+    }
+
+    fn dynamic(&mut self) -> Result<(), Fault> {
+        const ORDER: [usize; 19] = [
+            16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
+        ];
+        let (literals, distances) = (self.bits(5)? + 257, self.bits(5)? + 1);
+        let count = self.bits(4)? + 4;
+        if literals > 286 || distances > 30 {
+            return Err(Fault::Corrupt);
+        }
+        let mut lengths = [0; 19];
+        for &place in &ORDER[..count] {
+            lengths[place] = self.bits(3)?;
+        }
+        let code = Code::new(&lengths)?;
+        if !code.is_complete && code.counts[0] != 19 {
+            return Err(Fault::Corrupt);
+        }
+        let mut lengths = Vec::new();
+        while lengths.len() < literals + distances {
+            let (length, times) = match self.symbol(&code)? {
+                16 => (*lengths.last().ok_or(Fault::Corrupt)?, 3 + self.bits(2)?),
+                17 => (0, 3 + self.bits(3)?),
+                18 => (0, 11 + self.bits(7)?),
+                length => (length, 1),
+            };
+            lengths.extend(std::iter::repeat_n(length, times));
+        }
+        if lengths.len() > literals + distances || lengths[256] == 0 {
+            return Err(Fault::Corrupt);
+        }
+        let (literals, distances) = lengths.split_at(literals);
+        let (literals, distances) = (Code::new(literals)?, Code::new(distances)?);
+        // zlib allows a code of a single symbol, one bit long, and distances without any.
+        for code in [&literals, &distances] {
+            if !code.is_complete && code.counts[2..].iter().any(|count| *count > 0) {
+                return Err(Fault::Corrupt);
+            }
+        }
+        self.block(&literals, &distances)
+    }
+
+    fn block(&mut self, literals: &Code, distances: &Code) -> Result<(), Fault> {
+        loop {
+            match self.symbol(literals)? {
+                literal @ 0..=255 => self.push(literal as u8)?,
+                256 => return Ok(()),
+                symbol @ 257..=285 => {
+                    let len = self.length(symbol - 257)?;
+                    let distance = match self.symbol(distances)? {
+                        symbol @ 0..=3 => symbol + 1,
+                        symbol @ 4..=29 => {
+                            let extra = symbol as u32 / 2 - 1;
+                            ((2 + symbol % 2) << extra) + self.bits(extra)? + 1
+                        }
+                        _ => return Err(Fault::Corrupt),
+                    };
+                    if distance > self.output.len() - self.base {
+                        return Err(Fault::Corrupt);
+                    }
+                    self.farthest = self.farthest.max(distance);
+                    for _ in 0..len {
+                        let byte = self.output[self.output.len() - distance];
+                        self.push(byte)?;
+                    }
+                }
+                _ => return Err(Fault::Corrupt),
+            }
+        }
+    }
+
+    fn length(&mut self, symbol: usize) -> Result<usize, Fault> {
+        Ok(match symbol {
+            0..=7 => 3 + symbol,
+            28 => 258,
+            _ => {
+                let extra = symbol as u32 / 4 - 1;
+                ((4 + symbol % 4) << extra) + self.bits(extra)? + 3
+            }
+        })
+    }
+}
+
+/// How many symbols there are of each length, and the symbols in the order of their codes.
+struct Code {
+    counts: [usize; 16],
+    symbols: Vec<usize>,
+    is_complete: bool,
+}
+
+impl Code {
+    fn new(lengths: &[usize]) -> Result<Self, Fault> {
+        let mut counts = [0; 16];
+        for &length in lengths {
+            counts[length] += 1;
+        }
+        let mut left = 1;
+        for count in &counts[1..] {
+            left = usize::checked_sub(left * 2, *count).ok_or(Fault::Corrupt)?;
+        }
+        let mut symbols: Vec<usize> = (0..lengths.len())
+            .filter(|symbol| lengths[*symbol] > 0)
+            .collect();
+        symbols.sort_by_key(|symbol| lengths[*symbol]);
+        Ok(Self {
+            counts,
+            symbols,
+            is_complete: left == 0,
+        })
+    }
+}
