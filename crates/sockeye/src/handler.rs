@@ -203,14 +203,14 @@ impl WebSocket {
     /// called.
     pub async fn handle<H: Handler>(self, handler: H) -> Ended {
         // Not left with the connection meanwhile: a driver that is done would take it for dropped.
+        // In a box, like the session: this future is there for as long as the connection, and shall
+        // not hold the parts beside the whole.
         let (shared, reader) = self.into_receiver().into_reader();
-        let Some(reader) = reader else {
+        let Some(reader) = reader.map(Box::new) else {
             // Nothing came after the end of this one.
             return shared.ended().unwrap_or_else(Ended::gone);
         };
         let driver = Driver::take_over(shared.clone()).await;
-        // Boxed, so that this future, which is there for as long as the connection, does not hold
-        // its parts and the whole.
         let mut session = Box::new(Session {
             socket: Socket {
                 driver,
@@ -233,7 +233,7 @@ impl WebSocket {
 
 struct Session<H> {
     socket: Socket,
-    reader: Reader,
+    reader: Box<Reader>,
     handler: H,
 }
 
