@@ -1,10 +1,6 @@
 //! A second inflater to compare with: slow, plain, and written from the standards alone (RFC 1951,
-<<<<<<< HEAD
-//! RFC 7692 §7.2.2). It takes a bit at a time and remembers how far a message refers back.
-=======
 //! RFC 7692 §7.2.2). It knows a place in bits and no state beside it, and remembers how far a message
 //! refers back.
->>>>>>> fuzz
 
 /// What the receiver of a message appends to it.
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
@@ -12,20 +8,12 @@ const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 /// No reference goes back further.
 const WINDOW: usize = 32 * 1024;
 
-<<<<<<< HEAD
-/// The bits and bytes that outlive a message.
-#[derive(Debug, Default)]
-pub struct Reference {
-    history: Vec<u8>,
-    held: Held,
-=======
 /// What outlives a message.
 #[derive(Debug, Default)]
 pub struct Reference {
     history: Vec<u8>,
     /// The last byte of the message before, and how many of its bits are still to come.
     held: (u8, usize),
->>>>>>> fuzz
 }
 
 /// What became of a message.
@@ -53,16 +41,6 @@ enum Fault {
 impl Reference {
     /// Inflates a message; with `keep`, the next one may refer back to it.
     pub fn inflate(&mut self, compressed: &[u8], limit: usize, keep: bool) -> Verdict {
-<<<<<<< HEAD
-        let mut input = compressed.to_vec();
-        input.extend(TAIL);
-        let start = self.history.len();
-        let mut run = Run {
-            input: &input,
-            at: 0,
-            held: std::mem::take(&mut self.held),
-            tail: compressed.len(),
-=======
         let (byte, bits) = std::mem::take(&mut self.held);
         let input = [&[byte], compressed, &TAIL].concat();
         let start = self.history.len();
@@ -70,7 +48,6 @@ impl Reference {
             input: &input,
             at: 8 - bits,
             tail: 8 * (1 + compressed.len()),
->>>>>>> fuzz
             output: std::mem::take(&mut self.history),
             start,
             base: 0,
@@ -83,11 +60,7 @@ impl Reference {
                 if keep {
                     let oldest = run.base.max(run.output.len().saturating_sub(WINDOW));
                     self.history = run.output[oldest..].to_vec();
-<<<<<<< HEAD
-                    self.held = run.held;
-=======
                     self.held = (TAIL[3], run.bits_left());
->>>>>>> fuzz
                 }
                 Verdict::Inflated {
                     message: run.output.split_off(start),
@@ -102,26 +75,11 @@ impl Reference {
     }
 }
 
-<<<<<<< HEAD
-/// Bits of a byte that are still to come.
-#[derive(Clone, Copy, Debug, Default)]
-struct Held {
-    bits: u8,
-    count: u32,
-}
-
-struct Run<'a> {
-    input: &'a [u8],
-    at: usize,
-    held: Held,
-    /// Where the appended bytes begin.
-=======
 struct Run<'a> {
     input: &'a [u8],
     /// The place, in bits.
     at: usize,
     /// Where the appended bytes begin, in bits.
->>>>>>> fuzz
     tail: usize,
     /// The history, and the message behind it.
     output: Vec<u8>,
@@ -149,16 +107,10 @@ impl Run<'_> {
                 2 => self.dynamic()?,
                 _ => return Err(Fault::Corrupt),
             }
-<<<<<<< HEAD
-            let end = self.at == self.input.len();
-            if last {
-                self.held = Held::default();
-=======
             // RFC 7692 §7.2.2: the appended bytes end a block.
             let end = self.bits_left() < 8;
             if last {
                 self.align();
->>>>>>> fuzz
                 self.base = self.output.len();
                 if self.at == self.tail {
                     // The empty block that must follow is missing.
@@ -172,25 +124,6 @@ impl Run<'_> {
         }
     }
 
-<<<<<<< HEAD
-    fn bit(&mut self) -> Result<u32, Fault> {
-        if self.held.count == 0 {
-            let &bits = self.input.get(self.at).ok_or(Fault::Corrupt)?;
-            self.at += 1;
-            self.held = Held { bits, count: 8 };
-        }
-        let bit = self.held.bits & 1;
-        self.held.bits >>= 1;
-        self.held.count -= 1;
-        Ok(u32::from(bit))
-    }
-
-    fn bits(&mut self, count: u32) -> Result<usize, Fault> {
-        let mut value = 0;
-        for place in 0..count {
-            value |= self.bit()? << place;
-        }
-=======
     fn bits_left(&self) -> usize {
         8 * self.input.len() - self.at
     }
@@ -220,24 +153,10 @@ impl Run<'_> {
     fn bits(&mut self, count: u32) -> Result<usize, Fault> {
         let value = self.peek() & ((1 << count) - 1);
         self.skip(count as usize)?;
->>>>>>> fuzz
         Ok(value as usize)
     }
 
     fn symbol(&mut self, code: &Code) -> Result<usize, Fault> {
-<<<<<<< HEAD
-        let (mut value, mut first, mut index) = (0, 0, 0);
-        for count in &code.counts[1..] {
-            value |= self.bit()? as usize;
-            if value < first + count {
-                return Ok(code.symbols[index + value - first]);
-            }
-            index += count;
-            first = (first + count) << 1;
-            value <<= 1;
-        }
-        Err(Fault::Corrupt)
-=======
         // The first bit of a code is its highest (RFC 1951 §3.1.1).
         let value = (self.peek().reverse_bits() >> 17) as usize;
         let shorter = code.ends.iter().position(|end| value < *end);
@@ -245,7 +164,6 @@ impl Run<'_> {
         self.skip(len)?;
         let index = code.indices[len - 1] + (value >> (15 - len));
         Ok(code.symbols[index - code.firsts[len - 1]])
->>>>>>> fuzz
     }
 
     fn push(&mut self, byte: u8) -> Result<(), Fault> {
@@ -261,27 +179,15 @@ impl Run<'_> {
     }
 
     fn stored(&mut self) -> Result<(), Fault> {
-<<<<<<< HEAD
-        self.held = Held::default();
-=======
         self.align();
->>>>>>> fuzz
         let (len, complement) = (self.bits(16)?, self.bits(16)?);
         if len ^ complement != 0xFFFF {
             return Err(Fault::Corrupt);
         }
-<<<<<<< HEAD
-        for _ in 0..len {
-            let byte = self.bits(8)?;
-            self.push(byte as u8)?;
-        }
-        Ok(())
-=======
         (0..len).try_for_each(|_| {
             let byte = self.bits(8)?;
             self.push(byte as u8)
         })
->>>>>>> fuzz
     }
 
     fn dynamic(&mut self) -> Result<(), Fault> {
@@ -366,11 +272,6 @@ impl Run<'_> {
     }
 }
 
-<<<<<<< HEAD
-/// How many symbols there are of each length, and the symbols in the order of their codes.
-struct Code {
-    counts: [usize; 16],
-=======
 /// A canonical code (RFC 1951 §3.2.2).
 struct Code {
     /// How many symbols there are of each length.
@@ -381,7 +282,6 @@ struct Code {
     firsts: [usize; 15],
     indices: [usize; 15],
     /// The symbols in the order of their codes.
->>>>>>> fuzz
     symbols: Vec<usize>,
     is_complete: bool,
 }
@@ -392,11 +292,6 @@ impl Code {
         for &length in lengths {
             counts[length] += 1;
         }
-<<<<<<< HEAD
-        let mut left = 1;
-        for count in &counts[1..] {
-            left = usize::checked_sub(left * 2, *count).ok_or(Fault::Corrupt)?;
-=======
         let (mut ends, mut firsts, mut indices) = ([0; 15], [0; 15], [0; 15]);
         let (mut code, mut index) = (0, 0);
         for len in 1..=15 {
@@ -408,7 +303,6 @@ impl Code {
             }
             ends[len - 1] = code << (15 - len);
             code <<= 1;
->>>>>>> fuzz
         }
         let mut symbols: Vec<usize> = (0..lengths.len())
             .filter(|symbol| lengths[*symbol] > 0)
@@ -416,16 +310,11 @@ impl Code {
         symbols.sort_by_key(|symbol| lengths[*symbol]);
         Ok(Self {
             counts,
-<<<<<<< HEAD
-            symbols,
-            is_complete: left == 0,
-=======
             ends,
             firsts,
             indices,
             symbols,
             is_complete: ends[14] == 1 << 15,
->>>>>>> fuzz
         })
     }
 }
