@@ -37,6 +37,7 @@ const USAGE: &str = "usage: bench/run [OPTION...]
   --connections N    connections held for memory (15000, or what descriptors allow)
   --core N           core of the load, and of the servers unless (the last)
   --server-core N    the servers have a core of their own
+  --under COMMAND    run the servers under a command, such as valgrind --tool=callgrind
   --docs             also put the result into docs/performance.md
 ";
 
@@ -49,6 +50,7 @@ struct Options {
     level: u8,
     connections: usize,
     server_core: Option<usize>,
+    under: Option<String>,
     docs: bool,
     command: String,
 }
@@ -67,6 +69,7 @@ impl Options {
             level: 1,
             connections: 15_000.min(descriptors().saturating_sub(200)),
             server_core: None,
+            under: None,
             docs: false,
             command: format!("bench/run {}", all.join(" ")).trim().to_owned(),
         };
@@ -101,6 +104,7 @@ impl Options {
                 "--level" => options.level = value()?.parse()?,
                 "--connections" => options.connections = value()?.parse()?,
                 "--server-core" => options.server_core = Some(value()?.parse()?),
+                "--under" => options.under = Some(value()?),
                 "--docs" => options.docs = true,
                 "--help" | "-h" => {
                     print!("{USAGE}");
@@ -122,6 +126,7 @@ impl Options {
     fn settings(&self) -> Settings {
         Settings {
             core: self.server_core,
+            under: self.under.clone(),
             ..Settings::default()
         }
     }
@@ -354,15 +359,7 @@ fn scale(options: &Options) -> Result<String> {
     let counts = [100, 1000, options.connections];
     let mut rows: Vec<_> = kinds.iter().map(|kind| (kind.name(), Vec::new())).collect();
     for connections in counts {
-        let few = Options {
-            rounds: options.rounds.min(3),
-            parts: Vec::new(),
-            points: Vec::new(),
-            kinds: Vec::new(),
-            command: String::new(),
-            ..*options
-        };
-        let cells = rounds(&few, &kinds, &options.settings(), |kind| Load {
+        let cells = rounds(options, &kinds, &options.settings(), |kind| Load {
             traffic: if kind.is_raw() { &raw } else { &plain },
             connections,
             in_flight: 64,

@@ -92,11 +92,15 @@ pub struct Settings {
     pub tls: bool,
     /// The core to run on, where it is not the load generator's.
     pub core: Option<usize>,
+    /// A command to run it under, such as a profiler, which then ends when the server does.
+    pub under: Option<String>,
 }
 
 pub struct Server {
     child: Child,
     address: SocketAddr,
+    /// Whether what it runs under has something to write down at the end.
+    gently: bool,
 }
 
 impl Server {
@@ -106,14 +110,20 @@ impl Server {
         static STARTED: AtomicU16 = AtomicU16::new(0);
         let [high, low] = STARTED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let address: SocketAddr = ([127, 1 + high, low, 1], 9001).into();
+        let prefix = match (&settings.under, settings.core) {
+            (Some(under), _) => under.clone(),
+            (None, Some(core)) => format!("taskset -c {core}"),
+            (None, None) => String::new(),
+        };
         let program = kind.command();
-        let mut command = match settings.core {
+        let mut words = prefix.split_whitespace();
+        let mut command = match words.next() {
             None => program,
-            Some(core) => {
-                let mut pinned = Command::new("taskset");
-                pinned.args(["-c", &core.to_string()]);
-                pinned.arg(program.get_program()).args(program.get_args());
-                pinned
+            Some(first) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(program.get_program());
+                command.args(program.get_args());
+                command
             }
         };
         command.arg(kind.form).arg(address.to_string());
@@ -124,7 +134,11 @@ impl Server {
             command.env("ECHO_TLS", "1");
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let server = Self { child, address };
+        let server = Self {
+            child,
+            address,
+            gently: settings.under.is_some(),
+        };
         let begun = Instant::now();
         while let Err(error) = server.connect() {
             if begun.elapsed() > Duration::from_secs(10) {
@@ -159,7 +173,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let pid = self.child.id().to_string();
+        let ended = self.gently && Command::new("kill").arg(pid).status().is_ok();
+        if !ended {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }

@@ -1,5 +1,6 @@
 //! A second inflater to compare with: slow, plain, and written from the standards alone (RFC 1951,
-//! RFC 7692 §7.2.2). It takes a bit at a time and remembers how far a message refers back.
+//! RFC 7692 §7.2.2). It knows a place in bits and no state beside it, and remembers how far a message
+//! refers back.
 
 /// What the receiver of a message appends to it.
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
@@ -7,11 +8,12 @@ const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 /// No reference goes back further.
 const WINDOW: usize = 32 * 1024;
 
-/// The bits and bytes that outlive a message.
+/// What outlives a message.
 #[derive(Debug, Default)]
 pub struct Reference {
     history: Vec<u8>,
-    held: Held,
+    /// The last byte of the message before, and how many of its bits are still to come.
+    held: (u8, usize),
 }
 
 /// What became of a message.
@@ -39,14 +41,13 @@ enum Fault {
 impl Reference {
     /// Inflates a message; with `keep`, the next one may refer back to it.
     pub fn inflate(&mut self, compressed: &[u8], limit: usize, keep: bool) -> Verdict {
-        let mut input = compressed.to_vec();
-        input.extend(TAIL);
+        let (byte, bits) = std::mem::take(&mut self.held);
+        let input = [&[byte], compressed, &TAIL].concat();
         let start = self.history.len();
         let mut run = Run {
             input: &input,
-            at: 0,
-            held: std::mem::take(&mut self.held),
-            tail: compressed.len(),
+            at: 8 - bits,
+            tail: 8 * (1 + compressed.len()),
             output: std::mem::take(&mut self.history),
             start,
             base: 0,
@@ -59,7 +60,7 @@ impl Reference {
                 if keep {
                     let oldest = run.base.max(run.output.len().saturating_sub(WINDOW));
                     self.history = run.output[oldest..].to_vec();
-                    self.held = run.held;
+                    self.held = (TAIL[3], run.bits_left());
                 }
                 Verdict::Inflated {
                     message: run.output.split_off(start),
@@ -74,18 +75,11 @@ impl Reference {
     }
 }
 
-/// Bits of a byte that are still to come.
-#[derive(Clone, Copy, Debug, Default)]
-struct Held {
-    bits: u8,
-    count: u32,
-}
-
 struct Run<'a> {
     input: &'a [u8],
+    /// The place, in bits.
     at: usize,
-    held: Held,
-    /// Where the appended bytes begin.
+    /// Where the appended bytes begin, in bits.
     tail: usize,
     /// The history, and the message behind it.
     output: Vec<u8>,
@@ -113,9 +107,10 @@ impl Run<'_> {
                 2 => self.dynamic()?,
                 _ => return Err(Fault::Corrupt),
             }
-            let end = self.at == self.input.len();
+            // RFC 7692 §7.2.2: the appended bytes end a block.
+            let end = self.bits_left() < 8;
             if last {
-                self.held = Held::default();
+                self.align();
                 self.base = self.output.len();
                 if self.at == self.tail {
                     // The empty block that must follow is missing.
@@ -129,38 +124,46 @@ impl Run<'_> {
         }
     }
 
-    fn bit(&mut self) -> Result<u32, Fault> {
-        if self.held.count == 0 {
-            let &bits = self.input.get(self.at).ok_or(Fault::Corrupt)?;
-            self.at += 1;
-            self.held = Held { bits, count: 8 };
-        }
-        let bit = self.held.bits & 1;
-        self.held.bits >>= 1;
-        self.held.count -= 1;
-        Ok(u32::from(bit))
+    fn bits_left(&self) -> usize {
+        8 * self.input.len() - self.at
     }
 
-    fn bits(&mut self, count: u32) -> Result<usize, Fault> {
-        let mut value = 0;
-        for place in 0..count {
-            value |= self.bit()? << place;
+    fn align(&mut self) {
+        self.at = self.at.next_multiple_of(8);
+    }
+
+    /// The next bits, the first one lowest; zeroes behind the end.
+    fn peek(&self) -> u32 {
+        let mut word = [0; 4];
+        let rest = &self.input[(self.at / 8).min(self.input.len())..];
+        let len = rest.len().min(4);
+        word[..len].copy_from_slice(&rest[..len]);
+        u32::from_le_bytes(word) >> (self.at % 8)
+    }
+
+    fn skip(&mut self, count: usize) -> Result<(), Fault> {
+        if count > self.bits_left() {
+            return Err(Fault::Corrupt);
         }
+        self.at += count;
+        Ok(())
+    }
+
+    /// At most sixteen bits.
+    fn bits(&mut self, count: u32) -> Result<usize, Fault> {
+        let value = self.peek() & ((1 << count) - 1);
+        self.skip(count as usize)?;
         Ok(value as usize)
     }
 
     fn symbol(&mut self, code: &Code) -> Result<usize, Fault> {
-        let (mut value, mut first, mut index) = (0, 0, 0);
-        for count in &code.counts[1..] {
-            value |= self.bit()? as usize;
-            if value < first + count {
-                return Ok(code.symbols[index + value - first]);
-            }
-            index += count;
-            first = (first + count) << 1;
-            value <<= 1;
-        }
-        Err(Fault::Corrupt)
+        // The first bit of a code is its highest (RFC 1951 §3.1.1).
+        let value = (self.peek().reverse_bits() >> 17) as usize;
+        let shorter = code.ends.iter().position(|end| value < *end);
+        let len = 1 + shorter.ok_or(Fault::Corrupt)?;
+        self.skip(len)?;
+        let index = code.indices[len - 1] + (value >> (15 - len));
+        Ok(code.symbols[index - code.firsts[len - 1]])
     }
 
     fn push(&mut self, byte: u8) -> Result<(), Fault> {
@@ -176,16 +179,15 @@ impl Run<'_> {
     }
 
     fn stored(&mut self) -> Result<(), Fault> {
-        self.held = Held::default();
+        self.align();
         let (len, complement) = (self.bits(16)?, self.bits(16)?);
         if len ^ complement != 0xFFFF {
             return Err(Fault::Corrupt);
         }
-        for _ in 0..len {
+        (0..len).try_for_each(|_| {
             let byte = self.bits(8)?;
-            self.push(byte as u8)?;
-        }
-        Ok(())
+            self.push(byte as u8)
+        })
     }
 
     fn dynamic(&mut self) -> Result<(), Fault> {
@@ -270,9 +272,16 @@ impl Run<'_> {
     }
 }
 
-/// How many symbols there are of each length, and the symbols in the order of their codes.
+/// A canonical code (RFC 1951 §3.2.2).
 struct Code {
+    /// How many symbols there are of each length.
     counts: [usize; 16],
+    /// For each length from 1, where its codes end, as numbers of fifteen bits.
+    ends: [usize; 15],
+    /// For each length from 1, its first code, and the place of that one's symbol.
+    firsts: [usize; 15],
+    indices: [usize; 15],
+    /// The symbols in the order of their codes.
     symbols: Vec<usize>,
     is_complete: bool,
 }
@@ -283,9 +292,17 @@ impl Code {
         for &length in lengths {
             counts[length] += 1;
         }
-        let mut left = 1;
-        for count in &counts[1..] {
-            left = usize::checked_sub(left * 2, *count).ok_or(Fault::Corrupt)?;
+        let (mut ends, mut firsts, mut indices) = ([0; 15], [0; 15], [0; 15]);
+        let (mut code, mut index) = (0, 0);
+        for len in 1..=15 {
+            (firsts[len - 1], indices[len - 1]) = (code, index);
+            code += counts[len];
+            index += counts[len];
+            if code > 1 << len {
+                return Err(Fault::Corrupt);
+            }
+            ends[len - 1] = code << (15 - len);
+            code <<= 1;
         }
         let mut symbols: Vec<usize> = (0..lengths.len())
             .filter(|symbol| lengths[*symbol] > 0)
@@ -293,8 +310,11 @@ impl Code {
         symbols.sort_by_key(|symbol| lengths[*symbol]);
         Ok(Self {
             counts,
+            ends,
+            firsts,
+            indices,
             symbols,
-            is_complete: left == 0,
+            is_complete: ends[14] == 1 << 15,
         })
     }
 }

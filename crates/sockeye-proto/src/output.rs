@@ -18,6 +18,8 @@ pub struct Output {
     end: usize,
     written: usize,
     large: VecDeque<Large>,
+    /// The payload that was written last, for whoever can use its memory.
+    spent: Option<Bytes>,
     len: usize,
 }
 
@@ -27,6 +29,8 @@ struct Large {
     /// How many bytes of the buffer come before it.
     after: usize,
     bytes: Bytes,
+    /// How many of its bytes have been written.
+    written: usize,
 }
 
 impl Output {
@@ -48,7 +52,7 @@ impl Output {
         let pairs = self.large.iter().flat_map(move |large| {
             let before = &self.buffer[at..large.after];
             at = large.after;
-            [before, &large.bytes]
+            [before, &large.bytes[large.written..]]
         });
         let last = self.large.back().map_or(self.written, |large| large.after);
         pairs
@@ -67,12 +71,12 @@ impl Output {
             }
             self.written = large.after;
             count -= before;
-            if count < large.bytes.len() {
-                let _ = large.bytes.split_to(count);
+            if count < large.bytes.len() - large.written {
+                large.written += count;
                 return;
             }
-            count -= large.bytes.len();
-            self.large.pop_front();
+            count -= large.bytes.len() - large.written;
+            self.spent = self.large.pop_front().map(|large| large.bytes);
         }
         self.written += count;
         if self.len == 0 {
@@ -116,6 +120,12 @@ impl Output {
         core::mem::replace(&mut self.buffer, rest)
     }
 
+    /// The large payload that was written last, so that its memory can be used again.
+    #[inline]
+    pub fn take_spent(&mut self) -> Option<Bytes> {
+        self.spent.take()
+    }
+
     /// Appends `count` bytes, to be overwritten.
     #[inline]
     pub(crate) fn append(&mut self, count: usize) -> &mut [u8] {
@@ -144,6 +154,7 @@ impl Output {
         self.large.push_back(Large {
             after: self.end,
             bytes,
+            written: 0,
         });
     }
 

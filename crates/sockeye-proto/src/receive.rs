@@ -179,13 +179,25 @@ impl Receiver {
         input: &mut &'i mut [u8],
         inflater: &'a mut Inflater,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        if let Some((text, bytes)) = self.take_whole(input) {
-            return match borrow(text, bytes) {
-                Ok(message) => Ok(Some(Event::Message(message))),
-                Err(error) => Err(self.fail(input, error)),
-            };
+        match self.receive_whole(input) {
+            Some(message) => message.map(|message| Some(Event::Message(message))),
+            None => self.receive_any(input, inflater),
         }
-        self.receive_any(input, inflater)
+    }
+
+    /// Takes a message off the front of `input` that is there whole, in one frame and uncompressed,
+    /// as most are: the quick half of [`receive`](Self::receive), without a codec. `None` says
+    /// that what comes next, if anything, is something else, and is left there.
+    ///
+    /// # Errors
+    /// Text that is not UTF-8.
+    #[inline]
+    pub fn receive_whole<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+    ) -> Option<Result<MessageRef<'i>, ProtocolError>> {
+        let (text, bytes) = self.take_whole(input)?;
+        Some(borrow(text, bytes).map_err(|error| self.fail(input, error)))
     }
 
     /// As [`receive`](Self::receive), whatever comes.
@@ -246,13 +258,10 @@ impl Receiver {
         input: &mut &mut [u8],
         inflater: &mut Inflater,
     ) -> Result<Option<OwnedEvent>, ProtocolError> {
-        if let Some((text, bytes)) = self.take_whole(input) {
-            return match borrow(text, bytes) {
-                Ok(message) => Ok(Some(OwnedEvent::Message(message.to_owned()))),
-                Err(error) => Err(self.fail(input, error)),
-            };
+        match self.receive_whole(input) {
+            Some(message) => message.map(|message| Some(OwnedEvent::Message(message.to_owned()))),
+            None => self.receive_owned_any(input, inflater),
         }
-        self.receive_owned_any(input, inflater)
     }
 
     fn receive_owned_any(
@@ -335,6 +344,28 @@ impl Receiver {
         }
         let spare = self.payload.capacity() - self.payload.len();
         Some((&mut self.payload, remaining.min(spare)))
+    }
+
+    /// How much room the message in progress would need for what its frame has announced, where
+    /// that is more than it has. A larger buffer that is there anyway can be lent to it with
+    /// [`adopt`](Self::adopt).
+    pub fn room_wanted(&self) -> Option<usize> {
+        let frame = self
+            .frame
+            .as_ref()
+            .filter(|frame| !frame.header.opcode.is_control())?;
+        let room = self
+            .payload
+            .len()
+            .checked_add(usize::try_from(frame.remaining).ok()?)?;
+        (self.lent.is_none() && room > self.payload.capacity()).then_some(room)
+    }
+
+    /// Moves the message in progress into `buffer`, whatever that holds.
+    pub fn adopt(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        buffer.extend_from_slice(&self.payload);
+        self.payload = buffer;
     }
 
     /// Says that the last `count` bytes of the [`payload_buffer`](Self::payload_buffer) are new.
@@ -646,6 +677,7 @@ impl<'i> Place<'i> {
     }
 }
 
+#[inline]
 fn borrow(text: bool, bytes: &[u8]) -> Result<MessageRef<'_>, ProtocolError> {
     if text {
         let text = simdutf8::basic::from_utf8(bytes).map_err(|_| ProtocolError::InvalidUtf8)?;

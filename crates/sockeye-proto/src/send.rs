@@ -88,24 +88,31 @@ impl Sender {
         message: impl Into<Outgoing<'a>>,
         deflaters: &mut Deflaters,
     ) -> Result<(), SendError> {
+        let message = message.into();
+        if let Some(deflate) = &self.deflate
+            && message.as_ref().len() >= deflate.threshold
+        {
+            return self.send_compressed(message, deflaters);
+        }
+        self.send_plain(message)
+    }
+
+    /// Queues a message as it is, even where compression was agreed: that needs no compressor.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    #[inline]
+    pub fn send_plain<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<(), SendError> {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
         let message = message.into();
-        let (opcode, payload) = match message.as_ref() {
-            MessageRef::Text(text) => (OpCode::Text, text.as_bytes()),
-            MessageRef::Binary(bytes) => (OpCode::Binary, bytes),
-        };
-        if self.send_compressed(opcode, payload, deflaters) {
-            return Ok(());
+        let (opcode, payload) = opcode_and_payload(message.as_ref());
+        if payload.len() >= LARGE {
+            self.send_large(opcode, message);
+        } else {
+            self.frame(opcode, payload);
         }
-        if payload.len() >= LARGE
-            && let Outgoing::Owned(message) = message
-        {
-            self.frame_large(opcode, message);
-            return Ok(());
-        }
-        self.frame(opcode, payload);
         Ok(())
     }
 
@@ -199,11 +206,13 @@ impl Sender {
         !(self.close_sent || self.close_received)
     }
 
-    /// Whether messages may be compressed, so that compressors must be lent to
-    /// [`send`](Self::send).
+    /// Whether [`send`](Self::send) compresses a message of this size. Where it does not,
+    /// [`send_plain`](Self::send_plain) does the same.
     #[inline]
-    pub fn compresses(&self) -> bool {
-        self.deflate.is_some()
+    pub fn compresses(&self, len: usize) -> bool {
+        self.deflate
+            .as_ref()
+            .is_some_and(|deflate| len >= deflate.threshold)
     }
 
     /// Whether a Close has been queued from this side.
@@ -317,6 +326,15 @@ impl Sender {
         }
     }
 
+    /// Queues a message without copying its payload, where it is ours to move.
+    #[inline(never)]
+    fn send_large(&mut self, opcode: OpCode, message: Outgoing<'_>) {
+        match message {
+            Outgoing::Owned(message) => self.frame_large(opcode, message),
+            Outgoing::Borrowed(message) => self.frame_any(opcode, message.as_bytes()),
+        }
+    }
+
     /// Queues one frame, its payload moved. Masking needs the payload to itself: it is copied only
     /// where someone else holds it too.
     fn frame_large(&mut self, opcode: OpCode, message: Message) {
@@ -334,20 +352,20 @@ impl Sender {
         self.output.append_large(payload);
     }
 
-    /// Queues a message compressed, where that was agreed and is worth it (RFC 7692 §7.2.1).
-    #[inline]
+    /// Queues a message compressed, where that is worth it (RFC 7692 §7.2.1).
     fn send_compressed(
         &mut self,
-        opcode: OpCode,
-        payload: &[u8],
+        message: Outgoing<'_>,
         deflaters: &mut Deflaters,
-    ) -> bool {
-        match &self.deflate {
-            Some(deflate) if payload.len() >= deflate.threshold => {
-                self.compress(opcode, payload, deflaters)
-            }
-            _ => false,
+    ) -> Result<(), SendError> {
+        if !self.is_open() {
+            return Err(SendError::Closed);
         }
+        let (opcode, payload) = opcode_and_payload(message.as_ref());
+        if self.compress(opcode, payload, deflaters) {
+            return Ok(());
+        }
+        self.send_plain(message)
     }
 
     fn compress(&mut self, opcode: OpCode, payload: &[u8], deflaters: &mut Deflaters) -> bool {
@@ -385,6 +403,14 @@ impl Sender {
             out.truncate(rest);
         });
         worth_it
+    }
+}
+
+#[inline]
+fn opcode_and_payload(message: MessageRef<'_>) -> (OpCode, &[u8]) {
+    match message {
+        MessageRef::Text(text) => (OpCode::Text, text.as_bytes()),
+        MessageRef::Binary(bytes) => (OpCode::Binary, bytes),
     }
 }
 

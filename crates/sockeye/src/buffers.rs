@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 
+use bytes::Bytes;
 use sockeye_proto::deflate::{Deflaters, Inflater};
 
 /// The size of a read buffer in bytes: what one `recv` can take at most.
@@ -14,8 +15,14 @@ const KEPT: usize = 4;
 /// An output buffer that has grown beyond this is not kept.
 const OUTPUT_MOST: usize = 512 * 1024;
 
+/// Buffers of large messages that are kept a thread, and their sizes in bytes. Asking the system
+/// for a megabyte anew costs a page fault for every 4 KiB of it: more than to receive and send it.
+const LARGE_KEPT: usize = 8;
+const LARGE: std::ops::RangeInclusive<usize> = 128 * 1024..=2 * 1024 * 1024;
+
 #[derive(Default)]
 struct Pool {
+    large: Vec<Vec<u8>>,
     read: Vec<Vec<u8>>,
     output: Vec<Vec<u8>>,
     inflater: Option<Box<Inflater>>,
@@ -58,6 +65,30 @@ pub(crate) fn take_output() -> Vec<u8> {
 pub(crate) fn put_output(buffer: Vec<u8>) {
     if (READ..=OUTPUT_MOST).contains(&buffer.capacity()) {
         pool(|pool| (pool.output.len() < KEPT).then(|| pool.output.push(buffer)));
+    }
+}
+
+/// An empty buffer for a large message, with at least this much room, where one is there.
+pub(crate) fn take_large(room: usize) -> Option<Vec<u8>> {
+    pool(|pool| {
+        let found = pool
+            .large
+            .iter()
+            .rposition(|buffer| buffer.capacity() >= room)?;
+        Some(pool.large.swap_remove(found))
+    })
+}
+
+/// Takes back the buffer of a large message, where nobody else holds it.
+pub(crate) fn reclaim(mut payload: Bytes) {
+    if !LARGE.contains(&payload.len()) || !payload.is_unique() {
+        return;
+    }
+    // What is in it is not wanted, and so is not moved to its front.
+    payload.clear();
+    let buffer = Vec::from(payload);
+    if LARGE.contains(&buffer.capacity()) {
+        pool(|pool| (pool.large.len() < LARGE_KEPT).then(|| pool.large.push(buffer)));
     }
 }
 

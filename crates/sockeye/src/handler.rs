@@ -13,10 +13,10 @@ use bytes::Bytes;
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
 
 use crate::{
-    Ended, Error, Outgoing, Result, Sender, WebSocket,
+    Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
     driver::Driver,
     link::{Command, Shared},
-    reader::{Broken, Read, Reader},
+    reader::{Broken, Deliver, Read, Reader},
 };
 
 /// What happens on a connection, one callback each. All have a default that does nothing.
@@ -302,50 +302,72 @@ impl<H: Handler> Session<H> {
 
     /// Delivers what was read, for as long as there is room for answers.
     fn deliver(&mut self, shared: &Shared) {
-        let Self {
-            socket,
-            reader,
-            handler,
-        } = self;
-        let high_water = shared.info.output.high_water;
-        let taken = reader.take_all(|event, owned| {
-            if owned.is_some() {
-                socket.delivering = owned.cloned();
-            }
-            dispatch(shared, socket, handler, event);
-            if owned.is_some() {
-                socket.delivering = None;
-            }
-            if socket.buffered_amount() < high_water {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
-        });
-        if let Err(error) = taken {
+        let mut delivery = Delivery {
+            shared,
+            high_water: shared.info.output.high_water,
+            socket: &mut self.socket,
+            handler: &mut self.handler,
+        };
+        if let Err(error) = self.reader.deliver(&mut delivery) {
             self.broken(shared, Broken::Protocol(error));
         }
     }
 }
 
 /// Gives the peer what it is owed for an event, and the handler the event.
-#[inline]
-fn dispatch<H: Handler>(shared: &Shared, socket: &mut Socket, handler: &mut H, event: Event<'_>) {
-    match event {
-        Event::Message(message) => {
-            if socket.is_open() {
-                handler.on_message(socket, message);
+struct Delivery<'a, H> {
+    shared: &'a Shared,
+    high_water: usize,
+    socket: &'a mut Socket,
+    handler: &'a mut H,
+}
+
+impl<H> Delivery<'_, H> {
+    #[inline]
+    fn go_on(&mut self) -> ControlFlow<()> {
+        if self.socket.buffered_amount() < self.high_water {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    }
+}
+
+impl<H: Handler> Deliver for Delivery<'_, H> {
+    #[inline]
+    fn message(&mut self, message: MessageRef<'_>) -> ControlFlow<()> {
+        if self.socket.is_open() {
+            self.handler.on_message(self.socket, message);
+        }
+        self.go_on()
+    }
+
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Message(message) => return self.message(message),
+            Event::Ping(payload) => {
+                let answer = OwnedEvent::Ping(Bytes::copy_from_slice(payload));
+                let _ = self.socket.apply(Command::Answer(answer));
+                self.handler.on_ping(self.socket, payload);
+            }
+            Event::Pong(payload) => self.handler.on_pong(self.socket, payload),
+            Event::Close(frame) => {
+                self.shared.end_by_close(frame.clone());
+                let _ = self.socket.apply(Command::Answer(OwnedEvent::Close(frame)));
             }
         }
-        Event::Ping(payload) => {
-            let answer = OwnedEvent::Ping(Bytes::copy_from_slice(payload));
-            let _ = socket.apply(Command::Answer(answer));
-            handler.on_ping(socket, payload);
+        self.go_on()
+    }
+
+    fn owned(&mut self, event: OwnedEvent) -> ControlFlow<()> {
+        if let OwnedEvent::Message(message) = &event {
+            self.socket.delivering = Some(message.clone());
         }
-        Event::Pong(payload) => handler.on_pong(socket, payload),
-        Event::Close(frame) => {
-            shared.end_by_close(frame.clone());
-            let _ = socket.apply(Command::Answer(OwnedEvent::Close(frame)));
+        let flow = self.event(event.as_event());
+        self.socket.delivering = None;
+        if let OwnedEvent::Message(message) = event {
+            buffers::reclaim(message.into_bytes());
         }
+        flow
     }
 }

@@ -6,7 +6,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use sockeye_proto::{Event, Message, OwnedEvent, ProtocolError, Receiver, deflate::Inflater};
+use sockeye_proto::{
+    Event, Message, MessageRef, OwnedEvent, ProtocolError, Receiver, deflate::Inflater,
+};
 
 use crate::{buffers, transport::ReadHalf};
 
@@ -26,6 +28,20 @@ pub(crate) struct Reader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// A broken rule that nobody has been told of yet.
+    refused: Option<ProtocolError>,
+}
+
+/// Whoever events are delivered to. Each method says whether to go on.
+pub(crate) trait Deliver {
+    /// A message, lent from the read buffer.
+    fn message(&mut self, message: MessageRef<'_>) -> ControlFlow<()>;
+
+    /// Any event, lent.
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()>;
+
+    /// Any event, owned: a message that has a buffer of its own.
+    fn owned(&mut self, event: OwnedEvent) -> ControlFlow<()>;
 }
 
 /// What came of a read.
@@ -57,12 +73,16 @@ impl Reader {
             buffer: early,
             start: 0,
             end,
+            refused: None,
         }
     }
 
     /// The next event, reading as needed.
     #[inline]
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
+        if let Some(error) = self.refused.take() {
+            return Poll::Ready(Err(Broken::Protocol(error)));
+        }
         loop {
             if self.start < self.end
                 && let Some(event) = self.take().map_err(Broken::Protocol)?
@@ -79,6 +99,29 @@ impl Reader {
                 return Poll::Ready(Ok(event));
             }
         }
+    }
+
+    /// Takes a message off what was read, where it is there whole and needs no codec. What is wrong
+    /// with one is left to be found by [`poll_event`](Self::poll_event).
+    #[inline]
+    pub(crate) fn take_whole(&mut self) -> Option<Message> {
+        if self.start == self.end || self.refused.is_some() {
+            return None;
+        }
+        let mut input = &mut self.buffer[self.start..self.end];
+        let taken = self.receiver.receive_whole(&mut input)?;
+        self.start = self.end - input.len();
+        let message = match taken {
+            Ok(message) => Some(message.to_owned()),
+            Err(error) => {
+                self.refused = Some(error);
+                None
+            }
+        };
+        if self.start == self.end {
+            self.release();
+        }
+        message
     }
 
     /// Takes the next event off what was read.
@@ -98,40 +141,36 @@ impl Reader {
         event
     }
 
-    /// Takes all events off what was read, lending each to `work` until it breaks. A message that
-    /// has a buffer of its own comes owned as well, so that it can be sent on without a copy.
+    /// Delivers all events off what was read, until one breaks it off.
     #[inline]
-    pub(crate) fn take_all(
-        &mut self,
-        mut work: impl FnMut(Event<'_>, Option<&Message>) -> ControlFlow<()>,
-    ) -> Result<(), ProtocolError> {
+    pub(crate) fn deliver(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
         if self.deflate {
-            buffers::with_inflater(|inflater| self.take_all_with(inflater, &mut work))
+            buffers::with_inflater(|inflater| self.deliver_with(inflater, to))
         } else {
-            self.take_all_with(&mut Inflater::new(), &mut work)
+            self.deliver_with(&mut Inflater::new(), to)
         }
     }
 
-    fn take_all_with(
+    fn deliver_with(
         &mut self,
         inflater: &mut Inflater,
-        work: &mut impl FnMut(Event<'_>, Option<&Message>) -> ControlFlow<()>,
+        to: &mut impl Deliver,
     ) -> Result<(), ProtocolError> {
         let mut input = &mut self.buffer[self.start..self.end];
-        let result = loop {
+        let result = 'all: loop {
+            while let Some(message) = self.receiver.receive_whole(&mut input) {
+                match message.map(|message| to.message(message)) {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(())) => break 'all Ok(()),
+                    Err(error) => break 'all Err(error),
+                }
+            }
             let flow = if self.receiver.is_gathering() {
                 let event = self.receiver.receive_owned(&mut input, inflater);
-                event.map(|event| {
-                    let event = event?;
-                    let message = match &event {
-                        OwnedEvent::Message(message) => Some(message),
-                        _ => None,
-                    };
-                    Some(work(event.as_event(), message))
-                })
+                event.map(|event| event.map(|event| to.owned(event)))
             } else {
                 let event = self.receiver.receive(&mut input, inflater);
-                event.map(|event| Some(work(event?, None)))
+                event.map(|event| event.map(|event| to.event(event)))
             };
             match flow {
                 Ok(Some(ControlFlow::Continue(()))) => {}
@@ -155,6 +194,12 @@ impl Reader {
     /// Reads once. Call it only where everything read before has been taken.
     #[inline]
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, Broken>> {
+        if let Some(room) = self.receiver.room_wanted()
+            && room >= DIRECT
+            && let Some(buffer) = buffers::take_large(room)
+        {
+            self.receiver.adopt(buffer);
+        }
         if let Some((payload, limit)) = self.receiver.payload_buffer(DIRECT) {
             let count = ready!(self.io.poll_append(cx, payload, limit)).map_err(Broken::Io)?;
             self.receiver.received(count).map_err(Broken::Protocol)?;

@@ -129,7 +129,10 @@ impl WebSocket {
     /// whole: it goes out with whatever is sent or received next.
     #[inline]
     pub async fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
-        self.shared().send(Command::Message(message.into())).await
+        match self.shared().send_driven(message.into()) {
+            Ok(sent) => Ok(sent?),
+            Err(message) => self.shared().send(Command::Message(message)).await,
+        }
     }
 
     /// Sends a ping of at most 125 bytes. The pong comes as an event of

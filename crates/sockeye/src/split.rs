@@ -41,7 +41,10 @@ impl Sender {
     /// Dropped while it waits for room, the message has not been sent. Dropped later, it is queued
     /// whole: it goes out with whatever is sent or received next.
     pub async fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<()> {
-        self.shared.send(Command::Message(message.into())).await
+        match self.shared.send_driven(message.into()) {
+            Ok(sent) => Ok(sent?),
+            Err(message) => self.shared.send(Command::Message(message)).await,
+        }
     }
 
     /// Sends a ping of at most 125 bytes. The pong comes as an event of
@@ -175,7 +178,14 @@ impl Receiver {
     ///
     /// # Cancel safety
     /// Safe: what has arrived is kept, and comes with the next call.
+    #[inline]
     pub async fn recv(&mut self) -> Result<Option<Message>> {
+        // Most messages have come with the one before.
+        if let (Phase::Open, Some(reader)) = (self.phase, &mut self.reader)
+            && let Some(message) = reader.take_whole()
+        {
+            return Ok(Some(message));
+        }
         poll_fn(|cx| self.poll_message(cx)).await
     }
 
