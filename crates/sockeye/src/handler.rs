@@ -202,16 +202,15 @@ impl WebSocket {
     /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
     /// called.
     pub async fn handle<H: Handler>(self, handler: H) -> Ended {
-        let shared = self.shared().clone();
-        // Leaves the receiving side where the session finds it.
-        drop(self);
-        let driver = Driver::take_over(shared.clone()).await;
-        let Some(reader) = shared.take_reader() else {
-            // A Sender has closed the connection meanwhile.
+        // Not left with the connection meanwhile: a driver that is done would take it for dropped.
+        // In a box, like the session: this future is there for as long as the connection, and shall
+        // not hold the parts beside the whole.
+        let (shared, reader) = self.into_receiver().into_reader();
+        let Some(reader) = reader.map(Box::new) else {
+            // Nothing came after the end of this one.
             return shared.ended().unwrap_or_else(Ended::gone);
         };
-        // Boxed, so that this future, which is there for as long as the connection, does not hold
-        // its parts and the whole.
+        let driver = Driver::take_over(shared.clone()).await;
         let mut session = Box::new(Session {
             socket: Socket {
                 driver,
@@ -234,7 +233,7 @@ impl WebSocket {
 
 struct Session<H> {
     socket: Socket,
-    reader: Reader,
+    reader: Box<Reader>,
     handler: H,
 }
 

@@ -80,6 +80,10 @@ impl WebSocket {
         Self { receiver }
     }
 
+    pub(crate) fn into_receiver(self) -> Receiver {
+        self.receiver
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         self.receiver.shared()
     }

@@ -164,6 +164,11 @@ impl Receiver {
         &self.shared
     }
 
+    /// Gives up the receiving side to a driver that takes it from here.
+    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Reader>) {
+        (self.shared.clone(), self.reader.take())
+    }
+
     /// The next message, or `None` once the connection was closed cleanly by either side;
     /// [`ended`](Self::ended) then says how.
     ///
