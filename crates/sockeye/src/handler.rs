@@ -15,8 +15,9 @@ use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEven
 use crate::{
     Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
     driver::Driver,
-    link::{Command, Shared},
+    link::Command,
     reader::{Broken, Deliver, Read, Reader},
+    shared::Shared,
 };
 
 /// What happens on a connection, one callback each. All have a default that does nothing.

@@ -17,8 +17,9 @@ use crate::{
     Ended, Error, Outgoing, Receiver, Result, Sender,
     driver::{Driver, code_of},
     established::Established,
-    link::{Command, Info, Link, Shared},
+    link::{Command, Link},
     reader::Reader,
+    shared::{Info, Shared},
     transport,
 };
 

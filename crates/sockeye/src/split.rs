@@ -13,10 +13,8 @@ use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
-    Ended, Error, Outgoing, Result, WebSocket,
-    driver::Driver,
-    link::{Command, Shared},
-    reader::Reader,
+    Ended, Error, Outgoing, Result, WebSocket, driver::Driver, link::Command, reader::Reader,
+    shared::Shared,
 };
 
 /// The half that sends. Clones send on the same connection, from any task.
