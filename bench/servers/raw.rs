@@ -9,7 +9,8 @@ use tokio::{
 
 mod serve;
 
-const BUFFER: usize = 64 * 1024;
+/// Large messages go through it in several pieces; more at once costs less.
+const BUFFER: usize = 256 * 1024;
 
 thread_local! {
     /// One for all connections: it is in the cache whoever is served.
