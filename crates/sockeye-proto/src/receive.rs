@@ -470,7 +470,7 @@ impl Receiver {
                     start
                 };
                 let payload = &mut frame[start..start + len];
-                Mask::new(key).apply(payload);
+                Mask::apply_once(key, payload);
                 payload
             }
             _ => &mut frame[start..],

@@ -322,7 +322,7 @@ impl Sender {
         head.copy_from_slice(&bytes[..len]);
         body.copy_from_slice(payload);
         if let Some(key) = header.mask {
-            Mask::new(key).apply(body);
+            Mask::apply_once(key, body);
         }
     }
 

@@ -15,8 +15,9 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::{
     Ended, Error,
-    link::{Command, Link, Shared},
+    link::{Command, Link},
     reader::{Broken, Reader},
+    shared::Shared,
 };
 
 /// The holder of a connection's sending side.

@@ -15,8 +15,9 @@ use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEven
 use crate::{
     Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
     driver::Driver,
-    link::{Command, Shared},
+    link::Command,
     reader::{Broken, Deliver, Read, Reader},
+    shared::Shared,
 };
 
 /// What happens on a connection, one callback each. All have a default that does nothing.
@@ -202,16 +203,15 @@ impl WebSocket {
     /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
     /// called.
     pub async fn handle<H: Handler>(self, handler: H) -> Ended {
-        let shared = self.shared().clone();
-        // Leaves the receiving side where the session finds it.
-        drop(self);
-        let driver = Driver::take_over(shared.clone()).await;
-        let Some(reader) = shared.take_reader() else {
-            // A Sender has closed the connection meanwhile.
+        // Not left with the connection meanwhile: a driver that is done would take it for dropped.
+        // In a box, like the session: this future is there for as long as the connection, and shall
+        // not hold the parts beside the whole.
+        let (shared, reader) = self.into_receiver().into_reader();
+        let Some(reader) = reader.map(Box::new) else {
+            // Nothing came after the end of this one.
             return shared.ended().unwrap_or_else(Ended::gone);
         };
-        // Boxed, so that this future, which is there for as long as the connection, does not hold
-        // its parts and the whole.
+        let driver = Driver::take_over(shared.clone()).await;
         let mut session = Box::new(Session {
             socket: Socket {
                 driver,
@@ -234,7 +234,7 @@ impl WebSocket {
 
 struct Session<H> {
     socket: Socket,
-    reader: Reader,
+    reader: Box<Reader>,
     handler: H,
 }
 
@@ -262,32 +262,46 @@ impl<H: Handler> Session<H> {
             {
                 return Poll::Pending;
             }
-            let mut full = false;
-            if !self.reader.has_input() {
-                match self.reader.poll_read(cx) {
-                    Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
-                        None => return Poll::Pending,
-                        Some(lost) => {
-                            let lost = Ended::Lost(lost.clone());
-                            shared.end(lost);
-                            continue;
-                        }
-                    },
-                    Poll::Ready(Ok(read)) => match read {
-                        Read::Some { full: filled } => full = filled,
-                        Read::End => self.broken(&shared, Broken::End),
-                    },
-                    Poll::Ready(Err(broken)) => self.broken(&shared, broken),
-                }
-            }
-            self.deliver(&shared);
+            let Poll::Ready(full) = self.poll_receive(cx, &shared) else {
+                return Poll::Pending;
+            };
             if full {
-                // More may have come already. The other connections of the thread come first.
                 let _ = self.socket.driver.poll_write(cx);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Reads and delivers. A buffer that came full is read again a few times, so that what has come
+    /// together is answered in one write; `true` says that there may be more even then, and that the
+    /// other connections of the thread come first.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<bool> {
+        const READS: usize = 4;
+        for read in 1..=READS {
+            let mut full = false;
+            if !self.reader.has_input() {
+                match self.reader.poll_read(cx) {
+                    Poll::Ready(Ok(Read::Some { full: filled })) => full = filled,
+                    Poll::Ready(Ok(Read::End)) => self.broken(shared, Broken::End),
+                    Poll::Ready(Err(broken)) => self.broken(shared, broken),
+                    // What was delivered before is answered first.
+                    Poll::Pending if read > 1 => return Poll::Ready(false),
+                    Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
+                        None => return Poll::Pending,
+                        Some(lost) => {
+                            shared.end(Ended::Lost(lost.clone()));
+                            return Poll::Ready(false);
+                        }
+                    },
+                }
+            }
+            self.deliver(shared);
+            if !full || self.reader.has_input() {
+                return Poll::Ready(false);
+            }
+        }
+        Poll::Ready(true)
     }
 
     /// Whether no more events are to be delivered.

@@ -78,10 +78,12 @@ mod link;
 mod reader;
 #[cfg(feature = "server")]
 pub mod server;
+mod shared;
 mod socket;
 mod split;
 mod stream;
 mod transport;
+mod waiting;
 
 #[cfg(feature = "client")]
 pub use client::{Client, connect};

@@ -17,8 +17,9 @@ use crate::{
     Ended, Error, Outgoing, Receiver, Result, Sender,
     driver::{Driver, code_of},
     established::Established,
-    link::{Command, Info, Link, Shared},
+    link::{Command, Link},
     reader::Reader,
+    shared::{Info, Shared},
     transport,
 };
 
@@ -78,6 +79,10 @@ impl WebSocket {
 
     pub(crate) fn from_receiver(receiver: Receiver) -> Self {
         Self { receiver }
+    }
+
+    pub(crate) fn into_receiver(self) -> Receiver {
+        self.receiver
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

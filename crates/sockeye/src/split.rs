@@ -13,10 +13,8 @@ use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
-    Ended, Error, Outgoing, Result, WebSocket,
-    driver::Driver,
-    link::{Command, Shared},
-    reader::Reader,
+    Ended, Error, Outgoing, Result, WebSocket, driver::Driver, link::Command, reader::Reader,
+    shared::Shared,
 };
 
 /// The half that sends. Clones send on the same connection, from any task.
@@ -162,6 +160,11 @@ impl Receiver {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Gives up the receiving side to a driver that takes it from here.
+    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Reader>) {
+        (self.shared.clone(), self.reader.take())
     }
 
     /// The next message, or `None` once the connection was closed cleanly by either side;

@@ -868,6 +868,29 @@ mod a_server {
             Err(Error::other("it got here"))
         })
         .await;
+        // Without a word to the handler that is done meanwhile.
+        let moved = run(Setup::default(), |socket| async move {
+            let (tell, seen) = oneshot::channel();
+            tokio::spawn(async move {
+                let mut handling = Box::pin(socket.handle(EchoHandler));
+                let mut tell = Some(tell);
+                poll_fn(|cx| {
+                    let polled = handling.as_mut().poll(cx);
+                    tell.take().map(|tell| tell.send(()));
+                    polled
+                })
+                .await
+            });
+            // It waits for the connection now.
+            seen.await.map_err(Error::other)
+        })
+        .await;
+        let mut peer = moved.connect().await;
+        peer.expect_echo("moved").await;
+        peer.send_close(1000, "").await;
+        assert_eq!(peer.expect_close().await.0, 1000);
+        peer.expect_end().await;
+
         let mut peer = running.connect().await;
         peer.expect_text("welcome").await;
         peer.expect_echo("within").await;

@@ -20,10 +20,7 @@ use tokio::{
 };
 
 use super::{Acceptor, Incoming, PlainHttp};
-use crate::{
-    Error, Handler, Result, WebSocket,
-    link::{Command, Shared},
-};
+use crate::{Error, Handler, Result, WebSocket, link::Command, shared::Shared};
 
 /// How long to wait before accepting again, where the system has run out of descriptors or memory:
 /// connections that end meanwhile make room.

@@ -1,0 +1,72 @@
+//! Tasks that wait for output to be written.
+
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Wake, Waker},
+};
+
+/// Tasks that wait for output to be written. As a waker it wakes them all.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// For room below the high-water mark.
+    pub(crate) room: Wakers,
+    /// For everything to be written.
+    pub(crate) drained: Wakers,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Wakers {
+    any: AtomicBool,
+    tasks: Mutex<Vec<Waker>>,
+}
+
+impl Wakers {
+    fn tasks(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn add(&self, waker: &Waker) {
+        let mut tasks = self.tasks();
+        if !tasks.iter().any(|task| task.will_wake(waker)) {
+            tasks.push(waker.clone());
+        }
+        self.any.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn wake(&self) {
+        if !self.any() {
+            return;
+        }
+        let tasks = {
+            let mut tasks = self.tasks();
+            self.any.store(false, Ordering::Release);
+            mem::take(&mut *tasks)
+        };
+        tasks.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Waiting {
+    pub(crate) fn wake_all(&self) {
+        self.room.wake();
+        self.drained.wake();
+    }
+}
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all();
+    }
+}
