@@ -227,7 +227,8 @@ impl WebSocket {
         };
         // Dropped when it is done: the socket in it may be given back only then.
         let result = driver.run(pin!(work(self))).await;
-        let ended = driver.finish(code_of(&result)).await;
+        // Boxed: it is the last of the connection, and needs no room while that is open.
+        let ended = Box::pin(driver.finish(code_of(&result))).await;
         result.map(|()| ended)
     }
 

@@ -261,18 +261,26 @@ impl Context {
         entry: Entry,
         work: &impl Fn(WebSocket) -> Fut,
     ) -> Result<()> {
-        let socket = match self.acceptor.receive(stream).await? {
-            Incoming::WebSocket(established) => WebSocket::new(established),
-            Incoming::Http(plain) => match &self.http {
-                Some(serve) => {
-                    serve(plain).await;
-                    return Ok(());
-                }
-                None => return Err(plain.refuse().await),
-            },
+        // Boxed, so that what opening a connection needs is not kept while it is open.
+        let Some(socket) = Box::pin(self.open(stream)).await? else {
+            return Ok(());
         };
         entry.opened(&socket);
         work(socket).await
+    }
+
+    /// The opening handshake; `None` where the client came for something else, and was served.
+    async fn open(&self, stream: TcpStream) -> Result<Option<WebSocket>> {
+        match self.acceptor.receive(stream).await? {
+            Incoming::WebSocket(established) => Ok(Some(WebSocket::new(established))),
+            Incoming::Http(plain) => match &self.http {
+                Some(serve) => {
+                    serve(plain).await;
+                    Ok(None)
+                }
+                None => Err(plain.refuse().await),
+            },
+        }
     }
 }
 
