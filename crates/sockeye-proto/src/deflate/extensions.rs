@@ -1,5 +1,6 @@
 //! The grammar of the Sec-WebSocket-Extensions header (RFC 6455 §9.1).
 
+use crate::handshake::is_token_byte;
 use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -134,7 +135,11 @@ impl<'a> Cursor<'a> {
         const TOKEN: &str = "a token within the quotes";
         let mut value = Cow::Borrowed(self.token_or_empty());
         while self.take(b'\\') {
-            let byte = self.line.get(self.at).copied().filter(|&b| is_token(b));
+            let byte = self
+                .line
+                .get(self.at)
+                .copied()
+                .filter(|&b| is_token_byte(b));
             let escaped = byte.ok_or(self.expected(TOKEN))?;
             self.at += 1;
             let unquoted: &mut String = value.to_mut();
@@ -161,7 +166,7 @@ impl<'a> Cursor<'a> {
         let rest = &self.line[self.at..];
         let len = rest
             .iter()
-            .position(|&byte| !is_token(byte))
+            .position(|&byte| !is_token_byte(byte))
             .unwrap_or(rest.len());
         self.at += len;
         // A token is ASCII, so this never falls back.
@@ -188,28 +193,6 @@ impl<'a> Cursor<'a> {
             at: self.at,
         }
     }
-}
-
-/// `tchar` (RFC 9110 §5.6.2).
-const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod subprotocol;
 
 pub use error::HandshakeError;
 pub use head::{HeadLimits, HeadScanner};
+pub(crate) use headers::is_token_byte;
 pub use headers::{HeaderFields, Headers};
 pub use key::{Accept, Key};
 pub use request::{Offer, Request, UpgradeRequest, Version};
