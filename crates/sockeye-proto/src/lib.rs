@@ -26,7 +26,7 @@ pub use deflate::Codecs;
 pub use error::{ProtocolError, SendError};
 pub use frame::{FrameHeader, OpCode};
 pub use limits::Limits;
-pub use message::{Message, MessageRef, Outgoing, Text};
+pub use message::{Message, MessageRef, Outgoing, Text, TextRef};
 pub use output::Output;
 pub use receive::{Event, OwnedEvent, Receiver};
 pub use send::Sender;
