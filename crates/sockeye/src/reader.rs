@@ -109,10 +109,10 @@ impl Reader {
             return None;
         }
         let mut input = &mut self.buffer[self.start..self.end];
-        let taken = self.receiver.receive_whole(&mut input)?;
+        let taken = self.receiver.receive_whole_owned(&mut input)?;
         self.start = self.end - input.len();
         let message = match taken {
-            Ok(message) => Some(message.to_owned()),
+            Ok(message) => Some(message),
             Err(error) => {
                 self.refused = Some(error);
                 None
@@ -157,13 +157,18 @@ impl Reader {
         to: &mut impl Deliver,
     ) -> Result<(), ProtocolError> {
         let mut input = &mut self.buffer[self.start..self.end];
-        let result = 'all: loop {
-            while let Some(message) = self.receiver.receive_whole(&mut input) {
-                match message.map(|message| to.message(message)) {
-                    Ok(ControlFlow::Continue(())) => {}
-                    Ok(ControlFlow::Break(())) => break 'all Ok(()),
-                    Err(error) => break 'all Err(error),
-                }
+        let result = loop {
+            match self
+                .receiver
+                .receive_each_whole(&mut input, |message| to.message(message))
+            {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            // Nothing is left that the codecs could be needed for, as after most reads.
+            if input.is_empty() && !self.receiver.is_gathering() {
+                break Ok(());
             }
             let flow = if self.receiver.is_gathering() {
                 let event = self.receiver.receive_owned(&mut input, inflater);
@@ -194,22 +199,10 @@ impl Reader {
     /// Reads once. Call it only where everything read before has been taken.
     #[inline]
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, Broken>> {
-        if let Some(room) = self.receiver.room_wanted()
-            && room >= DIRECT
-            && let Some(buffer) = buffers::take_large(room)
+        if !self.receiver.is_fresh()
+            && let Some(read) = self.poll_read_payload(cx)
         {
-            self.receiver.adopt(buffer);
-        }
-        if let Some((payload, limit)) = self.receiver.payload_buffer(DIRECT) {
-            let count = ready!(self.io.poll_append(cx, payload, limit)).map_err(Broken::Io)?;
-            self.receiver.received(count).map_err(Broken::Protocol)?;
-            return Poll::Ready(Ok(if count == 0 {
-                Read::End
-            } else {
-                Read::Some {
-                    full: count == limit,
-                }
-            }));
+            return read;
         }
         let mut buffer = buffers::take_read();
         match self.io.poll_read(cx, &mut buffer) {
@@ -227,6 +220,29 @@ impl Reader {
                 })
             }
         }
+    }
+
+    /// Reads the rest of a large message to where it will stay; `None` where there is none.
+    fn poll_read_payload(&mut self, cx: &mut Context<'_>) -> Option<Poll<Result<Read, Broken>>> {
+        if let Some(room) = self.receiver.room_wanted()
+            && room >= DIRECT
+            && let Some(buffer) = buffers::take_large(room)
+        {
+            self.receiver.adopt(buffer);
+        }
+        let (payload, limit) = self.receiver.payload_buffer(DIRECT)?;
+        let read = self.io.poll_append(cx, payload, limit);
+        Some(read.map(|count| {
+            let count = count.map_err(Broken::Io)?;
+            self.receiver.received(count).map_err(Broken::Protocol)?;
+            Ok(if count == 0 {
+                Read::End
+            } else {
+                Read::Some {
+                    full: count == limit,
+                }
+            })
+        }))
     }
 
     /// Reads and discards until the peer has ended its side, or the transport failed.
