@@ -60,8 +60,25 @@ impl Output {
             .filter(|chunk| !chunk.is_empty())
     }
 
+    /// What waits, where it is in one piece.
+    #[inline]
+    pub fn only_chunk(&self) -> Option<&[u8]> {
+        self.large
+            .is_empty()
+            .then(|| &self.buffer[self.written..self.end])
+    }
+
     /// Says that the first `count` bytes have been written. More than wait count as all of them.
+    #[inline]
     pub fn advance(&mut self, count: usize) {
+        if count >= self.len && self.large.is_empty() {
+            (self.end, self.written, self.len) = (0, 0, 0);
+        } else {
+            self.advance_part(count);
+        }
+    }
+
+    fn advance_part(&mut self, count: usize) {
         let mut count = count.min(self.len);
         self.len -= count;
         while let Some(large) = self.large.front_mut() {

@@ -333,6 +333,12 @@ impl<H: Handler> Session<H> {
 
     /// Delivers what was read, for as long as there is room for answers.
     fn deliver(&mut self) {
+        // At hand for the first answer. What is not used is given back after the poll.
+        if self.reader.has_input()
+            && let Some(link) = self.socket.driver.link()
+        {
+            link.lend_buffer();
+        }
         let mut delivery = Delivery {
             shared: &self.shared,
             high_water: self.shared.info.output.high_water,

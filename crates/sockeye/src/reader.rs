@@ -1,7 +1,7 @@
 //! The receiving side of a connection: reads, and takes events off what was read.
 
 use std::{
-    io,
+    io, mem,
     ops::ControlFlow,
     task::{Context, Poll, ready},
 };
@@ -28,6 +28,9 @@ pub(crate) struct Reader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// Whether the last read has left nothing behind, as far as is known: then asking before the
+    /// next costs a third of trying.
+    drained: bool,
     /// A broken rule that nobody has been told of yet.
     refused: Option<ProtocolError>,
 }
@@ -73,6 +76,7 @@ impl Reader {
             buffer: early,
             start: 0,
             end,
+            drained: false,
             refused: None,
         }
     }
@@ -93,6 +97,12 @@ impl Reader {
                 Ok(Read::Some { .. }) => {}
                 Ok(Read::End) => return Poll::Ready(Err(Broken::End)),
                 Err(broken) => return Poll::Ready(Err(broken)),
+            }
+            if let Some(message) = self.take_whole() {
+                return Poll::Ready(Ok(OwnedEvent::Message(message)));
+            }
+            if let Some(error) = self.refused.take() {
+                return Poll::Ready(Err(Broken::Protocol(error)));
             }
             // A payload read into the message's own buffer may have completed the message.
             if let Some(event) = self.take().map_err(Broken::Protocol)? {
@@ -144,6 +154,24 @@ impl Reader {
     /// Delivers all events off what was read, until one breaks it off.
     #[inline]
     pub(crate) fn deliver(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
+        // Most of what is read is whole messages and nothing else, which need no codec.
+        let mut input = &mut self.buffer[self.start..self.end];
+        let flow = self
+            .receiver
+            .receive_each_whole(&mut input, |message| to.message(message));
+        self.start = self.end - input.len();
+        let more = matches!(flow, Ok(ControlFlow::Continue(())))
+            && !(self.start == self.end && self.receiver.is_fresh());
+        if more {
+            return self.deliver_any(to);
+        }
+        if self.start == self.end {
+            self.release();
+        }
+        flow.map(drop)
+    }
+
+    fn deliver_any(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
         if self.deflate {
             buffers::with_inflater(|inflater| self.deliver_with(inflater, to))
         } else {
@@ -165,10 +193,6 @@ impl Reader {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => break Ok(()),
                 Err(error) => break Err(error),
-            }
-            // Nothing is left that the codecs could be needed for, as after most reads.
-            if input.is_empty() && !self.receiver.is_gathering() {
-                break Ok(());
             }
             let flow = if self.receiver.is_gathering() {
                 let event = self.receiver.receive_owned(&mut input, inflater);
@@ -204,11 +228,15 @@ impl Reader {
         {
             return read;
         }
+        if mem::take(&mut self.drained) && self.io.is_dry(cx) {
+            return Poll::Pending;
+        }
         let mut buffer = buffers::take_read();
         match self.io.poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(count)) if count > 0 => {
                 (self.start, self.end) = (0, count);
                 let full = count == buffer.len();
+                self.drained = !full;
                 self.buffer = buffer;
                 Poll::Ready(Ok(Read::Some { full }))
             }
@@ -265,6 +293,6 @@ impl Reader {
     #[inline]
     fn release(&mut self) {
         (self.start, self.end) = (0, 0);
-        buffers::put_read(std::mem::take(&mut self.buffer));
+        buffers::put_read(mem::take(&mut self.buffer));
     }
 }

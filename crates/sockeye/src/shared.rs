@@ -195,10 +195,10 @@ impl Shared {
             if link.broken.is_some() || link.sender.buffered() >= self.info.output.high_water {
                 return None;
             }
+            link.lend_buffer();
             if link.sender.send_quick(message.as_ref()?.as_ref()) {
                 return Some(Ok(()));
             }
-            link.lend_buffer();
             Some(link.send(message.take()?))
         });
         match (sent, message) {

@@ -179,7 +179,10 @@ mod tests {
 
     #[test]
     fn lines_of_a_message_stand_under_each_other() {
-        let shown = plain(&message(Direction::Down, MessageRef::Text("one\ntwo".into())));
+        let shown = plain(&message(
+            Direction::Down,
+            MessageRef::Text("one\ntwo".into()),
+        ));
         let columns: Vec<_> = shown
             .lines()
             .map(|line| {
@@ -193,7 +196,10 @@ mod tests {
     #[test]
     fn long_messages_are_cut_between_characters() {
         let text = "ж".repeat(TEXT_SHOWN);
-        let shown = plain(&message(Direction::Up, MessageRef::Text(text.as_str().into())));
+        let shown = plain(&message(
+            Direction::Up,
+            MessageRef::Text(text.as_str().into()),
+        ));
         assert!(shown.ends_with("… 16,384 B more\n"), "{shown}");
         let shown = |direction| plain(&message(direction, MessageRef::Binary(&[0; 1000])));
         assert!(shown(Direction::Down).ends_with("00 … 872 B more\n"));
