@@ -1,6 +1,6 @@
 //! Bytes on their way out: small ones gathered in one buffer, large payloads left where they are.
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use core::iter;
 
 use bytes::Bytes;
@@ -17,10 +17,17 @@ pub struct Output {
     buffer: Vec<u8>,
     end: usize,
     written: usize,
-    large: VecDeque<Large>,
+    /// There while payloads wait that are not copied: most connections never have one.
+    large: Option<Box<Larges>>,
+    len: usize,
+}
+
+/// Payloads that are not copied into the buffer.
+#[derive(Debug, Default)]
+struct Larges {
+    queue: VecDeque<Large>,
     /// The payload that was written last, for whoever can use its memory.
     spent: Option<Bytes>,
-    len: usize,
 }
 
 /// A payload that is not copied into the buffer.
@@ -49,12 +56,14 @@ impl Output {
     /// What waits, in order, in as few pieces as there are.
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = self.written;
-        let pairs = self.large.iter().flat_map(move |large| {
+        let queue = self.large.as_ref().map(|larges| &larges.queue);
+        let pairs = queue.into_iter().flatten().flat_map(move |large| {
             let before = &self.buffer[at..large.after];
             at = large.after;
             [before, &large.bytes[large.written..]]
         });
-        let last = self.large.back().map_or(self.written, |large| large.after);
+        let last = queue.and_then(VecDeque::back);
+        let last = last.map_or(self.written, |large| large.after);
         pairs
             .chain(iter::once(&self.buffer[last..self.end]))
             .filter(|chunk| !chunk.is_empty())
@@ -63,15 +72,18 @@ impl Output {
     /// What waits, where it is in one piece.
     #[inline]
     pub fn only_chunk(&self) -> Option<&[u8]> {
-        self.large
-            .is_empty()
-            .then(|| &self.buffer[self.written..self.end])
+        (!self.has_large()).then(|| &self.buffer[self.written..self.end])
+    }
+
+    #[inline]
+    fn has_large(&self) -> bool {
+        matches!(&self.large, Some(larges) if !larges.queue.is_empty())
     }
 
     /// Says that the first `count` bytes have been written. More than wait count as all of them.
     #[inline]
     pub fn advance(&mut self, count: usize) {
-        if count >= self.len && self.large.is_empty() {
+        if count >= self.len && !self.has_large() {
             (self.end, self.written, self.len) = (0, 0, 0);
         } else {
             self.advance_part(count);
@@ -81,7 +93,9 @@ impl Output {
     fn advance_part(&mut self, count: usize) {
         let mut count = count.min(self.len);
         self.len -= count;
-        while let Some(large) = self.large.front_mut() {
+        while let Some(larges) = &mut self.large
+            && let Some(large) = larges.queue.front_mut()
+        {
             let before = large.after - self.written;
             if count < before {
                 break;
@@ -93,7 +107,7 @@ impl Output {
                 return;
             }
             count -= large.bytes.len() - large.written;
-            self.spent = self.large.pop_front().map(|large| large.bytes);
+            larges.spent = larges.queue.pop_front().map(|large| large.bytes);
         }
         self.written += count;
         if self.len == 0 {
@@ -130,9 +144,7 @@ impl Output {
     /// a peer that does not read.
     pub fn trade_buffer(&mut self) -> Vec<u8> {
         let rest = self.buffer[self.written..self.end].to_vec();
-        for large in &mut self.large {
-            large.after -= self.written;
-        }
+        self.move_down();
         (self.end, self.written) = (rest.len(), 0);
         core::mem::replace(&mut self.buffer, rest)
     }
@@ -140,7 +152,19 @@ impl Output {
     /// The large payload that was written last, so that its memory can be used again.
     #[inline]
     pub fn take_spent(&mut self) -> Option<Bytes> {
-        self.spent.take()
+        let larges = self.large.as_mut()?;
+        let spent = larges.spent.take();
+        if larges.queue.is_empty() {
+            self.large = None;
+        }
+        spent
+    }
+
+    /// Counts the places of the large payloads from what has not been written.
+    fn move_down(&mut self) {
+        for large in self.large.iter_mut().flat_map(|larges| &mut larges.queue) {
+            large.after -= self.written;
+        }
     }
 
     /// Appends `count` bytes, to be overwritten.
@@ -184,7 +208,7 @@ impl Output {
     /// Appends a payload without copying it.
     pub(crate) fn append_large(&mut self, bytes: Bytes) {
         self.len += bytes.len();
-        self.large.push_back(Large {
+        self.large.get_or_insert_default().queue.push_back(Large {
             after: self.end,
             bytes,
             written: 0,
@@ -209,9 +233,7 @@ impl Output {
         const WORTHWHILE: usize = 64 * 1024;
         if self.written >= WORTHWHILE && self.written * 2 >= self.end {
             self.buffer.copy_within(self.written..self.end, 0);
-            for large in &mut self.large {
-                large.after -= self.written;
-            }
+            self.move_down();
             (self.end, self.written) = (self.end - self.written, 0);
         }
     }

@@ -17,7 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Sender {
     role: Role,
-    deflate: Option<Deflating>,
+    /// In a box, like all that most connections do not have.
+    deflate: Option<Box<Deflating>>,
     output: Output,
     /// The answer to the newest ping, where it could not be queued at once (§5.5.3).
     pong: Option<Box<[u8]>>,
@@ -70,13 +71,13 @@ impl Sender {
             quick,
             deflate: deflate.map(|(agreed, config)| {
                 let settings = config.deflater(agreed.window);
-                Deflating {
+                Box::new(Deflating {
                     settings,
                     threshold: config.threshold,
                     own: agreed
                         .keeps_context
                         .then(|| Box::new(Deflater::new(settings))),
-                }
+                })
             }),
             output: Output::default(),
             pong: None,
@@ -387,7 +388,7 @@ impl Sender {
     }
 
     fn compress(&mut self, opcode: OpCode, payload: &[u8], deflaters: &mut Deflaters) -> bool {
-        let Some(Deflating { settings, own, .. }) = &mut self.deflate else {
+        let Some(Deflating { settings, own, .. }) = self.deflate.as_deref_mut() else {
             return false;
         };
         let keep_context = own.is_some();

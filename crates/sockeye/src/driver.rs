@@ -30,7 +30,7 @@ pub(crate) struct Driver {
     /// polls need not lock it.
     registered: Option<Waker>,
     /// The receiving side, once the user is done with it.
-    reader: Option<Reader>,
+    reader: Option<Box<Reader>>,
     /// Runs once a Close was sent.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether it has run out. The timer itself says so before it was polled.
@@ -41,27 +41,27 @@ impl Driver {
     /// Takes over a connection; `None` where another driver has it.
     pub(crate) fn new(shared: Arc<Shared>) -> Option<Self> {
         let link = shared.take_link()?;
-        Some(Self {
-            shared,
-            link: Some(link),
-            registered: None,
-            reader: None,
-            timer: None,
-            overdue: false,
-        })
+        let mut driver = Self::waiting(shared);
+        driver.link = Some(link);
+        Some(driver)
     }
 
-    /// Takes over a connection from whoever drives it.
-    pub(crate) async fn take_over(shared: Arc<Shared>) -> Self {
-        let link = poll_fn(|cx| shared.poll_take_link(cx)).await;
+    /// A driver that is yet to [take over](Self::poll_take_over) a connection.
+    pub(crate) fn waiting(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            link: Some(link),
+            link: None,
             registered: None,
             reader: None,
             timer: None,
             overdue: false,
         }
+    }
+
+    /// Takes over the connection from whoever drives it.
+    pub(crate) fn poll_take_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.link = Some(ready!(self.shared.poll_take_link(cx)));
+        Poll::Ready(())
     }
 
     /// The sending side.
@@ -111,7 +111,7 @@ impl Driver {
         let Some(link) = &mut self.link else {
             return Poll::Ready(());
         };
-        if link.is_quiet() {
+        if link.is_quiet() && !self.shared.is_awaited() {
             return Poll::Ready(());
         }
         let written = self.shared.poll_drive(cx, link);

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     ops::ControlFlow,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -215,34 +215,19 @@ impl WebSocket {
     /// # Cancel safety
     /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
     /// called.
-    pub async fn handle<H: Handler>(self, handler: H) -> Ended {
-        // Not left with the connection meanwhile: a driver that is done would take it for dropped.
-        // In a box, like the session: this future is there for as long as the connection, and shall
-        // not hold the parts beside the whole.
-        let (shared, reader) = self.into_receiver().into_reader();
-        let Some(reader) = reader.map(Box::new) else {
-            // Nothing came after the end of this one.
-            return shared.ended().unwrap_or_else(Ended::gone);
-        };
-        let driver = Driver::take_over(shared.clone()).await;
-        let mut session = Box::new(Session {
-            socket: Socket {
-                driver,
-                delivering: None,
-            },
-            shared: shared.clone(),
-            reader,
-            handler,
-        });
-        session.handler.on_open(&mut session.socket);
-        poll_fn(|cx| session.poll(cx)).await;
-        let ended = shared.ended().unwrap_or_else(Ended::gone);
-        session.socket.driver.let_go();
-        if let Some(error) = ended.error() {
-            session.handler.on_error(&mut session.socket, &error);
+    pub fn handle<H: Handler>(self, handler: H) -> impl Future<Output = Ended> {
+        // In a box from the first: the future is there for as long as the connection, and a large
+        // one costs that much in every future that holds it.
+        let session = Session::new(self, handler);
+        async move {
+            let mut session = match session {
+                Ok(session) => session,
+                Err(ended) => return ended,
+            };
+            poll_fn(|cx| session.poll_open(cx)).await;
+            poll_fn(|cx| session.poll(cx)).await;
+            session.end()
         }
-        session.handler.on_close(&mut session.socket, &ended);
-        ended
     }
 }
 
@@ -262,6 +247,41 @@ impl<H> Drop for Session<H> {
 }
 
 impl<H: Handler> Session<H> {
+    /// A session of a connection, or how that has ended already.
+    fn new(socket: WebSocket, handler: H) -> Result<Box<Self>, Ended> {
+        // The socket is not left with the connection meanwhile: a driver that is done would take it
+        // for dropped.
+        let (shared, reader) = socket.into_receiver().into_reader();
+        let Some(reader) = reader else {
+            return Err(shared.ended().unwrap_or_else(Ended::gone));
+        };
+        Ok(Box::new(Self {
+            socket: Socket {
+                driver: Driver::waiting(shared.clone()),
+                delivering: None,
+            },
+            shared,
+            reader,
+            handler,
+        }))
+    }
+
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.socket.driver.poll_take_over(cx));
+        self.handler.on_open(&mut self.socket);
+        Poll::Ready(())
+    }
+
+    fn end(&mut self) -> Ended {
+        let ended = self.shared.ended().unwrap_or_else(Ended::gone);
+        self.socket.driver.let_go();
+        if let Some(error) = ended.error() {
+            self.handler.on_error(&mut self.socket, &error);
+        }
+        self.handler.on_close(&mut self.socket, &ended);
+        ended
+    }
+
     /// Runs the connection until its transport has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {

@@ -13,7 +13,7 @@ use std::{
     mem,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
@@ -54,8 +54,8 @@ impl Info {
 pub(crate) struct Shared {
     pub(crate) info: Info,
     state: Mutex<State>,
-    /// Tasks that wait until less output waits.
-    pub(crate) waiting: Arc<Waiting>,
+    /// Tasks that wait until less output waits; there once one has.
+    waiting: OnceLock<Arc<Waiting>>,
     /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
     /// How much output waits with the driver.
@@ -67,7 +67,7 @@ pub(crate) struct State {
     /// The sending side, unless a driver holds it.
     link: Option<Box<Link>>,
     /// The receiving side, once its owner has let go of it.
-    pub(crate) reader: Option<Reader>,
+    pub(crate) reader: Option<Box<Reader>>,
     /// What was sent while a driver held the link, and its size.
     inbox: Vec<Command<'static>>,
     inbox_size: usize,
@@ -120,7 +120,7 @@ impl Shared {
                 our_close: None,
                 ended: None,
             }),
-            waiting: Arc::default(),
+            waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
         })
@@ -133,6 +133,23 @@ impl Shared {
     /// The state, even where a thread has panicked with it: no change to it is left half done.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> &Arc<Waiting> {
+        self.waiting.get_or_init(Arc::default)
+    }
+
+    /// Whether a task waits for output to be written: also one that has looked at how much waits just
+    /// before that was written.
+    #[inline]
+    pub(crate) fn is_awaited(&self) -> bool {
+        matches!(self.waiting.get(), Some(waiting) if waiting.any())
+    }
+
+    fn wake_waiting(&self) {
+        if let Some(waiting) = self.waiting.get() {
+            waiting.wake_all();
+        }
     }
 
     /// Works on the link, wherever it is.
@@ -244,13 +261,13 @@ impl Shared {
                 Access::Driven(link)
                     if link.sender.buffered() >= high_water && link.sender.is_open() =>
                 {
-                    self.waiting.room.add(cx.waker());
+                    self.waiting().room.add(cx.waker());
                     return Poll::Pending;
                 }
                 Access::Remote(state)
                     if self.buffered_remote(state) >= high_water && state.is_open() =>
                 {
-                    self.waiting.room.add(cx.waker());
+                    self.waiting().room.add(cx.waker());
                     state.wake_driver();
                     return Poll::Pending;
                 }
@@ -299,7 +316,7 @@ impl Shared {
                 Some(lost) => Poll::Ready(Err(lost.clone())),
                 None if link.sender.buffered() == 0 => Poll::Ready(Ok(())),
                 None => {
-                    self.waiting.drained.add(cx.waker());
+                    self.waiting().drained.add(cx.waker());
                     Poll::Pending
                 }
             },
@@ -310,7 +327,7 @@ impl Shared {
                 if self.buffered_remote(state) == 0 || state.ended.is_some() {
                     return Poll::Ready(Ok(()));
                 }
-                self.waiting.drained.add(cx.waker());
+                self.waiting().drained.add(cx.waker());
                 state.wake_driver();
                 Poll::Pending
             }
@@ -320,16 +337,16 @@ impl Shared {
     /// Writes a free link. Several tasks may wait for the same transport, which remembers one
     /// waker: it is given one that wakes them all.
     fn poll_flush_free(&self, cx: &mut Context<'_>, link: &mut Link) -> Poll<Result<(), Lost>> {
-        let waker = Waker::from(self.waiting.clone());
+        let waker = Waker::from(self.waiting().clone());
         let all = &mut Context::from_waker(&waker);
         let mut result = link.poll_flush(all, self.info.client);
         if result.is_pending() {
             // Added before the transport is asked again, so that no wake-up falls between.
-            self.waiting.drained.add(cx.waker());
+            self.waiting().drained.add(cx.waker());
             result = link.poll_flush(all, self.info.client);
         }
         if result.is_ready() {
-            self.waiting.wake_all();
+            self.wake_waiting();
         }
         result
     }
@@ -382,7 +399,7 @@ impl Shared {
         let wakers = [state.wanted.take(), state.reading.take()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
-        self.waiting.wake_all();
+        self.wake_waiting();
     }
 
     /// Says which task is to be woken for what is sent while the driver is not looking.
@@ -431,9 +448,9 @@ impl Shared {
 
     /// Leaves a command to the driver.
     fn post(&self, state: &mut State, command: Command<'_>) -> Result<()> {
-        state.post(command)?;
+        // Before the driver is woken: it looks at this without the lock.
         self.posted.store(true, Ordering::Release);
-        Ok(())
+        state.post(command)
     }
 
     /// How many bytes wait, as far as is known without the link.
@@ -461,13 +478,16 @@ impl Shared {
             drop(state);
             reading.into_iter().for_each(Waker::wake);
         }
-        let room = self.waiting.room.any() && buffered < self.info.output.high_water;
-        let drained = self.waiting.drained.any() && (buffered == 0 || result.is_ready());
+        let Some(waiting) = self.waiting.get() else {
+            return result;
+        };
+        let room = waiting.room.any() && buffered < self.info.output.high_water;
+        let drained = waiting.drained.any() && (buffered == 0 || result.is_ready());
         if room {
-            self.waiting.room.wake();
+            waiting.room.wake();
         }
         if drained {
-            self.waiting.drained.wake();
+            waiting.drained.wake();
         }
         result
     }
@@ -519,7 +539,7 @@ impl Shared {
         let wakers = [state.reading.take(), state.driver.clone()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
-        self.waiting.wake_all();
+        self.wake_waiting();
     }
 
     /// The end that a Close from the peer means: an answer to ours, or its own.
@@ -579,7 +599,7 @@ impl Shared {
     }
 
     /// Takes the receiving side, where its owner has let go of it.
-    pub(crate) fn take_reader(&self) -> Option<Reader> {
+    pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
         self.lock().reader.take()
     }
 

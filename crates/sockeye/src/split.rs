@@ -134,7 +134,7 @@ impl fmt::Debug for Sender {
 pub struct Receiver {
     shared: Arc<Shared>,
     /// There until this is dropped: then the connection has it.
-    reader: Option<Reader>,
+    reader: Option<Box<Reader>>,
     phase: Phase,
     /// Runs once a Close was sent on a connection that nobody drives.
     timer: Option<Pin<Box<Sleep>>>,
@@ -149,7 +149,7 @@ enum Phase {
 }
 
 impl Receiver {
-    pub(crate) fn new(shared: Arc<Shared>, reader: Reader) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, reader: Box<Reader>) -> Self {
         Self {
             shared,
             reader: Some(reader),
@@ -163,7 +163,7 @@ impl Receiver {
     }
 
     /// Gives up the receiving side to a driver that takes it from here.
-    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Reader>) {
+    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Box<Reader>>) {
         (self.shared.clone(), self.reader.take())
     }
 

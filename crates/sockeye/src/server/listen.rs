@@ -203,11 +203,24 @@ impl Server {
         });
         while let Some((stream, peer)) = self.next().await {
             let (context, work) = (context.clone(), work.clone());
-            connections.spawn(move |entry| async move {
-                if let Err(error) = context.connection(stream, entry, &*work).await
-                    && let Some(tell) = &context.on_error
-                {
-                    tell(peer, &error);
+            connections.spawn(move |entry| {
+                // Boxed, so that what opening a connection needs is not kept while it is open; and
+                // here, since a future keeps room for all that it begins with.
+                let opening = Box::pin(context.clone().open(stream));
+                async move {
+                    let result = match opening.await {
+                        Ok(Some(socket)) => {
+                            entry.opened(&socket);
+                            work(socket).await
+                        }
+                        Ok(None) => Ok(()),
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = result
+                        && let Some(tell) = &context.on_error
+                    {
+                        tell(peer, &error);
+                    }
                 }
             });
         }
@@ -255,22 +268,8 @@ struct Context {
 }
 
 impl Context {
-    async fn connection<Fut: Future<Output = Result<()>>>(
-        &self,
-        stream: TcpStream,
-        entry: Entry,
-        work: &impl Fn(WebSocket) -> Fut,
-    ) -> Result<()> {
-        // Boxed, so that what opening a connection needs is not kept while it is open.
-        let Some(socket) = Box::pin(self.open(stream)).await? else {
-            return Ok(());
-        };
-        entry.opened(&socket);
-        work(socket).await
-    }
-
     /// The opening handshake; `None` where the client came for something else, and was served.
-    async fn open(&self, stream: TcpStream) -> Result<Option<WebSocket>> {
+    async fn open(self: Arc<Self>, stream: TcpStream) -> Result<Option<WebSocket>> {
         match self.acceptor.receive(stream).await? {
             Incoming::WebSocket(established) => Ok(Some(WebSocket::new(established))),
             Incoming::Http(plain) => match &self.http {
