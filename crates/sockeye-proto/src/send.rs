@@ -392,9 +392,6 @@ impl Sender {
             return false;
         };
         let keep_context = own.is_some();
-        let deflater = own
-            .as_deref_mut()
-            .unwrap_or_else(|| deflaters.lend(*settings));
         let role = self.role;
         let mut worth_it = true;
         self.output.append_with(|out| {
@@ -403,7 +400,10 @@ impl Sender {
             let start = out.len();
             let body = start + FrameHeader::MAX_LEN;
             out.resize(body, 0);
-            deflater.compress(payload, out);
+            match own {
+                Some(deflater) => deflater.compress(payload, out),
+                None => deflaters.compress(*settings, payload, out),
+            }
             // Where a context is kept, the peer's must see every message that went into ours.
             worth_it = keep_context || out.len() - body < payload.len();
             if !worth_it {
