@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{Acceptor, Incoming, PlainHttp};
-use crate::{Error, Handler, Result, WebSocket, link::Command, shared::Shared};
+use crate::{Error, Handler, Result, WebSocket, link::Command, shared::Shared, stream::Stream};
 
 /// How long to wait before accepting again, where the system has run out of descriptors or memory:
 /// connections that end meanwhile make room.
@@ -206,7 +206,7 @@ impl Server {
             connections.spawn(move |entry| {
                 // Boxed, so that what opening a connection needs is not kept while it is open; and
                 // here, since a future keeps room for all that it begins with.
-                let opening = Box::pin(context.clone().open(stream));
+                let opening = Box::pin(context.clone().open(stream, peer));
                 async move {
                     let result = match opening.await {
                         Ok(Some(socket)) => {
@@ -269,8 +269,16 @@ struct Context {
 
 impl Context {
     /// The opening handshake; `None` where the client came for something else, and was served.
-    async fn open(self: Arc<Self>, stream: TcpStream) -> Result<Option<WebSocket>> {
-        match self.acceptor.receive(stream).await? {
+    async fn open(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Option<WebSocket>> {
+        match self
+            .acceptor
+            .receive(Stream::Tcp(stream), Some(peer))
+            .await?
+        {
             Incoming::WebSocket(established) => Ok(Some(WebSocket::new(established))),
             Incoming::Http(plain) => match &self.http {
                 Some(serve) => {
