@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     CloseCode, CloseFrame, Event, FrameHeader, Message, MessageRef, OpCode, Outgoing, OwnedEvent,
-    ProtocolError, Role, SendError,
+    Prepared, ProtocolError, Role, SendError,
     deflate::{DeflateConfig, Deflater, DeflaterSettings, Deflaters, Direction},
     mask::Mask,
     output::Output,
@@ -331,6 +331,7 @@ impl Sender {
     fn send_large(&mut self, opcode: OpCode, message: Outgoing<'_>) {
         match message {
             Outgoing::Owned(message) => self.frame_large(opcode, message),
+            Outgoing::Prepared(prepared) => self.frame_large(opcode, prepared.message().clone()),
             Outgoing::Borrowed(message) => self.frame_any(opcode, message.as_bytes()),
         }
     }
@@ -361,11 +362,55 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
+        if let Outgoing::Prepared(prepared) = &message
+            && self.send_prepared(prepared, deflaters)
+        {
+            return Ok(());
+        }
         let (opcode, payload) = opcode_and_payload(message.as_ref());
         if self.compress(opcode, payload, deflaters) {
             return Ok(());
         }
         self.send_plain(message)
+    }
+
+    /// Queues what others have compressed, or compresses it for them. Tells whether it did: masks
+    /// and contexts make the bytes this connection's own.
+    #[cfg(feature = "deflate")]
+    #[inline(never)]
+    fn send_prepared(&mut self, prepared: &Prepared, deflaters: &mut Deflaters) -> bool {
+        let (
+            Role::Server,
+            Some(Deflating {
+                settings,
+                own: None,
+                ..
+            }),
+        ) = (self.role, &self.deflate)
+        else {
+            return false;
+        };
+        match prepared.compressed(*settings, deflaters) {
+            None => return false,
+            Some(Some(frame)) if frame.len() >= LARGE => self.output.append_large(frame.clone()),
+            Some(Some(frame)) => self.output.append(frame.len()).copy_from_slice(frame),
+            Some(None) => {
+                let message = prepared.message();
+                let (opcode, payload) = opcode_and_payload(message.as_ref());
+                if payload.len() >= LARGE {
+                    self.frame_large(opcode, message.clone());
+                } else {
+                    self.frame(opcode, payload);
+                }
+            }
+        }
+        true
+    }
+
+    /// Without a codec nothing was agreed.
+    #[cfg(not(feature = "deflate"))]
+    fn send_prepared(&mut self, _: &Prepared, _: &mut Deflaters) -> bool {
+        false
     }
 
     fn compress(&mut self, opcode: OpCode, payload: &[u8], deflaters: &mut Deflaters) -> bool {
