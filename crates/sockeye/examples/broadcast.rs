@@ -4,36 +4,35 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sockeye::{Prepared, Sender, Server};
+use sockeye::{Prepared, Result, Sender, Server, WebSocket};
 
-type Room = Arc<Mutex<Vec<Sender>>>;
+#[derive(Clone, Default)]
+struct Room(Arc<Mutex<Vec<Sender>>>);
 
-fn publish(room: &Room, message: &Prepared) {
-    let mut members = room.lock().unwrap_or_else(PoisonError::into_inner);
-    // Whoever reads too slowly misses a message; whoever has left is forgotten.
-    members.retain(|member| match member.try_send(message) {
-        Err(error) => error.is_full(),
-        Ok(()) => true,
-    });
+impl Room {
+    fn with<R>(&self, work: impl FnOnce(&mut Vec<Sender>) -> R) -> R {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn visit(mut socket: WebSocket, room: Room) -> Result<()> {
+    room.with(|members| members.push(socket.sender()));
+    while let Some(message) = socket.recv().await? {
+        let message = Prepared::new(message);
+        // Whoever reads too slowly misses it; whoever has left is forgotten.
+        let stays = |sent: Result<()>| sent.map_or_else(|error| error.is_full(), |()| true);
+        room.with(|members| members.retain(|member| stays(member.try_send(&message))));
+    }
+    Ok(())
 }
 
 #[tokio::main]
-async fn main() -> sockeye::Result<()> {
+async fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
     let server = Server::bind(address).await?;
     println!("ws://{}", server.local_addr()?);
     let room = Room::default();
-    let serve = move |mut socket: sockeye::WebSocket| {
-        let room = room.clone();
-        async move {
-            let mut members = room.lock().unwrap_or_else(PoisonError::into_inner);
-            members.push(socket.sender());
-            drop(members);
-            while let Some(message) = socket.recv().await? {
-                publish(&room, &Prepared::new(message));
-            }
-            Ok(())
-        }
-    };
-    server.serve(serve).await
+    server
+        .serve(move |socket| visit(socket, room.clone()))
+        .await
 }
