@@ -91,7 +91,7 @@ pub use ended::Ended;
 pub use error::{Deadline, Error, Result};
 pub use handler::{Handler, Socket};
 #[cfg(feature = "server")]
-pub use server::{Acceptor, Server, accept};
+pub use server::{Acceptor, PerCore, Server, accept};
 pub use socket::WebSocket;
 pub use sockeye_proto as proto;
 pub use sockeye_proto::{
