@@ -27,7 +27,7 @@ pub use deflate::Codecs;
 pub use error::{ProtocolError, SendError};
 pub use frame::{FrameHeader, OpCode};
 pub use limits::Limits;
-pub use message::{Message, MessageRef, Outgoing, Text};
+pub use message::{Message, MessageRef, Outgoing, Text, TextRef};
 pub use output::Output;
 pub use prepared::Prepared;
 pub use receive::{Event, OwnedEvent, Receiver};

@@ -60,8 +60,25 @@ impl Output {
             .filter(|chunk| !chunk.is_empty())
     }
 
+    /// What waits, where it is in one piece.
+    #[inline]
+    pub fn only_chunk(&self) -> Option<&[u8]> {
+        self.large
+            .is_empty()
+            .then(|| &self.buffer[self.written..self.end])
+    }
+
     /// Says that the first `count` bytes have been written. More than wait count as all of them.
+    #[inline]
     pub fn advance(&mut self, count: usize) {
+        if count >= self.len && self.large.is_empty() {
+            (self.end, self.written, self.len) = (0, 0, 0);
+        } else {
+            self.advance_part(count);
+        }
+    }
+
+    fn advance_part(&mut self, count: usize) {
         let mut count = count.min(self.len);
         self.len -= count;
         while let Some(large) = self.large.front_mut() {
@@ -138,6 +155,22 @@ impl Output {
         &mut self.buffer[start..start + count]
     }
 
+    /// Appends a header and its payload, where the buffer has room for them. Says whether it had.
+    #[inline]
+    pub(crate) fn append_short<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) -> bool {
+        let Some((head, body)) = self.buffer[self.end..].split_first_chunk_mut::<N>() else {
+            return false;
+        };
+        let Some(body) = body.get_mut(..payload.len()) else {
+            return false;
+        };
+        *head = header;
+        copy(payload, body);
+        self.end += N + payload.len();
+        self.len += N + payload.len();
+        true
+    }
+
     /// Appends bytes by extending the buffer.
     pub(crate) fn append_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.compact();
@@ -184,9 +217,33 @@ impl Output {
     }
 }
 
+/// Copies, as `copy_from_slice` does, without a call for the shortest: two words that overlap, where
+/// the length is no constant, cost 8 instructions, and the call 25.
+#[inline]
+fn copy(from: &[u8], to: &mut [u8]) {
+    match from.len() {
+        8..=16 => overlapping::<8>(from, to),
+        17..=32 => overlapping::<16>(from, to),
+        4..=7 => overlapping::<4>(from, to),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+/// Copies between `N` and `2 * N` bytes as the first `N` and the last `N`.
+#[inline]
+fn overlapping<const N: usize>(from: &[u8], to: &mut [u8]) {
+    if let (Some(from), Some(to)) = (from.first_chunk::<N>(), to.first_chunk_mut::<N>()) {
+        *to = *from;
+    }
+    if let (Some(from), Some(to)) = (from.last_chunk::<N>(), to.last_chunk_mut::<N>()) {
+        *to = *from;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
@@ -231,6 +288,32 @@ mod tests {
                 prop_assert_eq!(output.chunks().collect::<Vec<_>>().concat(), &model[written..]);
             }
         }
+    }
+
+    #[test]
+    fn short_payloads_of_any_length_are_copied_whole() {
+        let mut output = Output::default();
+        output.lend_buffer(vec![0xFF; 2 * 100]);
+        let payload: Vec<u8> = (0..100).collect();
+        for len in 0..=98 {
+            assert!(output.append_short([1, 2], &payload[..len]), "{len}");
+            assert_eq!(
+                output.chunks().collect::<Vec<_>>().concat(),
+                [&[1, 2], &payload[..len]].concat()
+            );
+            output.advance(usize::MAX);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_begun() {
+        let mut output = Output::default();
+        assert!(!output.append_short([1, 2], &[]));
+        output.lend_buffer(vec![0; 4]);
+        assert!(!output.append_short([1, 2], &[3, 4, 5]));
+        assert!(output.is_empty());
+        assert!(output.append_short([1, 2], &[3, 4]));
+        assert_eq!(output.len(), 4);
     }
 
     #[test]

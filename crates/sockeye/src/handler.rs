@@ -6,6 +6,7 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     ops::ControlFlow,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -89,18 +90,30 @@ impl Socket {
     /// up: [`Ended::Overflow`].
     #[inline]
     pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) {
-        let mut message = message.into();
+        let message = message.into();
+        if let (Outgoing::Borrowed(short), Some(link)) = (&message, self.driver.link())
+            && link.sender.buffered() + short.len() <= link.limit
+            && link.sender.send_quick(*short)
+        {
+            return;
+        }
+        self.send_any(message);
+    }
+
+    /// As [`send`](Self::send), however it has to be done.
+    #[inline(never)]
+    fn send_any(&mut self, mut message: Outgoing<'_>) {
         if let (Some(owned), Outgoing::Borrowed(lent)) = (&self.delivering, &message)
             && lent.len() >= LARGE
             && std::ptr::eq(owned.as_bytes(), lent.as_bytes())
-            && owned.is_text() == lent.as_text().is_some()
+            && owned.is_text() == lent.is_text()
         {
             message = Outgoing::Owned(owned.clone());
         }
-        let limit = self.driver.shared.info.output.limit;
         let Some(link) = self.driver.link() else {
             return;
         };
+        let limit = link.limit;
         if link.sender.buffered() + message.as_ref().len() > limit && link.sender.is_open() {
             link.sender.peer_is_gone();
             self.driver.shared.end(Ended::Overflow { limit });
@@ -217,6 +230,7 @@ impl WebSocket {
                 driver,
                 delivering: None,
             },
+            shared: shared.clone(),
             reader,
             handler,
         });
@@ -233,6 +247,8 @@ impl WebSocket {
 }
 
 struct Session<H> {
+    /// Beside the one that the socket has, which is lent to the handler.
+    shared: Arc<Shared>,
     socket: Socket,
     reader: Box<Reader>,
     handler: H,
@@ -248,21 +264,18 @@ impl<H> Drop for Session<H> {
 impl<H: Handler> Session<H> {
     /// Runs the connection until its transport has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let shared = self.socket.driver.shared.clone();
         loop {
-            if let Some(link) = self.socket.driver.link() {
-                shared.collect(cx, link);
-            }
+            self.socket.driver.collect(cx);
             let written = self.socket.driver.poll_write(cx);
-            if self.is_ending(&shared) {
+            if self.is_ending() {
                 return self.socket.driver.poll_finish(cx, &mut self.reader);
             }
             if written.is_pending()
-                && self.socket.buffered_amount() >= shared.info.output.high_water
+                && self.socket.buffered_amount() >= self.shared.info.output.high_water
             {
                 return Poll::Pending;
             }
-            let Poll::Ready(full) = self.poll_receive(cx, &shared) else {
+            let Poll::Ready(full) = self.poll_receive(cx) else {
                 return Poll::Pending;
             };
             if full {
@@ -276,27 +289,28 @@ impl<H: Handler> Session<H> {
     /// Reads and delivers. A buffer that came full is read again a few times, so that what has come
     /// together is answered in one write; `true` says that there may be more even then, and that the
     /// other connections of the thread come first.
-    fn poll_receive(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<bool> {
+    #[inline]
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         const READS: usize = 4;
         for read in 1..=READS {
             let mut full = false;
             if !self.reader.has_input() {
                 match self.reader.poll_read(cx) {
                     Poll::Ready(Ok(Read::Some { full: filled })) => full = filled,
-                    Poll::Ready(Ok(Read::End)) => self.broken(shared, Broken::End),
-                    Poll::Ready(Err(broken)) => self.broken(shared, broken),
+                    Poll::Ready(Ok(Read::End)) => self.broken(Broken::End),
+                    Poll::Ready(Err(broken)) => self.broken(broken),
                     // What was delivered before is answered first.
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
                         None => return Poll::Pending,
                         Some(lost) => {
-                            shared.end(Ended::Lost(lost.clone()));
+                            self.shared.end(Ended::Lost(lost.clone()));
                             return Poll::Ready(false);
                         }
                     },
                 }
             }
-            self.deliver(shared);
+            self.deliver();
             if !full || self.reader.has_input() {
                 return Poll::Ready(false);
             }
@@ -305,26 +319,34 @@ impl<H: Handler> Session<H> {
     }
 
     /// Whether no more events are to be delivered.
-    fn is_ending(&mut self, shared: &Shared) -> bool {
-        !self.socket.is_open() && shared.ended().is_some()
+    #[inline]
+    fn is_ending(&mut self) -> bool {
+        !self.socket.is_open() && self.shared.ended().is_some()
     }
 
-    fn broken(&mut self, shared: &Shared, broken: Broken) {
+    #[cold]
+    fn broken(&mut self, broken: Broken) {
         let (command, ended) = broken.consequence();
         let _ = self.socket.apply(command);
-        shared.end(ended);
+        self.shared.end(ended);
     }
 
     /// Delivers what was read, for as long as there is room for answers.
-    fn deliver(&mut self, shared: &Shared) {
+    fn deliver(&mut self) {
+        // At hand for the first answer. What is not used is given back after the poll.
+        if self.reader.has_input()
+            && let Some(link) = self.socket.driver.link()
+        {
+            link.lend_buffer();
+        }
         let mut delivery = Delivery {
-            shared,
-            high_water: shared.info.output.high_water,
+            shared: &self.shared,
+            high_water: self.shared.info.output.high_water,
             socket: &mut self.socket,
             handler: &mut self.handler,
         };
         if let Err(error) = self.reader.deliver(&mut delivery) {
-            self.broken(shared, Broken::Protocol(error));
+            self.broken(Broken::Protocol(error));
         }
     }
 }

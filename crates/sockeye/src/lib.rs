@@ -96,7 +96,7 @@ pub use socket::WebSocket;
 pub use sockeye_proto as proto;
 pub use sockeye_proto::{
     CloseCode, CloseFrame, InvalidCloseCode, Limits, Message, MessageRef, Outgoing,
-    OwnedEvent as Event, Prepared, ProtocolError, SendError, Text,
+    OwnedEvent as Event, Prepared, ProtocolError, SendError, Text, TextRef,
     deflate::DeflateConfig,
     handshake::{HandshakeError, HeadLimits},
 };

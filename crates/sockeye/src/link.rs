@@ -21,6 +21,8 @@ pub(crate) type Lost = Arc<io::Error>;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) sender: Sender,
+    /// How many bytes may wait where nothing can wait for them to be written.
+    pub(crate) limit: usize,
     io: WriteHalf,
     opened: Instant,
     /// Whether the transport may hold back something that was written.
@@ -71,9 +73,10 @@ impl Command<'_> {
 }
 
 impl Link {
-    pub(crate) fn new(sender: Sender, io: WriteHalf) -> Self {
+    pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize) -> Self {
         Self {
             sender,
+            limit,
             io,
             opened: Instant::now(),
             unflushed: false,
@@ -127,6 +130,17 @@ impl Link {
             Command::PeerGone => self.sender.peer_is_gone(),
         }
         Ok(())
+    }
+
+    /// Whether there is nothing to do for an open connection: nothing waits to be written, in here
+    /// or in the transport, and no buffer is held.
+    #[inline]
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.sender.is_open()
+            && !self.unflushed
+            && self.broken.is_none()
+            && self.sender.buffered() == 0
+            && !self.sender.output().has_buffer()
     }
 
     /// When to give up on the peer, once a Close was sent.

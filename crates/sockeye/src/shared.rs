@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Tasks that wait until less output waits.
     pub(crate) waiting: Arc<Waiting>,
-    /// Whether something is in the inbox.
+    /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
     /// How much output waits with the driver.
     driver_buffered: AtomicUsize,
@@ -196,6 +196,9 @@ impl Shared {
                 return None;
             }
             link.lend_buffer();
+            if link.sender.send_quick(message.as_ref()?.as_ref()) {
+                return Some(Ok(()));
+            }
             Some(link.send(message.take()?))
         });
         match (sent, message) {
@@ -403,6 +406,7 @@ impl Shared {
             return Poll::Ready(link);
         }
         state.wanted = Some(cx.waker().clone());
+        self.posted.store(true, Ordering::Release);
         state.wake_driver();
         Poll::Pending
     }
@@ -424,14 +428,21 @@ impl Shared {
         self.waiting.wake_all();
     }
 
-    /// Takes what was sent while the driver was not looking. Its task is woken for more. Tells
-    /// whether another driver wants the link.
-    pub(crate) fn collect(&self, cx: &mut Context<'_>, link: &mut Link) -> bool {
+    /// Says which task is to be woken for what is sent while the driver is not looking.
+    pub(crate) fn register_driver(&self, waker: &Waker) {
+        self.lock().driver = Some(waker.clone());
+    }
+
+    /// Whether there is something to [`collect`](Self::collect).
+    #[inline]
+    pub(crate) fn is_posted(&self) -> bool {
+        self.posted.load(Ordering::Acquire)
+    }
+
+    /// Takes what was sent while the driver was not looking. Tells whether another driver wants the
+    /// link.
+    pub(crate) fn collect(&self, link: &mut Link) -> bool {
         let mut state = self.lock();
-        match &mut state.driver {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => state.driver = Some(cx.waker().clone()),
-        }
         let wanted = state.wanted.is_some();
         let inbox = self.take_inbox(&mut state);
         drop(state);
@@ -452,8 +463,8 @@ impl Shared {
     }
 
     fn take_inbox(&self, state: &mut State) -> Vec<Command<'static>> {
+        self.posted.store(false, Ordering::Relaxed);
         if !state.inbox.is_empty() {
-            self.posted.store(false, Ordering::Relaxed);
             // Counted until the driver has said how much of it was written.
             self.driver_buffered
                 .fetch_add(mem::take(&mut state.inbox_size), Ordering::Relaxed);

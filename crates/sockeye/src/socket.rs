@@ -71,7 +71,7 @@ impl WebSocket {
             peer_head: established.peer_head,
         };
         let reader = Reader::new(read, receiver, deflate.is_some(), early);
-        let shared = Shared::new(info, Link::new(sender, write));
+        let shared = Shared::new(info, Link::new(sender, write, established.output.limit));
         Self {
             receiver: Receiver::new(shared, reader),
         }
