@@ -6,6 +6,8 @@ use core::{fmt, ops::Deref};
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use crate::Prepared;
+
 /// A whole message, owned. Cloning is cheap: the payload is shared.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Message {
@@ -317,6 +319,8 @@ pub enum Outgoing<'a> {
     Borrowed(MessageRef<'a>),
     /// Moved where that is cheaper than a copy.
     Owned(Message),
+    /// Shared with other connections, compressed too.
+    Prepared(Prepared),
 }
 
 impl Outgoing<'_> {
@@ -329,6 +333,7 @@ impl Outgoing<'_> {
         match self {
             Self::Borrowed(message) => *message,
             Self::Owned(message) => message.as_ref(),
+            Self::Prepared(prepared) => prepared.message().as_ref(),
         }
     }
 
@@ -337,6 +342,16 @@ impl Outgoing<'_> {
         match self {
             Self::Borrowed(message) => message.to_owned(),
             Self::Owned(message) => message,
+            Self::Prepared(prepared) => prepared.message().clone(),
+        }
+    }
+
+    /// The same to be kept, copied only where it was borrowed.
+    pub fn into_static(self) -> Outgoing<'static> {
+        match self {
+            Self::Borrowed(message) => Outgoing::Owned(message.to_owned()),
+            Self::Owned(message) => Outgoing::Owned(message),
+            Self::Prepared(prepared) => Outgoing::Prepared(prepared),
         }
     }
 }
@@ -363,6 +378,8 @@ outgoing! { 'a;
     String => |text| Self::Owned(Message::Text(text.into()));
     Bytes => |bytes| Self::Owned(Message::Binary(bytes));
     Vec<u8> => |bytes| Self::Owned(Message::Binary(bytes.into()));
+    &'a Prepared => |prepared| Self::Prepared(prepared.clone());
+    Prepared => |prepared| Self::Prepared(prepared);
 }
 
 impl<'a, const N: usize> From<&'a [u8; N]> for Outgoing<'a> {

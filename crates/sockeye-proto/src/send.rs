@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     CloseCode, CloseFrame, Event, FrameHeader, Message, MessageRef, OpCode, Outgoing, OwnedEvent,
-    ProtocolError, Role, SendError,
+    Prepared, ProtocolError, Role, SendError,
     deflate::{DeflateConfig, Deflater, DeflaterSettings, Deflaters, Direction},
     mask::Mask,
     output::Output,
@@ -138,12 +138,14 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
-        let message = message.into();
-        let (opcode, payload) = opcode_and_payload(message.as_ref());
-        if payload.len() >= LARGE {
-            self.send_large(opcode, message);
-        } else {
-            self.frame(opcode, payload);
+        // A way for each, so that none asks again what it is when it is dropped.
+        match message.into() {
+            Outgoing::Borrowed(message) => {
+                let (opcode, payload) = opcode_and_payload(message);
+                self.frame(opcode, payload);
+            }
+            Outgoing::Owned(message) => self.send_owned(message),
+            Outgoing::Prepared(prepared) => self.send_owned(prepared.message().clone()),
         }
         Ok(())
     }
@@ -345,12 +347,13 @@ impl Sender {
         }
     }
 
-    /// Queues a message without copying its payload, where it is ours to move.
-    #[inline(never)]
-    fn send_large(&mut self, opcode: OpCode, message: Outgoing<'_>) {
-        match message {
-            Outgoing::Owned(message) => self.frame_large(opcode, message),
-            Outgoing::Borrowed(message) => self.frame(opcode, message.as_bytes()),
+    /// Queues a message whose payload is ours to move, where that is worth it.
+    fn send_owned(&mut self, message: Message) {
+        let (opcode, payload) = opcode_and_payload(message.as_ref());
+        if payload.len() >= LARGE {
+            self.frame_large(opcode, message);
+        } else {
+            self.frame(opcode, payload);
         }
     }
 
@@ -380,11 +383,47 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
+        if let Outgoing::Prepared(prepared) = &message
+            && self.send_prepared(prepared, deflaters)
+        {
+            return Ok(());
+        }
         let (opcode, payload) = opcode_and_payload(message.as_ref());
         if self.compress(opcode, payload, deflaters) {
             return Ok(());
         }
         self.send_plain(message)
+    }
+
+    /// Queues what others have compressed, or compresses it for them. Tells whether it did: masks
+    /// and contexts make the bytes this connection's own.
+    #[cfg(feature = "deflate")]
+    #[inline(never)]
+    fn send_prepared(&mut self, prepared: &Prepared, deflaters: &mut Deflaters) -> bool {
+        let (
+            Role::Server,
+            Some(Deflating {
+                settings,
+                own: None,
+                ..
+            }),
+        ) = (self.role, &self.deflate)
+        else {
+            return false;
+        };
+        match prepared.compressed(*settings, deflaters) {
+            None => return false,
+            Some(Some(frame)) if frame.len() >= LARGE => self.output.append_large(frame.clone()),
+            Some(Some(frame)) => self.output.append(frame.len()).copy_from_slice(frame),
+            Some(None) => self.send_owned(prepared.message().clone()),
+        }
+        true
+    }
+
+    /// Without a codec nothing was agreed.
+    #[cfg(not(feature = "deflate"))]
+    fn send_prepared(&mut self, _: &Prepared, _: &mut Deflaters) -> bool {
+        false
     }
 
     fn compress(&mut self, opcode: OpCode, payload: &[u8], deflaters: &mut Deflaters) -> bool {

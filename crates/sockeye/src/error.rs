@@ -57,6 +57,12 @@ pub enum Error {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// As much output waits as may, so that the message was not sent; the connection is unharmed.
+    /// Only [`Sender::try_send`](crate::Sender::try_send) says so: `send` waits.
+    Full {
+        /// The high-water mark, in bytes.
+        high_water: usize,
+    },
     /// The system gives no random numbers, without which no client may send (§10.3).
     Random(Arc<io::Error>),
     /// An error of the user's own, made with [`Error::other`].
@@ -118,6 +124,12 @@ impl Error {
         matches!(self, Self::Lost(_))
     }
 
+    /// Whether a message was not sent because too much waits for the peer already. It can be sent
+    /// later.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+
     /// Whether the fault is in what the user asked for: trying again changes nothing.
     pub fn is_user(&self) -> bool {
         match self {
@@ -176,6 +188,10 @@ impl fmt::Display for Error {
                     "the peer does not read: more than {limit} bytes waited for it"
                 )
             }
+            Self::Full { high_water } => write!(
+                f,
+                "not sent: {high_water} bytes or more wait for the peer already, which reads too slowly"
+            ),
             Self::Random(error) => write!(f, "the system gives no random numbers: {error}"),
             Self::Other(error) => error.fmt(f),
         }
@@ -185,7 +201,7 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Url(_) | Self::Timeout(_) | Self::Overflow { .. } => None,
+            Self::Url(_) | Self::Timeout(_) | Self::Overflow { .. } | Self::Full { .. } => None,
             Self::Resolve { source, .. }
             | Self::Connect { source, .. }
             | Self::Listen { source, .. }

@@ -91,12 +91,12 @@ pub use ended::Ended;
 pub use error::{Deadline, Error, Result};
 pub use handler::{Handler, Socket};
 #[cfg(feature = "server")]
-pub use server::{Acceptor, Server, accept};
+pub use server::{Acceptor, PerCore, Server, accept};
 pub use socket::WebSocket;
 pub use sockeye_proto as proto;
 pub use sockeye_proto::{
     CloseCode, CloseFrame, InvalidCloseCode, Limits, Message, MessageRef, Outgoing,
-    OwnedEvent as Event, ProtocolError, SendError, Text, TextRef,
+    OwnedEvent as Event, Prepared, ProtocolError, SendError, Text, TextRef,
     deflate::DeflateConfig,
     handshake::{HandshakeError, HeadLimits},
 };

@@ -61,7 +61,7 @@ impl Command<'_> {
 
     pub(crate) fn into_owned(self) -> Command<'static> {
         match self {
-            Self::Message(message) => Command::Message(Outgoing::Owned(message.into_owned())),
+            Self::Message(message) => Command::Message(message.into_static()),
             Self::Ping(payload) => Command::Ping(payload),
             Self::Pong(payload) => Command::Pong(payload),
             Self::Close(frame) => Command::Close(frame),

@@ -305,6 +305,49 @@ impl Shared {
         .await
     }
 
+    /// Queues a message where less output waits than the high-water mark, and writes what goes out
+    /// without waiting unless a driver will. What is left goes out with whatever is sent or received
+    /// next.
+    pub(crate) fn try_send(&self, message: Outgoing<'_>) -> Result<()> {
+        let message = match self.send_driven(message) {
+            Ok(sent) => return Ok(sent?),
+            Err(message) => Command::Message(message),
+        };
+        let high_water = self.info.output.high_water;
+        let full = |buffered: usize| match buffered >= high_water {
+            true => Err(Error::Full { high_water }),
+            false => Ok(()),
+        };
+        self.access(|access| match access {
+            Access::Driven(link) => {
+                if link.sender.is_open() {
+                    full(link.sender.buffered())?;
+                }
+                link.apply(message)
+            }
+            Access::Free(link, state) => {
+                let cx = &mut Context::from_waker(Waker::noop());
+                if link.sender.buffered() >= high_water {
+                    let _ = self.poll_flush_sent(cx, link, state);
+                }
+                if link.sender.is_open() {
+                    full(link.sender.buffered())?;
+                }
+                link.apply(message)?;
+                match self.poll_flush_sent(cx, link, state) {
+                    Poll::Ready(written) => written.map_err(Error::Lost),
+                    Poll::Pending => Ok(()),
+                }
+            }
+            Access::Remote(state) => {
+                if state.is_open() {
+                    full(self.buffered_remote(state))?;
+                }
+                self.post(state, message)
+            }
+        })
+    }
+
     /// Waits until what was queued is written. Where a driver writes when the task yields, there is
     /// nothing to wait for unless `fully` asks for it.
     #[inline]

@@ -14,7 +14,7 @@ use std::{
 use sockeye_proto::{CloseCode, CloseFrame};
 use tokio::{
     net::{TcpListener, TcpStream, ToSocketAddrs},
-    sync::Notify,
+    sync::{Notify, watch},
     task::AbortHandle,
     time::{sleep, timeout},
 };
@@ -47,7 +47,9 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 pub struct Server {
     listener: TcpListener,
     acceptor: Acceptor,
-    shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    shutdown: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Servers that end together: told when this one begins to.
+    together: Option<watch::Sender<bool>>,
     http: Option<Arc<ServeHttp>>,
     on_error: Option<Arc<OnError>>,
 }
@@ -78,7 +80,8 @@ impl Server {
         Self {
             listener,
             acceptor: Acceptor::new(),
-            shutdown: None,
+            shutdown: Vec::new(),
+            together: None,
             http: None,
             on_error: None,
         }
@@ -104,10 +107,21 @@ impl Server {
 
     /// Has `signal` end the server: no more connections are accepted, every open one is closed with
     /// 1001, and `serve` returns when all have ended. A handler that goes on although its
-    /// connection has closed is dropped a second after the close timeout.
+    /// connection has closed is dropped a second after the close timeout. Of several signals the
+    /// first one does.
     pub fn shutdown_on(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.shutdown = Some(Box::pin(signal));
+        self.shutdown.push(Box::pin(signal));
         self
+    }
+
+    /// Ends this server when another of the same set ends, and the others when this one does.
+    pub(super) fn ending_with(mut self, others: watch::Sender<bool>) -> Self {
+        let mut ending = others.subscribe();
+        self.together = Some(others);
+        self.shutdown_on(async move {
+            // Refused only where nobody is left who could say so.
+            let _ = ending.wait_for(|ending| *ending).await;
+        })
     }
 
     /// Has every connection told that failed: in the opening handshake, or by an error that its
@@ -225,6 +239,9 @@ impl Server {
             });
         }
         drop(self.listener);
+        if let Some(others) = &self.together {
+            others.send_replace(true);
+        }
         connections.close(self.acceptor.close_time()).await;
         Ok(())
     }
@@ -233,9 +250,8 @@ impl Server {
     async fn next(&mut self) -> Option<(TcpStream, SocketAddr)> {
         loop {
             let accepted = poll_fn(|cx| {
-                if let Some(signal) = &mut self.shutdown
-                    && signal.as_mut().poll(cx).is_ready()
-                {
+                let mut signals = self.shutdown.iter_mut();
+                if signals.any(|signal| signal.as_mut().poll(cx).is_ready()) {
                     return Poll::Ready(None);
                 }
                 self.listener.poll_accept(cx).map(Some)
