@@ -104,9 +104,7 @@ mod compressed {
         fn compress(&self, settings: DeflaterSettings, deflaters: &mut Deflaters) -> Option<Bytes> {
             let message = self.message();
             let mut payload = Vec::new();
-            deflaters
-                .lend(settings)
-                .compress(message.as_bytes(), &mut payload);
+            deflaters.compress(settings, message.as_bytes(), &mut payload);
             if payload.len() >= message.len() {
                 return None;
             }

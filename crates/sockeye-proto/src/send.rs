@@ -400,18 +400,11 @@ impl Sender {
     #[cfg(feature = "deflate")]
     #[inline(never)]
     fn send_prepared(&mut self, prepared: &Prepared, deflaters: &mut Deflaters) -> bool {
-        let (
-            Role::Server,
-            Some(Deflating {
-                settings,
-                own: None,
-                ..
-            }),
-        ) = (self.role, &self.deflate)
-        else {
-            return false;
+        let settings = match (self.role, self.deflate.as_deref()) {
+            (Role::Server, Some(deflate)) if deflate.own.is_none() => deflate.settings,
+            _ => return false,
         };
-        match prepared.compressed(*settings, deflaters) {
+        match prepared.compressed(settings, deflaters) {
             None => return false,
             Some(Some(frame)) if frame.len() >= LARGE => self.output.append_large(frame.clone()),
             Some(Some(frame)) => self.output.append(frame.len()).copy_from_slice(frame),
