@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use sockeye::{Deadline, Error, proto::handshake::HandshakeError};
+use sockeye::{Attempt, Deadline, Error, proto::handshake::HandshakeError};
 
 /// Why the command could not do what it was asked to.
 #[derive(Debug)]
@@ -37,12 +37,15 @@ impl From<Error> for Failure {
 fn advice(error: &Error) -> Option<String> {
     Some(match error {
         Error::Resolve { .. } => "check the spelling of the URL, and the network".into(),
-        Error::Connect { source, .. } => match source.kind() {
-            std::io::ErrorKind::ConnectionRefused => {
+        Error::Connect { attempts } => {
+            let refused = std::io::ErrorKind::ConnectionRefused;
+            let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
+            if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
+            } else {
+                "check the address, and the network".into()
             }
-            _ => "check the address, and the network".into(),
-        },
+        }
         Error::Listen { source, .. } => match source.kind() {
             std::io::ErrorKind::AddrInUse => {
                 "choose another port with --listen, or 0 for any that is free".into()
