@@ -70,7 +70,8 @@ fn resolve(from: &Endpoint, location: &str) -> Result<Endpoint, Box<str>> {
         .map_err(|error| error.to_string().into_boxed_str())?;
     url.set_fragment(None);
     let mut endpoint = Endpoint::from_url(url).map_err(Box::<str>::from)?;
-    endpoint.credentials = None;
+    // Those that we came with: whether they are sent is for the trail to say.
+    endpoint.credentials.clone_from(&from.credentials);
     #[cfg(unix)]
     {
         // Whoever answers on a socket knows no other way to itself.
