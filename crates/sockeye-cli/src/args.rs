@@ -34,7 +34,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Serve(Serve),
-    Connect(Connect),
+    Connect(Box<Connect>),
 }
 
 /// Serve WebSockets: echo every message, or broadcast it to everyone

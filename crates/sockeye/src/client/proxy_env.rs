@@ -37,7 +37,7 @@ impl ProxyChoice {
         let proxy = match &self.source {
             Source::Nobody => return Ok(None),
             Source::Given(proxy) => Proxy::clone(proxy),
-            Source::Environment => match from_environment(endpoint.secure, &variable)? {
+            Source::Environment => match from_environment(endpoint.secure, variable)? {
                 None => return Ok(None),
                 Some(proxy) => proxy,
             },

@@ -118,7 +118,7 @@ pub async fn proxy(
                     None => tunnel(tcp, requests, credentials).await,
                     Some(tls) => match tls.accept(tcp).await {
                         Ok(stream) => tunnel(stream, requests, credentials).await,
-                        Err(_) => return,
+                        Err(_) => {}
                     },
                 }
             });
