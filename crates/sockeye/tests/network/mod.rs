@@ -116,10 +116,11 @@ pub async fn proxy(
             tokio::spawn(async move {
                 match tls {
                     None => tunnel(tcp, requests, credentials).await,
-                    Some(tls) => match tls.accept(tcp).await {
-                        Ok(stream) => tunnel(stream, requests, credentials).await,
-                        Err(_) => {}
-                    },
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(tcp).await {
+                            tunnel(stream, requests, credentials).await;
+                        }
+                    }
                 }
             });
         }
