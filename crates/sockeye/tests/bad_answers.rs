@@ -154,11 +154,39 @@ mod another_status_than_101 {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_body_is_not_waited_for() {
-        for status in [100, 102, 204, 304] {
+        for status in [204, 304] {
             let (error, took) = answered(format!("HTTP/1.1 {status} x\r\n\r\n")).await;
             assert_eq!(response(&error, status).body(), b"");
             assert_eq!(took, AT_ONCE);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_only_announces_another_is_passed_over() {
+        let (error, took) =
+            answered("HTTP/1.1 103 x\r\nLink: a\r\n\r\nHTTP/1.1 204 x\r\n\r\n").await;
+        response(&error, 204);
+        assert_eq!(took, AT_ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_announces_another_for_ever_is_told() {
+        let (error, took) = failure(client(), async |stream, _| {
+            while stream.write_all(b"HTTP/1.1 103 x\r\n\r\n").await.is_ok() {}
+        })
+        .await;
+        response(&error, 103);
+        assert_eq!(took, AT_ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_announces_another_which_never_comes_is_left_at_the_deadline() {
+        let (error, took) = answered("HTTP/1.1 100 Continue\r\n\r\n").await;
+        assert!(
+            matches!(error, Error::Timeout(Deadline::Handshake)),
+            "{error:?}"
+        );
+        assert_eq!(took, HANDSHAKE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -314,6 +314,31 @@ mod redirects {
     }
 }
 
+/// The certificate of a client shows who it is, too.
+#[tokio::test]
+async fn a_certificate_is_not_shown_to_another_origin() {
+    let pki = Pki::new();
+    let strict = Acceptor::new().tls(pki.strict_server());
+    let (strict, _) = server(strict, |_| Ok(Answer::new())).await;
+    let strict = format!("wss://{strict}/");
+    let elsewhere = strict.clone();
+    let (home, _) = server(Acceptor::new().tls(pki.server()), move |_| {
+        let mut refusal = Refusal::new(302, "");
+        refusal.header("Location", &elsewhere).unwrap();
+        Err(refusal)
+    })
+    .await;
+    echoes(&client(&strict).tls(pki.known())).await.unwrap();
+    let redirected = client(format!("wss://{home}/")).tls(pki.known());
+    let error = failure(&redirected.redirects(1)).await;
+    // The server says so in TLS 1.3 only once the client has begun to talk.
+    assert!(
+        matches!(error, Error::Tls { .. } | Error::Lost(_)),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("CertificateRequired"), "{error}");
+}
+
 mod who_we_are {
     use super::*;
 

@@ -108,6 +108,24 @@ async fn bytes_behind_the_head_are_kept() {
 }
 
 #[tokio::test]
+async fn answers_that_announce_another_are_passed_over() {
+    let established = answered(client(), |request| {
+        let answer = accepting(&request).to_bytes();
+        [
+            b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n",
+            &answer[..],
+            b"\x81\x02hi",
+        ]
+        .concat()
+    })
+    .await
+    .unwrap();
+    assert_eq!(established.early, b"\x81\x02hi");
+    let response = established.peer_head.response().unwrap();
+    assert_eq!(response.status(), 101);
+}
+
+#[tokio::test]
 async fn an_answer_may_come_a_byte_at_a_time() {
     let (ours, theirs) = duplex(1);
     let client = client();

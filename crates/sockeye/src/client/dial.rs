@@ -372,4 +372,24 @@ mod tests {
         let error = dial("::").addresses("b", 1).await.unwrap_err();
         assert!(error.to_string().contains("none of IPv6"), "{error}");
     }
+
+    #[tokio::test]
+    async fn the_options_of_tcp_are_set() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tcp = Dial::default().connect("127.0.0.1", port).await.unwrap();
+        assert!(tcp.nodelay().unwrap() && !SockRef::from(&tcp).keepalive().unwrap());
+        let dial = Dial {
+            nodelay: false,
+            keepalive: Some(Duration::from_secs(77)),
+            ..Dial::default()
+        };
+        let tcp = dial.connect("127.0.0.1", port).await.unwrap();
+        assert!(!tcp.nodelay().unwrap() && SockRef::from(&tcp).keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            SockRef::from(&tcp).tcp_keepalive_time().unwrap(),
+            Duration::from_secs(77)
+        );
+    }
 }

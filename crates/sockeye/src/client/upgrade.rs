@@ -10,7 +10,8 @@ use tokio::{
 use sockeye_proto::{
     Role,
     handshake::{
-        HandshakeError, HeadScanner, Headers, Key, Response, Subprotocols, UpgradeRequest,
+        HandshakeError, HeadLimits, HeadScanner, Headers, Key, Response, Subprotocols,
+        UpgradeRequest,
     },
 };
 
@@ -24,6 +25,9 @@ use crate::{
 
 /// How long the body of a refusal is waited for, within the handshake timeout.
 pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many interim answers are passed over: more than any server has a use for.
+const MAX_INTERIM: usize = 8;
 
 /// What shows a server who the user is; another origin than the user's gets none of it.
 const SECRETS: [&str; 3] = ["Authorization", "Cookie", "Proxy-Authorization"];
@@ -108,19 +112,15 @@ impl Client {
     pub(super) async fn upgrade(&self, mut stream: Stream, asked: Asked) -> Result<Established> {
         let Asked { request, bytes } = asked;
         let deadline = after(self.handshake_timeout);
-        let mut buffer = Vec::new();
-        let head = timeout_at(deadline, async {
+        let answer = timeout_at(deadline, async {
             stream.write_all(&bytes).await?;
             stream.flush().await?;
-            let mut scanner = HeadScanner::response(self.head_limits);
-            read_head(&mut stream, &mut scanner, &mut buffer).await
+            read_answer(&mut stream, self.head_limits).await
         });
-        let Ok(end) = head.await else {
+        let Ok(answer) = answer.await else {
             return Err(Error::Timeout(Deadline::Handshake));
         };
-        let end = end?;
-        let mut response = Response::parse(&buffer[..end])?;
-        let mut early = buffer.split_off(end);
+        let (mut response, mut early) = answer?;
         if response.status() != 101 {
             // What the server has to say about it; not worth the whole deadline. What has come by
             // then is kept, however it ends.
@@ -166,6 +166,24 @@ impl Client {
             output: self.output,
             peer_head: PeerHead::Response(Box::new(response)),
         })
+    }
+}
+
+/// Reads the answer's head, and gives what was read behind it. Answers that only say that another
+/// is to come (RFC 9110 §15.2) are passed over.
+async fn read_answer(stream: &mut Stream, limits: HeadLimits) -> Result<(Response, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut interim = 0;
+    loop {
+        let mut scanner = HeadScanner::response(limits);
+        let end = read_head(stream, &mut scanner, &mut bytes).await?;
+        let response = Response::parse(&bytes[..end])?;
+        let rest = bytes.split_off(end);
+        interim += 1;
+        if !matches!(response.status(), 100 | 102..=199) || interim > MAX_INTERIM {
+            return Ok((response, rest));
+        }
+        bytes = rest;
     }
 }
 

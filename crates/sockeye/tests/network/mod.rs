@@ -108,7 +108,7 @@ pub async fn proxy(
     let requests = seen.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let tls = tls.map(|pki| tokio_rustls::TlsAcceptor::from(pki.server_config()));
+    let tls = tls.map(|pki| tokio_rustls::TlsAcceptor::from(pki.server_config(None)));
     tokio::spawn(async move {
         loop {
             let (tcp, _) = listener.accept().await.unwrap();
@@ -215,21 +215,50 @@ impl Pki {
         ServerTls::from_pem(self.certificate.as_bytes(), self.key.as_bytes()).unwrap()
     }
 
+    /// A server that lets in only who has a certificate of the same authority.
+    pub fn strict_server(&self) -> ServerTls {
+        use rustls::{
+            RootCertStore,
+            pki_types::{CertificateDer, pem::PemObject},
+            server::WebPkiClientVerifier,
+        };
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+        ServerTls::from_config(self.server_config(Some(verifier.build().unwrap())))
+    }
+
+    /// Trusts the authority, and has a certificate of it.
+    pub fn known(&self) -> ClientTls {
+        self.trusted()
+            .certificate_pem(self.certificate.as_bytes(), self.key.as_bytes())
+            .unwrap()
+    }
+
     pub fn trusted(&self) -> ClientTls {
         ClientTls::new().ca_pem(self.ca.as_bytes()).unwrap()
     }
 
-    fn server_config(&self) -> Arc<rustls::ServerConfig> {
+    fn server_config(
+        &self,
+        clients: Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>,
+    ) -> Arc<rustls::ServerConfig> {
         use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        let builder = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap(),
-            );
+            .unwrap();
+        let config = match clients {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+        }
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap(),
+        );
         Arc::new(config.unwrap())
     }
 }
