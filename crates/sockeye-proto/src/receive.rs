@@ -1,5 +1,7 @@
 //! Bytes become events (RFC 6455 §5, §6.2).
 
+mod parts;
+
 use alloc::{boxed::Box, string::String, vec::Vec};
 
 use bytes::Bytes;
@@ -10,6 +12,9 @@ use crate::{
     mask::Mask,
     utf8::Utf8,
 };
+
+pub use parts::Part;
+use parts::Parts;
 
 /// What the peer said, borrowed from the bytes it came in.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,6 +75,8 @@ pub struct Receiver {
     /// The message that has begun and not ended. Its payload so far is in `payload`.
     message: Option<Partial>,
     payload: Vec<u8>,
+    /// How that message is received in parts, where it is.
+    parts: Option<Box<Parts>>,
     /// The payload so far of a control frame that did not arrive whole.
     control: Vec<u8>,
     /// Which of the two buffers above still lends the last event.
@@ -97,6 +104,14 @@ struct Frame {
 }
 
 impl Frame {
+    fn new(header: FrameHeader) -> Self {
+        Self {
+            header,
+            remaining: header.payload_len,
+            mask: header.mask.map(Mask::new),
+        }
+    }
+
     fn unmask(&mut self, bytes: &mut [u8]) {
         if let Some(mask) = &mut self.mask {
             mask.apply(bytes);
@@ -157,6 +172,7 @@ impl Receiver {
             frame: None,
             message: None,
             payload: Vec::new(),
+            parts: None,
             control: Vec::new(),
             lent: None,
             ended: false,
@@ -327,7 +343,7 @@ impl Receiver {
         /// what has arrived already, so that a claim alone costs a peer's victim one step.
         const STEP: usize = 128 * 1024;
         self.release();
-        if self.ended {
+        if self.ended || self.parts.is_some() {
             return None;
         }
         let frame = self
@@ -358,7 +374,8 @@ impl Receiver {
             .payload
             .len()
             .checked_add(usize::try_from(frame.remaining).ok()?)?;
-        (self.lent.is_none() && room > self.payload.capacity()).then_some(room)
+        let gathers = self.lent.is_none() && self.parts.is_none();
+        (gathers && room > self.payload.capacity()).then_some(room)
     }
 
     /// Moves the message in progress into `buffer`, whatever that holds.
@@ -423,7 +440,7 @@ impl Receiver {
     fn end(&mut self) {
         (self.ended, self.fresh) = (true, false);
         self.header_len = 0;
-        (self.frame, self.message) = (None, None);
+        (self.frame, self.message, self.parts) = (None, None, None);
         (self.payload, self.control) = (Vec::new(), Vec::new());
     }
 
@@ -497,6 +514,9 @@ impl Receiver {
             *input = &mut [];
             self.end();
             return Ok(None);
+        }
+        if self.parts.is_some() {
+            self.skip(input)?;
         }
         loop {
             let mut frame = match self.frame {
@@ -629,6 +649,9 @@ impl Receiver {
                 (None, false) => return Err(ProtocolError::ContinuationUnexpected),
                 (Some(_), true) => return Err(ProtocolError::ContinuationExpected),
             };
+            if self.parts.is_some() {
+                return Ok(Frame::new(header));
+            }
             let limit = self.limits.frame;
             if header.payload_len > limit as u64 {
                 return Err(ProtocolError::FrameTooLarge { limit });
@@ -644,11 +667,7 @@ impl Receiver {
                 return Err(ProtocolError::MessageTooLarge { limit });
             }
         }
-        Ok(Frame {
-            header,
-            remaining: header.payload_len,
-            mask: header.mask.map(Mask::new),
-        })
+        Ok(Frame::new(header))
     }
 }
 

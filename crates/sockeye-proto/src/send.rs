@@ -1,5 +1,7 @@
 //! Messages become bytes (RFC 6455 §5, §6.1), and the sending side of the closing handshake (§7).
 
+mod parts;
+
 use alloc::{boxed::Box, string::ToString, vec::Vec};
 use core::time::Duration;
 
@@ -13,12 +15,16 @@ use crate::{
     output::Output,
 };
 
+use parts::Parts;
+
 /// The sending half of a connection: frames what it is given and keeps it until it is written.
 #[derive(Debug)]
 pub struct Sender {
     role: Role,
     deflate: Option<Deflating>,
     output: Output,
+    /// The message that is being sent in parts. Meanwhile no other may come between (§5.4).
+    parts: Option<Box<Parts>>,
     /// The answer to the newest ping, where it could not be queued at once (§5.5.3).
     pong: Option<Box<[u8]>>,
     close_timeout: Duration,
@@ -70,6 +76,7 @@ impl Sender {
                 }
             }),
             output: Output::default(),
+            parts: None,
             pong: None,
             close_timeout,
             deadline: None,
@@ -107,6 +114,10 @@ impl Sender {
             return Err(SendError::Closed);
         }
         let message = message.into();
+        if let Some(parts) = &mut self.parts {
+            parts.hold(message);
+            return Ok(());
+        }
         let (opcode, payload) = opcode_and_payload(message.as_ref());
         if payload.len() >= LARGE {
             self.send_large(opcode, message);
@@ -360,6 +371,9 @@ impl Sender {
     ) -> Result<(), SendError> {
         if !self.is_open() {
             return Err(SendError::Closed);
+        }
+        if self.parts.is_some() {
+            return self.send_plain(message);
         }
         let (opcode, payload) = opcode_and_payload(message.as_ref());
         if self.compress(opcode, payload, deflaters) {

@@ -50,6 +50,45 @@ impl Deflater {
     }
 }
 
+impl Deflater {
+    pub(crate) fn compress_part(&mut self, part: &[u8], out: &mut Vec<u8>) {
+        self.compress(part, out);
+        // What ends a message stands between its parts as well, as an empty block.
+        out.extend([0, 0, 0xff, 0xff]);
+    }
+
+    pub(crate) fn flush_parts(&mut self, _out: &mut Vec<u8>) {}
+
+    pub(crate) fn finish_parts(&mut self, _flushed: bool, out: &mut Vec<u8>) {
+        out.push(0);
+    }
+}
+
+/// How far a message that is inflated in parts has come: nowhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress;
+
+impl Progress {
+    pub(crate) fn has_more(self) -> bool {
+        false
+    }
+}
+
+impl Inflater {
+    pub(crate) fn inflate_part(
+        &mut self,
+        _compressed: &[u8],
+        _room: &mut [u8],
+        _progress: &mut Progress,
+    ) -> Result<(usize, usize), ProtocolError> {
+        Err(ProtocolError::ReservedBits)
+    }
+
+    pub(crate) fn finish_parts(&mut self, _: Progress, _: bool) -> Result<(), ProtocolError> {
+        Err(ProtocolError::ReservedBits)
+    }
+}
+
 /// A decompressor (needs the feature `deflate`).
 #[derive(Debug, Default)]
 pub struct Inflater;

@@ -27,6 +27,8 @@ mod params;
 mod tests;
 
 #[cfg(not(feature = "deflate"))]
+pub(crate) use absent::Progress;
+#[cfg(not(feature = "deflate"))]
 pub use absent::{Deflater, Deflaters, Inflater};
 pub use codecs::Codecs;
 pub use config::DeflateConfig;
@@ -37,5 +39,7 @@ pub use extensions::{
 };
 #[cfg(feature = "deflate")]
 pub use inflater::Inflater;
+#[cfg(feature = "deflate")]
+pub(crate) use inflater::Progress;
 pub use negotiate::{NegotiationError, Parameter};
 pub use params::{DeflateParams, DeflaterSettings, Direction, Level, MemLevel, WindowBits};
