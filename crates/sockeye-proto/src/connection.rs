@@ -190,11 +190,6 @@ impl Connection {
         self.sender.finish_message(&mut codecs.deflaters)
     }
 
-    /// Gives it up: see [`Sender::abandon_message`].
-    pub fn abandon_message(&mut self, now: Duration, codecs: &mut Codecs) -> bool {
-        self.sender.abandon_message(now, &mut codecs.deflaters)
-    }
-
     /// Queues a ping.
     ///
     /// # Errors

@@ -303,6 +303,7 @@ impl Sender {
             self.frame(OpCode::Pong, &pong);
         }
         self.frame(OpCode::Close, payload);
+        self.parts = None;
         self.close_sent = true;
         self.deadline = Some(now + self.close_timeout);
     }

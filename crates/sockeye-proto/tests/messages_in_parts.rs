@@ -347,25 +347,16 @@ mod sending {
         let (mut sender, mut codecs) = plain(Role::Server);
         sender.begin_message(MessageKind::Binary).unwrap();
         sender.send_part(b"a").unwrap();
-        assert!(sender.abandon_message(NOW, &mut codecs));
-        assert!(!sender.is_open());
+        sender.send("waits", &mut codecs).unwrap();
+        sender.close(CloseCode::INTERNAL_ERROR, "", NOW).unwrap();
         let mut reader = Reader::new(CLIENT, 10);
         reader.read(written(&mut sender));
         assert!(!reader.parts.contains(&Part::End));
-        let Some(OwnedEvent::Close(Some(frame))) = reader.end.events.pop() else {
+        let [OwnedEvent::Close(Some(frame))] = &reader.end.events[..] else {
             panic!("{:?}", reader.end.events);
         };
         assert_eq!(frame.code, CloseCode::INTERNAL_ERROR);
-    }
-
-    #[test]
-    fn a_message_given_up_before_it_has_begun_harms_nothing() {
-        let (mut sender, mut codecs) = plain(Role::Server);
-        sender.begin_message(MessageKind::Binary).unwrap();
-        sender.send("waits", &mut codecs).unwrap();
-        assert!(!sender.abandon_message(NOW, &mut codecs));
-        assert_eq!(written(&mut sender), frame(0x81, "waits").bytes());
-        assert!(sender.is_open());
+        assert_eq!(sender.finish_message(&mut codecs), Err(SendError::Closed));
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! A message sent in parts, as fragments (RFC 6455 §5.4, RFC 7692 §7.2.1).
 
 use alloc::{boxed::Box, vec::Vec};
-use core::time::Duration;
 
 use super::Sender;
 use crate::{
-    CloseCode, FrameHeader, Message, MessageKind, OpCode, Outgoing, Role, SendError,
+    FrameHeader, Message, MessageKind, OpCode, Outgoing, Role, SendError,
     deflate::{Deflater, Deflaters},
     mask::Mask,
     utf8::Utf8,
@@ -48,6 +47,10 @@ impl Sender {
     ///
     /// It is compressed where that was agreed, with a codec of its own (140 to 380 KB) unless the
     /// connection has one.
+    ///
+    /// Nothing but [`finish_message`](Self::finish_message) ends it, or a Close: to give it up,
+    /// close with 1011. The peer then has part of a message and a Close, which cannot be taken for
+    /// a whole one. Whole messages that have waited are not sent then.
     ///
     /// # Errors
     /// [`SendError::Unfinished`] while another is being sent, [`SendError::Closed`].
@@ -152,27 +155,6 @@ impl Sender {
             self.send(message, deflaters)?;
         }
         Ok(())
-    }
-
-    /// Gives up the message that was begun. Where the peer has had some of it, the connection is
-    /// closed with 1011, since nothing else may follow, and the message must not look complete;
-    /// whole messages that have waited are not sent then. `true` says that a Close was queued.
-    pub fn abandon_message(&mut self, now: Duration, deflaters: &mut Deflaters) -> bool {
-        let Some(parts) = self.parts.take() else {
-            return false;
-        };
-        let compression = parts.compression.as_ref();
-        let untouched = !(parts.begun || compression.is_some_and(|c| c.unflushed));
-        if !untouched {
-            return self
-                .close(CloseCode::INTERNAL_ERROR, "a message was not finished", now)
-                .is_ok();
-        }
-        for message in parts.held {
-            // Refused only where the connection is closing.
-            let _ = self.send(message, deflaters);
-        }
-        false
     }
 
     /// Whether a message was begun and not finished.
