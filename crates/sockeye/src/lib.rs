@@ -64,6 +64,7 @@
 #![forbid(unsafe_code)]
 
 mod buffers;
+mod byte_stream;
 #[cfg(feature = "client")]
 pub mod client;
 mod driver;
@@ -75,6 +76,8 @@ mod established;
 mod handler;
 mod head;
 mod link;
+mod message_reader;
+mod message_writer;
 mod reader;
 #[cfg(feature = "server")]
 pub mod server;
@@ -85,17 +88,20 @@ mod stream;
 mod transport;
 mod waiting;
 
+pub use byte_stream::ByteStream;
 #[cfg(feature = "client")]
 pub use client::{Client, connect};
 pub use ended::Ended;
 pub use error::{Deadline, Error, Result};
 pub use handler::{Handler, Socket};
+pub use message_reader::MessageReader;
+pub use message_writer::MessageWriter;
 #[cfg(feature = "server")]
 pub use server::{Acceptor, Server, accept};
 pub use socket::WebSocket;
 pub use sockeye_proto as proto;
 pub use sockeye_proto::{
-    CloseCode, CloseFrame, InvalidCloseCode, Limits, Message, MessageRef, Outgoing,
+    CloseCode, CloseFrame, InvalidCloseCode, Limits, Message, MessageKind, MessageRef, Outgoing,
     OwnedEvent as Event, ProtocolError, SendError, Text,
     deflate::DeflateConfig,
     handshake::{HandshakeError, HeadLimits},
