@@ -59,9 +59,16 @@
 //! - **Limits.** Messages, frames, fragments, heads and waiting output are bounded ([`Limits`],
 //!   [`HeadLimits`], `high_water`); nothing is allocated on a peer's claim; an idle connection
 //!   holds no buffer.
+//! - **Size.** What does not fit into memory is read and written as it comes:
+//!   [`recv_stream`](WebSocket::recv_stream), [`send_stream`](WebSocket::send_stream), and
+//!   [`into_byte_stream`](WebSocket::into_byte_stream) for tunnels.
 //! - **The end is a value.** [`Ended`] says who closed and with what, or how the connection was
 //!   lost.
 #![forbid(unsafe_code)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/large-messages.md")]
+struct LargeMessages;
 
 mod buffers;
 mod byte_stream;
