@@ -3,11 +3,9 @@
 
 mod wire;
 
-use proptest::prelude::*;
 use sockeye_proto::{
     CloseCode, Codecs, Config, Connection, Limits, Message, MessageKind, OwnedEvent, Part,
     ProtocolError, Role, SendError,
-    deflate::{DeflateConfig, DeflateParams, WindowBits},
 };
 use wire::*;
 
@@ -96,9 +94,9 @@ mod section_5_4_fragmentation {
             let head = bytes.len() - 1000;
             reader.read(&bytes[..head]);
             assert_eq!(reader.parts, [Part::Begin(MessageKind::Binary)]);
-            for sent in head..bytes.len() {
-                reader.read([bytes[sent]]);
-                assert_eq!(reader.so_far(), vec![7; sent - head + 1]);
+            for (sent, byte) in bytes[head..].iter().enumerate() {
+                reader.read([*byte]);
+                assert_eq!(reader.so_far(), vec![7; sent + 1]);
                 assert_eq!(reader.parts.last(), Some(&Part::Data(1)));
             }
         }
@@ -394,8 +392,10 @@ mod sending {
 
 #[cfg(feature = "deflate")]
 mod rfc7692 {
+    use proptest::prelude::*;
+    use sockeye_proto::deflate::{DeflateConfig, DeflateParams, Deflater, WindowBits};
+
     use super::*;
-    use sockeye_proto::deflate::Deflater;
 
     fn config(role: Role, keep_context: bool) -> Config {
         let bits = WindowBits::MAX;

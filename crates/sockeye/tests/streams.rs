@@ -706,7 +706,8 @@ mod byte_stream {
                 tokio::join!(write.write_all(&all), read.read_to_end(&mut received))
             })
             .await;
-            (sent.unwrap(), read.unwrap());
+            sent.unwrap();
+            assert_eq!(read.unwrap(), all.len());
             assert_eq!(received, all);
             assert_eq!(service.await.unwrap().unwrap(), 1_000_000);
             drop(user);

@@ -150,6 +150,11 @@ mod without_the_feature {
         // RFC 7692 §7.2.3.3.
         assert_eq!(out, b"\x00\x05\x00\xfa\xffHello\x00");
         out.clear();
+        let mut deflater = Deflater::new(settings);
+        deflater.compress_part(b"Hello", &mut out);
+        deflater.finish_parts(false, &mut out);
+        assert_eq!(out, b"\x00\x05\x00\xfa\xffHello\x00\x00\x00\xff\xff\x00");
+        out.clear();
         Deflater::new(settings).compress(b"", &mut out);
         assert_eq!(out, [0x00]);
     }
