@@ -398,7 +398,10 @@ mod rfc7692 {
     use super::*;
 
     fn config(role: Role, keep_context: bool) -> Config {
-        let bits = WindowBits::MAX;
+        with_window(role, keep_context, WindowBits::MAX)
+    }
+
+    fn with_window(role: Role, keep_context: bool, bits: WindowBits) -> Config {
         let agreed = DeflateParams {
             server_no_context_takeover: !keep_context,
             client_no_context_takeover: !keep_context,
@@ -520,6 +523,30 @@ mod rfc7692 {
         assert_eq!(reader.end.error, Some(ProtocolError::InvalidUtf8));
     }
 
+    #[test]
+    fn section_7_1_2_a_reference_outside_the_agreed_window_is_found_however_it_is_cut() {
+        // 600 bytes that do not repeat, then the first of them again.
+        let once: Vec<u8> = (0..600u32).map(|i| (i * i * 7 >> 3) as u8).collect();
+        let message = [&once[..], &once[..100]].concat();
+        let mut deflater = Deflater::new(DeflateConfig::default().deflater(WindowBits::MAX));
+        let mut bytes = Vec::new();
+        deflater.compress(&message, &mut bytes);
+        assert!(bytes.len() < 690, "nothing refers back: {}", bytes.len());
+        for (bits, found) in [(9, true), (10, false)] {
+            for piece in [1, 2, 7, 1000] {
+                let bits = WindowBits::new(bits).unwrap();
+                let end = End::with(&with_window(CLIENT, false, bits));
+                let mut reader = Reader::of(end, 50);
+                for piece in frame(0xC2, &bytes).bytes().chunks(piece) {
+                    reader.read(piece);
+                }
+                let error = found.then_some(ProtocolError::CorruptDeflate);
+                assert_eq!(reader.end.error, error);
+                assert_eq!(reader.parts.contains(&Part::End), !found);
+            }
+        }
+    }
+
     #[derive(Clone, Debug)]
     struct Sent {
         message: Message,
@@ -594,10 +621,12 @@ mod rfc7692 {
             cuts in prop::collection::vec(prop_oneof![1usize..10, 1usize..5000, Just(100_000)], 1..20),
             keep_context: bool,
             client_sends: bool,
+            bits in 8..=15u8,
         ) {
+            let bits = WindowBits::new(bits).unwrap();
             let role = if client_sends { Role::Server } else { CLIENT };
-            let mut from = End::with(&config(other(role), keep_context));
-            let mut to = reader(role, keep_context, 1);
+            let mut from = End::with(&with_window(other(role), keep_context, bits));
+            let mut to = Reader::of(End::with(&with_window(role, keep_context, bits)), 1);
             let mut cuts = cuts.into_iter().cycle();
             for sent in &all {
                 send(&mut from, sent);

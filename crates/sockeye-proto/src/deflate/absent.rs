@@ -65,11 +65,15 @@ impl Deflater {
 }
 
 /// How far a message that is inflated in parts has come: nowhere.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Progress;
 
 impl Progress {
-    pub(crate) fn has_more(self) -> bool {
+    pub(crate) fn new(_: WindowBits) -> Self {
+        Self
+    }
+
+    pub(crate) fn has_more(&self) -> bool {
         false
     }
 }
@@ -84,7 +88,7 @@ impl Inflater {
         Err(ProtocolError::ReservedBits)
     }
 
-    pub(crate) fn finish_parts(&mut self, _: Progress, _: bool) -> Result<(), ProtocolError> {
+    pub(crate) fn finish_parts(&mut self, _: &mut Progress, _: bool) -> Result<(), ProtocolError> {
         Err(ProtocolError::ReservedBits)
     }
 }

@@ -68,8 +68,7 @@ impl Receiver {
     /// here, as [`skip_message`](Self::skip_message).
     ///
     /// # Errors
-    /// As [`receive`](Self::receive). A reference beyond an agreed window of less than 32 KB is
-    /// followed, not refused.
+    /// As [`receive`](Self::receive).
     pub fn receive_part(
         &mut self,
         input: &mut &mut [u8],
@@ -156,9 +155,13 @@ impl Receiver {
             return Ok(Step::Control);
         };
         let parts = self.parts.get_or_insert_default();
-        let keeps_context = self.deflate.as_ref().is_some_and(|d| d.own.is_some());
-        if message.compressed && !keeps_context {
-            parts.inflater = Some(Box::new(Inflater::new()));
+        if message.compressed
+            && let Some(agreed) = &self.deflate
+        {
+            parts.progress = Progress::new(agreed.window);
+            if agreed.own.is_none() {
+                parts.inflater = Some(Box::new(Inflater::new()));
+            }
         }
         Ok(Step::Begin(if message.text {
             MessageKind::Text
@@ -180,9 +183,9 @@ impl Receiver {
             if parts.complete {
                 message.utf8.finish()?;
                 if message.compressed {
-                    let progress = parts.progress;
+                    let mut progress = core::mem::take(&mut parts.progress);
                     let (codec, keep_context) = codec(parts, self.deflate.as_mut())?;
-                    codec.finish_parts(progress, keep_context)?;
+                    codec.finish_parts(&mut progress, keep_context)?;
                 }
                 (self.message, self.parts, self.payload) = (None, None, Vec::new());
                 return Ok(Step::End);
@@ -248,7 +251,7 @@ impl Receiver {
         } else if kept.is_empty() && !parts.progress.has_more() {
             (0, 0)
         } else {
-            let mut progress = parts.progress;
+            let mut progress = core::mem::take(&mut parts.progress);
             let (codec, _) = codec(parts, self.deflate.as_mut())?;
             let result = codec.inflate_part(kept, room, &mut progress)?;
             parts.progress = progress;

@@ -2,12 +2,17 @@
 
 use zlib_rs::{InflateFlush, Status};
 
-use super::{Inflater, new_codec};
-use crate::ProtocolError;
+use super::{
+    super::{deflater::TAIL, distances::Walk},
+    Inflater, new_codec,
+};
+use crate::{ProtocolError, deflate::WindowBits};
 
 /// How far a message that is inflated in parts has come.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Progress {
+    /// Looks for references outside the agreed window, where that is smaller than zlib-rs can tell.
+    walk: Option<Walk>,
     /// Whether the room was filled, so that more may come without more input.
     full: bool,
     /// Whether a block with BFINAL set was the last thing taken.
@@ -17,13 +22,21 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// The beginning of a message that may refer back within this window.
+    pub(crate) fn new(window: WindowBits) -> Self {
+        Self {
+            walk: (window < WindowBits::MAX).then(|| Walk::new(window.size())),
+            ..Self::default()
+        }
+    }
+
     /// Whether more may come without more input.
-    pub(crate) fn has_more(self) -> bool {
+    pub(crate) fn has_more(&self) -> bool {
         self.full
     }
 
     /// What is wrong with data that is not DEFLATE.
-    fn wrong(self) -> ProtocolError {
+    fn wrong(&self) -> ProtocolError {
         if self.trailing {
             ProtocolError::DeflateTrailingData
         } else {
@@ -37,8 +50,8 @@ impl Inflater {
     /// to the front of `room`. Nothing is kept but what zlib keeps, its window of 32 KB.
     ///
     /// # Errors
-    /// As [`inflate`](Self::inflate), but for the limit and for references beyond an agreed window
-    /// that is smaller: they are followed.
+    /// As [`inflate`](Self::inflate), but for the limit. Of a part with a reference beyond the agreed
+    /// window, nothing is given.
     pub(crate) fn inflate_part(
         &mut self,
         compressed: &[u8],
@@ -64,14 +77,13 @@ impl Inflater {
             if status == Status::StreamEnd {
                 // RFC 7692 §7.2.1: whatever follows begins another stream.
                 codec.reset(false);
-                *progress = Progress {
-                    full: false,
-                    ended: true,
-                    trailing: true,
-                };
+                (progress.full, progress.ended, progress.trailing) = (false, true, true);
             } else if took == 0 && wrote == 0 {
                 break;
             }
+        }
+        if let Some(walk) = &mut progress.walk {
+            walk.push(&compressed[..taken])?;
         }
         self.history = self.history.saturating_add(written);
         Ok((taken, written))
@@ -83,14 +95,17 @@ impl Inflater {
     /// As [`inflate`](Self::inflate), where the message ends within a block.
     pub(crate) fn finish_parts(
         &mut self,
-        progress: Progress,
+        progress: &mut Progress,
         keep_context: bool,
     ) -> Result<(), ProtocolError> {
         let result = if progress.ended {
             // The empty block that must follow is missing (RFC 7692 §7.2.3.4).
             Err(ProtocolError::CorruptDeflate)
         } else if self.tail() {
-            Ok(())
+            match &mut progress.walk {
+                Some(walk) => walk.push(&TAIL),
+                None => Ok(()),
+            }
         } else {
             Err(progress.wrong())
         };
