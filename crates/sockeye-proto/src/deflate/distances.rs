@@ -77,9 +77,15 @@ impl Walk {
 
     /// Walks on over the next part.
     pub(super) fn push(&mut self, part: &[u8]) -> Result<(), ProtocolError> {
-        let rest = core::mem::take(&mut self.rest);
+        let mut rest = core::mem::take(&mut self.rest);
+        let bytes = if rest.is_empty() {
+            part
+        } else {
+            rest.extend_from_slice(part);
+            &rest
+        };
         let mut bits = Bits {
-            bytes: rest.iter().chain(part),
+            bytes: bytes.iter(),
             held: self.held,
             count: self.count,
         };
@@ -90,7 +96,7 @@ impl Walk {
                 Err(Stop::Starved) => {
                     // Once more from here, when there is more.
                     (self.held, self.count) = (before.held, before.count);
-                    self.rest = before.bytes.copied().collect();
+                    self.rest = before.bytes.as_slice().to_vec();
                     return Ok(());
                 }
                 Err(Stop::Wrong) => return Err(ProtocolError::CorruptDeflate),
@@ -264,7 +270,7 @@ impl Code {
 /// The bits of a message, from the least significant of each byte.
 #[derive(Clone)]
 struct Bits<'a> {
-    bytes: core::iter::Chain<core::slice::Iter<'a, u8>, core::slice::Iter<'a, u8>>,
+    bytes: core::slice::Iter<'a, u8>,
     held: u32,
     count: u32,
 }
