@@ -526,7 +526,7 @@ mod rfc7692 {
     #[test]
     fn section_7_1_2_a_reference_outside_the_agreed_window_is_found_however_it_is_cut() {
         // 600 bytes that do not repeat, then the first of them again.
-        let once: Vec<u8> = (0..600u32).map(|i| (i * i * 7 >> 3) as u8).collect();
+        let once: Vec<u8> = (0..600u32).map(|i| ((i * i * 7) >> 3) as u8).collect();
         let message = [&once[..], &once[..100]].concat();
         let mut deflater = Deflater::new(DeflateConfig::default().deflater(WindowBits::MAX));
         let mut bytes = Vec::new();
