@@ -11,8 +11,8 @@ use std::{
 };
 
 use sockeye::{
-    CloseCode, DeflateConfig, Ended, Error, Handler, Limits, Message, MessageKind, MessageRef,
-    ProtocolError, Result, SendError, Sender, Socket, WebSocket,
+    Ended, Error, Handler, Limits, Message, MessageKind, MessageRef, ProtocolError, Result,
+    SendError, Sender, Socket, WebSocket,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_bidirectional, duplex},
@@ -571,7 +571,10 @@ mod section_5_4_writing {
     }
 }
 
+#[cfg(feature = "deflate")]
 mod rfc7692 {
+    use sockeye::{CloseCode, DeflateConfig};
+
     use super::*;
 
     fn setup(keep_context: bool) -> Setup {
