@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use crate::{
-    CloseCode, Codecs, Event, Limits, Outgoing, Output, ProtocolError, Receiver, Role, SendError,
-    Sender,
+    CloseCode, Codecs, Event, Limits, MessageKind, Outgoing, Output, Part, ProtocolError, Receiver,
+    Role, SendError, Sender,
     deflate::{DeflateConfig, DeflateParams},
 };
 
@@ -132,6 +132,62 @@ impl Connection {
         codecs: &mut Codecs,
     ) -> Result<(), SendError> {
         self.sender.send(message, &mut codecs.deflaters)
+    }
+
+    /// As [`receive`](Self::receive), with messages in parts: see [`Receiver::receive_part`].
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn receive_part(
+        &mut self,
+        input: &mut &mut [u8],
+        room: &mut [u8],
+        now: Duration,
+    ) -> Result<Option<Part>, ProtocolError> {
+        let part = self.receiver.receive_part(input, room);
+        match &part {
+            Ok(Some(Part::Event(event))) => self.sender.respond_owned(event, now),
+            Ok(_) => {}
+            Err(error) => self.sender.fail(*error, now),
+        }
+        part
+    }
+
+    /// Says that nobody wants the rest of a message that is being received in parts.
+    pub fn skip_message(&mut self) {
+        self.receiver.skip_message();
+    }
+
+    /// Begins a message that is sent in parts: see [`Sender::begin_message`].
+    ///
+    /// # Errors
+    /// As [`Sender::begin_message`].
+    pub fn begin_message(&mut self, kind: MessageKind) -> Result<(), SendError> {
+        self.sender.begin_message(kind)
+    }
+
+    /// Queues the next part of it.
+    ///
+    /// # Errors
+    /// As [`Sender::send_part`].
+    pub fn send_part(&mut self, part: &[u8]) -> Result<(), SendError> {
+        self.sender.send_part(part)
+    }
+
+    /// Queues what the compressor keeps of the parts.
+    ///
+    /// # Errors
+    /// As [`Sender::flush_parts`].
+    pub fn flush_parts(&mut self) -> Result<(), SendError> {
+        self.sender.flush_parts()
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// As [`Sender::finish_message`].
+    pub fn finish_message(&mut self, codecs: &mut Codecs) -> Result<(), SendError> {
+        self.sender.finish_message(&mut codecs.deflaters)
     }
 
     /// Queues a ping.

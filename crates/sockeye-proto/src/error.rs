@@ -130,6 +130,12 @@ pub enum SendError {
     },
     /// A close code that only the other role may send: 1010 is a client's (§7.4.1).
     CodeNotForRole(CloseCode),
+    /// A message that is sent in parts has not been finished, and no other may come between (§5.4).
+    Unfinished,
+    /// A part of a message that was not begun.
+    NotBegun,
+    /// Bytes that no text can have there, in a message that was begun as text (§8.1).
+    InvalidUtf8,
 }
 
 impl fmt::Display for SendError {
@@ -143,6 +149,11 @@ impl fmt::Display for SendError {
                 write!(f, "a close reason has at most 123 bytes, not {len}")
             }
             Self::CodeNotForRole(code) => write!(f, "only a client may close with {code}"),
+            Self::Unfinished => {
+                f.write_str("a message that is sent in parts has to be finished before the next")
+            }
+            Self::NotBegun => f.write_str("a part belongs to a message, and none was begun"),
+            Self::InvalidUtf8 => f.write_str("what is sent as text must be UTF-8"),
         }
     }
 }

@@ -27,11 +27,12 @@ pub use deflate::Codecs;
 pub use error::{ProtocolError, SendError};
 pub use frame::{FrameHeader, OpCode};
 pub use limits::Limits;
-pub use message::{Message, MessageRef, Outgoing, Text, TextRef};
+pub use message::{Message, MessageKind, MessageRef, Outgoing, Text, TextRef};
 pub use output::Output;
 pub use prepared::Prepared;
-pub use receive::{Event, OwnedEvent, Receiver};
+pub use receive::{Event, OwnedEvent, Part, Receiver};
 pub use send::Sender;
+pub use utf8::Utf8;
 
 /// Which end of the connection this is; decides who masks (RFC 6455 §5.1).
 ///

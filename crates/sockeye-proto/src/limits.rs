@@ -1,6 +1,9 @@
 //! What a peer may make this endpoint hold.
 
 /// The limits of one connection. The defaults are safe on the open internet.
+///
+/// They bound what is held. Of a message received in parts nothing is: only `fragments` applies to
+/// it, as the most frames in a row that bring nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {

@@ -8,6 +8,15 @@ use bytestring::ByteString;
 
 use crate::Prepared;
 
+/// Whether a message is text or binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageKind {
+    /// UTF-8 text (opcode 1).
+    Text,
+    /// Bytes (opcode 2).
+    Binary,
+}
+
 /// A whole message, owned. Cloning is cheap: the payload is shared.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Message {

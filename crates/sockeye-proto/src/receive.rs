@@ -1,5 +1,7 @@
 //! Bytes become events (RFC 6455 §5, §6.2).
 
+mod parts;
+
 use alloc::{boxed::Box, string::String, vec::Vec};
 
 use core::ops::ControlFlow;
@@ -13,6 +15,9 @@ use crate::{
     mask::{Mask, is_short_ascii},
     utf8::Utf8,
 };
+
+pub use parts::Part;
+use parts::Parts;
 
 /// What the peer said, borrowed from the bytes it came in.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,6 +78,8 @@ pub struct Receiver {
     /// The message that has begun and not ended. Its payload so far is in `payload`.
     message: Option<Partial>,
     payload: Vec<u8>,
+    /// How that message is received in parts, where it is.
+    parts: Option<Box<Parts>>,
     /// The payload so far of a control frame that did not arrive whole.
     control: Vec<u8>,
     /// Which of the two buffers above still lends the last event.
@@ -100,6 +107,14 @@ struct Frame {
 }
 
 impl Frame {
+    fn new(header: FrameHeader) -> Self {
+        Self {
+            header,
+            remaining: header.payload_len,
+            mask: header.mask.map(Mask::new),
+        }
+    }
+
     fn unmask(&mut self, bytes: &mut [u8]) {
         if let Some(mask) = &mut self.mask {
             mask.apply(bytes);
@@ -160,6 +175,7 @@ impl Receiver {
             frame: None,
             message: None,
             payload: Vec::new(),
+            parts: None,
             control: Vec::new(),
             lent: None,
             ended: false,
@@ -371,7 +387,7 @@ impl Receiver {
         /// what has arrived already, so that a claim alone costs a peer's victim one step.
         const STEP: usize = 128 * 1024;
         self.release();
-        if self.ended {
+        if self.ended || self.parts.is_some() {
             return None;
         }
         let frame = self
@@ -402,7 +418,8 @@ impl Receiver {
             .payload
             .len()
             .checked_add(usize::try_from(frame.remaining).ok()?)?;
-        (self.lent.is_none() && room > self.payload.capacity()).then_some(room)
+        let gathers = self.lent.is_none() && self.parts.is_none();
+        (gathers && room > self.payload.capacity()).then_some(room)
     }
 
     /// Moves the message in progress into `buffer`, whatever that holds.
@@ -474,7 +491,7 @@ impl Receiver {
     fn end(&mut self) {
         (self.ended, self.fresh) = (true, false);
         self.header_len = 0;
-        (self.frame, self.message) = (None, None);
+        (self.frame, self.message, self.parts) = (None, None, None);
         (self.payload, self.control) = (Vec::new(), Vec::new());
     }
 
@@ -507,6 +524,9 @@ impl Receiver {
             *input = &mut [];
             self.end();
             return Ok(None);
+        }
+        if self.parts.is_some() {
+            self.skip(input)?;
         }
         loop {
             let mut frame = match self.frame {
@@ -639,6 +659,9 @@ impl Receiver {
                 (None, false) => return Err(ProtocolError::ContinuationUnexpected),
                 (Some(_), true) => return Err(ProtocolError::ContinuationExpected),
             };
+            if self.parts.is_some() {
+                return Ok(Frame::new(header));
+            }
             let limit = self.limits.frame;
             if header.payload_len > limit as u64 {
                 return Err(ProtocolError::FrameTooLarge { limit });
@@ -654,11 +677,7 @@ impl Receiver {
                 return Err(ProtocolError::MessageTooLarge { limit });
             }
         }
-        Ok(Frame {
-            header,
-            remaining: header.payload_len,
-            mask: header.mask.map(Mask::new),
-        })
+        Ok(Frame::new(header))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Messages become bytes (RFC 6455 §5, §6.1), and the sending side of the closing handshake (§7).
 
+mod parts;
+
 use alloc::{boxed::Box, string::ToString, vec::Vec};
 use core::time::Duration;
 
@@ -13,6 +15,8 @@ use crate::{
     output::Output,
 };
 
+use parts::Parts;
+
 /// The sending half of a connection: frames what it is given and keeps it until it is written.
 #[derive(Debug)]
 pub struct Sender {
@@ -20,6 +24,8 @@ pub struct Sender {
     /// In a box, like all that most connections do not have.
     deflate: Option<Box<Deflating>>,
     output: Output,
+    /// The message that is being sent in parts. Meanwhile no other may come between (§5.4).
+    parts: Option<Box<Parts>>,
     /// The answer to the newest ping, where it could not be queued at once (§5.5.3).
     pong: Option<Box<[u8]>>,
     close_timeout: Duration,
@@ -80,6 +86,7 @@ impl Sender {
                 })
             }),
             output: Output::default(),
+            parts: None,
             pong: None,
             close_timeout,
             deadline: None,
@@ -115,7 +122,7 @@ impl Sender {
     #[inline]
     pub fn send_quick(&mut self, message: MessageRef<'_>) -> bool {
         let (opcode, payload) = opcode_and_payload(message);
-        if payload.len() >= self.quick {
+        if payload.len() >= self.quick || self.parts.is_some() {
             return false;
         }
         // The header of §5.2 for a server: FIN, and the length in one byte or three.
@@ -138,11 +145,18 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
+        let message = message.into();
+        if let Some(parts) = &mut self.parts {
+            parts.hold(message);
+            return Ok(());
+        }
         // A way for each, so that none asks again what it is when it is dropped.
-        match message.into() {
+        match message {
             Outgoing::Borrowed(message) => {
-                let (opcode, payload) = opcode_and_payload(message);
-                self.frame(opcode, payload);
+                if !self.send_quick(message) {
+                    let (opcode, payload) = opcode_and_payload(message);
+                    self.frame(opcode, payload);
+                }
             }
             Outgoing::Owned(message) => self.send_owned(message),
             Outgoing::Prepared(prepared) => self.send_owned(prepared.message().clone()),
@@ -329,6 +343,7 @@ impl Sender {
             self.frame(OpCode::Pong, &pong);
         }
         self.frame(OpCode::Close, payload);
+        self.parts = None;
         self.close_sent = true;
         self.quick = 0;
         self.deadline = Some(now + self.close_timeout);
@@ -352,7 +367,7 @@ impl Sender {
         let (opcode, payload) = opcode_and_payload(message.as_ref());
         if payload.len() >= LARGE {
             self.frame_large(opcode, message);
-        } else {
+        } else if !self.send_quick(message.as_ref()) {
             self.frame(opcode, payload);
         }
     }
@@ -382,6 +397,9 @@ impl Sender {
     ) -> Result<(), SendError> {
         if !self.is_open() {
             return Err(SendError::Closed);
+        }
+        if self.parts.is_some() {
+            return self.send_plain(message);
         }
         if let Outgoing::Prepared(prepared) = &message
             && self.send_prepared(prepared, deflaters)

@@ -2,16 +2,21 @@
 
 use crate::ProtocolError;
 
-/// What is left of a text between two chunks: at most the first three bytes of a character.
+/// Checks a text that comes in chunks, cut anywhere.
+///
+/// What it keeps between two chunks is at most the first three bytes of a character.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Utf8 {
+pub struct Utf8 {
     partial: [u8; 4],
     len: u8,
 }
 
 impl Utf8 {
     /// Checks the next chunk.
-    pub(crate) fn push(&mut self, mut chunk: &[u8]) -> Result<(), ProtocolError> {
+    ///
+    /// # Errors
+    /// [`InvalidUtf8`](ProtocolError::InvalidUtf8) for a byte that no text can have there.
+    pub fn push(&mut self, mut chunk: &[u8]) -> Result<(), ProtocolError> {
         while self.len > 0 {
             let Some((&byte, rest)) = chunk.split_first() else {
                 return Ok(());
@@ -41,7 +46,10 @@ impl Utf8 {
     }
 
     /// Checks that the text does not end within a character.
-    pub(crate) fn finish(self) -> Result<(), ProtocolError> {
+    ///
+    /// # Errors
+    /// [`InvalidUtf8`](ProtocolError::InvalidUtf8) where it does.
+    pub fn finish(self) -> Result<(), ProtocolError> {
         if self.len == 0 {
             Ok(())
         } else {

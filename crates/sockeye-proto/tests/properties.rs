@@ -5,8 +5,8 @@ mod wire;
 
 use proptest::prelude::*;
 use sockeye_proto::{
-    CloseCode, Codecs, Limits, Message, OwnedEvent, ProtocolError, Receiver, Role,
-    deflate::Inflater,
+    CloseCode, Codecs, Limits, Message, MessageKind, OwnedEvent, Part, ProtocolError, Receiver,
+    Role, deflate::Inflater,
 };
 use wire::*;
 
@@ -99,6 +99,39 @@ fn read_owned(
     (events, error)
 }
 
+/// In parts, as many bytes at a time as there is room for.
+fn read_parts(
+    role: Role,
+    pieces: &[&[u8]],
+    room: usize,
+) -> (Vec<OwnedEvent>, Option<ProtocolError>) {
+    let mut receiver = Receiver::new(role, Limits::default(), None);
+    let (mut message, mut events, mut error) = (Vec::new(), Vec::new(), None);
+    let (mut kind, mut room) = (MessageKind::Binary, vec![0; room]);
+    for piece in pieces {
+        let mut piece = piece.to_vec();
+        let mut input = &mut piece[..];
+        loop {
+            match receiver.receive_part(&mut input, &mut room) {
+                Ok(Some(Part::Begin(begun))) => kind = begun,
+                Ok(Some(Part::Data(count))) => message.extend_from_slice(&room[..count]),
+                Ok(Some(Part::End)) => {
+                    let bytes = std::mem::take(&mut message);
+                    events.push(OwnedEvent::Message(match kind {
+                        MessageKind::Text => String::from_utf8(bytes).unwrap().into(),
+                        MessageKind::Binary => bytes.into(),
+                    }));
+                }
+                Ok(Some(Part::Event(event))) => events.push(event),
+                Ok(None) => break,
+                Err(found) => error = error.or(Some(found)),
+            }
+        }
+        assert!(input.is_empty());
+    }
+    (events, error)
+}
+
 fn check_cuts(role: Role, bytes: &[u8], cuts: &[usize]) {
     let mut whole = End::new(role);
     whole.read(bytes);
@@ -112,6 +145,11 @@ fn check_cuts(role: Role, bytes: &[u8], cuts: &[usize]) {
     assert_eq!(whole.written, cut.written);
     for worthwhile in [1, 100, usize::MAX] {
         let (events, error) = read_owned(role, &pieces, worthwhile);
+        assert_eq!(whole.events, events);
+        assert_eq!(whole.error, error);
+    }
+    for room in [1, 100, 100_000] {
+        let (events, error) = read_parts(role, &pieces, room);
         assert_eq!(whole.events, events);
         assert_eq!(whole.error, error);
     }

@@ -79,6 +79,8 @@ pub enum Error {
     Send(SendError),
     /// The connection broke off without a closing handshake.
     Lost(Arc<io::Error>),
+    /// The peer closed the connection within a message that is read in parts.
+    Incomplete,
     /// More output waited than the limit permits: the peer does not read.
     Overflow {
         /// The limit, in bytes.
@@ -250,6 +252,7 @@ impl fmt::Display for Error {
             Self::Protocol(error) => write!(f, "the peer broke the protocol: {error}"),
             Self::Send(error) => error.fmt(f),
             Self::Lost(error) => write!(f, "the connection was lost: {error}"),
+            Self::Incomplete => f.write_str("the peer closed the connection within a message"),
             Self::Overflow { limit } => {
                 write!(
                     f,
@@ -269,7 +272,11 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Url(_) | Self::Timeout(_) | Self::Overflow { .. } | Self::Full { .. } => None,
+            Self::Url(_)
+            | Self::Timeout(_)
+            | Self::Overflow { .. }
+            | Self::Full { .. }
+            | Self::Incomplete => None,
             Self::Connect { attempts } => {
                 let last = attempts.last()?;
                 Some(&*last.source)
@@ -319,10 +326,31 @@ impl From<SendError> for Error {
     }
 }
 
-/// What reading and writing a connection says: it is lost.
+/// What reading and writing a connection says: it is lost. An error of this crate that has been
+/// made one of the system's is itself again.
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
-        Self::Lost(Arc::new(error))
+        match error.downcast() {
+            Ok(error) => error,
+            Err(error) => Self::Lost(Arc::new(error)),
+        }
+    }
+}
+
+/// As [`MessageReader`](crate::MessageReader) and its like have to say it: `into_inner` or
+/// `Error::from` has the error as it was.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Lost(source) => source.kind(),
+            Error::Incomplete => io::ErrorKind::UnexpectedEof,
+            Error::Send(SendError::Closed) => io::ErrorKind::BrokenPipe,
+            Error::Send(_) => io::ErrorKind::InvalidInput,
+            Error::Protocol(_) => io::ErrorKind::InvalidData,
+            Error::Timeout(_) => io::ErrorKind::TimedOut,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
     }
 }
 
@@ -345,6 +373,17 @@ mod tests {
         assert!(Error::from(HandshakeError::Key).is_handshake());
         assert!(!Error::from(HandshakeError::Key).is_user());
         assert!(Error::from(ProtocolError::Masked).is_protocol());
+    }
+
+    #[test]
+    fn an_error_goes_through_the_systems_and_back() {
+        let error = io::Error::from(Error::from(ProtocolError::InvalidUtf8));
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(Error::from(error).is_protocol());
+        let error = io::Error::from(Error::from(SendError::Closed));
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert!(Error::from(error).is_closed());
+        assert!(Error::from(io::Error::other("another's")).is_lost());
     }
 
     #[test]

@@ -114,7 +114,8 @@ impl Socket {
             return;
         };
         let limit = link.limit;
-        if link.sender.buffered() + message.as_ref().len() > limit && link.sender.is_open() {
+        let waits = link.sender.buffered() + link.sender.held();
+        if waits + message.as_ref().len() > limit && link.sender.is_open() {
             link.sender.peer_is_gone();
             self.driver.shared.end(Ended::Overflow { limit });
             return;

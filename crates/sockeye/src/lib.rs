@@ -59,11 +59,19 @@
 //! - **Limits.** Messages, frames, fragments, heads and waiting output are bounded ([`Limits`],
 //!   [`HeadLimits`], `high_water`); nothing is allocated on a peer's claim; an idle connection
 //!   holds no buffer.
+//! - **Size.** What does not fit into memory is read and written as it comes:
+//!   [`recv_stream`](WebSocket::recv_stream), [`send_stream`](WebSocket::send_stream), and
+//!   [`into_byte_stream`](WebSocket::into_byte_stream) for tunnels.
 //! - **The end is a value.** [`Ended`] says who closed and with what, or how the connection was
 //!   lost.
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/large-messages.md")]
+struct LargeMessages;
+
 mod buffers;
+mod byte_stream;
 #[cfg(feature = "client")]
 pub mod client;
 mod driver;
@@ -75,6 +83,8 @@ mod established;
 mod handler;
 mod head;
 mod link;
+mod message_reader;
+mod message_writer;
 mod reader;
 #[cfg(feature = "server")]
 pub mod server;
@@ -85,17 +95,20 @@ mod stream;
 mod transport;
 mod waiting;
 
+pub use byte_stream::ByteStream;
 #[cfg(feature = "client")]
 pub use client::{Client, connect};
 pub use ended::Ended;
 pub use error::{Attempt, Deadline, Error, Result};
 pub use handler::{Handler, Socket};
+pub use message_reader::MessageReader;
+pub use message_writer::MessageWriter;
 #[cfg(feature = "server")]
 pub use server::{Acceptor, PerCore, Server, accept};
 pub use socket::WebSocket;
 pub use sockeye_proto as proto;
 pub use sockeye_proto::{
-    CloseCode, CloseFrame, InvalidCloseCode, Limits, Message, MessageRef, Outgoing,
+    CloseCode, CloseFrame, InvalidCloseCode, Limits, Message, MessageKind, MessageRef, Outgoing,
     OwnedEvent as Event, Prepared, ProtocolError, SendError, Text, TextRef,
     deflate::DeflateConfig,
     handshake::{HandshakeError, HeadLimits},

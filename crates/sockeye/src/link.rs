@@ -2,13 +2,14 @@
 //! written.
 
 use std::{
+    borrow::Cow,
     io,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
 use sockeye_proto::{
-    CloseCode, CloseFrame, Outgoing, OwnedEvent, ProtocolError, SendError, Sender,
+    CloseCode, CloseFrame, MessageKind, Outgoing, OwnedEvent, ProtocolError, SendError, Sender,
 };
 use tokio::time::Instant;
 
@@ -39,6 +40,11 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) enum Command<'a> {
     Message(Outgoing<'a>),
+    /// A message in parts: its beginning, one of them, what the compressor keeps, its end.
+    Begin(MessageKind),
+    Part(Cow<'a, [u8]>),
+    FlushParts,
+    Finish,
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(CloseFrame),
@@ -55,6 +61,7 @@ impl Command<'_> {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Message(message) => message.as_ref().len(),
+            Self::Part(part) => part.len(),
             _ => 0,
         }
     }
@@ -62,6 +69,10 @@ impl Command<'_> {
     pub(crate) fn into_owned(self) -> Command<'static> {
         match self {
             Self::Message(message) => Command::Message(message.into_static()),
+            Self::Begin(kind) => Command::Begin(kind),
+            Self::Part(part) => Command::Part(Cow::Owned(part.into_owned())),
+            Self::FlushParts => Command::FlushParts,
+            Self::Finish => Command::Finish,
             Self::Ping(payload) => Command::Ping(payload),
             Self::Pong(payload) => Command::Pong(payload),
             Self::Close(frame) => Command::Close(frame),
@@ -122,6 +133,12 @@ impl Link {
         let now = self.opened.elapsed();
         match command {
             Command::Message(message) => self.send(message)?,
+            Command::Begin(kind) => self.sender.begin_message(kind)?,
+            Command::Part(part) => self.sender.send_part(&part)?,
+            Command::FlushParts => self.sender.flush_parts()?,
+            Command::Finish => {
+                buffers::with_deflaters(|deflaters| self.sender.finish_message(deflaters))?;
+            }
             Command::Ping(payload) => self.sender.ping(&payload)?,
             Command::Pong(payload) => self.sender.pong(&payload)?,
             Command::Close(frame) => self.sender.close(frame.code, &frame.reason, now)?,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sockeye_proto::{
-    Event, Message, MessageRef, OwnedEvent, ProtocolError, Receiver, deflate::Inflater,
+    Event, Message, MessageRef, OwnedEvent, Part, ProtocolError, Receiver, deflate::Inflater,
 };
 
 use crate::{buffers, transport::ReadHalf};
@@ -109,6 +109,37 @@ impl Reader {
                 return Poll::Ready(Ok(event));
             }
         }
+    }
+
+    /// As [`poll_event`](Self::poll_event), with messages in parts, each put into `room`.
+    pub(crate) fn poll_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<Result<Part, Broken>> {
+        if let Some(error) = self.refused.take() {
+            return Poll::Ready(Err(Broken::Protocol(error)));
+        }
+        loop {
+            let mut input = &mut self.buffer[self.start..self.end];
+            let part = self.receiver.receive_part(&mut input, room);
+            self.start = self.end - input.len();
+            if self.start == self.end {
+                self.release();
+            }
+            if let Some(part) = part.map_err(Broken::Protocol)? {
+                return Poll::Ready(Ok(part));
+            }
+            match ready!(self.poll_read(cx))? {
+                Read::Some { .. } => {}
+                Read::End => return Poll::Ready(Err(Broken::End)),
+            }
+        }
+    }
+
+    /// Says that nobody wants the rest of a message that is being received in parts.
+    pub(crate) fn skip_message(&mut self) {
+        self.receiver.skip_message();
     }
 
     /// Takes a message off what was read, where it is there whole and needs no codec. What is wrong

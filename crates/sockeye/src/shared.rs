@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     waiting: OnceLock<Arc<Waiting>>,
     /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
+    /// Whether a message is being sent in parts: others wait for their turn.
+    pub(crate) writing: AtomicBool,
     /// How much output waits with the driver.
     driver_buffered: AtomicUsize,
 }
@@ -122,6 +124,7 @@ impl Shared {
             }),
             waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
         })
     }
@@ -135,7 +138,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> &Arc<Waiting> {
+    pub(crate) fn waiting(&self) -> &Arc<Waiting> {
         self.waiting.get_or_init(Arc::default)
     }
 
@@ -201,7 +204,7 @@ impl Shared {
         &self,
         message: Outgoing<'a>,
     ) -> Result<Result<(), SendError>, Outgoing<'a>> {
-        if self.posted.load(Ordering::Acquire) {
+        if self.posted.load(Ordering::Acquire) || self.writing.load(Ordering::Relaxed) {
             return Err(message);
         }
         let mut message = Some(message);
@@ -255,6 +258,11 @@ impl Shared {
         cx: &mut Context<'_>,
         command: &mut Option<Command<'_>>,
     ) -> Poll<Result<()>> {
+        if self.writing.load(Ordering::Acquire)
+            && matches!(command, None | Some(Command::Message(_)))
+        {
+            ready!(self.poll_others_turn(cx))?;
+        }
         let high_water = self.info.output.high_water;
         self.access(|access| {
             match &access {
@@ -396,7 +404,7 @@ impl Shared {
 
     /// Writes a free link for a task that has sent something and may be dropped at any time: the
     /// task that waits for an event goes on with it then.
-    fn poll_flush_sent(
+    pub(crate) fn poll_flush_sent(
         &self,
         cx: &mut Context<'_>,
         link: &mut Link,
@@ -490,14 +498,14 @@ impl Shared {
     }
 
     /// Leaves a command to the driver.
-    fn post(&self, state: &mut State, command: Command<'_>) -> Result<()> {
+    pub(crate) fn post(&self, state: &mut State, command: Command<'_>) -> Result<()> {
         // Before the driver is woken: it looks at this without the lock.
         self.posted.store(true, Ordering::Release);
         state.post(command)
     }
 
     /// How many bytes wait, as far as is known without the link.
-    fn buffered_remote(&self, state: &State) -> usize {
+    pub(crate) fn buffered_remote(&self, state: &State) -> usize {
         state.inbox_size + self.driver_buffered.load(Ordering::Relaxed)
     }
 
@@ -562,7 +570,9 @@ impl Shared {
     /// How many bytes wait to be written.
     pub(crate) fn buffered(&self) -> usize {
         self.access(|access| match access {
-            Access::Driven(link) | Access::Free(link, _) => link.sender.buffered(),
+            Access::Driven(link) | Access::Free(link, _) => {
+                link.sender.buffered() + link.sender.held()
+            }
             Access::Remote(state) => self.buffered_remote(state),
         })
     }
@@ -668,7 +678,7 @@ impl Shared {
 }
 
 impl State {
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.ended.is_none() && self.our_close.is_none() && self.broken.is_none()
     }
 
@@ -676,7 +686,13 @@ impl State {
     fn post(&mut self, command: Command<'_>) -> Result<()> {
         let of_user = matches!(
             command,
-            Command::Message(_) | Command::Ping(_) | Command::Pong(_)
+            Command::Message(_)
+                | Command::Begin(_)
+                | Command::Part(_)
+                | Command::FlushParts
+                | Command::Finish
+                | Command::Ping(_)
+                | Command::Pong(_)
         );
         if of_user && let Some(lost) = &self.broken {
             return Err(Error::Lost(lost.clone()));
@@ -695,7 +711,7 @@ impl State {
         Ok(())
     }
 
-    fn wake_driver(&self) {
+    pub(crate) fn wake_driver(&self) {
         if let Some(driver) = &self.driver {
             driver.wake_by_ref();
         }

@@ -14,7 +14,8 @@ use futures_sink::Sink;
 use sockeye_proto::{CloseCode, Config, Message, OwnedEvent as Event};
 
 use crate::{
-    Ended, Error, Outgoing, Receiver, Result, Sender,
+    ByteStream, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Receiver,
+    Result, Sender,
     driver::{Driver, code_of},
     established::Established,
     link::{Command, Link},
@@ -113,6 +114,39 @@ impl WebSocket {
     /// Safe, as [`recv`](Self::recv).
     pub async fn recv_event(&mut self) -> Result<Option<Event>> {
         self.receiver.recv_event().await
+    }
+
+    /// The next message, to be read as it arrives: it need not fit into memory, or into a limit. See
+    /// [`MessageReader`]. `None` once the connection was closed cleanly, as from
+    /// [`recv`](Self::recv). What was not read of the message before is discarded.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    ///
+    /// # Cancel safety
+    /// Safe, as [`recv`](Self::recv).
+    pub async fn recv_stream(&mut self) -> Result<Option<MessageReader<'_>>> {
+        self.receiver.recv_stream().await
+    }
+
+    /// Begins a message whose length need not be known, and that is never whole in memory: see
+    /// [`MessageWriter`]. Waits while another is being sent so.
+    ///
+    /// Reading is what answers pings, and this socket cannot read while it writes: where a message
+    /// takes long, send it with a [`sender`](Self::sender) and go on receiving.
+    ///
+    /// # Errors
+    /// [`Error::is_closed`] once a Close was sent or received.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing has been sent.
+    pub async fn send_stream(&mut self, kind: MessageKind) -> Result<MessageWriter<'_>> {
+        MessageWriter::begin(self.shared(), kind).await
+    }
+
+    /// The connection as a stream of bytes, for what tunnels through it.
+    pub fn into_byte_stream(self) -> ByteStream {
+        ByteStream::new(self.receiver)
     }
 
     /// Sends a message: waits while more output waits than the high-water mark, then queues it. In

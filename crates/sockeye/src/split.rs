@@ -13,7 +13,11 @@ use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
-    Ended, Error, Outgoing, Result, WebSocket, driver::Driver, link::Command, reader::Reader,
+    Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
+    driver::Driver,
+    link::Command,
+    message_reader::Incoming,
+    reader::{Broken, Reader},
     shared::Shared,
 };
 
@@ -68,6 +72,18 @@ impl Sender {
     /// [`Error::is_full`], and the message was not sent; else as [`send`](Self::send).
     pub fn try_send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<()> {
         self.shared.try_send(message.into())
+    }
+
+    /// Begins a message whose length need not be known, and that is never whole in memory: see
+    /// [`MessageWriter`]. Waits while another is being sent so.
+    ///
+    /// # Errors
+    /// [`Error::is_closed`] once a Close was sent or received.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing has been sent.
+    pub async fn send_stream(&self, kind: MessageKind) -> Result<MessageWriter<'_>> {
+        MessageWriter::begin(&self.shared, kind).await
     }
 
     /// Sends a ping of at most 125 bytes. The pong comes as an event of
@@ -224,6 +240,19 @@ impl Receiver {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
+    /// The next message, to be read as it arrives: it need not fit into memory, or into a limit. See
+    /// [`MessageReader`]. `None` once the connection was closed cleanly, as from
+    /// [`recv`](Self::recv). What was not read of the message before is discarded.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    ///
+    /// # Cancel safety
+    /// Safe, as [`recv`](Self::recv).
+    pub async fn recv_stream(&mut self) -> Result<Option<MessageReader<'_>>> {
+        MessageReader::next(self).await
+    }
+
     /// Another handle that sends on this connection.
     pub fn sender(&self) -> Sender {
         Sender {
@@ -265,6 +294,23 @@ impl Receiver {
 
     #[inline]
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>>> {
+        self.poll_next_with(cx, Reader::poll_event)
+    }
+
+    /// Says that nobody wants the rest of a message that is being received in parts.
+    pub(crate) fn skip_message(&mut self) {
+        if let Some(reader) = &mut self.reader {
+            reader.skip_message();
+        }
+    }
+
+    /// The next of what `take` takes off the reader, with the peer given what it is owed.
+    #[inline]
+    pub(crate) fn poll_next_with<T: Incoming>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
+    ) -> Poll<Result<Option<T>>> {
         loop {
             let reader = match (self.phase, &mut self.reader) {
                 (Phase::Open, Some(reader)) => reader,
@@ -280,15 +326,15 @@ impl Receiver {
                 }
                 (Phase::Open, None) | (Phase::Done, _) => return Poll::Ready(Ok(None)),
             };
-            match reader.poll_event(cx) {
-                Poll::Ready(Ok(event)) => {
-                    match &event {
-                        Event::Message(_) | Event::Pong(_) => {}
-                        Event::Ping(_) => {
+            match take(reader, cx) {
+                Poll::Ready(Ok(taken)) => {
+                    match taken.event() {
+                        None | Some(Event::Message(_) | Event::Pong(_)) => {}
+                        Some(event @ Event::Ping(_)) => {
                             let _ = self.shared.apply(Command::Answer(event.clone()));
                             let _ = self.shared.poll_flush(cx, false);
                         }
-                        Event::Close(frame) => {
+                        Some(event @ Event::Close(frame)) => {
                             // First, so that a Close sent by another task is not taken for the
                             // one that this answers.
                             self.shared.end_by_close(frame.clone());
@@ -297,7 +343,7 @@ impl Receiver {
                             self.phase = Phase::Ending;
                         }
                     }
-                    return Poll::Ready(Ok(Some(event)));
+                    return Poll::Ready(Ok(Some(taken)));
                 }
                 Poll::Ready(Err(broken)) => {
                     let (command, ended) = broken.consequence();

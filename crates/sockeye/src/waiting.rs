@@ -16,6 +16,8 @@ pub(crate) struct Waiting {
     pub(crate) room: Wakers,
     /// For everything to be written.
     pub(crate) drained: Wakers,
+    /// For the end of a message that is sent in parts.
+    pub(crate) turn: Wakers,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +64,7 @@ impl Waiting {
     pub(crate) fn wake_all(&self) {
         self.room.wake();
         self.drained.wake();
+        self.turn.wake();
     }
 }
 

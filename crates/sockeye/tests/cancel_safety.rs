@@ -13,9 +13,11 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use sockeye::{CloseCode, Ended, Event, Handler, MessageRef, Result, Sender, Socket, WebSocket};
+use sockeye::{
+    CloseCode, Ended, Event, Handler, MessageKind, MessageRef, Result, Sender, Socket, WebSocket,
+};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     task::yield_now,
 };
 use wire::*;
@@ -573,4 +575,104 @@ fn every_future_is_send() {
         ));
     }
     let _ = all;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_in_parts() {
+    for role in BOTH {
+        for driven in [false, true] {
+            for (times, bytewise) in [(1, true), (2, true), (3, true), (7, true), (1, false)] {
+                let (socket, mut peer) = open(role, &Setup::default(), bytewise).await;
+                let (bytes, messages) = script(&peer);
+                peer.send(bytes).await;
+                peer.send_close(1000, "bye").await;
+                let peer = tokio::spawn(async move {
+                    for len in [0, 1, 125, 126, 44] {
+                        assert_eq!(peer.expect(0x8A).await, [len]);
+                    }
+                    assert_eq!(peer.expect_close().await, (1000, "bye".into()));
+                });
+                let mut received = Vec::new();
+                let log = &mut received;
+                let using = with_and_without_driver(socket, driven, |mut socket| async move {
+                    loop {
+                        match poll_times(pin!(socket.recv_stream()), times).await {
+                            Poll::Ready(Ok(Some(mut message))) => {
+                                let (mut whole, mut room) = (Vec::new(), [0; 40]);
+                                loop {
+                                    let count = dropping!(times, message.read(&mut room))?;
+                                    if count == 0 {
+                                        break;
+                                    }
+                                    whole.extend_from_slice(&room[..count]);
+                                }
+                                log.push(whole);
+                            }
+                            Poll::Ready(end) => return end.map(|_| ()),
+                            Poll::Pending => yield_now().await,
+                        }
+                    }
+                });
+                within(using).await;
+                assert_eq!(received, messages, "{role:?} {times}");
+                within(peer).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn writing_in_parts() {
+    for role in BOTH {
+        for driven in [false, true] {
+            for times in [1, 2, 3, 8] {
+                let setup = Setup {
+                    high_water: 100,
+                    ..Setup::default()
+                };
+                let (socket, mut peer) = open(role, &setup, true).await;
+                let peer = tokio::spawn(async move {
+                    let (mut received, mut message) = (Vec::new(), Vec::new());
+                    loop {
+                        let frame = peer.next().await.unwrap();
+                        if frame.first == 0x88 {
+                            peer.send_close(1000, "").await;
+                            return received;
+                        }
+                        assert_eq!(frame.first & 0x0F == 0, !message.is_empty(), "{frame:?}");
+                        message.extend(frame.payload);
+                        if frame.first & 0x80 != 0 {
+                            received.push(std::mem::take(&mut message));
+                        }
+                    }
+                });
+                let payload: Vec<u8> = (0..1000).map(|i| i as u8).collect();
+                let all = payload.clone();
+                let using = with_and_without_driver(socket, driven, |mut socket| async move {
+                    for _ in 0..2 {
+                        // Begun again and again, and dropped: nothing has been sent.
+                        let polled = {
+                            let future = pin!(socket.send_stream(MessageKind::Binary));
+                            poll_times(future, times).await
+                        };
+                        assert!(polled.is_ready());
+                        drop(polled);
+                        let mut message = socket.send_stream(MessageKind::Binary).await?;
+                        let mut rest = &all[..];
+                        while !rest.is_empty() {
+                            let count =
+                                dropping!(times, message.write(&rest[..rest.len().min(70)]))?;
+                            rest = &rest[count..];
+                            dropping!(times, message.flush())?;
+                        }
+                        // Its end is queued by the first poll.
+                        let _ = poll_times(pin!(message.finish()), times).await;
+                    }
+                    socket.close(CloseCode::NORMAL, "").await
+                });
+                within(using).await;
+                assert_eq!(within(peer).await.unwrap(), [&payload[..], &payload[..]]);
+            }
+        }
+    }
 }

@@ -55,6 +55,49 @@ impl Deflater {
     }
 }
 
+impl Deflater {
+    pub(crate) fn compress_part(&mut self, part: &[u8], out: &mut Vec<u8>) {
+        self.compress(part, out);
+        // What ends a message stands between its parts as well, as an empty block.
+        out.extend([0, 0, 0xff, 0xff]);
+    }
+
+    pub(crate) fn flush_parts(&mut self, _out: &mut Vec<u8>) {}
+
+    pub(crate) fn finish_parts(&mut self, _flushed: bool, out: &mut Vec<u8>) {
+        out.push(0);
+    }
+}
+
+/// How far a message that is inflated in parts has come: nowhere.
+#[derive(Debug, Default)]
+pub(crate) struct Progress;
+
+impl Progress {
+    pub(crate) fn new(_: WindowBits) -> Self {
+        Self
+    }
+
+    pub(crate) fn has_more(&self) -> bool {
+        false
+    }
+}
+
+impl Inflater {
+    pub(crate) fn inflate_part(
+        &mut self,
+        _compressed: &[u8],
+        _room: &mut [u8],
+        _progress: &mut Progress,
+    ) -> Result<(usize, usize), ProtocolError> {
+        Err(ProtocolError::ReservedBits)
+    }
+
+    pub(crate) fn finish_parts(&mut self, _: &mut Progress, _: bool) -> Result<(), ProtocolError> {
+        Err(ProtocolError::ReservedBits)
+    }
+}
+
 /// A decompressor (needs the feature `deflate`).
 #[derive(Debug, Default)]
 pub struct Inflater;
@@ -115,6 +158,11 @@ mod without_the_feature {
         Deflaters::new().lend(settings).compress(b"Hello", &mut out);
         // RFC 7692 §7.2.3.3.
         assert_eq!(out, b"\x00\x05\x00\xfa\xffHello\x00");
+        out.clear();
+        let mut deflater = Deflater::new(settings);
+        deflater.compress_part(b"Hello", &mut out);
+        deflater.finish_parts(false, &mut out);
+        assert_eq!(out, b"\x00\x05\x00\xfa\xffHello\x00\x00\x00\xff\xff\x00");
         out.clear();
         Deflater::new(settings).compress(b"", &mut out);
         assert_eq!(out, [0x00]);

@@ -1,5 +1,7 @@
 //! The compressor, and the set of them that a thread lends (RFC 7692 §7.2.1).
 
+mod parts;
+
 use alloc::vec::Vec;
 use core::fmt;
 

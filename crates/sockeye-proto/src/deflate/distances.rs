@@ -3,7 +3,10 @@
 //!
 //! zlib-rs follows any reference up to 32 KB whatever window it was made with, so a peer that
 //! breaks its promise would go unnoticed. Only connections that agreed on less than 15 bits pay
-//! for this walk, and only for messages that are long enough for a reference to be too long.
+//! for this walk, and of whole messages only for those that are long enough for a reference to be
+//! too long.
+
+use alloc::{boxed::Box, vec::Vec};
 
 use crate::ProtocolError;
 
@@ -11,65 +14,165 @@ use super::deflater::TAIL;
 
 /// Checks that a message which has been inflated without error refers back at most `window` bytes.
 pub(super) fn check(compressed: &[u8], window: usize) -> Result<(), ProtocolError> {
-    match walk(compressed, window) {
-        Some(()) => Ok(()),
-        None => Err(ProtocolError::CorruptDeflate),
+    let mut walk = Walk::new(window);
+    walk.push(compressed)?;
+    walk.push(&TAIL)?;
+    if walk.is_between_blocks() {
+        Ok(())
+    } else {
+        Err(ProtocolError::CorruptDeflate)
     }
 }
 
-/// Nothing where a reference is too long or the data is not DEFLATE.
-fn walk(compressed: &[u8], window: usize) -> Option<()> {
-    let mut bits = Bits::new(compressed);
-    // Made once: a fixed block takes ten bits, so a message may hold a great many.
-    let mut fixed = None;
-    while !bits.is_at_end() {
-        let last = bits.take(1)? == 1;
-        match bits.take(2)? {
-            0 => stored(&mut bits)?,
-            1 => {
-                let (lengths, distances) = fixed.get_or_insert_with(fixed_codes);
-                block(&mut bits, lengths, distances, window)?;
-            }
-            2 => {
-                let (lengths, distances) = dynamic_codes(&mut bits)?;
-                block(&mut bits, &lengths, &distances, window)?;
-            }
-            _ => return None,
-        }
-        if last {
-            // RFC 7692 §7.2.1: padded to a byte, and another block may follow.
-            bits.align();
+/// A walk that takes its data in parts, cut anywhere.
+#[derive(Debug)]
+pub(super) struct Walk {
+    window: usize,
+    /// Bytes of which no whole step could be made: less than the header of a block with its codes,
+    /// which is at most 300 bytes.
+    rest: Vec<u8>,
+    /// Bits of the byte before those.
+    held: u32,
+    count: u32,
+    block: Block,
+    /// The codes of fixed blocks, made once: such a block takes ten bits, so there may be a great
+    /// many.
+    fixed: Option<Box<(Code, Code)>>,
+    /// Whether the block has BFINAL set.
+    last: bool,
+}
+
+/// Where in the data the walk is.
+#[derive(Debug)]
+enum Block {
+    Between,
+    /// Bytes left of a stored block.
+    Stored(u32),
+    Fixed,
+    /// With its codes of lengths and of distances.
+    Dynamic(Box<(Code, Code)>),
+}
+
+/// Why a step cannot be made.
+enum Stop {
+    /// The input ends within it.
+    Starved,
+    /// The data is not DEFLATE, or refers back too far.
+    Wrong,
+}
+
+impl Walk {
+    /// A walk at the beginning of a message that may refer back at most `window` bytes.
+    pub(super) fn new(window: usize) -> Self {
+        Self {
+            window,
+            rest: Vec::new(),
+            held: 0,
+            count: 0,
+            block: Block::Between,
+            fixed: None,
+            last: false,
         }
     }
-    Some(())
+
+    /// Walks on over the next part.
+    pub(super) fn push(&mut self, part: &[u8]) -> Result<(), ProtocolError> {
+        let mut rest = core::mem::take(&mut self.rest);
+        let bytes = if rest.is_empty() {
+            part
+        } else {
+            rest.extend_from_slice(part);
+            &rest
+        };
+        let mut bits = Bits {
+            bytes: bytes.iter(),
+            held: self.held,
+            count: self.count,
+        };
+        loop {
+            let before = bits.clone();
+            match self.step(&mut bits) {
+                Ok(()) => {}
+                Err(Stop::Starved) => {
+                    // Once more from here, when there is more.
+                    (self.held, self.count) = (before.held, before.count);
+                    self.rest = before.bytes.as_slice().to_vec();
+                    return Ok(());
+                }
+                Err(Stop::Wrong) => return Err(ProtocolError::CorruptDeflate),
+            }
+        }
+    }
+
+    /// Whether what was walked over ends with a block and a byte.
+    fn is_between_blocks(&self) -> bool {
+        matches!(self.block, Block::Between) && self.count == 0 && self.rest.is_empty()
+    }
+
+    /// Takes what cannot be taken in parts: the header of a block, a stored byte, a symbol.
+    fn step(&mut self, bits: &mut Bits<'_>) -> Result<(), Stop> {
+        let ended = match &mut self.block {
+            Block::Between => {
+                let last = bits.take(1)? == 1;
+                self.block = match bits.take(2)? {
+                    0 => Block::Stored(stored(bits)?),
+                    1 => Block::Fixed,
+                    2 => Block::Dynamic(Box::new(dynamic_codes(bits)?)),
+                    _ => return Err(Stop::Wrong),
+                };
+                self.last = last;
+                matches!(self.block, Block::Stored(0))
+            }
+            Block::Stored(left) => {
+                bits.take(8)?;
+                *left -= 1;
+                *left == 0
+            }
+            Block::Fixed => {
+                let codes = self.fixed.get_or_insert_with(|| Box::new(fixed_codes()));
+                symbol(bits, codes, self.window)?
+            }
+            Block::Dynamic(codes) => symbol(bits, codes, self.window)?,
+        };
+        if ended {
+            self.block = Block::Between;
+            if self.last {
+                // RFC 7692 §7.2.1: padded to a byte, and another block may follow.
+                bits.align();
+            }
+        }
+        Ok(())
+    }
 }
 
 /// RFC 1951 §3.2.4.
-fn stored(bits: &mut Bits<'_>) -> Option<()> {
+fn stored(bits: &mut Bits<'_>) -> Result<u32, Stop> {
     bits.align();
     let len = bits.take(16)?;
     let _complement = bits.take(16)?;
-    for _ in 0..len {
-        bits.take(8)?;
-    }
-    Some(())
+    Ok(len)
 }
 
-/// The symbols of one block (RFC 1951 §3.2.3).
-fn block(bits: &mut Bits<'_>, lengths: &Code, distances: &Code, window: usize) -> Option<()> {
-    loop {
-        match lengths.next(bits)? {
-            0..=255 => {}
-            256 => return Some(()),
-            symbol => {
-                bits.take(u32::from(*LENGTH_EXTRA.get(usize::from(symbol) - 257)?))?;
-                let symbol = usize::from(distances.next(bits)?);
-                let extra = bits.take(u32::from(*DISTANCE_EXTRA.get(symbol)?))?;
-                let distance = usize::from(*DISTANCE_BASE.get(symbol)?) + extra as usize;
-                if distance > window {
-                    return None;
-                }
+/// One symbol of a block (RFC 1951 §3.2.3): whether it ends the block.
+fn symbol(
+    bits: &mut Bits<'_>,
+    (lengths, distances): &(Code, Code),
+    window: usize,
+) -> Result<bool, Stop> {
+    match lengths.next(bits)? {
+        0..=255 => Ok(false),
+        256 => Ok(true),
+        symbol => {
+            let extra = LENGTH_EXTRA.get(usize::from(symbol) - 257);
+            bits.take(u32::from(*extra.ok_or(Stop::Wrong)?))?;
+            let symbol = usize::from(distances.next(bits)?);
+            let extra = DISTANCE_EXTRA.get(symbol).ok_or(Stop::Wrong)?;
+            let extra = bits.take(u32::from(*extra))?;
+            let base = DISTANCE_BASE.get(symbol).ok_or(Stop::Wrong)?;
+            if usize::from(*base) + extra as usize > window {
+                return Err(Stop::Wrong);
             }
+            Ok(false)
         }
     }
 }
@@ -83,7 +186,7 @@ fn fixed_codes() -> (Code, Code) {
 }
 
 /// RFC 1951 §3.2.7.
-fn dynamic_codes(bits: &mut Bits<'_>) -> Option<(Code, Code)> {
+fn dynamic_codes(bits: &mut Bits<'_>) -> Result<(Code, Code), Stop> {
     const ORDER: [usize; 19] = [
         16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
     ];
@@ -98,23 +201,27 @@ fn dynamic_codes(bits: &mut Bits<'_>) -> Option<(Code, Code)> {
     let code = Code::new(&of_code_lengths);
 
     let mut lengths = [0; 286 + 32];
-    let all = lengths.get_mut(..literals + distances)?;
+    let all = lengths.get_mut(..literals + distances).ok_or(Stop::Wrong)?;
     let mut at = 0;
     while at < all.len() {
         let (value, times) = match code.next(bits)? {
             length @ 0..=15 => (length as u8, 1),
-            16 => (*all.get(at.checked_sub(1)?)?, 3 + bits.take(2)? as usize),
+            16 => {
+                let before = at.checked_sub(1).and_then(|before| all.get(before));
+                (*before.ok_or(Stop::Wrong)?, 3 + bits.take(2)? as usize)
+            }
             17 => (0, 3 + bits.take(3)? as usize),
             _ => (0, 11 + bits.take(7)? as usize),
         };
-        all.get_mut(at..at + times)?.fill(value);
+        all.get_mut(at..at + times).ok_or(Stop::Wrong)?.fill(value);
         at += times;
     }
-    Some((Code::new(&all[..literals]), Code::new(&all[literals..])))
+    Ok((Code::new(&all[..literals]), Code::new(&all[literals..])))
 }
 
 /// A canonical Huffman code (RFC 1951 §3.2.2): how many symbols each length has, and the symbols
 /// in the order of their codes.
+#[derive(Debug)]
 struct Code {
     counts: [u16; 16],
     symbols: [u16; 288],
@@ -143,58 +250,48 @@ impl Code {
         Self { counts, symbols }
     }
 
-    fn next(&self, bits: &mut Bits<'_>) -> Option<u16> {
+    fn next(&self, bits: &mut Bits<'_>) -> Result<u16, Stop> {
         let (mut code, mut first, mut index) = (0, 0, 0);
         for &count in &self.counts[1..] {
             code |= bits.take(1)?;
             let count = u32::from(count);
             if code < first + count {
-                return self.symbols.get((index + code - first) as usize).copied();
+                let symbol = self.symbols.get((index + code - first) as usize);
+                return symbol.copied().ok_or(Stop::Wrong);
             }
             index += count;
             first = (first + count) << 1;
             code <<= 1;
         }
-        None
+        Err(Stop::Wrong)
     }
 }
 
-/// The bits of a message, from the least significant of each byte, with its tail.
+/// The bits of a message, from the least significant of each byte.
+#[derive(Clone)]
 struct Bits<'a> {
-    bytes: core::iter::Chain<core::slice::Iter<'a, u8>, core::slice::Iter<'a, u8>>,
+    bytes: core::slice::Iter<'a, u8>,
     held: u32,
     count: u32,
 }
 
-impl<'a> Bits<'a> {
-    fn new(compressed: &'a [u8]) -> Self {
-        Self {
-            bytes: compressed.iter().chain(&TAIL),
-            held: 0,
-            count: 0,
-        }
-    }
-
+impl Bits<'_> {
     /// Takes up to 16 bits.
-    fn take(&mut self, count: u32) -> Option<u32> {
+    fn take(&mut self, count: u32) -> Result<u32, Stop> {
         while self.count < count {
-            self.held |= u32::from(*self.bytes.next()?) << self.count;
+            self.held |= u32::from(*self.bytes.next().ok_or(Stop::Starved)?) << self.count;
             self.count += 8;
         }
         let taken = self.held & ((1 << count) - 1);
         self.held >>= count;
         self.count -= count;
-        Some(taken)
+        Ok(taken)
     }
 
     /// Skips to the next byte.
     fn align(&mut self) {
         self.held >>= self.count % 8;
         self.count -= self.count % 8;
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.count == 0 && self.bytes.clone().next().is_none()
     }
 }
 

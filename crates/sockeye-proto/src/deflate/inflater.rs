@@ -1,5 +1,7 @@
 //! The decompressor (RFC 7692 §7.2.2).
 
+mod parts;
+
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -9,6 +11,8 @@ use super::deflater::TAIL;
 use super::distances;
 use super::params::WindowBits;
 use crate::ProtocolError;
+
+pub(crate) use parts::Progress;
 
 /// Room for output is first made for this many bytes.
 const FIRST_ROOM: usize = 4096;

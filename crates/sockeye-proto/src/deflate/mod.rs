@@ -29,6 +29,8 @@ mod short;
 mod tests;
 
 #[cfg(not(feature = "deflate"))]
+pub(crate) use absent::Progress;
+#[cfg(not(feature = "deflate"))]
 pub use absent::{Deflater, Deflaters, Inflater};
 pub use codecs::Codecs;
 pub use config::DeflateConfig;
@@ -39,5 +41,7 @@ pub use extensions::{
 };
 #[cfg(feature = "deflate")]
 pub use inflater::Inflater;
+#[cfg(feature = "deflate")]
+pub(crate) use inflater::Progress;
 pub use negotiate::{NegotiationError, Parameter};
 pub use params::{DeflateParams, DeflaterSettings, Direction, Level, MemLevel, WindowBits};

@@ -1,0 +1,301 @@
+//! A message received in parts, none of it kept (RFC 6455 §5.4).
+
+use alloc::{boxed::Box, vec::Vec};
+
+use super::{Inflating, OwnedEvent, Receiver};
+use crate::{
+    MessageKind, ProtocolError,
+    deflate::{Inflater, Progress},
+    utf8::Utf8,
+};
+
+/// What comes next where messages are received in parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A message begins.
+    Begin(MessageKind),
+    /// The next bytes of the message: this many, at the front of the room that was given.
+    Data(usize),
+    /// The message has ended.
+    End,
+    /// A ping, a pong or a Close, which may come between two parts (§5.4).
+    Event(OwnedEvent),
+}
+
+/// How the message in progress is received in parts.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// How much of what waits in the receiver's `payload` has been used. That is a compressed
+    /// message's next few bytes, or what had been gathered before the message was asked for in
+    /// parts.
+    used: usize,
+    /// The codec of a compressed message whose context is not kept.
+    inflater: Option<Box<Inflater>>,
+    progress: Progress,
+    /// Whether the last frame has been taken whole.
+    complete: bool,
+    /// Whether nobody wants the rest of it.
+    skipped: bool,
+}
+
+/// What came of looking for the next part.
+enum Step {
+    Begin(MessageKind),
+    Data(usize),
+    End,
+    /// The header of a control frame was taken.
+    Control,
+    /// The input is empty, and nothing more can be made of what is kept.
+    Starved,
+}
+
+/// How many bytes of a compressed message are unmasked and kept for the inflater at a time.
+const STAGE: usize = 8 * 1024;
+
+impl Receiver {
+    /// Takes the next part of a message off the front of `input`, and puts it, unmasked and
+    /// inflated, into `room`.
+    ///
+    /// Call it until it gives `None`: then the input is empty, and what comes next needs more bytes.
+    /// It gives [`Part::Data`] only between [`Part::Begin`] and [`Part::End`]; only then is `room`
+    /// needed, and it must not be empty. Part of a message that [`receive`](Self::receive) has
+    /// gathered before comes first.
+    ///
+    /// Nothing is held of a message received so, but 8 KiB and an inflater where it is compressed,
+    /// so only one of the limits applies to it, in another way: no more frames than
+    /// [`fragments`](crate::Limits::fragments) in a row may bring nothing. Text is checked as it
+    /// comes. Any other way of receiving takes no notice of the rest of a message that was begun
+    /// here, as [`skip_message`](Self::skip_message).
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn receive_part(
+        &mut self,
+        input: &mut &mut [u8],
+        room: &mut [u8],
+    ) -> Result<Option<Part>, ProtocolError> {
+        let step = self.step(input, room);
+        self.fresh = self.is_idle() && self.lent.is_none() && !self.ended && step.is_ok();
+        match step.map_err(|error| self.fail(input, error))? {
+            Step::Begin(kind) => Ok(Some(Part::Begin(kind))),
+            Step::Data(count) => Ok(Some(Part::Data(count))),
+            Step::End => Ok(Some(Part::End)),
+            Step::Control => {
+                // No codec is needed for it.
+                let event = self.receive_owned_any(input, &mut Inflater::new())?;
+                Ok(event.map(Part::Event))
+            }
+            Step::Starved => Ok(None),
+        }
+    }
+
+    /// Says that nobody wants the rest of a message that is being received in parts: it is
+    /// discarded as it comes, and is inflated only where the next message may refer back to it.
+    pub fn skip_message(&mut self) {
+        let (Some(parts), Some(message)) = (&mut self.parts, &mut self.message) else {
+            return;
+        };
+        if core::mem::replace(&mut parts.skipped, true) {
+            return;
+        }
+        (message.text, message.utf8) = (false, Utf8::default());
+        if message.compressed && parts.inflater.take().is_some() {
+            message.compressed = false;
+            parts.used = self.payload.len();
+        }
+    }
+
+    /// Discards what the input has of the rest of a message received in parts, up to a control
+    /// frame.
+    #[cold]
+    pub(super) fn skip(&mut self, input: &mut &mut [u8]) -> Result<(), ProtocolError> {
+        if self.is_at_control() {
+            return Ok(());
+        }
+        self.skip_message();
+        let mut scratch = [0; 4096];
+        while let Step::Data(_) = self.take_part(input, &mut scratch)? {}
+        Ok(())
+    }
+
+    fn step(&mut self, input: &mut &mut [u8], room: &mut [u8]) -> Result<Step, ProtocolError> {
+        self.release();
+        if self.ended {
+            *input = &mut [];
+            self.end();
+            return Ok(Step::Starved);
+        }
+        if self.parts.as_ref().is_some_and(|parts| parts.skipped) {
+            self.skip(input)?;
+        }
+        if self.is_at_control() {
+            return Ok(Step::Control);
+        }
+        match &self.parts {
+            Some(parts) if parts.skipped => Ok(Step::Starved),
+            Some(_) if room.is_empty() => Ok(Step::Data(0)),
+            Some(_) => self.take_part(input, room),
+            None => self.begin_parts(input),
+        }
+    }
+
+    /// Begins a message, or goes on with one that has been gathered in part.
+    fn begin_parts(&mut self, input: &mut &mut [u8]) -> Result<Step, ProtocolError> {
+        if self.message.is_none() {
+            let Some(header) = self.take_header(input)? else {
+                return Ok(Step::Starved);
+            };
+            if !header.opcode.is_control() {
+                // There before the frame is judged: the limits on its size are for what is kept.
+                self.parts = Some(Box::default());
+            }
+            self.frame = Some(self.begin(header)?);
+        }
+        let Some(message) = &self.message else {
+            return Ok(Step::Control);
+        };
+        let parts = self.parts.get_or_insert_default();
+        if message.compressed
+            && let Some(agreed) = &self.deflate
+        {
+            parts.progress = Progress::new(agreed.window);
+            if agreed.own.is_none() {
+                parts.inflater = Some(Box::new(Inflater::new()));
+            }
+        }
+        Ok(Step::Begin(if message.text {
+            MessageKind::Text
+        } else {
+            MessageKind::Binary
+        }))
+    }
+
+    /// Takes the next part of a message that has begun into `room`, which is not empty.
+    fn take_part(&mut self, input: &mut &mut [u8], room: &mut [u8]) -> Result<Step, ProtocolError> {
+        loop {
+            let count = self.take_kept(room)?;
+            if count > 0 {
+                return Ok(self.data(count));
+            }
+            let (Some(parts), Some(message)) = (&mut self.parts, &self.message) else {
+                return Ok(Step::Starved);
+            };
+            if parts.complete {
+                message.utf8.finish()?;
+                if message.compressed {
+                    let mut progress = core::mem::take(&mut parts.progress);
+                    let (codec, keep_context) = codec(parts, self.deflate.as_mut())?;
+                    codec.finish_parts(&mut progress, keep_context)?;
+                }
+                (self.message, self.parts, self.payload) = (None, None, Vec::new());
+                return Ok(Step::End);
+            }
+            let mut frame = match self.frame {
+                Some(frame) => frame,
+                None => {
+                    let Some(header) = self.take_header(input)? else {
+                        return Ok(Step::Starved);
+                    };
+                    let frame = self.begin(header)?;
+                    self.frame = Some(frame);
+                    if header.opcode.is_control() {
+                        return Ok(Step::Control);
+                    }
+                    frame
+                }
+            };
+            let (Some(parts), Some(message)) = (&mut self.parts, &mut self.message) else {
+                return Ok(Step::Starved);
+            };
+            let most = if message.compressed {
+                STAGE
+            } else {
+                room.len()
+            };
+            let take = usize::try_from(frame.remaining)
+                .unwrap_or(usize::MAX)
+                .min(input.len())
+                .min(most);
+            let (bytes, rest) = core::mem::take(input).split_at_mut(take);
+            *input = rest;
+            frame.unmask(bytes);
+            let whole = frame.remaining == 0;
+            self.frame = if whole { None } else { Some(frame) };
+            parts.complete = whole && frame.header.fin;
+            if take == 0 && !whole {
+                return Ok(Step::Starved);
+            }
+            if message.compressed {
+                self.payload.extend_from_slice(bytes);
+            } else if take > 0 {
+                if message.text {
+                    message.utf8.push(bytes)?;
+                }
+                room[..take].copy_from_slice(bytes);
+                return Ok(self.data(take));
+            }
+        }
+    }
+
+    /// Makes what it can of the bytes that are kept: how many bytes of the message.
+    fn take_kept(&mut self, room: &mut [u8]) -> Result<usize, ProtocolError> {
+        let (Some(parts), Some(message)) = (&mut self.parts, &mut self.message) else {
+            return Ok(0);
+        };
+        let kept = &self.payload[parts.used..];
+        let (taken, written) = if !message.compressed {
+            // Checked when it was gathered.
+            let count = kept.len().min(room.len());
+            room[..count].copy_from_slice(&kept[..count]);
+            (count, count)
+        } else if kept.is_empty() && !parts.progress.has_more() {
+            (0, 0)
+        } else {
+            let mut progress = core::mem::take(&mut parts.progress);
+            let (codec, _) = codec(parts, self.deflate.as_mut())?;
+            let result = codec.inflate_part(kept, room, &mut progress)?;
+            parts.progress = progress;
+            if message.text {
+                message.utf8.push(&room[..result.1])?;
+            }
+            result
+        };
+        parts.used += taken;
+        if parts.used == self.payload.len() {
+            parts.used = 0;
+            self.payload.clear();
+            if self.payload.capacity() > STAGE {
+                self.payload = Vec::new();
+            }
+        }
+        Ok(written)
+    }
+
+    /// Notes that frames have brought something.
+    fn data(&mut self, count: usize) -> Step {
+        if let Some(message) = &mut self.message {
+            message.fragments = 0;
+        }
+        Step::Data(count)
+    }
+
+    fn is_at_control(&self) -> bool {
+        self.frame
+            .as_ref()
+            .is_some_and(|frame| frame.header.opcode.is_control())
+    }
+}
+
+/// The codec for a message in parts, and whether it keeps its context.
+fn codec<'a>(
+    parts: &'a mut Parts,
+    agreed: Option<&'a mut Inflating>,
+) -> Result<(&'a mut Inflater, bool), ProtocolError> {
+    if let Some(inflater) = &mut parts.inflater {
+        return Ok((inflater, false));
+    }
+    // RSV1 is refused where nothing was agreed, so there is always an agreement here.
+    let own = agreed.and_then(|agreed| agreed.own.as_deref_mut());
+    own.map(|own| (own, true))
+        .ok_or(ProtocolError::ReservedBits)
+}
