@@ -88,7 +88,7 @@ mod waiting;
 #[cfg(feature = "client")]
 pub use client::{Client, connect};
 pub use ended::Ended;
-pub use error::{Deadline, Error, Result};
+pub use error::{Attempt, Deadline, Error, Result};
 pub use handler::{Handler, Socket};
 #[cfg(feature = "server")]
 pub use server::{Acceptor, PerCore, Server, accept};
