@@ -63,6 +63,8 @@
 //!   lost.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "client")]
+pub mod browser;
 mod buffers;
 #[cfg(feature = "client")]
 pub mod client;
