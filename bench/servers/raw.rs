@@ -1,6 +1,14 @@
-//! The floor: a TCP echo on tokio that knows nothing of WebSocket.
+//! The floor: a TCP echo on tokio that knows nothing of WebSocket; and what comes from one given to
+//! all, as it came.
 
-use std::{cell::RefCell, convert::Infallible, future::poll_fn, pin::Pin, task::ready};
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::ready,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
@@ -18,12 +26,37 @@ thread_local! {
 }
 
 fn main() {
-    let (_, address) = serve::arguments();
-    serve::serve(&address, |mut stream| async move {
+    let (form, address) = serve::arguments();
+    if form == "broadcast" {
+        serve::serve(address, |stream| broadcast(stream.into()));
+    }
+    serve::serve(address, |mut stream| async move {
         // How it ends does not matter.
         let _ = echo(&mut stream).await;
         Ok::<(), Infallible>(())
     });
+}
+
+/// Everyone who is connected.
+static MEMBERS: Mutex<Vec<Arc<TcpStream>>> = Mutex::new(Vec::new());
+
+async fn broadcast(stream: Arc<TcpStream>) -> std::io::Result<()> {
+    MEMBERS.lock().expect("nobody panics").push(stream.clone());
+    let mut buffer = [0; 4096];
+    loop {
+        stream.readable().await?;
+        match stream.try_read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                for member in &*MEMBERS.lock().expect("nobody panics") {
+                    // They read all that they are given.
+                    let _ = member.try_write(&buffer[..count]);
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 async fn echo(stream: &mut TcpStream) -> std::io::Result<()> {

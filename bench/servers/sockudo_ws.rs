@@ -13,16 +13,16 @@ const EXTENSIONS: &str =
 
 fn main() {
     let (form, address) = serve::arguments();
-    let deflate = std::env::var("ECHO_LEVEL").ok().map(|level| DeflateConfig {
-        server_no_context_takeover: true,
-        client_no_context_takeover: true,
-        compression_level: level.parse().expect("ECHO_LEVEL is a number"),
-        ..DeflateConfig::default()
+    let deflate = std::env::var("ECHO_LEVEL").ok().map(|level| {
+        &*Box::leak(Box::new(DeflateConfig {
+            server_no_context_takeover: true,
+            client_no_context_takeover: true,
+            compression_level: level.parse().expect("ECHO_LEVEL is a number"),
+            ..DeflateConfig::default()
+        }))
     });
     let data = |message: &Message| matches!(message, Message::Text(_) | Message::Binary(_));
-    serve::serve(&address, |mut stream| {
-        let (form, deflate) = (form.clone(), deflate.clone());
-        async move {
+    serve!(address, mut stream => async move {
             match deflate {
                 None => {
                     server_handshake(&mut stream).await?;
@@ -32,11 +32,10 @@ fn main() {
                 Some(deflate) => {
                     serve::upgrade(&mut stream, Some(EXTENSIONS)).await?;
                     let mut socket =
-                        CompressedWebSocketStream::server(stream, Config::default(), deflate);
+                        CompressedWebSocketStream::server(stream, Config::default(), deflate.clone());
                     echo!(socket, form, data);
                 }
             }
             Ok::<(), Error>(())
-        }
     });
 }

@@ -11,9 +11,7 @@ mod serve;
 
 fn main() {
     let (form, address) = serve::arguments();
-    serve::serve(&address, |stream| {
-        let form = form.clone();
-        async move {
+    serve!(address, stream => async move {
             let mut config = WebSocketConfig::default();
             if form == "batched" {
                 config = config.read_buffer_size(16 * 1024);
@@ -22,6 +20,5 @@ fn main() {
             echo!(socket, form, |message: &Message| message.is_text()
                 || message.is_binary());
             Ok::<(), Error>(())
-        }
     });
 }

@@ -10,9 +10,7 @@ mod serve;
 
 fn main() {
     let (form, address) = serve::arguments();
-    serve::serve(&address, |stream| {
-        let form = form.clone();
-        tokio::task::unconstrained(async move {
+    serve!(address, stream => tokio::task::unconstrained(async move {
             let mut config = Config::default().frame_size(usize::MAX);
             if form == "batched" {
                 config = config.flush_threshold(serve::BATCH);
@@ -39,6 +37,5 @@ fn main() {
                 }
             }
             Ok::<(), Error>(())
-        })
-    });
+    }));
 }

@@ -43,9 +43,25 @@ impl Client {
     }
 }
 
-/// Bytes of resident memory a connection: the slope from [`FEW`] to `many`, after each has
-/// exchanged a message and fallen silent.
-pub fn memory(kind: &Kind, settings: &Settings, traffic: &Traffic, many: usize) -> io::Result<f64> {
+/// What connections take in memory.
+pub struct Memory {
+    /// Bytes of resident memory a connection: the slope from [`FEW`] to as many as were opened, after
+    /// each has exchanged a message and fallen silent.
+    pub slope: f64,
+    /// All of the server's resident memory with [`SOME`] connections, where there were so many.
+    pub with_some: Option<u64>,
+}
+
+/// A number of connections that everyone can picture.
+pub const SOME: usize = 10_000;
+
+/// Opens `many` connections to a server of its own.
+pub fn memory(
+    kind: &Kind,
+    settings: &Settings,
+    traffic: &Traffic,
+    many: usize,
+) -> io::Result<Memory> {
     let server = Server::start(kind, settings)?;
     let client = Client::new(settings.tls);
     let mut open = Vec::with_capacity(many);
@@ -61,8 +77,12 @@ pub fn memory(kind: &Kind, settings: &Settings, traffic: &Traffic, many: usize) 
         Ok::<_, io::Error>(server.rss())
     };
     let few = grow(FEW)?;
+    let with_some = (many >= SOME).then(|| grow(SOME)).transpose()?;
     let rss = grow(many)?;
-    Ok((rss as f64 - few as f64) / (many - FEW) as f64)
+    Ok(Memory {
+        slope: (rss as f64 - few as f64) / (many - FEW) as f64,
+        with_some,
+    })
 }
 
 /// CPU of the server in microseconds for a connection: accepted, upgraded, and closed.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -17,8 +18,17 @@ pub struct Load<'a> {
     pub connections: usize,
     /// Messages on their way on each connection; or on all together, where they take turns.
     pub in_flight: usize,
-    pub take_turns: bool,
+    pub turns: Option<Turns>,
     pub seconds: f64,
+}
+
+/// Connections that take turns, one message each: `in_flight` of them together, and the next so many
+/// when their time has come. So the rate is the same, however many are open.
+#[derive(Clone, Copy)]
+pub struct Turns {
+    /// The others are open, and silent.
+    pub among: usize,
+    pub every: Duration,
 }
 
 /// What was measured after the warm-up.
@@ -153,36 +163,56 @@ impl Connection {
 
 impl Load<'_> {
     pub fn run(&self, server: &Server) -> io::Result<Measured> {
+        self.run_when(server, || Ok(()))
+    }
+
+    /// Connects, and begins when `ready` returns.
+    pub fn run_when(
+        &self,
+        server: &Server,
+        ready: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Measured> {
         let mut poll = Poll::new()?;
         let mut events = Events::with_capacity(1024);
         let ring = Ring::new(
             &self.traffic.frames,
-            if self.take_turns { 1 } else { self.in_flight },
+            if self.turns.is_some() {
+                1
+            } else {
+                self.in_flight
+            },
         );
         let mut connections = self.connect(server, &poll)?;
         let mut buffer = vec![0; READ];
         let echo = self.traffic.echo_len();
 
-        let mut turn = 0;
-        if self.take_turns {
-            turn = self.in_flight % connections.len();
-            for index in 0..self.in_flight {
-                let count = connections.len();
-                connections[index % count].send(&ring, 1)?;
-            }
-        } else {
+        ready()?;
+        // Whose turn it is, how many have not come back, and when the next may go.
+        let (mut turn, mut missing, mut next) = (0, 0, Instant::now());
+        if self.turns.is_none() {
             for connection in &mut connections {
                 connection.sent = Instant::now();
                 connection.send(&ring, self.in_flight)?;
             }
         }
 
-        let latency = self.in_flight == 1 && !self.take_turns;
+        let latency = self.in_flight == 1 && self.turns.is_none();
         let (mut messages, mut bytes, mut latencies) = (0, 0, Vec::new());
         let mut begun = Instant::now();
         let mut until = begun + WARM_UP;
         let mut start = None;
         loop {
+            if let Some(turns) = self.turns
+                && missing == 0
+            {
+                thread::sleep(next.saturating_duration_since(Instant::now()));
+                next += turns.every;
+                for _ in 0..self.in_flight {
+                    connections[turn].send(&ring, 1)?;
+                    turn = (turn + 1) % turns.among;
+                }
+                missing = self.in_flight;
+            }
             poll.poll(&mut events, Some(Duration::from_secs(10)))?;
             if events.is_empty() {
                 return Err(io::Error::other("nothing has come back for 10 s"));
@@ -196,13 +226,10 @@ impl Load<'_> {
                 }
                 let done = connection.receive(&mut buffer, echo, &mut bytes)?;
                 messages += done as u64;
-                if self.take_turns {
+                if self.turns.is_some() {
+                    missing -= done;
                     if connection.owed > 0 {
                         connection.send(&ring, 0)?;
-                    }
-                    for _ in 0..done {
-                        connections[turn].send(&ring, 1)?;
-                        turn = (turn + 1) % connections.len();
                     }
                     continue;
                 }

@@ -1,13 +1,16 @@
-//! Compares echo servers: CPU a message, throughput, latency, memory of a connection, cost of
-//! accepting one. `bench/run` builds and pins; `docs/performance.md` says what the figures mean.
+//! Compares servers: CPU a message, throughput, latency, memory of a connection, cost of accepting
+//! one, of a message to all of them, and what more cores bring. `bench/run` builds and pins; `docs/performance.md` says what the figures mean.
 
 use std::{
     error::Error,
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
+mod broadcast;
+mod cores;
 mod idle;
 mod load;
 mod plot;
@@ -17,7 +20,7 @@ mod server;
 mod wire;
 
 use idle::Client;
-use load::Load;
+use load::{Load, Turns};
 use points::{POINTS, Point};
 use report::{Cell, Samples, digits};
 use server::{KINDS, Kind, Server, Settings};
@@ -28,13 +31,14 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "usage: bench/run [OPTION...]
 
   --quick            the echo points for Sockeye and the floor alone
-  --parts LIST       of echo, deflate, memory, accept, scale (all)
+  --parts LIST       of echo, deflate, broadcast, accept, scale, cores, memory (all)
   --points LIST      of 1 to 7 (all)
   --servers LIST     names or parts of names: raw,sockeye,yawc,... (all)
   --rounds N         rounds of every measurement (5)
   --seconds S        length of a measurement (0.5)
   --level N          level of compression (1)
-  --connections N    connections held for memory (15000, or what descriptors allow)
+  --connections N    connections held for memory and scale (15000, or what descriptors allow),
+                     and for broadcast (10000)
   --core N           core of the load, and of the servers unless (the last)
   --server-core N    the servers have a core of their own
   --under COMMAND    run the servers under a command, such as valgrind --tool=callgrind
@@ -48,7 +52,7 @@ struct Options {
     rounds: usize,
     seconds: f64,
     level: u8,
-    connections: usize,
+    connections: Option<usize>,
     server_core: Option<usize>,
     under: Option<String>,
     docs: bool,
@@ -59,15 +63,23 @@ impl Options {
     fn parse() -> Result<Self> {
         let all = std::env::args().skip(1).collect::<Vec<_>>();
         let mut options = Self {
-            parts: ["echo", "deflate", "memory", "accept", "scale"]
-                .map(String::from)
-                .into(),
+            parts: [
+                "echo",
+                "deflate",
+                "broadcast",
+                "accept",
+                "scale",
+                "cores",
+                "memory",
+            ]
+            .map(String::from)
+            .into(),
             points: POINTS.to_vec(),
             kinds: KINDS.to_vec(),
             rounds: 5,
             seconds: 0.5,
             level: 1,
-            connections: 15_000.min(descriptors().saturating_sub(200)),
+            connections: None,
             server_core: None,
             under: None,
             docs: false,
@@ -102,7 +114,7 @@ impl Options {
                 "--rounds" => options.rounds = value()?.parse()?,
                 "--seconds" => options.seconds = value()?.parse()?,
                 "--level" => options.level = value()?.parse()?,
-                "--connections" => options.connections = value()?.parse()?,
+                "--connections" => options.connections = Some(value()?.parse()?),
                 "--server-core" => options.server_core = Some(value()?.parse()?),
                 "--under" => options.under = Some(value()?),
                 "--docs" => options.docs = true,
@@ -125,10 +137,18 @@ impl Options {
 
     fn settings(&self) -> Settings {
         Settings {
-            core: self.server_core,
+            cores: self.server_core.map(|core| core.to_string()),
             under: self.under.clone(),
             ..Settings::default()
         }
+    }
+}
+
+impl Options {
+    /// How many connections are held: as was asked for, else this many or what descriptors allow.
+    fn held(&self, many: usize) -> usize {
+        let possible = descriptors().saturating_sub(200);
+        self.connections.unwrap_or(many.min(possible))
     }
 }
 
@@ -143,7 +163,13 @@ fn descriptors() -> usize {
 }
 
 fn main() -> ExitCode {
-    match Options::parse().and_then(|options| run(&options)) {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let result = match arguments.split_first() {
+        // As a part of this program starts it again.
+        Some((first, rest)) if first == "--load" => cores::load(rest),
+        _ => Options::parse().and_then(|options| run(&options)),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -162,8 +188,10 @@ fn run(options: &Options) -> Result<()> {
     }
     for (part, measure) in [
         ("deflate", deflate as fn(&Options) -> Result<String>),
+        ("broadcast", broadcast),
         ("accept", accept),
         ("scale", scale),
+        ("cores", cores),
         ("memory", memory),
     ] {
         if options.wants(part) {
@@ -184,7 +212,7 @@ fn echo(options: &Options) -> Result<Vec<Vec<Cell>>> {
             traffic: if kind.is_raw() { &raw } else { &plain },
             connections: point.connections,
             in_flight: point.in_flight,
-            take_turns: false,
+            turns: None,
             seconds: options.seconds,
         })?;
         for (kind, cell) in options.kinds.iter().zip(&cells) {
@@ -262,7 +290,7 @@ fn deflate(options: &Options) -> Result<String> {
         traffic: &traffic,
         connections: 64,
         in_flight: 16,
-        take_turns: false,
+        turns: None,
         seconds: options.seconds,
     })?;
     let rows: Vec<_> = kinds
@@ -303,12 +331,10 @@ fn accept(options: &Options) -> Result<String> {
         .iter()
         .copied()
         .filter(|kind| kind.accepts && kind.form != "loop")
+        .map(Kind::accepting)
         .collect();
     for tls in [false, true] {
-        let kinds: Vec<_> = kinds
-            .iter()
-            .filter(|kind| !tls || kind.is_sockeye())
-            .collect();
+        let kinds: Vec<_> = kinds.iter().filter(|kind| !tls || kind.has_tls()).collect();
         let settings = Settings {
             tls,
             ..options.settings()
@@ -318,20 +344,17 @@ fn accept(options: &Options) -> Result<String> {
         for _ in 0..options.rounds {
             for (kind, samples) in kinds.iter().zip(&mut costs) {
                 let server = Server::start(kind, &settings)?;
-                samples
-                    .0
-                    .push(idle::accept(&server, &client, &plain, COUNT)?);
+                match idle::accept(&server, &client, &plain, COUNT) {
+                    Ok(cost) => samples.0.push(cost),
+                    Err(error) => eprintln!("accept {}: {error}", kind.name()),
+                }
             }
         }
         for (kind, samples) in kinds.iter().zip(costs) {
             let Some(cost) = samples.median() else {
                 continue;
             };
-            let name = if tls {
-                format!("{}, TLS", kind.name())
-            } else {
-                kind.library.to_owned() + ", " + kind.form
-            };
+            let name = kind.name() + if tls { ", TLS" } else { "" };
             eprintln!("accept {name}: {cost:.1} us");
             rows.push((
                 name,
@@ -340,14 +363,83 @@ fn accept(options: &Options) -> Result<String> {
         }
     }
     Ok(report::table(
-        "Connections accepted, upgraded and closed",
+        "Connections accepted, upgraded and closed (TLS: 1.3, one certificate of ECDSA P-256 for all, nothing resumed)",
         &["CPU each, us", "a CPU-second"].map(String::from),
         &rows,
     ))
 }
 
-/// The same traffic spread over few and over many open connections.
+/// One message for everyone.
+fn broadcast(options: &Options) -> Result<String> {
+    const SIZE: usize = 128;
+    let count = options.held(10_000);
+    let sockeye = |form| Kind { form, ..KINDS[1] };
+    let kinds = [
+        (
+            "raw writes of the same bytes",
+            Kind {
+                form: "broadcast",
+                ..KINDS[0]
+            },
+        ),
+        ("sockeye, `try_send` of one `Prepared`", sockeye("prepared")),
+        ("sockeye, `send` of the message to each", sockeye("send")),
+    ];
+    let mut rows = kinds.map(|(name, _)| (name.to_owned(), Vec::new()));
+    let mut sizes = Vec::new();
+    for compressed in [false, true] {
+        let wire = if compressed {
+            Wire::Deflate
+        } else {
+            Wire::Plain
+        };
+        let raw = Traffic::broadcast(Wire::Raw, SIZE, compressed);
+        let prepared = Traffic::broadcast(wire, SIZE, compressed);
+        sizes.push(raw.frames[0].len());
+        let settings = Settings {
+            level: compressed.then_some(options.level),
+            ..options.settings()
+        };
+        let mut costs = vec![Samples::default(); kinds.len()];
+        let mut ratios = costs.clone();
+        for _ in 0..options.rounds {
+            let mut floor = None;
+            for (at, (name, kind)) in kinds.iter().enumerate() {
+                let traffic = if kind.is_raw() { &raw } else { &prepared };
+                let server = Server::start(kind, &settings)?;
+                match broadcast::run(&server, traffic, count, options.seconds) {
+                    Ok(cost) => {
+                        costs[at].0.push(cost);
+                        let floor = *floor.get_or_insert(cost);
+                        ratios[at].0.push(cost / floor);
+                        eprintln!("broadcast {name}: {cost:.2} us a delivery");
+                    }
+                    Err(error) => eprintln!("broadcast {name}: {error}"),
+                }
+            }
+        }
+        for (at, row) in rows.iter_mut().enumerate() {
+            row.1.push(costs[at].median().map(digits));
+            row.1
+                .push(ratios[at].median().map(|ratio| format!("{ratio:.2}")));
+        }
+    }
+    Ok(report::table(
+        &format!(
+            "One message of {SIZE} B to {count} connections: CPU of the server a delivery in microseconds, and as a multiple of raw writes; \
+             compressed at level {} without context takeover, on the wire {} B instead of {}",
+            options.level, sizes[1], sizes[0],
+        ),
+        &["plain", "×", "compressed", "×"].map(String::from),
+        &rows,
+    ))
+}
+
+/// The same rate of messages with few and with many open connections.
 fn scale(options: &Options) -> Result<String> {
+    /// So many messages go out together, in turn on each of the connections or always on the same.
+    const BURST: usize = 100;
+    const EVERY: Duration = Duration::from_millis(5);
     let plain = Traffic::new(Wire::Plain, 128, true);
     let raw = Traffic::new(Wire::Raw, 128, true);
     let kinds: Vec<_> = options
@@ -356,29 +448,107 @@ fn scale(options: &Options) -> Result<String> {
         .copied()
         .filter(|kind| kind.is_raw() || kind.is_sockeye())
         .collect();
-    let counts = [100, 1000, options.connections];
-    let mut rows: Vec<_> = kinds.iter().map(|kind| (kind.name(), Vec::new())).collect();
-    for connections in counts {
-        let cells = rounds(options, &kinds, &options.settings(), |kind| Load {
-            traffic: if kind.is_raw() { &raw } else { &plain },
-            connections,
-            in_flight: 64,
-            take_turns: true,
-            seconds: options.seconds,
-        })?;
-        for ((row, cell), kind) in rows.iter_mut().zip(&cells).zip(&kinds) {
-            progress(&format!("scale {connections} {}", kind.name()), cell);
-            let ratio = cell.ratio.median().unwrap_or(f64::NAN);
-            row.1.push(
-                cell.cost
-                    .median()
-                    .map(|cost| format!("{} (×{ratio:.2})", digits(cost))),
-            );
+    let counts = [BURST, 1000, options.held(15_000)];
+    let mut out = String::new();
+    for (spread, title) in [
+        (true, "spread over all of them"),
+        (false, "on the same 100, the others silent"),
+    ] {
+        let mut rows: Vec<_> = kinds.iter().map(|kind| (kind.name(), Vec::new())).collect();
+        let mut first: Vec<Option<f64>> = Vec::new();
+        for connections in counts {
+            let cells = rounds(options, &kinds, &options.settings(), |kind| Load {
+                traffic: if kind.is_raw() { &raw } else { &plain },
+                connections,
+                in_flight: BURST,
+                turns: Some(Turns {
+                    among: if spread { connections } else { BURST },
+                    every: EVERY,
+                }),
+                // At this rate each of the many has a turn or two.
+                seconds: options.seconds.max(1.0) * 1.5,
+            })?;
+            if first.is_empty() {
+                first = cells.iter().map(|cell| cell.cost.median()).collect();
+            }
+            for (at, (row, cell)) in rows.iter_mut().zip(&cells).enumerate() {
+                progress(&format!("scale {connections} {}", kinds[at].name()), cell);
+                let ratio = cell.ratio.median().unwrap_or(f64::NAN);
+                let cost = cell.cost.median();
+                let shown = cost.map(|cost| format!("{} (×{ratio:.2})", digits(cost)));
+                row.1.push(shown);
+                if connections == counts[counts.len() - 1] {
+                    let growth = cost.zip(first[at]).map(|(many, few)| many / few);
+                    row.1.push(growth.map(|growth| format!("{growth:.2}")));
+                }
+            }
+        }
+        let mut columns = counts.map(|count| format!("{count} open")).to_vec();
+        columns.push("the last beside the first".into());
+        out += &report::table(
+            &format!(
+                "CPU a message in microseconds (and as a multiple of the floor's): 128 B, {} messages a second {title}",
+                BURST as u128 * 1000 / EVERY.as_millis(),
+            ),
+            &columns,
+            &rows,
+        );
+    }
+    Ok(out)
+}
+
+/// One thread, several that share their connections, and several that do not.
+fn cores(options: &Options) -> Result<String> {
+    let threads = "2";
+    let ways = [
+        ("one thread", vec![]),
+        ("a runtime of 2 worker threads", vec!["--workers", threads]),
+        ("2 threads, one a core", vec!["--per-core", threads]),
+    ];
+    let points: Vec<_> = points::POINTS
+        .iter()
+        .filter(|point| [2, 4, 5].contains(&point.id))
+        .collect();
+    let mut rows = Vec::new();
+    for kind in KINDS.iter().filter(|kind| kind.is_sockeye()) {
+        let mut samples = vec![vec![[const { Samples(Vec::new()) }; 3]; points.len()]; ways.len()];
+        for _ in 0..options.rounds {
+            for (at, point) in points.iter().enumerate() {
+                for ((name, arguments), samples) in ways.iter().zip(&mut samples) {
+                    let settings = Settings {
+                        cores: Some(cores::all_cores()),
+                        arguments: arguments.iter().map(ToString::to_string).collect(),
+                        ..options.settings()
+                    };
+                    let server = Server::start(kind, &settings)?;
+                    let measured = cores::run(&server, point, options.seconds)?;
+                    eprintln!(
+                        "cores {} {}, {name}: {:.0} k/s, {:.3} us, {:.2} cores",
+                        point.id,
+                        kind.name(),
+                        measured.throughput / 1000.0,
+                        measured.cost,
+                        measured.cores
+                    );
+                    samples[at][0].0.push(measured.throughput / 1000.0);
+                    samples[at][1].0.push(measured.cost);
+                    samples[at][2].0.push(measured.cores);
+                }
+            }
+        }
+        for ((name, _), samples) in ways.iter().zip(samples) {
+            let cells = samples.iter().flatten();
+            let cells = cells.map(|samples| samples.median().map(digits)).collect();
+            rows.push((format!("{}, {name}", kind.name()), cells));
         }
     }
+    let columns = points.iter().flat_map(|point| {
+        ["thousand a second", "CPU each, us", "cores filled"]
+            .map(|column| format!("{}: {column}", point.id))
+    });
     Ok(report::table(
-        "CPU a message in microseconds (and as a multiple of the floor's): 128 B, 64 on their way at a time, on each open connection in turn",
-        &counts.map(|count| format!("{count} open")),
+        "On several cores: server and two processes of load wherever the system puts them",
+        &columns.collect::<Vec<_>>(),
         &rows,
     ))
 }
@@ -388,38 +558,56 @@ fn memory(options: &Options) -> Result<String> {
     let plain = Traffic::new(Wire::Plain, 1024, true);
     let raw = Traffic::new(Wire::Raw, 1024, true);
     let deflate = Traffic::new(Wire::Deflate, 1024, true);
+    let many = options.held(15_000);
     let mut rows = Vec::new();
     for kind in options.kinds.iter().filter(|kind| kind.form != "loop") {
         let settings = options.settings();
         let measure = |settings: &Settings, traffic: &Traffic| {
-            let bytes = idle::memory(kind, settings, traffic, options.connections);
-            bytes
-                .inspect(|bytes| eprintln!("memory {}: {bytes:.0}", kind.name()))
-                .inspect_err(|error| eprintln!("memory {}: {error}", kind.name()))
+            let what = match (settings.level, settings.tls) {
+                (Some(_), _) => ", compression agreed",
+                (None, true) => ", TLS",
+                (None, false) => "",
+            };
+            idle::memory(kind, settings, traffic, many)
+                .inspect(|memory| eprintln!("memory {}{what}: {:.0}", kind.name(), memory.slope))
+                .inspect_err(|error| eprintln!("memory {}{what}: {error}", kind.name()))
                 .ok()
-                .map(|bytes| format!("{bytes:.0}"))
         };
+        let slope = |memory: &idle::Memory| format!("{:.0}", memory.slope);
         let traffic = if kind.is_raw() { &raw } else { &plain };
-        let mut cells = vec![measure(&settings, traffic)];
+        let unadorned = measure(&settings, traffic);
         let level = Settings {
             level: Some(options.level),
             ..settings.clone()
         };
-        cells.push(kind.deflate.then(|| measure(&level, &deflate)).flatten());
+        let agreed = kind.deflate.then(|| measure(&level, &deflate)).flatten();
         let tls = Settings {
             tls: true,
             ..settings
         };
-        cells.push(kind.is_sockeye().then(|| measure(&tls, &plain)).flatten());
-        rows.push((kind.name(), cells));
+        let secured = kind.has_tls().then(|| measure(&tls, &plain)).flatten();
+        let all = agreed.as_ref().and_then(|memory| memory.with_some);
+        rows.push((
+            kind.name(),
+            vec![
+                unadorned.as_ref().map(slope),
+                agreed.as_ref().map(slope),
+                secured.as_ref().map(slope),
+                all.map(|bytes| format!("{:.0} MiB", bytes as f64 / 1_048_576.0)),
+            ],
+        ));
     }
     Ok(report::table(
         &format!(
-            "Resident bytes an idle connection: the slope from {} to {} of them, each after a message of 1 KiB",
+            "Resident bytes an idle connection: the slope from {} to {many} of them, each after a message of 1 KiB",
             idle::FEW,
-            options.connections
         ),
-        &["plain", "compression agreed", "TLS"].map(String::from),
+        &[
+            "plain".into(),
+            "compression agreed".into(),
+            "TLS".into(),
+            format!("whole server, {} with compression agreed", idle::SOME),
+        ],
         &rows,
     ))
 }

@@ -5,7 +5,10 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +19,7 @@ pub struct Kind {
     pub library: &'static str,
     pub form: &'static str,
     pub deflate: bool,
-    /// Whether it answers the opening handshake itself.
+    /// Whether it has a part in accepting: itself, or behind hyper.
     pub accepts: bool,
 }
 
@@ -34,13 +37,13 @@ pub const KINDS: &[Kind] = &[
     kind("raw", "tcp", false, false),
     kind("sockeye", "events", true, true),
     kind("sockeye", "async", true, true),
-    kind("fastwebsockets", "batched", false, false),
+    kind("fastwebsockets", "batched", false, true),
     kind("fastwebsockets", "loop", false, false),
     kind("tokio-websockets", "batched", false, true),
     kind("tokio-websockets", "loop", false, true),
     kind("tokio-tungstenite", "batched", false, true),
     kind("tokio-tungstenite", "loop", false, true),
-    kind("yawc", "batched", true, false),
+    kind("yawc", "batched", true, true),
     kind("yawc", "loop", true, false),
     kind("sockudo-ws", "batched", true, true),
     kind("sockudo-ws", "loop", true, true),
@@ -54,6 +57,22 @@ impl Kind {
             "node-ws" => "Node `ws`".into(),
             library => format!("{library}, {}", self.form),
         }
+    }
+
+    /// The form in which it accepts as its documentation says.
+    pub fn accepting(self) -> Self {
+        match self.library {
+            "fastwebsockets" | "yawc" => Self {
+                form: "hyper",
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// Whether its server is built on a stream of any type, and so on TLS.
+    pub fn has_tls(&self) -> bool {
+        !matches!(self.library, "raw" | "node-ws")
     }
 
     pub fn is_raw(&self) -> bool {
@@ -90,14 +109,18 @@ pub struct Settings {
     /// The level of zlib, where messages may be compressed.
     pub level: Option<u8>,
     pub tls: bool,
-    /// The core to run on, where it is not the load generator's.
-    pub core: Option<usize>,
+    /// The cores to run on, where they are not the load generator's.
+    pub cores: Option<String>,
+    /// Further arguments, such as how many threads.
+    pub arguments: Vec<String>,
     /// A command to run it under, such as a profiler, which then ends when the server does.
     pub under: Option<String>,
 }
 
 pub struct Server {
-    child: Child,
+    /// None where another process has started it.
+    child: Option<Child>,
+    pid: u32,
     address: SocketAddr,
     /// Whether what it runs under has something to write down at the end.
     gently: bool,
@@ -110,9 +133,9 @@ impl Server {
         static STARTED: AtomicU16 = AtomicU16::new(0);
         let [high, low] = STARTED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let address: SocketAddr = ([127, 1 + high, low, 1], 9001).into();
-        let prefix = match (&settings.under, settings.core) {
+        let prefix = match (&settings.under, &settings.cores) {
             (Some(under), _) => under.clone(),
-            (None, Some(core)) => format!("taskset -c {core}"),
+            (None, Some(cores)) => format!("taskset -c {cores}"),
             (None, None) => String::new(),
         };
         let program = kind.command();
@@ -127,15 +150,17 @@ impl Server {
             }
         };
         command.arg(kind.form).arg(address.to_string());
+        command.args(&settings.arguments);
         if let Some(level) = settings.level {
             command.env("ECHO_LEVEL", level.to_string());
         }
         if settings.tls {
-            command.env("ECHO_TLS", "1");
+            command.env("ECHO_TLS", certificate());
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         let server = Self {
-            child,
+            pid: child.id(),
+            child: Some(child),
             address,
             gently: settings.under.is_some(),
         };
@@ -149,6 +174,25 @@ impl Server {
         Ok(server)
     }
 
+    /// What another process needs to make load on it.
+    pub fn attachment(&self) -> String {
+        format!("{}@{}", self.pid, self.address)
+    }
+
+    /// A server that another process has started, from its [`attachment`](Self::attachment).
+    pub fn attach(attachment: &str) -> io::Result<Self> {
+        let parts = attachment
+            .split_once('@')
+            .and_then(|(pid, address)| Some((pid.parse().ok()?, address.parse().ok()?)));
+        let (pid, address) = parts.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self {
+            child: None,
+            pid,
+            address,
+            gently: false,
+        })
+    }
+
     pub fn connect(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;
@@ -158,12 +202,12 @@ impl Server {
 
     /// CPU time so far, user and system, of all its threads.
     pub fn cpu(&self) -> Duration {
-        cpu(&self.child.id().to_string())
+        cpu(&self.pid.to_string())
     }
 
     /// Resident memory in bytes.
     pub fn rss(&self) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let path = format!("/proc/{}/smaps_rollup", self.pid);
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with("Rss:"));
         let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
@@ -173,13 +217,24 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = self.child.id().to_string();
+        let Some(child) = &mut self.child else { return };
+        let pid = self.pid.to_string();
         let ended = self.gently && Command::new("kill").arg(pid).status().is_ok();
         if !ended {
-            let _ = self.child.kill();
+            let _ = child.kill();
         }
-        let _ = self.child.wait();
+        let _ = child.wait();
     }
+}
+
+/// One certificate for all servers, with its key, in PEM: ECDSA on P-256.
+fn certificate() -> &'static str {
+    static MADE: OnceLock<String> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()])
+            .expect("a certificate can be made");
+        own.cert.pem() + &own.signing_key.serialize_pem()
+    })
 }
 
 /// CPU time of this process.

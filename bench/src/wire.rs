@@ -47,6 +47,25 @@ impl Traffic {
         }
     }
 
+    /// A message for everyone. The floor is sent what the others send out for it.
+    pub fn broadcast(kind: Kind, size: usize, compressed: bool) -> Self {
+        let payload = ticks(size);
+        let body = match compressed {
+            true => deflate(&payload),
+            false => payload.clone(),
+        };
+        let frames = match kind {
+            Kind::Raw => vec![[header(true, compressed, body.len(), false), body].concat()],
+            _ => vec![frame(true, compressed, &body)],
+        };
+        Self {
+            frames,
+            payload: vec![payload],
+            text: true,
+            kind,
+        }
+    }
+
     /// How many bytes come back for a message; of compressed ones only the server knows.
     pub fn echo_len(&self) -> Option<usize> {
         match self.kind {
@@ -106,6 +125,11 @@ impl Traffic {
     /// Sends the first message and compares what comes back with it, byte for byte.
     pub fn check_echo(&self, stream: &mut (impl Read + Write)) -> io::Result<()> {
         stream.write_all(&self.frames[0])?;
+        self.check_delivery(stream)
+    }
+
+    /// Compares what comes with the first message, byte for byte.
+    pub fn check_delivery(&self, stream: &mut impl Read) -> io::Result<()> {
         if let Some(len) = self.echo_len() {
             let mut echo = vec![0; len];
             stream.read_exact(&mut echo)?;
@@ -248,6 +272,16 @@ fn json(seed: usize, size: usize) -> Vec<u8> {
         if text.len() >= size {
             break;
         }
+    }
+    text.truncate(size);
+    text.into_bytes()
+}
+
+/// A message as those who publish prices send it: short records that are much alike.
+fn ticks(size: usize) -> Vec<u8> {
+    let mut text = String::from("[");
+    for n in 0..size {
+        text += &format!("{{\"pair\":\"EURUSD\",\"bid\":1.08{}}},", n % 10);
     }
     text.truncate(size);
     text.into_bytes()

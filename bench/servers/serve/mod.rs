@@ -6,8 +6,16 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
+
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio_rustls::TlsAcceptor;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -15,13 +23,47 @@ use tokio::{
 };
 
 /// The form of the server and the address to listen on, as the arguments give them.
-pub fn arguments() -> (String, String) {
+pub fn arguments() -> (&'static str, &'static str) {
     let mut arguments = std::env::args().skip(1);
-    let usage = "usage: FORM ADDRESS";
-    (
-        arguments.next().expect(usage),
-        arguments.next().expect(usage),
-    )
+    let mut next = || arguments.next().expect("usage: FORM ADDRESS").leak() as &str;
+    (next(), next())
+}
+
+/// One for all servers, from the certificate and the key that `ECHO_TLS` holds in PEM.
+pub fn tls_config() -> Option<Arc<ServerConfig>> {
+    let pem = std::env::var("ECHO_TLS").ok()?;
+    let chain = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .expect("a certificate");
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).expect("a key");
+    let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("the provider speaks TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("they fit each other");
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Some(Arc::new(config))
+}
+
+pub fn tls() -> Option<&'static TlsAcceptor> {
+    tls_config().map(|config| &*Box::leak(Box::new(TlsAcceptor::from(config))))
+}
+
+/// Serves with or without TLS, each with a stream of its own type: `serve!(address, stream => future)`.
+#[macro_export]
+macro_rules! serve {
+    ($address:expr, $stream:pat => $connection:expr) => {
+        match $crate::serve::tls() {
+            None => $crate::serve::serve($address, move |$stream| $connection),
+            Some(tls) => $crate::serve::serve($address, move |stream| async move {
+                // Boxed, so that what the handshake needs is not kept while the connection is open.
+                let accepted = Box::pin(tls.accept(stream)).await;
+                let $stream = accepted.map_err(|error| error.to_string())?;
+                $connection.await.map_err(|error| error.to_string())
+            }),
+        }
+    };
 }
 
 /// Runs a future on this thread alone.
@@ -62,7 +104,10 @@ where
 
 /// Answers the opening handshake, for libraries that leave it to an HTTP server of one's own.
 /// `extensions` is what to agree to where the client offers compression.
-pub async fn upgrade(stream: &mut TcpStream, extensions: Option<&str>) -> io::Result<bool> {
+pub async fn upgrade(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    extensions: Option<&str>,
+) -> io::Result<bool> {
     let mut head = Vec::with_capacity(1024);
     while !head.ends_with(b"\r\n\r\n") {
         if stream.read_buf(&mut head).await? == 0 {
@@ -92,8 +137,8 @@ pub async fn upgrade(stream: &mut TcpStream, extensions: Option<&str>) -> io::Re
 
 /// A stream that gathers what is written and writes it when there is nothing more to read: batching
 /// by hand, for a library that writes every message at once.
-pub struct Batch {
-    stream: TcpStream,
+pub struct Batch<S> {
+    stream: S,
     gathered: Vec<u8>,
     written: usize,
 }
@@ -101,8 +146,8 @@ pub struct Batch {
 /// What is gathered at most before it is written.
 pub const BATCH: usize = 64 * 1024;
 
-impl Batch {
-    pub fn new(stream: TcpStream) -> Self {
+impl<S: AsyncWrite + Unpin> Batch<S> {
+    pub fn new(stream: S) -> Self {
         Self {
             stream,
             gathered: Vec::new(),
@@ -121,7 +166,7 @@ impl Batch {
     }
 }
 
-impl AsyncRead for Batch {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batch<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -136,7 +181,7 @@ impl AsyncRead for Batch {
     }
 }
 
-impl AsyncWrite for Batch {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Batch<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,6 +1,10 @@
 //! What can be said on the command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args as ArgGroup, Parser, Subcommand};
 
@@ -30,7 +34,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Serve(Serve),
-    Connect(Connect),
+    Connect(Box<Connect>),
 }
 
 /// Serve WebSockets: echo every message, or broadcast it to everyone
@@ -138,15 +142,95 @@ pub(crate) struct Connect {
     #[arg(long)]
     pub(crate) no_compress: bool,
 
+    /// Send a user name and a password (Authorization: Basic), in place of those in the URL
+    #[arg(short, long, value_name = "USER:PASSWORD", value_parser = parse_user)]
+    pub(crate) user: Option<User>,
+
+    /// Send cookies
+    #[arg(short = 'b', long, value_name = "NAME=VALUE; …", value_parser = parse_cookie)]
+    pub(crate) cookie: Vec<String>,
+
+    /// Follow redirects; passwords and cookies stay with the server they are for
+    #[arg(short = 'L', long)]
+    pub(crate) location: bool,
+
+    /// Follow at most this many redirects
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 50,
+        requires = "location"
+    )]
+    pub(crate) max_redirs: usize,
+
+    /// Connect through a proxy: http://…, https://…, socks5://… (names are resolved here) or socks5h://… (by
+    /// the proxy)
+    ///
+    /// By default the environment is read as curl does: https_proxy for wss, http_proxy for ws, all_proxy for
+    /// both, and no_proxy. An empty PROXY is none at all.
+    #[arg(
+        short = 'x',
+        long,
+        value_name = "PROXY",
+        help_heading = "The way there"
+    )]
+    pub(crate) proxy: Option<String>,
+
+    /// Send the proxy a user name and a password, in place of those in its URL
+    #[arg(long, value_name = "USER:PASSWORD", value_parser = parse_user, requires = "proxy", help_heading = "The way there")]
+    pub(crate) proxy_user: Option<User>,
+
+    /// Use no proxy for these, in place of NO_PROXY: names, addresses and networks with commas between, or *
+    #[arg(long, value_name = "LIST", help_heading = "The way there")]
+    pub(crate) noproxy: Option<String>,
+
+    /// Reach a host and port at these addresses, in place of asking the system
+    #[arg(long, value_name = "HOST:PORT:ADDRESS[,ADDRESS]", value_parser = parse_resolve, help_heading = "The way there")]
+    pub(crate) resolve: Vec<Resolve>,
+
+    /// Connect to a Unix socket in place of the URL's host
+    #[cfg(unix)]
+    #[arg(long, value_name = "PATH", help_heading = "The way there")]
+    pub(crate) unix_socket: Option<PathBuf>,
+
+    /// Connect over IPv4 only
+    #[arg(
+        short = '4',
+        long,
+        conflicts_with = "ipv6",
+        help_heading = "The way there"
+    )]
+    pub(crate) ipv4: bool,
+
+    /// Connect over IPv6 only
+    #[arg(short = '6', long, help_heading = "The way there")]
+    pub(crate) ipv6: bool,
+
     /// Trust the authorities in this file (PEM) instead of the system's
+    #[arg(long, visible_alias = "ca", value_name = "FILE", help_heading = "TLS")]
+    pub(crate) cacert: Option<PathBuf>,
+
+    /// Show this certificate where the server asks for one: a file in PEM, our own first, then its chain
     #[arg(long, value_name = "FILE", help_heading = "TLS")]
-    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+
+    /// The key of --cert: a file in PEM, where it is not in the same file
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
+    pub(crate) key: Option<PathBuf>,
 
     /// Trust whoever answers. Anyone on the way can then read and change everything
-    #[arg(long, conflicts_with = "ca", help_heading = "TLS")]
+    #[arg(short = 'k', long, conflicts_with = "cacert", help_heading = "TLS")]
     pub(crate) insecure: bool,
 
-    /// Give up when the connection is not open after this long
+    /// Trust the authorities in this file (PEM) about an https proxy instead of the system's
+    #[arg(long, value_name = "FILE", requires = "proxy", help_heading = "TLS")]
+    pub(crate) proxy_cacert: Option<PathBuf>,
+
+    /// Give up when the server, or the proxy, is not reached or TLS is not set up after this long each
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "10")]
+    pub(crate) connect_timeout: Duration,
+
+    /// Give up when the server has not answered the request after this long
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "10")]
     pub(crate) handshake_timeout: Duration,
 
@@ -185,8 +269,12 @@ Examples:
       With TLS, a subprotocol and a header
   echo '{\"subscribe\":\"ticks\"}' | sockeye connect --linger 60 wss://example.com/feed | jq .price
       Send a line, then print what comes until a minute goes by without a message
-  sockeye connect --ca authority.pem wss://localhost:8443/
+  sockeye connect --cacert authority.pem wss://localhost:8443/
       With an authority of your own
+  sockeye connect -x socks5h://127.0.0.1:9050 -u me:secret wss://example.com/
+      Through a proxy, with a user name and a password for the server
+  sockeye connect ws+unix:/run/app.sock:/events
+      Over a Unix socket
   tail -f log | sockeye connect --quiet ws://127.0.0.1:8080/ > /dev/null
       Send lines as they are written
 
@@ -208,6 +296,69 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
         }
         _ => Err("a header is a name, a colon and a value, such as 'Accept-Language: fi'".into()),
     }
+}
+
+/// A user's name and password; never printed.
+#[derive(Clone)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) password: String,
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("User(..)")
+    }
+}
+
+fn parse_user(text: &str) -> Result<User, String> {
+    let (name, password) = text
+        .split_once(':')
+        .ok_or("it is a user name, a colon and a password")?;
+    Ok(User {
+        name: name.into(),
+        password: password.into(),
+    })
+}
+
+fn parse_cookie(text: &str) -> Result<String, String> {
+    if text.contains('=') {
+        Ok(text.into())
+    } else {
+        Err("a cookie is a name, = and a value; files of cookies are not read".into())
+    }
+}
+
+/// Where a host is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resolve {
+    /// With its port.
+    pub(crate) host: String,
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+/// As curl's --resolve has it; brackets around IPv6 are optional.
+fn parse_resolve(text: &str) -> Result<Resolve, String> {
+    const FORM: &str = "it is written as HOST:PORT:ADDRESS, as in example.com:443:127.0.0.1";
+    // A host in brackets has colons of its own.
+    let end = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.find(']'))
+        .map_or(0, |at| at + 1);
+    let (host, rest) = text.split_at(end + text[end..].find(':').ok_or(FORM)?);
+    let (port, addresses) = rest[1..].split_once(':').ok_or(FORM)?;
+    let port: u16 = port.parse().map_err(|_| FORM)?;
+    let addresses = addresses.split(',').map(|address| {
+        let address = address.trim_matches(['[', ']']);
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| format!("{address:?} is no IP address"))?;
+        Ok(SocketAddr::new(address, port))
+    });
+    Ok(Resolve {
+        host: format!("{host}:{port}"),
+        addresses: addresses.collect::<Result<_, String>>()?,
+    })
 }
 
 #[cfg(test)]
@@ -268,7 +419,7 @@ mod tests {
             Args::try_parse_from(words(command)).unwrap_or_else(|error| panic!("{line}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 12);
+        assert_eq!(count, 14);
     }
 
     #[test]
@@ -278,5 +429,27 @@ mod tests {
         assert_eq!(parsed("A:"), ("A".into(), String::new()));
         assert!(parse_header("A b").is_err());
         assert!(parse_header(": b").is_err());
+    }
+
+    #[test]
+    fn resolve_is_written_as_for_curl() {
+        let parsed = |text| {
+            let Resolve { host, addresses } = parse_resolve(text).unwrap();
+            format!("{host} {addresses:?}")
+        };
+        assert_eq!(parsed("a:1:1.2.3.4"), "a:1 [1.2.3.4:1]");
+        assert_eq!(parsed("a:1:::1,1.2.3.4"), "a:1 [[::1]:1, 1.2.3.4:1]");
+        assert_eq!(parsed("[::2]:1:[::1]"), "[::2]:1 [[::1]:1]");
+        for wrong in ["", "a", "a:1", "a:b:1.2.3.4", "a:1:b", "a:1:"] {
+            assert!(parse_resolve(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_password_may_have_a_colon() {
+        let User { name, password } = parse_user("a:b:c").unwrap();
+        assert_eq!((name.as_str(), password.as_str()), ("a", "b:c"));
+        assert!(parse_user("a").is_err());
+        assert!(parse_cookie("cookies.txt").is_err());
     }
 }

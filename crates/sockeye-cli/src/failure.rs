@@ -2,7 +2,11 @@
 
 use std::fmt::Display;
 
-use sockeye::{Deadline, Error, proto::handshake::HandshakeError};
+use sockeye::{
+    Attempt, Deadline, Error,
+    client::{ProxyError, RedirectError},
+    proto::handshake::HandshakeError,
+};
 
 /// Why the command could not do what it was asked to.
 #[derive(Debug)]
@@ -37,12 +41,15 @@ impl From<Error> for Failure {
 fn advice(error: &Error) -> Option<String> {
     Some(match error {
         Error::Resolve { .. } => "check the spelling of the URL, and the network".into(),
-        Error::Connect { source, .. } => match source.kind() {
-            std::io::ErrorKind::ConnectionRefused => {
+        Error::Connect { attempts } => {
+            let refused = std::io::ErrorKind::ConnectionRefused;
+            let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
+            if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
+            } else {
+                "check the address, and the network".into()
             }
-            _ => "check the address, and the network".into(),
-        },
+        }
         Error::Listen { source, .. } => match source.kind() {
             std::io::ErrorKind::AddrInUse => {
                 "choose another port with --listen, or 0 for any that is free".into()
@@ -50,6 +57,14 @@ fn advice(error: &Error) -> Option<String> {
             _ => "choose another address with --listen".into(),
         },
         Error::Tls { source, .. } => return tls_advice(&source.to_string()),
+        Error::Proxy { source, .. } => proxy_advice(source)?.into(),
+        Error::Redirect {
+            problem: RedirectError::TooMany { .. },
+            ..
+        } => "allow more with --max-redirs".into(),
+        Error::Timeout(Deadline::Connect | Deadline::Tls) => {
+            "check the address and the network, or allow it more with --connect-timeout".into()
+        }
         Error::Timeout(Deadline::Handshake) => {
             "the server may be slow: allow it more with --handshake-timeout".into()
         }
@@ -58,11 +73,24 @@ fn advice(error: &Error) -> Option<String> {
     })
 }
 
+fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
+    match error {
+        ProxyError::Status { response, .. } if response.status() == 407 => {
+            Some("give them with --proxy-user")
+        }
+        ProxyError::Credentials { .. } => Some("give them with --proxy-user"),
+        ProxyError::Unreachable(_) | ProxyError::Http(_) | ProxyError::Malformed(_) => {
+            Some("check --proxy and the variables *_proxy, or try without: --noproxy '*'")
+        }
+        _ => None,
+    }
+}
+
 fn tls_advice(problem: &str) -> Option<String> {
     let advice = if problem.contains("NotValidForName") {
         "connect by a name that the certificate has, or try with --insecure"
     } else if problem.contains("invalid peer certificate") {
-        "name its authority with --ca FILE, or try with --insecure"
+        "name its authority with --cacert FILE, or try with --insecure"
     } else if problem.contains("InvalidContentType") || problem.contains("corrupt message") {
         "the server may not speak TLS on this port: try ws:// instead of wss://"
     } else {
@@ -74,7 +102,9 @@ fn tls_advice(problem: &str) -> Option<String> {
 /// What a server says that declines, and where it points to.
 fn http_advice(response: &sockeye::proto::handshake::Response) -> Option<String> {
     if let Some(location) = response.headers().first_str("Location") {
-        return Some(format!("it says to connect to {location} instead"));
+        return Some(format!(
+            "it says to connect to {location} instead: follow with --location"
+        ));
     }
     let body = String::from_utf8_lossy(response.body());
     let body = body.trim();

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         }
         // One connection has nothing to share.
         Command::Connect(args) => runtime(Builder::new_current_thread()).and_then(|it| {
-            let status = it.block_on(connect::run(args));
+            let status = it.block_on(connect::run(*args));
             // Standard output may be in the middle of a write that nobody reads.
             it.shutdown_background();
             status

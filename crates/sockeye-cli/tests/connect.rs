@@ -333,7 +333,7 @@ mod failures {
         let line = one_line(&[&server.url], "");
         assert!(line.contains("certificate"), "{line}");
         assert!(
-            line.contains("--ca FILE") && line.contains("--insecure"),
+            line.contains("--cacert FILE") && line.contains("--insecure"),
             "{line}"
         );
     }

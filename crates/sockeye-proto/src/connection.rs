@@ -68,7 +68,7 @@ impl Config {
 ///
 /// let mut input = &mut bytes[..];
 /// let event = server.receive(&mut input, now, &mut codecs)?;
-/// assert_eq!(event, Some(Event::Message(MessageRef::Text("Привет"))));
+/// assert_eq!(event, Some(Event::Message(MessageRef::Text("Привет".into()))));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

@@ -16,6 +16,7 @@ mod limits;
 mod mask;
 mod message;
 mod output;
+mod prepared;
 mod receive;
 mod send;
 mod utf8;
@@ -26,8 +27,9 @@ pub use deflate::Codecs;
 pub use error::{ProtocolError, SendError};
 pub use frame::{FrameHeader, OpCode};
 pub use limits::Limits;
-pub use message::{Message, MessageRef, Outgoing, Text};
+pub use message::{Message, MessageRef, Outgoing, Text, TextRef};
 pub use output::Output;
+pub use prepared::Prepared;
 pub use receive::{Event, OwnedEvent, Receiver};
 pub use send::Sender;
 

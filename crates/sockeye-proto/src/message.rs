@@ -6,6 +6,8 @@ use core::{fmt, ops::Deref};
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use crate::Prepared;
+
 /// A whole message, owned. Cloning is cheap: the payload is shared.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Message {
@@ -23,7 +25,10 @@ impl Message {
 
     /// The text, where it is one.
     pub fn as_text(&self) -> Option<&str> {
-        self.as_ref().as_text()
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Binary(_) => None,
+        }
     }
 
     /// The size of the payload in bytes.
@@ -53,7 +58,7 @@ impl Message {
     )]
     pub fn as_ref(&self) -> MessageRef<'_> {
         match self {
-            Self::Text(text) => MessageRef::Text(text),
+            Self::Text(text) => MessageRef::Text(TextRef::from(&**text)),
             Self::Binary(bytes) => MessageRef::Binary(bytes),
         }
     }
@@ -84,13 +89,14 @@ impl fmt::Debug for Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageRef<'a> {
     /// UTF-8 text (opcode 1).
-    Text(&'a str),
+    Text(TextRef<'a>),
     /// Bytes (opcode 2).
     Binary(&'a [u8]),
 }
 
 impl<'a> MessageRef<'a> {
     /// The payload, of either kind.
+    #[inline]
     pub fn as_bytes(self) -> &'a [u8] {
         match self {
             Self::Text(text) => text.as_bytes(),
@@ -98,15 +104,16 @@ impl<'a> MessageRef<'a> {
         }
     }
 
-    /// The text, where it is one.
+    /// The text, where it is one. It costs what [`TextRef::as_str`] does.
     pub fn as_text(self) -> Option<&'a str> {
         match self {
-            Self::Text(text) => Some(text),
+            Self::Text(text) => Some(text.as_str()),
             Self::Binary(_) => None,
         }
     }
 
     /// The size of the payload in bytes.
+    #[inline]
     pub fn len(self) -> usize {
         self.as_bytes().len()
     }
@@ -116,10 +123,15 @@ impl<'a> MessageRef<'a> {
         self.as_bytes().is_empty()
     }
 
+    /// Whether this is a text message.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Text(_))
+    }
+
     /// Copies the message out of the buffer it was lent from.
     pub fn to_owned(self) -> Message {
         match self {
-            Self::Text(text) => Message::Text(text.into()),
+            Self::Text(text) => Message::Text(text.as_str().into()),
             Self::Binary(bytes) => Message::Binary(Bytes::copy_from_slice(bytes)),
         }
     }
@@ -132,6 +144,97 @@ impl fmt::Display for MessageRef<'_> {
             Self::Text(text) => f.pad(text),
             Self::Binary(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
         }
+    }
+}
+
+/// UTF-8 text, borrowed from the buffer it was received into. It derefs to `str`.
+///
+/// The text was checked as it was unmasked, where ASCII costs next to nothing; without unsafe code
+/// that leaves bytes, of which a `str` is made by a check of its own when someone asks for it: at
+/// 16 bytes 7 ns that an echo, a relay or a parser of bytes need not spend.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TextRef<'a>(&'a [u8]);
+
+impl<'a> TextRef<'a> {
+    /// Text that the receiver has checked.
+    #[inline]
+    pub(crate) fn checked(bytes: &'a [u8]) -> Self {
+        debug_assert!(core::str::from_utf8(bytes).is_ok());
+        Self(bytes)
+    }
+
+    /// The text as a string slice: a check of all of it, about 5 ns for 16 bytes and 20-50 ns for a
+    /// KiB. Keep the slice rather than ask twice.
+    #[inline]
+    pub fn as_str(self) -> &'a str {
+        // Never the default: every text has been checked before.
+        if self.0.len() < 64 {
+            core::str::from_utf8(self.0).unwrap_or_default()
+        } else {
+            simdutf8::basic::from_utf8(self.0).unwrap_or_default()
+        }
+    }
+
+    /// The bytes of the text.
+    #[inline]
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The size of the text in bytes.
+    #[inline]
+    pub fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the text is empty.
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> From<&'a str> for TextRef<'a> {
+    #[inline]
+    fn from(text: &'a str) -> Self {
+        Self(text.as_bytes())
+    }
+}
+
+impl Deref for TextRef<'_> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for TextRef<'_> {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl PartialEq<str> for TextRef<'_> {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for TextRef<'_> {
+    fn eq(&self, other: &&str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl fmt::Display for TextRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+impl fmt::Debug for TextRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
@@ -176,6 +279,12 @@ impl fmt::Debug for Text {
     }
 }
 
+impl From<TextRef<'_>> for Text {
+    fn from(text: TextRef<'_>) -> Self {
+        text.as_str().into()
+    }
+}
+
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
         Self(text.into())
@@ -210,6 +319,8 @@ pub enum Outgoing<'a> {
     Borrowed(MessageRef<'a>),
     /// Moved where that is cheaper than a copy.
     Owned(Message),
+    /// Shared with other connections, compressed too.
+    Prepared(Prepared),
 }
 
 impl Outgoing<'_> {
@@ -222,6 +333,7 @@ impl Outgoing<'_> {
         match self {
             Self::Borrowed(message) => *message,
             Self::Owned(message) => message.as_ref(),
+            Self::Prepared(prepared) => prepared.message().as_ref(),
         }
     }
 
@@ -230,6 +342,16 @@ impl Outgoing<'_> {
         match self {
             Self::Borrowed(message) => message.to_owned(),
             Self::Owned(message) => message,
+            Self::Prepared(prepared) => prepared.message().clone(),
+        }
+    }
+
+    /// The same to be kept, copied only where it was borrowed.
+    pub fn into_static(self) -> Outgoing<'static> {
+        match self {
+            Self::Borrowed(message) => Outgoing::Owned(message.to_owned()),
+            Self::Owned(message) => Outgoing::Owned(message),
+            Self::Prepared(prepared) => Outgoing::Prepared(prepared),
         }
     }
 }
@@ -243,9 +365,10 @@ macro_rules! outgoing {
 }
 
 outgoing! { 'a;
-    &'a str => |text| Self::Borrowed(MessageRef::Text(text));
-    &'a String => |text| Self::Borrowed(MessageRef::Text(text));
-    &'a Text => |text| Self::Borrowed(MessageRef::Text(text));
+    &'a str => |text| Self::Borrowed(MessageRef::Text(text.into()));
+    &'a String => |text| Self::Borrowed(MessageRef::Text(text.as_str().into()));
+    &'a Text => |text| Self::Borrowed(MessageRef::Text(text.as_str().into()));
+    TextRef<'a> => |text| Self::Borrowed(MessageRef::Text(text));
     &'a [u8] => |bytes| Self::Borrowed(MessageRef::Binary(bytes));
     &'a Vec<u8> => |bytes| Self::Borrowed(MessageRef::Binary(bytes));
     MessageRef<'a> => |message| Self::Borrowed(message);
@@ -255,6 +378,8 @@ outgoing! { 'a;
     String => |text| Self::Owned(Message::Text(text.into()));
     Bytes => |bytes| Self::Owned(Message::Binary(bytes));
     Vec<u8> => |bytes| Self::Owned(Message::Binary(bytes.into()));
+    &'a Prepared => |prepared| Self::Prepared(prepared.clone());
+    Prepared => |prepared| Self::Prepared(prepared);
 }
 
 impl<'a, const N: usize> From<&'a [u8; N]> for Outgoing<'a> {
@@ -271,7 +396,7 @@ macro_rules! message {
     )*};
 }
 
-message! { &str &String String &Text Text &[u8] &Vec<u8> Vec<u8> Bytes MessageRef<'_> &Message }
+message! { &str &String String &Text Text TextRef<'_> &[u8] &Vec<u8> Vec<u8> Bytes MessageRef<'_> &Message }
 
 impl<const N: usize> From<&[u8; N]> for Message {
     fn from(bytes: &[u8; N]) -> Self {

@@ -1,6 +1,6 @@
 //! Bytes on their way out: small ones gathered in one buffer, large payloads left where they are.
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use core::iter;
 
 use bytes::Bytes;
@@ -17,10 +17,17 @@ pub struct Output {
     buffer: Vec<u8>,
     end: usize,
     written: usize,
-    large: VecDeque<Large>,
+    /// There while payloads wait that are not copied: most connections never have one.
+    large: Option<Box<Larges>>,
+    len: usize,
+}
+
+/// Payloads that are not copied into the buffer.
+#[derive(Debug, Default)]
+struct Larges {
+    queue: VecDeque<Large>,
     /// The payload that was written last, for whoever can use its memory.
     spent: Option<Bytes>,
-    len: usize,
 }
 
 /// A payload that is not copied into the buffer.
@@ -49,22 +56,46 @@ impl Output {
     /// What waits, in order, in as few pieces as there are.
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = self.written;
-        let pairs = self.large.iter().flat_map(move |large| {
+        let queue = self.large.as_ref().map(|larges| &larges.queue);
+        let pairs = queue.into_iter().flatten().flat_map(move |large| {
             let before = &self.buffer[at..large.after];
             at = large.after;
             [before, &large.bytes[large.written..]]
         });
-        let last = self.large.back().map_or(self.written, |large| large.after);
+        let last = queue.and_then(VecDeque::back);
+        let last = last.map_or(self.written, |large| large.after);
         pairs
             .chain(iter::once(&self.buffer[last..self.end]))
             .filter(|chunk| !chunk.is_empty())
     }
 
+    /// What waits, where it is in one piece.
+    #[inline]
+    pub fn only_chunk(&self) -> Option<&[u8]> {
+        (!self.has_large()).then(|| &self.buffer[self.written..self.end])
+    }
+
+    #[inline]
+    fn has_large(&self) -> bool {
+        matches!(&self.large, Some(larges) if !larges.queue.is_empty())
+    }
+
     /// Says that the first `count` bytes have been written. More than wait count as all of them.
+    #[inline]
     pub fn advance(&mut self, count: usize) {
+        if count >= self.len && !self.has_large() {
+            (self.end, self.written, self.len) = (0, 0, 0);
+        } else {
+            self.advance_part(count);
+        }
+    }
+
+    fn advance_part(&mut self, count: usize) {
         let mut count = count.min(self.len);
         self.len -= count;
-        while let Some(large) = self.large.front_mut() {
+        while let Some(larges) = &mut self.large
+            && let Some(large) = larges.queue.front_mut()
+        {
             let before = large.after - self.written;
             if count < before {
                 break;
@@ -76,7 +107,7 @@ impl Output {
                 return;
             }
             count -= large.bytes.len() - large.written;
-            self.spent = self.large.pop_front().map(|large| large.bytes);
+            larges.spent = larges.queue.pop_front().map(|large| large.bytes);
         }
         self.written += count;
         if self.len == 0 {
@@ -113,9 +144,7 @@ impl Output {
     /// a peer that does not read.
     pub fn trade_buffer(&mut self) -> Vec<u8> {
         let rest = self.buffer[self.written..self.end].to_vec();
-        for large in &mut self.large {
-            large.after -= self.written;
-        }
+        self.move_down();
         (self.end, self.written) = (rest.len(), 0);
         core::mem::replace(&mut self.buffer, rest)
     }
@@ -123,7 +152,19 @@ impl Output {
     /// The large payload that was written last, so that its memory can be used again.
     #[inline]
     pub fn take_spent(&mut self) -> Option<Bytes> {
-        self.spent.take()
+        let larges = self.large.as_mut()?;
+        let spent = larges.spent.take();
+        if larges.queue.is_empty() {
+            self.large = None;
+        }
+        spent
+    }
+
+    /// Counts the places of the large payloads from what has not been written.
+    fn move_down(&mut self) {
+        for large in self.large.iter_mut().flat_map(|larges| &mut larges.queue) {
+            large.after -= self.written;
+        }
     }
 
     /// Appends `count` bytes, to be overwritten.
@@ -136,6 +177,22 @@ impl Output {
         self.end += count;
         self.len += count;
         &mut self.buffer[start..start + count]
+    }
+
+    /// Appends a header and its payload, where the buffer has room for them. Says whether it had.
+    #[inline]
+    pub(crate) fn append_short<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) -> bool {
+        let Some((head, body)) = self.buffer[self.end..].split_first_chunk_mut::<N>() else {
+            return false;
+        };
+        let Some(body) = body.get_mut(..payload.len()) else {
+            return false;
+        };
+        *head = header;
+        copy(payload, body);
+        self.end += N + payload.len();
+        self.len += N + payload.len();
+        true
     }
 
     /// Appends bytes by extending the buffer.
@@ -151,7 +208,7 @@ impl Output {
     /// Appends a payload without copying it.
     pub(crate) fn append_large(&mut self, bytes: Bytes) {
         self.len += bytes.len();
-        self.large.push_back(Large {
+        self.large.get_or_insert_default().queue.push_back(Large {
             after: self.end,
             bytes,
             written: 0,
@@ -176,17 +233,39 @@ impl Output {
         const WORTHWHILE: usize = 64 * 1024;
         if self.written >= WORTHWHILE && self.written * 2 >= self.end {
             self.buffer.copy_within(self.written..self.end, 0);
-            for large in &mut self.large {
-                large.after -= self.written;
-            }
+            self.move_down();
             (self.end, self.written) = (self.end - self.written, 0);
         }
+    }
+}
+
+/// Copies, as `copy_from_slice` does, without a call for the shortest: two words that overlap, where
+/// the length is no constant, cost 8 instructions, and the call 25.
+#[inline]
+fn copy(from: &[u8], to: &mut [u8]) {
+    match from.len() {
+        8..=16 => overlapping::<8>(from, to),
+        17..=32 => overlapping::<16>(from, to),
+        4..=7 => overlapping::<4>(from, to),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+/// Copies between `N` and `2 * N` bytes as the first `N` and the last `N`.
+#[inline]
+fn overlapping<const N: usize>(from: &[u8], to: &mut [u8]) {
+    if let (Some(from), Some(to)) = (from.first_chunk::<N>(), to.first_chunk_mut::<N>()) {
+        *to = *from;
+    }
+    if let (Some(from), Some(to)) = (from.last_chunk::<N>(), to.last_chunk_mut::<N>()) {
+        *to = *from;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
@@ -231,6 +310,32 @@ mod tests {
                 prop_assert_eq!(output.chunks().collect::<Vec<_>>().concat(), &model[written..]);
             }
         }
+    }
+
+    #[test]
+    fn short_payloads_of_any_length_are_copied_whole() {
+        let mut output = Output::default();
+        output.lend_buffer(vec![0xFF; 2 * 100]);
+        let payload: Vec<u8> = (0..100).collect();
+        for len in 0..=98 {
+            assert!(output.append_short([1, 2], &payload[..len]), "{len}");
+            assert_eq!(
+                output.chunks().collect::<Vec<_>>().concat(),
+                [&[1, 2], &payload[..len]].concat()
+            );
+            output.advance(usize::MAX);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_begun() {
+        let mut output = Output::default();
+        assert!(!output.append_short([1, 2], &[]));
+        output.lend_buffer(vec![0; 4]);
+        assert!(!output.append_short([1, 2], &[3, 4, 5]));
+        assert!(output.is_empty());
+        assert!(output.append_short([1, 2], &[3, 4]));
+        assert_eq!(output.len(), 4);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     CloseCode, CloseFrame, Event, FrameHeader, Message, MessageRef, OpCode, Outgoing, OwnedEvent,
-    ProtocolError, Role, SendError,
+    Prepared, ProtocolError, Role, SendError,
     deflate::{DeflateConfig, Deflater, DeflaterSettings, Deflaters, Direction},
     mask::Mask,
     output::Output,
@@ -17,7 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Sender {
     role: Role,
-    deflate: Option<Deflating>,
+    /// In a box, like all that most connections do not have.
+    deflate: Option<Box<Deflating>>,
     output: Output,
     /// The answer to the newest ping, where it could not be queued at once (§5.5.3).
     pong: Option<Box<[u8]>>,
@@ -27,6 +28,9 @@ pub struct Sender {
     close_sent: bool,
     /// Whether the peer has closed, or broken the protocol so that nothing is expected from it.
     close_received: bool,
+    /// Messages of fewer bytes go by [`send_quick`](Self::send_quick): none from a client, and none
+    /// once a Close was sent or received.
+    quick: usize,
 }
 
 /// permessage-deflate as agreed for the direction that is sent.
@@ -57,17 +61,23 @@ impl Sender {
         deflate: Option<(Direction, DeflateConfig)>,
         close_timeout: Duration,
     ) -> Self {
+        let quick = match (role, &deflate) {
+            (Role::Client { .. }, _) => 0,
+            (Role::Server, None) => LARGE,
+            (Role::Server, Some((_, config))) => config.threshold.min(LARGE),
+        };
         Self {
             role,
+            quick,
             deflate: deflate.map(|(agreed, config)| {
                 let settings = config.deflater(agreed.window);
-                Deflating {
+                Box::new(Deflating {
                     settings,
                     threshold: config.threshold,
                     own: agreed
                         .keeps_context
                         .then(|| Box::new(Deflater::new(settings))),
-                }
+                })
             }),
             output: Output::default(),
             pong: None,
@@ -97,6 +107,28 @@ impl Sender {
         self.send_plain(message)
     }
 
+    /// Queues a message in the room that the output has, where nothing stands in the way: from a
+    /// server, not to be compressed, and short. Says whether it did; where not, nothing has happened
+    /// and [`send`](Self::send) has to do it.
+    ///
+    /// The way of most messages, at a third of the instructions.
+    #[inline]
+    pub fn send_quick(&mut self, message: MessageRef<'_>) -> bool {
+        let (opcode, payload) = opcode_and_payload(message);
+        if payload.len() >= self.quick {
+            return false;
+        }
+        // The header of §5.2 for a server: FIN, and the length in one byte or three.
+        let first = 0x80 | opcode as u8;
+        if payload.len() < 126 {
+            self.output
+                .append_short([first, payload.len() as u8], payload)
+        } else {
+            let [a, b] = (payload.len() as u16).to_be_bytes();
+            self.output.append_short([first, 126, a, b], payload)
+        }
+    }
+
     /// Queues a message as it is, even where compression was agreed: that needs no compressor.
     ///
     /// # Errors
@@ -106,12 +138,14 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
-        let message = message.into();
-        let (opcode, payload) = opcode_and_payload(message.as_ref());
-        if payload.len() >= LARGE {
-            self.send_large(opcode, message);
-        } else {
-            self.frame(opcode, payload);
+        // A way for each, so that none asks again what it is when it is dropped.
+        match message.into() {
+            Outgoing::Borrowed(message) => {
+                let (opcode, payload) = opcode_and_payload(message);
+                self.frame(opcode, payload);
+            }
+            Outgoing::Owned(message) => self.send_owned(message),
+            Outgoing::Prepared(prepared) => self.send_owned(prepared.message().clone()),
         }
         Ok(())
     }
@@ -206,11 +240,13 @@ impl Sender {
             self.queue_close(&frame.to_payload(), now);
         }
         self.close_received = true;
+        self.quick = 0;
     }
 
     /// Says that nothing more will come from the peer, though it sent no Close.
     pub fn peer_is_gone(&mut self) {
         self.close_received = true;
+        self.quick = 0;
     }
 
     /// Whether messages can still be sent.
@@ -295,6 +331,7 @@ impl Sender {
     /// then shows to whoever gave it.
     fn answer_close(&mut self, frame: Option<&CloseFrame>, now: Duration) {
         self.close_received = true;
+        self.quick = 0;
         if !self.close_sent {
             self.queue_close(&frame.map_or_else(Vec::new, CloseFrame::to_payload), now);
         }
@@ -306,28 +343,12 @@ impl Sender {
         }
         self.frame(OpCode::Close, payload);
         self.close_sent = true;
+        self.quick = 0;
         self.deadline = Some(now + self.close_timeout);
     }
 
     /// Queues one frame, its payload copied.
-    #[inline]
     fn frame(&mut self, opcode: OpCode, payload: &[u8]) {
-        // The common case by itself: from a server, with a length of one byte.
-        if payload.len() < 126 && matches!(self.role, Role::Server) {
-            let out = self.output.append(2 + payload.len());
-            if let [first, second, body @ ..] = out {
-                *first = 0x80 | opcode as u8;
-                *second = payload.len() as u8;
-                body.copy_from_slice(payload);
-            }
-        } else {
-            self.frame_any(opcode, payload);
-        }
-    }
-
-    /// As [`frame`](Self::frame), for either role and any length.
-    #[inline(never)]
-    fn frame_any(&mut self, opcode: OpCode, payload: &[u8]) {
         let header = header(self.role, opcode, false, payload.len());
         let (bytes, len) = header.encode();
         let out = self.output.append(len + payload.len());
@@ -339,12 +360,13 @@ impl Sender {
         }
     }
 
-    /// Queues a message without copying its payload, where it is ours to move.
-    #[inline(never)]
-    fn send_large(&mut self, opcode: OpCode, message: Outgoing<'_>) {
-        match message {
-            Outgoing::Owned(message) => self.frame_large(opcode, message),
-            Outgoing::Borrowed(message) => self.frame_any(opcode, message.as_bytes()),
+    /// Queues a message whose payload is ours to move, where that is worth it.
+    fn send_owned(&mut self, message: Message) {
+        let (opcode, payload) = opcode_and_payload(message.as_ref());
+        if payload.len() >= LARGE {
+            self.frame_large(opcode, message);
+        } else {
+            self.frame(opcode, payload);
         }
     }
 
@@ -374,6 +396,11 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
+        if let Outgoing::Prepared(prepared) = &message
+            && self.send_prepared(prepared, deflaters)
+        {
+            return Ok(());
+        }
         let (opcode, payload) = opcode_and_payload(message.as_ref());
         if self.compress(opcode, payload, deflaters) {
             return Ok(());
@@ -381,14 +408,35 @@ impl Sender {
         self.send_plain(message)
     }
 
+    /// Queues what others have compressed, or compresses it for them. Tells whether it did: masks
+    /// and contexts make the bytes this connection's own.
+    #[cfg(feature = "deflate")]
+    #[inline(never)]
+    fn send_prepared(&mut self, prepared: &Prepared, deflaters: &mut Deflaters) -> bool {
+        let settings = match (self.role, self.deflate.as_deref()) {
+            (Role::Server, Some(deflate)) if deflate.own.is_none() => deflate.settings,
+            _ => return false,
+        };
+        match prepared.compressed(settings, deflaters) {
+            None => return false,
+            Some(Some(frame)) if frame.len() >= LARGE => self.output.append_large(frame.clone()),
+            Some(Some(frame)) => self.output.append(frame.len()).copy_from_slice(frame),
+            Some(None) => self.send_owned(prepared.message().clone()),
+        }
+        true
+    }
+
+    /// Without a codec nothing was agreed.
+    #[cfg(not(feature = "deflate"))]
+    fn send_prepared(&mut self, _: &Prepared, _: &mut Deflaters) -> bool {
+        false
+    }
+
     fn compress(&mut self, opcode: OpCode, payload: &[u8], deflaters: &mut Deflaters) -> bool {
-        let Some(Deflating { settings, own, .. }) = &mut self.deflate else {
+        let Some(Deflating { settings, own, .. }) = self.deflate.as_deref_mut() else {
             return false;
         };
         let keep_context = own.is_some();
-        let deflater = own
-            .as_deref_mut()
-            .unwrap_or_else(|| deflaters.lend(*settings));
         let role = self.role;
         let mut worth_it = true;
         self.output.append_with(|out| {
@@ -397,7 +445,10 @@ impl Sender {
             let start = out.len();
             let body = start + FrameHeader::MAX_LEN;
             out.resize(body, 0);
-            deflater.compress(payload, out);
+            match own {
+                Some(deflater) => deflater.compress(payload, out),
+                None => deflaters.compress(*settings, payload, out),
+            }
             // Where a context is kept, the peer's must see every message that went into ours.
             worth_it = keep_context || out.len() - body < payload.len();
             if !worth_it {

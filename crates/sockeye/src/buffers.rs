@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sockeye_proto::deflate::{Deflaters, Inflater};
 
 /// The size of a read buffer in bytes: what one `recv` can take at most.
-pub(crate) const READ: usize = 64 * 1024;
+pub(crate) const READ: usize = 128 * 1024;
 
 /// Buffers kept a thread. More are in use only while more sockets hold bytes nobody has taken.
 const KEPT: usize = 4;

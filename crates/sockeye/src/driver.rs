@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     thread,
 };
 
@@ -26,8 +26,11 @@ pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     /// There, except while the user's future is polled.
     link: Option<Box<Link>>,
+    /// The task that is woken for what others send: a copy of what [`Shared`] knows, so that most
+    /// polls need not lock it.
+    registered: Option<Waker>,
     /// The receiving side, once the user is done with it.
-    reader: Option<Reader>,
+    reader: Option<Box<Reader>>,
     /// Runs once a Close was sent.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether it has run out. The timer itself says so before it was polled.
@@ -38,25 +41,27 @@ impl Driver {
     /// Takes over a connection; `None` where another driver has it.
     pub(crate) fn new(shared: Arc<Shared>) -> Option<Self> {
         let link = shared.take_link()?;
-        Some(Self {
-            shared,
-            link: Some(link),
-            reader: None,
-            timer: None,
-            overdue: false,
-        })
+        let mut driver = Self::waiting(shared);
+        driver.link = Some(link);
+        Some(driver)
     }
 
-    /// Takes over a connection from whoever drives it.
-    pub(crate) async fn take_over(shared: Arc<Shared>) -> Self {
-        let link = poll_fn(|cx| shared.poll_take_link(cx)).await;
+    /// A driver that is yet to [take over](Self::poll_take_over) a connection.
+    pub(crate) fn waiting(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            link: Some(link),
+            link: None,
+            registered: None,
             reader: None,
             timer: None,
             overdue: false,
         }
+    }
+
+    /// Takes over the connection from whoever drives it.
+    pub(crate) fn poll_take_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.link = Some(ready!(self.shared.poll_take_link(cx)));
+        Poll::Ready(())
     }
 
     /// The sending side.
@@ -69,12 +74,11 @@ impl Driver {
     pub(crate) async fn run<F: Future>(&mut self, future: Pin<&mut F>) -> F::Output {
         let mut future = future;
         poll_fn(|cx| {
-            let wanted = match &mut self.link {
-                Some(link) => self.shared.collect(cx, link),
-                None => false,
-            };
-            if wanted && let Some(link) = self.link.take() {
+            if self.collect(cx)
+                && let Some(link) = self.link.take()
+            {
                 self.shared.free_link(link);
+                self.registered = None;
             }
             let result = self
                 .shared
@@ -86,12 +90,30 @@ impl Driver {
         .await
     }
 
+    /// Takes what was sent from elsewhere, and sees to it that this task is woken for more. Tells
+    /// whether another driver wants the link.
+    #[inline]
+    pub(crate) fn collect(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(link) = &mut self.link else {
+            return false;
+        };
+        let known = matches!(&self.registered, Some(waker) if waker.will_wake(cx.waker()));
+        if !known {
+            self.shared.register_driver(cx.waker());
+            self.registered = Some(cx.waker().clone());
+        }
+        self.shared.is_posted() && self.shared.collect(link)
+    }
+
     /// Writes what waits, and gives up on a peer that has not closed in time.
     #[inline]
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(link) = &mut self.link else {
             return Poll::Ready(());
         };
+        if link.is_quiet() && !self.shared.is_awaited() {
+            return Poll::Ready(());
+        }
         let written = self.shared.poll_drive(cx, link);
         if link.sender.is_close_sent() {
             self.poll_deadline(cx);
@@ -162,9 +184,7 @@ impl Driver {
     /// Completes the closing handshake, then ends the transport (RFC 6455 §7.1.1).
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>, reader: &mut Reader) -> Poll<()> {
         loop {
-            if let Some(link) = &mut self.link {
-                self.shared.collect(cx, link);
-            }
+            self.collect(cx);
             let written = self.poll_write(cx);
             if self.overdue {
                 return Poll::Ready(());

@@ -1,8 +1,14 @@
 //! Everything that can go wrong, as one value to match on.
 
-use std::{error::Error as StdError, fmt, io, net::SocketAddr, sync::Arc};
+use std::{error::Error as StdError, fmt, io, sync::Arc};
 
-use sockeye_proto::{ProtocolError, SendError, handshake::HandshakeError};
+use sockeye_proto::{
+    ProtocolError, SendError,
+    handshake::{HandshakeError, Response},
+};
+
+#[cfg(feature = "client")]
+use crate::client::{ProxyError, RedirectError};
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,12 +26,26 @@ pub enum Error {
         /// What the system says.
         source: Arc<io::Error>,
     },
-    /// No TCP connection: the last address that was tried.
+    /// No connection, to none of the addresses of a host.
     Connect {
-        /// Whom it was tried with.
-        address: SocketAddr,
-        /// What the system says.
-        source: Arc<io::Error>,
+        /// Each that was tried, in the order in which they failed.
+        attempts: Arc<[Attempt]>,
+    },
+    /// The proxy did not connect us to the server.
+    #[cfg(feature = "client")]
+    Proxy {
+        /// The proxy's URL, without a user name and a password.
+        proxy: Box<str>,
+        /// What went wrong, there or on the way there.
+        source: Arc<ProxyError>,
+    },
+    /// The server sends us elsewhere, where we do not go.
+    #[cfg(feature = "client")]
+    Redirect {
+        /// Where to, as the server said it.
+        location: Box<str>,
+        /// Why not.
+        problem: RedirectError,
     },
     /// An address cannot be listened on.
     Listen {
@@ -44,6 +64,13 @@ pub enum Error {
     /// The opening handshake failed: the peer broke a rule or declined, or the request cannot be
     /// sent as asked.
     Handshake(HandshakeError),
+    /// The server agreed to open a WebSocket, and broke a rule in doing so.
+    Answer {
+        /// The rule.
+        problem: HandshakeError,
+        /// All that it answered.
+        response: Arc<Response>,
+    },
     /// Something took longer than it may.
     Timeout(Deadline),
     /// The peer broke the protocol; the connection is failed.
@@ -57,6 +84,12 @@ pub enum Error {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// As much output waits as may, so that the message was not sent; the connection is unharmed.
+    /// Only [`Sender::try_send`](crate::Sender::try_send) says so: `send` waits.
+    Full {
+        /// The high-water mark, in bytes.
+        high_water: usize,
+    },
     /// The system gives no random numbers, without which no client may send (§10.3).
     Random(Arc<io::Error>),
     /// An error of the user's own, made with [`Error::other`].
@@ -67,7 +100,12 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Deadline {
-    /// The connection was not open in time: TCP, TLS and the opening handshake together.
+    /// The server, or the proxy on the way, was not reached in time: its name, TCP, and what a proxy
+    /// does until it has connected us.
+    Connect,
+    /// TLS was not set up in time.
+    Tls,
+    /// The opening handshake was not done in time. For a server, TLS is a part of it.
     Handshake,
     /// The peer did not answer a Close in time.
     Close,
@@ -86,9 +124,14 @@ impl Error {
     pub fn is_timeout(&self) -> bool {
         match self {
             Self::Timeout(_) => true,
-            Self::Connect { source, .. } | Self::Lost(source) => {
-                source.kind() == io::ErrorKind::TimedOut
+            Self::Connect { attempts } => attempts
+                .iter()
+                .all(|attempt| attempt.source.kind() == io::ErrorKind::TimedOut),
+            #[cfg(feature = "client")]
+            Self::Proxy { source, .. } => {
+                matches!(&**source, ProxyError::Unreachable(error) if error.is_timeout())
             }
+            Self::Lost(source) => source.kind() == io::ErrorKind::TimedOut,
             _ => false,
         }
     }
@@ -105,20 +148,38 @@ impl Error {
 
     /// Whether the opening handshake failed.
     pub fn is_handshake(&self) -> bool {
-        matches!(self, Self::Handshake(_))
+        matches!(self, Self::Handshake(_) | Self::Answer { .. })
     }
 
-    /// Whether no connection could be made: the name, the address or TLS.
+    /// What the server answered in HTTP, where that is what the error is about: status, headers
+    /// and the beginning of the body.
+    pub fn response(&self) -> Option<&Response> {
+        match self {
+            Self::Handshake(HandshakeError::Status(response)) => Some(response),
+            Self::Answer { response, .. } => Some(response),
+            _ => None,
+        }
+    }
+
+    /// Whether no connection could be made: the name, the address, the proxy or TLS.
     pub fn is_connect(&self) -> bool {
-        matches!(
-            self,
-            Self::Resolve { .. } | Self::Connect { .. } | Self::Tls { .. }
-        )
+        match self {
+            Self::Resolve { .. } | Self::Connect { .. } | Self::Tls { .. } => true,
+            #[cfg(feature = "client")]
+            Self::Proxy { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether the connection broke off without a closing handshake.
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Lost(_))
+    }
+
+    /// Whether a message was not sent because too much waits for the peer already. It can be sent
+    /// later.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
     }
 
     /// Whether the fault is in what the user asked for: trying again changes nothing.
@@ -156,14 +217,33 @@ impl fmt::Display for Error {
             Self::Resolve { host, source } => {
                 write!(f, "the name {host} leads to no address: {source}")
             }
-            Self::Connect { address, source } => {
-                write!(f, "no connection to {address}: {source}")
+            Self::Connect { attempts } => {
+                f.write_str("no connection ")?;
+                for (count, Attempt { address, source }) in attempts.iter().enumerate() {
+                    let and = if count == 0 { "" } else { "; nor " };
+                    write!(f, "{and}to {address}: {source}")?;
+                }
+                Ok(())
+            }
+            #[cfg(feature = "client")]
+            Self::Proxy { proxy, source } => write!(f, "the proxy {proxy} failed: {source}"),
+            #[cfg(feature = "client")]
+            Self::Redirect { location, problem } => {
+                write!(f, "the redirect to {location:?} is not followed: {problem}")
             }
             Self::Listen { address, source } => {
                 write!(f, "cannot listen on {address}: {source}")
             }
             Self::Tls { subject, source } => write!(f, "TLS with {subject} failed: {source}"),
-            Self::Handshake(error) => write!(f, "the opening handshake failed: {error}"),
+            Self::Handshake(error) | Self::Answer { problem: error, .. } => {
+                write!(f, "the opening handshake failed: {error}")
+            }
+            Self::Timeout(Deadline::Connect) => {
+                f.write_str("nobody was reached in time (the connect timeout)")
+            }
+            Self::Timeout(Deadline::Tls) => {
+                f.write_str("TLS was not set up in time (the TLS timeout)")
+            }
             Self::Timeout(Deadline::Handshake) => {
                 f.write_str("the connection was not open in time (the handshake timeout)")
             }
@@ -182,6 +262,10 @@ impl fmt::Display for Error {
                     "the peer does not read: more than {limit} bytes waited for it"
                 )
             }
+            Self::Full { high_water } => write!(
+                f,
+                "not sent: {high_water} bytes or more wait for the peer already, which reads too slowly"
+            ),
             Self::Random(error) => write!(f, "the system gives no random numbers: {error}"),
             Self::Other(error) => error.fmt(f),
         }
@@ -191,9 +275,17 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Url(_) | Self::Timeout(_) | Self::Overflow { .. } => None,
+            Self::Url(_) | Self::Timeout(_) | Self::Overflow { .. } | Self::Full { .. } => None,
+            Self::Connect { attempts } => {
+                let last = attempts.last()?;
+                Some(&*last.source)
+            }
+            #[cfg(feature = "client")]
+            Self::Proxy { source, .. } => Some(&**source),
+            #[cfg(feature = "client")]
+            Self::Redirect { problem, .. } => Some(problem),
+            Self::Answer { problem, .. } => Some(problem),
             Self::Resolve { source, .. }
-            | Self::Connect { source, .. }
             | Self::Listen { source, .. }
             | Self::Lost(source)
             | Self::Random(source) => Some(&**source),
@@ -203,6 +295,16 @@ impl StdError for Error {
             Self::Send(error) => Some(error),
         }
     }
+}
+
+/// A try to reach an address, which failed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// An address with its port, or the path of a Unix socket.
+    pub address: Box<str>,
+    /// What the system says.
+    pub source: Arc<io::Error>,
 }
 
 impl From<HandshakeError> for Error {

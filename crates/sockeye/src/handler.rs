@@ -6,7 +6,8 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     ops::ControlFlow,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -89,18 +90,30 @@ impl Socket {
     /// up: [`Ended::Overflow`].
     #[inline]
     pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) {
-        let mut message = message.into();
+        let message = message.into();
+        if let (Outgoing::Borrowed(short), Some(link)) = (&message, self.driver.link())
+            && link.sender.buffered() + short.len() <= link.limit
+            && link.sender.send_quick(*short)
+        {
+            return;
+        }
+        self.send_any(message);
+    }
+
+    /// As [`send`](Self::send), however it has to be done.
+    #[inline(never)]
+    fn send_any(&mut self, mut message: Outgoing<'_>) {
         if let (Some(owned), Outgoing::Borrowed(lent)) = (&self.delivering, &message)
             && lent.len() >= LARGE
             && std::ptr::eq(owned.as_bytes(), lent.as_bytes())
-            && owned.is_text() == lent.as_text().is_some()
+            && owned.is_text() == lent.is_text()
         {
             message = Outgoing::Owned(owned.clone());
         }
-        let limit = self.driver.shared.info.output.limit;
         let Some(link) = self.driver.link() else {
             return;
         };
+        let limit = link.limit;
         if link.sender.buffered() + message.as_ref().len() > limit && link.sender.is_open() {
             link.sender.peer_is_gone();
             self.driver.shared.end(Ended::Overflow { limit });
@@ -202,37 +215,25 @@ impl WebSocket {
     /// # Cancel safety
     /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
     /// called.
-    pub async fn handle<H: Handler>(self, handler: H) -> Ended {
-        // Not left with the connection meanwhile: a driver that is done would take it for dropped.
-        // In a box, like the session: this future is there for as long as the connection, and shall
-        // not hold the parts beside the whole.
-        let (shared, reader) = self.into_receiver().into_reader();
-        let Some(reader) = reader.map(Box::new) else {
-            // Nothing came after the end of this one.
-            return shared.ended().unwrap_or_else(Ended::gone);
-        };
-        let driver = Driver::take_over(shared.clone()).await;
-        let mut session = Box::new(Session {
-            socket: Socket {
-                driver,
-                delivering: None,
-            },
-            reader,
-            handler,
-        });
-        session.handler.on_open(&mut session.socket);
-        poll_fn(|cx| session.poll(cx)).await;
-        let ended = shared.ended().unwrap_or_else(Ended::gone);
-        session.socket.driver.let_go();
-        if let Some(error) = ended.error() {
-            session.handler.on_error(&mut session.socket, &error);
+    pub fn handle<H: Handler>(self, handler: H) -> impl Future<Output = Ended> {
+        // In a box from the first: the future is there for as long as the connection, and a large
+        // one costs that much in every future that holds it.
+        let session = Session::new(self, handler);
+        async move {
+            let mut session = match session {
+                Ok(session) => session,
+                Err(ended) => return ended,
+            };
+            poll_fn(|cx| session.poll_open(cx)).await;
+            poll_fn(|cx| session.poll(cx)).await;
+            session.end()
         }
-        session.handler.on_close(&mut session.socket, &ended);
-        ended
     }
 }
 
 struct Session<H> {
+    /// Beside the one that the socket has, which is lent to the handler.
+    shared: Arc<Shared>,
     socket: Socket,
     reader: Box<Reader>,
     handler: H,
@@ -246,23 +247,55 @@ impl<H> Drop for Session<H> {
 }
 
 impl<H: Handler> Session<H> {
+    /// A session of a connection, or how that has ended already.
+    fn new(socket: WebSocket, handler: H) -> Result<Box<Self>, Ended> {
+        // The socket is not left with the connection meanwhile: a driver that is done would take it
+        // for dropped.
+        let (shared, reader) = socket.into_receiver().into_reader();
+        let Some(reader) = reader else {
+            return Err(shared.ended().unwrap_or_else(Ended::gone));
+        };
+        Ok(Box::new(Self {
+            socket: Socket {
+                driver: Driver::waiting(shared.clone()),
+                delivering: None,
+            },
+            shared,
+            reader,
+            handler,
+        }))
+    }
+
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.socket.driver.poll_take_over(cx));
+        self.handler.on_open(&mut self.socket);
+        Poll::Ready(())
+    }
+
+    fn end(&mut self) -> Ended {
+        let ended = self.shared.ended().unwrap_or_else(Ended::gone);
+        self.socket.driver.let_go();
+        if let Some(error) = ended.error() {
+            self.handler.on_error(&mut self.socket, &error);
+        }
+        self.handler.on_close(&mut self.socket, &ended);
+        ended
+    }
+
     /// Runs the connection until its transport has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let shared = self.socket.driver.shared.clone();
         loop {
-            if let Some(link) = self.socket.driver.link() {
-                shared.collect(cx, link);
-            }
+            self.socket.driver.collect(cx);
             let written = self.socket.driver.poll_write(cx);
-            if self.is_ending(&shared) {
+            if self.is_ending() {
                 return self.socket.driver.poll_finish(cx, &mut self.reader);
             }
             if written.is_pending()
-                && self.socket.buffered_amount() >= shared.info.output.high_water
+                && self.socket.buffered_amount() >= self.shared.info.output.high_water
             {
                 return Poll::Pending;
             }
-            let Poll::Ready(full) = self.poll_receive(cx, &shared) else {
+            let Poll::Ready(full) = self.poll_receive(cx) else {
                 return Poll::Pending;
             };
             if full {
@@ -276,27 +309,28 @@ impl<H: Handler> Session<H> {
     /// Reads and delivers. A buffer that came full is read again a few times, so that what has come
     /// together is answered in one write; `true` says that there may be more even then, and that the
     /// other connections of the thread come first.
-    fn poll_receive(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<bool> {
+    #[inline]
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         const READS: usize = 4;
         for read in 1..=READS {
             let mut full = false;
             if !self.reader.has_input() {
                 match self.reader.poll_read(cx) {
                     Poll::Ready(Ok(Read::Some { full: filled })) => full = filled,
-                    Poll::Ready(Ok(Read::End)) => self.broken(shared, Broken::End),
-                    Poll::Ready(Err(broken)) => self.broken(shared, broken),
+                    Poll::Ready(Ok(Read::End)) => self.broken(Broken::End),
+                    Poll::Ready(Err(broken)) => self.broken(broken),
                     // What was delivered before is answered first.
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
                         None => return Poll::Pending,
                         Some(lost) => {
-                            shared.end(Ended::Lost(lost.clone()));
+                            self.shared.end(Ended::Lost(lost.clone()));
                             return Poll::Ready(false);
                         }
                     },
                 }
             }
-            self.deliver(shared);
+            self.deliver();
             if !full || self.reader.has_input() {
                 return Poll::Ready(false);
             }
@@ -305,26 +339,34 @@ impl<H: Handler> Session<H> {
     }
 
     /// Whether no more events are to be delivered.
-    fn is_ending(&mut self, shared: &Shared) -> bool {
-        !self.socket.is_open() && shared.ended().is_some()
+    #[inline]
+    fn is_ending(&mut self) -> bool {
+        !self.socket.is_open() && self.shared.ended().is_some()
     }
 
-    fn broken(&mut self, shared: &Shared, broken: Broken) {
+    #[cold]
+    fn broken(&mut self, broken: Broken) {
         let (command, ended) = broken.consequence();
         let _ = self.socket.apply(command);
-        shared.end(ended);
+        self.shared.end(ended);
     }
 
     /// Delivers what was read, for as long as there is room for answers.
-    fn deliver(&mut self, shared: &Shared) {
+    fn deliver(&mut self) {
+        // At hand for the first answer. What is not used is given back after the poll.
+        if self.reader.has_input()
+            && let Some(link) = self.socket.driver.link()
+        {
+            link.lend_buffer();
+        }
         let mut delivery = Delivery {
-            shared,
-            high_water: shared.info.output.high_water,
+            shared: &self.shared,
+            high_water: self.shared.info.output.high_water,
             socket: &mut self.socket,
             handler: &mut self.handler,
         };
         if let Err(error) = self.reader.deliver(&mut delivery) {
-            self.broken(shared, Broken::Protocol(error));
+            self.broken(Broken::Protocol(error));
         }
     }
 }

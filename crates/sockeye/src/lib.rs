@@ -90,15 +90,15 @@ mod waiting;
 #[cfg(feature = "client")]
 pub use client::{Client, connect};
 pub use ended::Ended;
-pub use error::{Deadline, Error, Result};
+pub use error::{Attempt, Deadline, Error, Result};
 pub use handler::{Handler, Socket};
 #[cfg(feature = "server")]
-pub use server::{Acceptor, Server, accept};
+pub use server::{Acceptor, PerCore, Server, accept};
 pub use socket::WebSocket;
 pub use sockeye_proto as proto;
 pub use sockeye_proto::{
     CloseCode, CloseFrame, InvalidCloseCode, Limits, Message, MessageRef, Outgoing,
-    OwnedEvent as Event, ProtocolError, SendError, Text,
+    OwnedEvent as Event, Prepared, ProtocolError, SendError, Text, TextRef,
     deflate::DeflateConfig,
     handshake::{HandshakeError, HeadLimits},
 };

@@ -21,6 +21,8 @@ pub(crate) type Lost = Arc<io::Error>;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) sender: Sender,
+    /// How many bytes may wait where nothing can wait for them to be written.
+    pub(crate) limit: usize,
     io: WriteHalf,
     opened: Instant,
     /// Whether the transport may hold back something that was written.
@@ -61,7 +63,7 @@ impl Command<'_> {
 
     pub(crate) fn into_owned(self) -> Command<'static> {
         match self {
-            Self::Message(message) => Command::Message(Outgoing::Owned(message.into_owned())),
+            Self::Message(message) => Command::Message(message.into_static()),
             Self::Ping(payload) => Command::Ping(payload),
             Self::Pong(payload) => Command::Pong(payload),
             Self::Close(frame) => Command::Close(frame),
@@ -74,9 +76,10 @@ impl Command<'_> {
 }
 
 impl Link {
-    pub(crate) fn new(sender: Sender, io: WriteHalf) -> Self {
+    pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize) -> Self {
         Self {
             sender,
+            limit,
             io,
             opened: Instant::now(),
             unflushed: false,
@@ -131,6 +134,17 @@ impl Link {
             Command::PeerGone => self.sender.peer_is_gone(),
         }
         Ok(())
+    }
+
+    /// Whether there is nothing to do for an open connection: nothing waits to be written, in here
+    /// or in the transport, and no buffer is held.
+    #[inline]
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.sender.is_open()
+            && !self.unflushed
+            && self.broken.is_none()
+            && self.sender.buffered() == 0
+            && !self.sender.output().has_buffer()
     }
 
     /// When to give up on the peer, once a Close was sent.

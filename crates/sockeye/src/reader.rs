@@ -1,7 +1,7 @@
 //! The receiving side of a connection: reads, and takes events off what was read.
 
 use std::{
-    io,
+    io, mem,
     ops::ControlFlow,
     task::{Context, Poll, ready},
 };
@@ -28,6 +28,9 @@ pub(crate) struct Reader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// Whether the last read has left nothing behind, as far as is known: then asking before the
+    /// next costs a third of trying.
+    drained: bool,
     /// A broken rule that nobody has been told of yet.
     refused: Option<ProtocolError>,
 }
@@ -73,6 +76,7 @@ impl Reader {
             buffer: early,
             start: 0,
             end,
+            drained: false,
             refused: None,
         }
     }
@@ -94,6 +98,12 @@ impl Reader {
                 Ok(Read::End) => return Poll::Ready(Err(Broken::End)),
                 Err(broken) => return Poll::Ready(Err(broken)),
             }
+            if let Some(message) = self.take_whole() {
+                return Poll::Ready(Ok(OwnedEvent::Message(message)));
+            }
+            if let Some(error) = self.refused.take() {
+                return Poll::Ready(Err(Broken::Protocol(error)));
+            }
             // A payload read into the message's own buffer may have completed the message.
             if let Some(event) = self.take().map_err(Broken::Protocol)? {
                 return Poll::Ready(Ok(event));
@@ -109,10 +119,10 @@ impl Reader {
             return None;
         }
         let mut input = &mut self.buffer[self.start..self.end];
-        let taken = self.receiver.receive_whole(&mut input)?;
+        let taken = self.receiver.receive_whole_owned(&mut input)?;
         self.start = self.end - input.len();
         let message = match taken {
-            Ok(message) => Some(message.to_owned()),
+            Ok(message) => Some(message),
             Err(error) => {
                 self.refused = Some(error);
                 None
@@ -144,6 +154,24 @@ impl Reader {
     /// Delivers all events off what was read, until one breaks it off.
     #[inline]
     pub(crate) fn deliver(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
+        // Most of what is read is whole messages and nothing else, which need no codec.
+        let mut input = &mut self.buffer[self.start..self.end];
+        let flow = self
+            .receiver
+            .receive_each_whole(&mut input, |message| to.message(message));
+        self.start = self.end - input.len();
+        let more = matches!(flow, Ok(ControlFlow::Continue(())))
+            && !(self.start == self.end && self.receiver.is_fresh());
+        if more {
+            return self.deliver_any(to);
+        }
+        if self.start == self.end {
+            self.release();
+        }
+        flow.map(drop)
+    }
+
+    fn deliver_any(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
         if self.deflate {
             buffers::with_inflater(|inflater| self.deliver_with(inflater, to))
         } else {
@@ -157,13 +185,14 @@ impl Reader {
         to: &mut impl Deliver,
     ) -> Result<(), ProtocolError> {
         let mut input = &mut self.buffer[self.start..self.end];
-        let result = 'all: loop {
-            while let Some(message) = self.receiver.receive_whole(&mut input) {
-                match message.map(|message| to.message(message)) {
-                    Ok(ControlFlow::Continue(())) => {}
-                    Ok(ControlFlow::Break(())) => break 'all Ok(()),
-                    Err(error) => break 'all Err(error),
-                }
+        let result = loop {
+            match self
+                .receiver
+                .receive_each_whole(&mut input, |message| to.message(message))
+            {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break Ok(()),
+                Err(error) => break Err(error),
             }
             let flow = if self.receiver.is_gathering() {
                 let event = self.receiver.receive_owned(&mut input, inflater);
@@ -194,28 +223,20 @@ impl Reader {
     /// Reads once. Call it only where everything read before has been taken.
     #[inline]
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, Broken>> {
-        if let Some(room) = self.receiver.room_wanted()
-            && room >= DIRECT
-            && let Some(buffer) = buffers::take_large(room)
+        if !self.receiver.is_fresh()
+            && let Some(read) = self.poll_read_payload(cx)
         {
-            self.receiver.adopt(buffer);
+            return read;
         }
-        if let Some((payload, limit)) = self.receiver.payload_buffer(DIRECT) {
-            let count = ready!(self.io.poll_append(cx, payload, limit)).map_err(Broken::Io)?;
-            self.receiver.received(count).map_err(Broken::Protocol)?;
-            return Poll::Ready(Ok(if count == 0 {
-                Read::End
-            } else {
-                Read::Some {
-                    full: count == limit,
-                }
-            }));
+        if mem::take(&mut self.drained) && self.io.is_dry(cx) {
+            return Poll::Pending;
         }
         let mut buffer = buffers::take_read();
         match self.io.poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(count)) if count > 0 => {
                 (self.start, self.end) = (0, count);
                 let full = count == buffer.len();
+                self.drained = !full;
                 self.buffer = buffer;
                 Poll::Ready(Ok(Read::Some { full }))
             }
@@ -227,6 +248,29 @@ impl Reader {
                 })
             }
         }
+    }
+
+    /// Reads the rest of a large message to where it will stay; `None` where there is none.
+    fn poll_read_payload(&mut self, cx: &mut Context<'_>) -> Option<Poll<Result<Read, Broken>>> {
+        if let Some(room) = self.receiver.room_wanted()
+            && room >= DIRECT
+            && let Some(buffer) = buffers::take_large(room)
+        {
+            self.receiver.adopt(buffer);
+        }
+        let (payload, limit) = self.receiver.payload_buffer(DIRECT)?;
+        let read = self.io.poll_append(cx, payload, limit);
+        Some(read.map(|count| {
+            let count = count.map_err(Broken::Io)?;
+            self.receiver.received(count).map_err(Broken::Protocol)?;
+            Ok(if count == 0 {
+                Read::End
+            } else {
+                Read::Some {
+                    full: count == limit,
+                }
+            })
+        }))
     }
 
     /// Reads and discards until the peer has ended its side, or the transport failed.
@@ -249,6 +293,6 @@ impl Reader {
     #[inline]
     fn release(&mut self) {
         (self.start, self.end) = (0, 0);
-        buffers::put_read(std::mem::take(&mut self.buffer));
+        buffers::put_read(mem::take(&mut self.buffer));
     }
 }

@@ -13,7 +13,7 @@ use std::{
     mem,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
@@ -54,9 +54,9 @@ impl Info {
 pub(crate) struct Shared {
     pub(crate) info: Info,
     state: Mutex<State>,
-    /// Tasks that wait until less output waits.
-    pub(crate) waiting: Arc<Waiting>,
-    /// Whether something is in the inbox.
+    /// Tasks that wait until less output waits; there once one has.
+    waiting: OnceLock<Arc<Waiting>>,
+    /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
     /// How much output waits with the driver.
     driver_buffered: AtomicUsize,
@@ -67,7 +67,7 @@ pub(crate) struct State {
     /// The sending side, unless a driver holds it.
     link: Option<Box<Link>>,
     /// The receiving side, once its owner has let go of it.
-    pub(crate) reader: Option<Reader>,
+    pub(crate) reader: Option<Box<Reader>>,
     /// What was sent while a driver held the link, and its size.
     inbox: Vec<Command<'static>>,
     inbox_size: usize,
@@ -120,7 +120,7 @@ impl Shared {
                 our_close: None,
                 ended: None,
             }),
-            waiting: Arc::default(),
+            waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
         })
@@ -133,6 +133,23 @@ impl Shared {
     /// The state, even where a thread has panicked with it: no change to it is left half done.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> &Arc<Waiting> {
+        self.waiting.get_or_init(Arc::default)
+    }
+
+    /// Whether a task waits for output to be written: also one that has looked at how much waits just
+    /// before that was written.
+    #[inline]
+    pub(crate) fn is_awaited(&self) -> bool {
+        matches!(self.waiting.get(), Some(waiting) if waiting.any())
+    }
+
+    fn wake_waiting(&self) {
+        if let Some(waiting) = self.waiting.get() {
+            waiting.wake_all();
+        }
     }
 
     /// Works on the link, wherever it is.
@@ -196,6 +213,9 @@ impl Shared {
                 return None;
             }
             link.lend_buffer();
+            if link.sender.send_quick(message.as_ref()?.as_ref()) {
+                return Some(Ok(()));
+            }
             Some(link.send(message.take()?))
         });
         match (sent, message) {
@@ -246,13 +266,13 @@ impl Shared {
                 Access::Driven(link)
                     if link.sender.buffered() >= high_water && link.sender.is_open() =>
                 {
-                    self.waiting.room.add(cx.waker());
+                    self.waiting().room.add(cx.waker());
                     return Poll::Pending;
                 }
                 Access::Remote(state)
                     if self.buffered_remote(state) >= high_water && state.is_open() =>
                 {
-                    self.waiting.room.add(cx.waker());
+                    self.waiting().room.add(cx.waker());
                     state.wake_driver();
                     return Poll::Pending;
                 }
@@ -290,6 +310,49 @@ impl Shared {
         .await
     }
 
+    /// Queues a message where less output waits than the high-water mark, and writes what goes out
+    /// without waiting unless a driver will. What is left goes out with whatever is sent or received
+    /// next.
+    pub(crate) fn try_send(&self, message: Outgoing<'_>) -> Result<()> {
+        let message = match self.send_driven(message) {
+            Ok(sent) => return Ok(sent?),
+            Err(message) => Command::Message(message),
+        };
+        let high_water = self.info.output.high_water;
+        let full = |buffered: usize| match buffered >= high_water {
+            true => Err(Error::Full { high_water }),
+            false => Ok(()),
+        };
+        self.access(|access| match access {
+            Access::Driven(link) => {
+                if link.sender.is_open() {
+                    full(link.sender.buffered())?;
+                }
+                link.apply(message)
+            }
+            Access::Free(link, state) => {
+                let cx = &mut Context::from_waker(Waker::noop());
+                if link.sender.buffered() >= high_water {
+                    let _ = self.poll_flush_sent(cx, link, state);
+                }
+                if link.sender.is_open() {
+                    full(link.sender.buffered())?;
+                }
+                link.apply(message)?;
+                match self.poll_flush_sent(cx, link, state) {
+                    Poll::Ready(written) => written.map_err(Error::Lost),
+                    Poll::Pending => Ok(()),
+                }
+            }
+            Access::Remote(state) => {
+                if state.is_open() {
+                    full(self.buffered_remote(state))?;
+                }
+                self.post(state, message)
+            }
+        })
+    }
+
     /// Waits until what was queued is written. Where a driver writes when the task yields, there is
     /// nothing to wait for unless `fully` asks for it.
     #[inline]
@@ -301,7 +364,7 @@ impl Shared {
                 Some(lost) => Poll::Ready(Err(lost.clone())),
                 None if link.sender.buffered() == 0 => Poll::Ready(Ok(())),
                 None => {
-                    self.waiting.drained.add(cx.waker());
+                    self.waiting().drained.add(cx.waker());
                     Poll::Pending
                 }
             },
@@ -312,7 +375,7 @@ impl Shared {
                 if self.buffered_remote(state) == 0 || state.ended.is_some() {
                     return Poll::Ready(Ok(()));
                 }
-                self.waiting.drained.add(cx.waker());
+                self.waiting().drained.add(cx.waker());
                 state.wake_driver();
                 Poll::Pending
             }
@@ -322,16 +385,16 @@ impl Shared {
     /// Writes a free link. Several tasks may wait for the same transport, which remembers one
     /// waker: it is given one that wakes them all.
     fn poll_flush_free(&self, cx: &mut Context<'_>, link: &mut Link) -> Poll<Result<(), Lost>> {
-        let waker = Waker::from(self.waiting.clone());
+        let waker = Waker::from(self.waiting().clone());
         let all = &mut Context::from_waker(&waker);
         let mut result = link.poll_flush(all, self.info.client);
         if result.is_pending() {
             // Added before the transport is asked again, so that no wake-up falls between.
-            self.waiting.drained.add(cx.waker());
+            self.waiting().drained.add(cx.waker());
             result = link.poll_flush(all, self.info.client);
         }
         if result.is_ready() {
-            self.waiting.wake_all();
+            self.wake_waiting();
         }
         result
     }
@@ -365,6 +428,7 @@ impl Shared {
             return Poll::Ready(link);
         }
         state.wanted = Some(cx.waker().clone());
+        self.posted.store(true, Ordering::Release);
         state.wake_driver();
         Poll::Pending
     }
@@ -383,17 +447,24 @@ impl Shared {
         let wakers = [state.wanted.take(), state.reading.take()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
-        self.waiting.wake_all();
+        self.wake_waiting();
     }
 
-    /// Takes what was sent while the driver was not looking. Its task is woken for more. Tells
-    /// whether another driver wants the link.
-    pub(crate) fn collect(&self, cx: &mut Context<'_>, link: &mut Link) -> bool {
+    /// Says which task is to be woken for what is sent while the driver is not looking.
+    pub(crate) fn register_driver(&self, waker: &Waker) {
+        self.lock().driver = Some(waker.clone());
+    }
+
+    /// Whether there is something to [`collect`](Self::collect).
+    #[inline]
+    pub(crate) fn is_posted(&self) -> bool {
+        self.posted.load(Ordering::Acquire)
+    }
+
+    /// Takes what was sent while the driver was not looking. Tells whether another driver wants the
+    /// link.
+    pub(crate) fn collect(&self, link: &mut Link) -> bool {
         let mut state = self.lock();
-        match &mut state.driver {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => state.driver = Some(cx.waker().clone()),
-        }
         let wanted = state.wanted.is_some();
         let inbox = self.take_inbox(&mut state);
         drop(state);
@@ -414,8 +485,8 @@ impl Shared {
     }
 
     fn take_inbox(&self, state: &mut State) -> Vec<Command<'static>> {
+        self.posted.store(false, Ordering::Relaxed);
         if !state.inbox.is_empty() {
-            self.posted.store(false, Ordering::Relaxed);
             // Counted until the driver has said how much of it was written.
             self.driver_buffered
                 .fetch_add(mem::take(&mut state.inbox_size), Ordering::Relaxed);
@@ -425,9 +496,9 @@ impl Shared {
 
     /// Leaves a command to the driver.
     fn post(&self, state: &mut State, command: Command<'_>) -> Result<()> {
-        state.post(command)?;
+        // Before the driver is woken: it looks at this without the lock.
         self.posted.store(true, Ordering::Release);
-        Ok(())
+        state.post(command)
     }
 
     /// How many bytes wait, as far as is known without the link.
@@ -455,13 +526,16 @@ impl Shared {
             drop(state);
             reading.into_iter().for_each(Waker::wake);
         }
-        let room = self.waiting.room.any() && buffered < self.info.output.high_water;
-        let drained = self.waiting.drained.any() && (buffered == 0 || result.is_ready());
+        let Some(waiting) = self.waiting.get() else {
+            return result;
+        };
+        let room = waiting.room.any() && buffered < self.info.output.high_water;
+        let drained = waiting.drained.any() && (buffered == 0 || result.is_ready());
         if room {
-            self.waiting.room.wake();
+            waiting.room.wake();
         }
         if drained {
-            self.waiting.drained.wake();
+            waiting.drained.wake();
         }
         result
     }
@@ -513,7 +587,7 @@ impl Shared {
         let wakers = [state.reading.take(), state.driver.clone()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
-        self.waiting.wake_all();
+        self.wake_waiting();
     }
 
     /// The end that a Close from the peer means: an answer to ours, or its own.
@@ -573,7 +647,7 @@ impl Shared {
     }
 
     /// Takes the receiving side, where its owner has let go of it.
-    pub(crate) fn take_reader(&self) -> Option<Reader> {
+    pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
         self.lock().reader.take()
     }
 

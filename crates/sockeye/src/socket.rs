@@ -70,8 +70,8 @@ impl WebSocket {
             output: established.output,
             peer_head: established.peer_head,
         };
-        let reader = Reader::new(read, receiver, deflate.is_some(), early);
-        let shared = Shared::new(info, Link::new(sender, write));
+        let reader = Box::new(Reader::new(read, receiver, deflate.is_some(), early));
+        let shared = Shared::new(info, Link::new(sender, write, established.output.limit));
         Self {
             receiver: Receiver::new(shared, reader),
         }

@@ -45,6 +45,31 @@ impl Sender {
         }
     }
 
+    /// Sends a message unless that would have to wait: where less output waits than the high-water
+    /// mark, it is queued, and goes out as with [`send`](Self::send). Where the socket is not a
+    /// server's and takes only a part at once, the rest goes out with whatever is sent or received
+    /// next, so keep its [`Receiver`] receiving.
+    ///
+    /// For one message to many, so that a peer that reads slowly holds up no other:
+    ///
+    /// ```
+    /// use sockeye::{Prepared, Sender};
+    ///
+    /// /// Gives a message to everyone, and forgets those who have left.
+    /// fn publish(members: &mut Vec<Sender>, message: &Prepared) {
+    ///     members.retain(|member| match member.try_send(message) {
+    ///         Err(error) if error.is_full() => { println!("{member:?} misses a message"); true }
+    ///         result => result.is_ok(),
+    ///     });
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::is_full`], and the message was not sent; else as [`send`](Self::send).
+    pub fn try_send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<()> {
+        self.shared.try_send(message.into())
+    }
+
     /// Sends a ping of at most 125 bytes. The pong comes as an event of
     /// [`recv_event`](Receiver::recv_event).
     ///
@@ -134,7 +159,7 @@ impl fmt::Debug for Sender {
 pub struct Receiver {
     shared: Arc<Shared>,
     /// There until this is dropped: then the connection has it.
-    reader: Option<Reader>,
+    reader: Option<Box<Reader>>,
     phase: Phase,
     /// Runs once a Close was sent on a connection that nobody drives.
     timer: Option<Pin<Box<Sleep>>>,
@@ -149,7 +174,7 @@ enum Phase {
 }
 
 impl Receiver {
-    pub(crate) fn new(shared: Arc<Shared>, reader: Reader) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, reader: Box<Reader>) -> Self {
         Self {
             shared,
             reader: Some(reader),
@@ -163,7 +188,7 @@ impl Receiver {
     }
 
     /// Gives up the receiving side to a driver that takes it from here.
-    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Reader>) {
+    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Box<Reader>>) {
         (self.shared.clone(), self.reader.take())
     }
 

@@ -61,6 +61,16 @@ impl ReadHalf {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
+    /// Whether it is known that there is nothing to read now; the task is then woken for more. Only
+    /// TCP knows before it is read.
+    #[inline]
+    pub(crate) fn is_dry(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Tcp(half) => half.as_ref().poll_read_ready(cx).is_pending(),
+            Self::Other(_) => false,
+        }
+    }
+
     /// Reads once into the room that `buffer` has behind its end, at most `limit` bytes.
     pub(crate) fn poll_append(
         &mut self,
@@ -91,22 +101,32 @@ impl WriteHalf {
         cx: &mut Context<'_>,
         output: &Output,
     ) -> Poll<io::Result<usize>> {
+        let Some(only) = output.only_chunk() else {
+            return self.poll_write_pieces(cx, output);
+        };
+        match self {
+            // Without a waker first, which most writes do not need.
+            Self::Tcp(half) => match half.try_write(only) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Pin::new(half).poll_write(cx, only)
+                }
+                written => Poll::Ready(written),
+            },
+            Self::Other(half) => Pin::new(half).poll_write(cx, only),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn poll_write_pieces(
+        &mut self,
+        cx: &mut Context<'_>,
+        output: &Output,
+    ) -> Poll<io::Result<usize>> {
         /// More pieces than this go out in the next call.
         const PIECES: usize = 32;
-        let mut chunks = output.chunks();
-        let first = chunks.next().unwrap_or_default();
-        let Some(second) = chunks.next() else {
-            return match self {
-                Self::Tcp(half) => Pin::new(half).poll_write(cx, first),
-                Self::Other(half) => Pin::new(half).poll_write(cx, first),
-                Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-            };
-        };
         let mut pieces = [IoSlice::new(&[]); PIECES];
-        pieces[0] = IoSlice::new(first);
-        pieces[1] = IoSlice::new(second);
-        let mut count = 2;
-        for (piece, chunk) in pieces[2..].iter_mut().zip(chunks) {
+        let mut count = 0;
+        for (piece, chunk) in pieces.iter_mut().zip(output.chunks()) {
             *piece = IoSlice::new(chunk);
             count += 1;
         }

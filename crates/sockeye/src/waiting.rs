@@ -55,6 +55,10 @@ impl Wakers {
 }
 
 impl Waiting {
+    pub(crate) fn any(&self) -> bool {
+        self.room.any() || self.drained.any()
+    }
+
     pub(crate) fn wake_all(&self) {
         self.room.wake();
         self.drained.wake();

@@ -113,6 +113,30 @@ fn the_clients_run_against_both_servers() {
     }
 }
 
+#[tokio::test]
+async fn a_broadcast_reaches_everyone() {
+    let server = Server::start("broadcast");
+    let mut members = Vec::new();
+    for number in 0..3 {
+        let mut member = sockeye::connect(&server.url).await.unwrap();
+        // Its own message comes back once it is one of them.
+        let hello = format!("member {number}");
+        member.send(&hello).await.unwrap();
+        members.push(member);
+        for member in &mut members {
+            let message = member.recv().await.unwrap().unwrap();
+            assert_eq!(message.as_text(), Some(&hello[..]));
+        }
+    }
+    // Whoever has left is forgotten, and holds up nobody.
+    members.remove(0);
+    members[0].send("two are left").await.unwrap();
+    for member in &mut members {
+        let message = member.recv().await.unwrap().unwrap();
+        assert_eq!(message.as_text(), Some("two are left"));
+    }
+}
+
 #[test]
 fn a_client_without_a_server_fails() {
     let output = run("client", &["ws://127.0.0.1:1/"]);
@@ -166,6 +190,7 @@ fn each_is_under_forty_lines() {
     names.sort();
     // One that is added here is to be run above.
     let run = [
+        "broadcast",
         "client",
         "echo",
         "events",

@@ -18,9 +18,12 @@ DEADLINE = 15
 
 
 async def start(*args):
+    # No proxy but those that a test names.
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return await asyncio.create_subprocess_exec(
         BINARY,
         *args,
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

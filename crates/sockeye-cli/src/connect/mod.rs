@@ -9,15 +9,20 @@ mod session;
 
 use std::{
     io::{IsTerminal, stdin, stdout},
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
     process::ExitCode,
     time::Instant,
 };
 
 pub(crate) use screen::one_line;
-use sockeye::{Client, CloseCode, Ended, Limits, WebSocket, client::ClientTls};
+use sockeye::{
+    Client, CloseCode, Ended, Limits, WebSocket,
+    client::{ClientTls, Proxy},
+};
 
 use crate::{
-    args::Connect,
+    args::{Connect, Resolve, User},
     failure::Failure,
     quantity::{Took, Traffic},
     signals::{Signal, Signals},
@@ -65,17 +70,11 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
 }
 
 fn client(args: &Connect) -> Result<Client, Failure> {
-    let mut tls = ClientTls::new();
-    if let Some(ca) = &args.ca {
-        let pem = std::fs::read(ca).map_err(|error| Failure::file(ca, error))?;
-        tls = tls.ca_pem(&pem).map_err(|error| Failure::file(ca, error))?;
-    }
-    if args.insecure {
-        tls = tls.dangerous_accept_any_certificate();
-    }
     let mut client = Client::new(&args.url)
-        .tls(tls)
+        .tls(tls(args)?)
         .limits(Limits::default().message(args.max_message))
+        .connect_timeout(args.connect_timeout)
+        .tls_timeout(args.connect_timeout)
         .handshake_timeout(args.handshake_timeout)
         .close_timeout(args.close_timeout);
     for name in &args.subprotocol {
@@ -84,13 +83,102 @@ fn client(args: &Connect) -> Result<Client, Failure> {
     for (name, value) in &args.header {
         client = client.header(name, value);
     }
+    for cookie in &args.cookie {
+        client = client.header("Cookie", cookie);
+    }
+    if let Some(User { name, password }) = &args.user {
+        client = client.credentials(name, password);
+    }
     if let Some(origin) = &args.origin {
         client = client.origin(origin);
     }
     if args.no_compress {
         client = client.deflate(None);
     }
+    if args.location {
+        client = client.redirects(args.max_redirs);
+    }
+    the_way(client, args)
+}
+
+/// Whom to trust, and who we are.
+fn tls(args: &Connect) -> Result<ClientTls, Failure> {
+    let mut tls = ClientTls::new();
+    if let Some(path) = &args.cacert {
+        tls = trusting(tls, path)?;
+    }
+    if let Some(path) = &args.cert {
+        let chain = read(path)?;
+        let key_path = args.key.as_ref().unwrap_or(path);
+        tls = tls
+            .certificate_pem(&chain, &read(key_path)?)
+            .map_err(|error| Failure::file(path, error))?;
+    }
+    if args.insecure {
+        tls = tls.dangerous_accept_any_certificate();
+    }
+    Ok(tls)
+}
+
+fn trusting(tls: ClientTls, path: &Path) -> Result<ClientTls, Failure> {
+    tls.ca_pem(&read(path)?)
+        .map_err(|error| Failure::file(path, error))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::file(path, error))
+}
+
+/// How the server is reached.
+fn the_way(mut client: Client, args: &Connect) -> Result<Client, Failure> {
+    for Resolve { host, addresses } in &args.resolve {
+        client = client.resolve(host, addresses.iter().copied());
+    }
+    #[cfg(unix)]
+    if let Some(path) = &args.unix_socket {
+        client = client.unix_socket(path);
+    }
+    // An address that says no more than its family.
+    if args.ipv4 {
+        client = client.local_address(Ipv4Addr::UNSPECIFIED.into());
+    } else if args.ipv6 {
+        client = client.local_address(Ipv6Addr::UNSPECIFIED.into());
+    }
+    if let Some(list) = &args.noproxy {
+        client = client.no_proxy_for(list);
+    }
+    match args.proxy.as_deref() {
+        None => {}
+        Some("") => client = client.no_proxy(),
+        Some(url) => {
+            let mut proxy: Proxy = url.parse()?;
+            if let Some(User { name, password }) = &args.proxy_user {
+                proxy = proxy.credentials(name, password);
+            }
+            if let Some(path) = &args.proxy_cacert {
+                proxy = proxy.tls(trusting(ClientTls::new(), path)?);
+            }
+            client = client.proxy(proxy);
+            // As with curl, the environment still says who is reached without.
+            let listed = ["no_proxy", "NO_PROXY"].map(|name| std::env::var(name).ok());
+            if let (None, Some(list)) = (&args.noproxy, listed.into_iter().flatten().next()) {
+                client = client.no_proxy_for(list);
+            }
+        }
+    }
     Ok(client)
+}
+
+/// A URL without a user name and a password.
+fn without_password(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..]
+        .find(['/', '?', '#'])
+        .map_or(url.len(), |at| start + at);
+    match url[start..end].rfind('@') {
+        Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
+        None => url.into(),
+    }
 }
 
 /// What the connection is like.
@@ -106,7 +194,9 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
             .url
             .get(..5)
             .is_some_and(|start| start.eq_ignore_ascii_case("https"));
-    let tls = match (is_secure, args.insecure, &args.ca) {
+    let tls = match (is_secure, args.insecure, &args.cacert) {
+        // From TLS to none leads no redirect.
+        (false, ..) if args.location => "no TLS, unless a redirect led to it".into(),
         (false, ..) => "no TLS".into(),
         (_, true, _) => "TLS, with a certificate that was NOT checked".into(),
         (.., Some(ca)) => format!("TLS, with a certificate by {}", ca.display()),
@@ -123,7 +213,7 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
     [
         format!(
             "connected to {}{address} in {}",
-            one_line(&args.url),
+            one_line(&without_password(&args.url)),
             Took(began.elapsed())
         ),
         format!("{tls}; {subprotocol}; {extensions}"),

@@ -172,14 +172,17 @@ mod tests {
         assert_eq!(one_line("\u{202e}abc\u{9b}"), "\\u{202e}abc\\u{9b}");
         let shown = plain(&message(
             Direction::Down,
-            MessageRef::Text("\x1b]0;title\x07"),
+            MessageRef::Text("\x1b]0;title\x07".into()),
         ));
         assert!(!shown.contains('\x1b') && shown.contains("\\u{1b}]0;title\\u{7}"));
     }
 
     #[test]
     fn lines_of_a_message_stand_under_each_other() {
-        let shown = plain(&message(Direction::Down, MessageRef::Text("one\ntwo")));
+        let shown = plain(&message(
+            Direction::Down,
+            MessageRef::Text("one\ntwo".into()),
+        ));
         let columns: Vec<_> = shown
             .lines()
             .map(|line| {
@@ -193,7 +196,10 @@ mod tests {
     #[test]
     fn long_messages_are_cut_between_characters() {
         let text = "ж".repeat(TEXT_SHOWN);
-        let shown = plain(&message(Direction::Up, MessageRef::Text(&text)));
+        let shown = plain(&message(
+            Direction::Up,
+            MessageRef::Text(text.as_str().into()),
+        ));
         assert!(shown.ends_with("… 16,384 B more\n"), "{shown}");
         let shown = |direction| plain(&message(direction, MessageRef::Binary(&[0; 1000])));
         assert!(shown(Direction::Down).ends_with("00 … 872 B more\n"));

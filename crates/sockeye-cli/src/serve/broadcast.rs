@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_sink::Sink;
-use sockeye::{CloseCode, Ended, Handler, Message, MessageRef, Sender, Socket};
+use sockeye::{CloseCode, Ended, Handler, MessageRef, Prepared, Sender, Socket};
 
 use super::visits::Visit;
 use crate::quantity::Traffic;
@@ -39,7 +39,7 @@ impl Room {
     }
 
     /// Gives a message to everyone, without waiting for any.
-    fn publish(&self, message: &Message) {
+    fn publish(&self, message: &Prepared) {
         let mut slow = Vec::new();
         for (number, seat) in self.lock().iter_mut().filter(|(_, seat)| !seat.given_up) {
             if seat.sender.buffered_amount() > PATIENCE {
@@ -50,7 +50,7 @@ impl Room {
                 .is_ok()
             {
                 // Refused only where the connection is closing.
-                seat.sent.add(message.len());
+                seat.sent.add(message.message().len());
             }
         }
         for (_, sender) in slow {
@@ -94,7 +94,7 @@ impl Handler for Member {
 
     fn on_message(&mut self, _: &mut Socket, message: MessageRef<'_>) {
         self.visit.received.add(message.len());
-        self.room.publish(&message.to_owned());
+        self.room.publish(&Prepared::new(message));
     }
 
     fn on_close(&mut self, _: &mut Socket, ended: &Ended) {

@@ -68,7 +68,23 @@ pub(crate) struct End {
 
 impl Program {
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
+        Self::start_with(args, &[])
+    }
+
+    /// With these variables about proxies, and no others.
+    pub(crate) fn start_with(args: &[&str], proxies: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sockeye"));
+        for (name, _) in std::env::vars_os() {
+            if name
+                .to_ascii_lowercase()
+                .to_string_lossy()
+                .ends_with("_proxy")
+            {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
+            .envs(proxies.iter().copied())
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -139,7 +155,12 @@ impl Drop for Program {
 
 /// Runs the program to its end, with this input.
 pub(crate) fn run(args: &[&str], input: &str) -> End {
-    let mut program = Program::start(args);
+    run_with(args, input, &[])
+}
+
+/// The same, with these variables about proxies.
+pub(crate) fn run_with(args: &[&str], input: &str, proxies: &[(&str, &str)]) -> End {
+    let mut program = Program::start_with(args, proxies);
     program.write(input);
     program.finish()
 }

@@ -18,6 +18,11 @@ impl Deflaters {
         Self(Deflater)
     }
 
+    /// Compresses a message by itself and appends it to `out`.
+    pub fn compress(&mut self, _: DeflaterSettings, message: &[u8], out: &mut Vec<u8>) {
+        self.0.compress(message, out);
+    }
+
     /// Lends a compressor.
     pub fn lend(&mut self, _: DeflaterSettings) -> &mut Deflater {
         &mut self.0

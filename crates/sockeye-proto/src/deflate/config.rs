@@ -27,8 +27,8 @@ pub struct DeflateConfig {
 
     /// Messages shorter than this many bytes are sent as they are. Default: 256.
     ///
-    /// Without context, a JSON message of 128 bytes shrinks by 3 % and one of 256 by a quarter,
-    /// while preparing the compressor costs the same for any. Where the context is kept, messages
+    /// Without context, a JSON message of 128 bytes shrinks by 3 % and one of 256 by a quarter.
+    /// Where the context is kept, messages
     /// as short as 64 bytes shrink to a quarter: set this to 32 or so there.
     pub threshold: usize,
 

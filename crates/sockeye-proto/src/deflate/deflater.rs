@@ -5,7 +5,10 @@ use core::fmt;
 
 use zlib_rs::{Deflate, DeflateFlush};
 
-use super::params::DeflaterSettings;
+use super::{
+    params::{DeflaterSettings, Level},
+    short::ShortDeflater,
+};
 
 /// What every compressed message ends with, and what never travels (RFC 7692 §7.2.1).
 pub(super) const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
@@ -23,6 +26,7 @@ const LARGE_STEP: usize = 64 * 1024;
 pub struct Deflaters {
     /// The latest lent first.
     deflaters: Vec<Deflater>,
+    short: ShortDeflater,
 }
 
 impl Deflaters {
@@ -34,6 +38,18 @@ impl Deflaters {
     pub const fn new() -> Self {
         Self {
             deflaters: Vec::new(),
+            short: ShortDeflater::new(),
+        }
+    }
+
+    /// Compresses a message by itself and appends it to `out`, as [`Deflater::compress`] does. A
+    /// short one at the fastest level needs no compressor of the library's.
+    pub fn compress(&mut self, settings: DeflaterSettings, message: &[u8], out: &mut Vec<u8>) {
+        let short = (1..=ShortDeflater::MOST).contains(&message.len());
+        if short && settings.level == Level::FASTEST {
+            self.short.compress(message, settings.window, out);
+        } else {
+            self.lend(settings).compress(message, out);
         }
     }
 

@@ -22,6 +22,8 @@ mod extensions;
 mod inflater;
 mod negotiate;
 mod params;
+#[cfg(feature = "deflate")]
+mod short;
 #[cfg(test)]
 #[cfg(feature = "deflate")]
 mod tests;

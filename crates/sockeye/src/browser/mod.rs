@@ -403,18 +403,19 @@ impl WebSocket {
 
 /// "get a WebSocket URL record", given no base.
 fn url_record(text: &str) -> Result<Url, Exception> {
-    let error = |problem: &str| Exception::Syntax(format!("{text:?}: {problem}"));
+    // Without the URL itself, which may have a password in it.
+    let error = |problem: &str| Exception::Syntax(format!("the URL of a WebSocket: {problem}"));
     let mut url = Url::parse(text).map_err(|problem| error(&problem.to_string()))?;
     let scheme = match url.scheme() {
         "http" | "ws" => "ws",
         "https" | "wss" => "wss",
-        other => return Err(error(&format!("the scheme is ws or wss, not {other}"))),
+        other => return Err(error(&format!("its scheme is ws or wss, not {other}"))),
     };
     if url.set_scheme(scheme).is_err() {
-        return Err(error("the scheme cannot be ws or wss"));
+        return Err(error("its scheme cannot be ws or wss"));
     }
     if url.fragment().is_some() {
-        return Err(error("a WebSocket's URL has no fragment"));
+        return Err(error("it has no fragment: write '#' as %23"));
     }
     Ok(url)
 }
@@ -437,7 +438,7 @@ impl Drop for WebSocket {
 impl fmt::Debug for WebSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebSocket")
-            .field("url", &self.inner.url)
+            .field("origin", &self.inner.origin)
             .field("ready_state", &self.ready_state())
             .finish_non_exhaustive()
     }

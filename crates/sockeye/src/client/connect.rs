@@ -1,32 +1,38 @@
-//! Opens a connection: name, TCP, TLS and the opening handshake, under one deadline
-//! (RFC 6455 §4.1).
+//! Opens a connection: the way to the server, TLS and the opening handshake, each under its own
+//! deadline (RFC 6455 §4.1).
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, lookup_host},
+    io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
 
 use sockeye_proto::{
-    Limits, Role,
+    Limits,
     deflate::DeflateConfig,
-    handshake::{HeadLimits, HeadScanner, Key, Response, Subprotocols, UpgradeRequest},
+    handshake::{HandshakeError, HeadLimits},
 };
 
 #[cfg(feature = "tls")]
 use super::tls::ClientTls;
-use super::url::Endpoint;
+use super::{
+    credentials::{Credentials, redacted},
+    dial::Dial,
+    proxy::{Proxy, ProxyError},
+    proxy_env::{ProxyChoice, Source},
+    redirect::Trail,
+    url::Endpoint,
+};
 use crate::{
-    Deadline, Error, Result, WebSocket, entropy,
-    established::{Established, OutputLimits, PeerHead},
-    head::{read_head, read_more},
+    Deadline, Error, Result, WebSocket,
+    established::{Established, OutputLimits},
     stream::{Io, Stream},
 };
-
-/// How long the body of a refusal is waited for, within the handshake timeout.
-const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Opens a WebSocket at a `ws` or `wss` URL, with the defaults of [`Client`].
 ///
@@ -42,19 +48,33 @@ pub async fn connect(url: impl Into<String>) -> Result<WebSocket> {
 /// Opens WebSocket connections, with everything that can be said about how.
 ///
 /// It can be kept and used again: each call opens a connection of its own.
-#[derive(Clone, Debug)]
+///
+/// A server is reached at whichever of its addresses answers first (RFC 8305), through the proxy that
+/// the environment names, if it names one ([`proxy`](Self::proxy)). Redirects are not followed unless
+/// [`redirects`](Self::redirects) says so. The page [`guide`](super::guide) has all of that at length.
+#[derive(Clone)]
 #[must_use = "nothing is opened before `connect`"]
 pub struct Client {
     url: String,
-    headers: Vec<(String, String)>,
-    origin: Option<String>,
-    subprotocols: Vec<String>,
-    deflate: Option<DeflateConfig>,
-    limits: Limits,
-    head_limits: HeadLimits,
-    handshake_timeout: Duration,
-    close_timeout: Duration,
-    output: OutputLimits,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) cookies: Vec<(String, String)>,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) origin: Option<String>,
+    pub(super) subprotocols: Vec<String>,
+    pub(super) deflate: Option<DeflateConfig>,
+    pub(super) limits: Limits,
+    pub(super) head_limits: HeadLimits,
+    connect_timeout: Duration,
+    #[cfg(feature = "tls")]
+    tls_timeout: Duration,
+    pub(super) handshake_timeout: Duration,
+    pub(super) close_timeout: Duration,
+    pub(super) output: OutputLimits,
+    redirects: usize,
+    proxy: ProxyChoice,
+    dial: Dial,
+    #[cfg(unix)]
+    unix_socket: Option<std::path::PathBuf>,
     #[cfg(feature = "tls")]
     tls: ClientTls,
 }
@@ -63,20 +83,31 @@ impl Client {
     /// A client of the server at a `ws` or `wss` URL.
     ///
     /// The URL is read at `connect`, as browsers read it: names may have letters
-    /// of any script, `http` and `https` stand for `ws` and `wss`. A fragment is refused (§3), and
-    /// so are a user name and a password: send an `Authorization` header.
+    /// of any script, `http` and `https` stand for `ws` and `wss`. A user name and a password are sent
+    /// as `Authorization: Basic`. A fragment is refused (§3). `ws+unix:/path/to.sock:/request/path`
+    /// leads to a Unix socket.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             headers: Vec::new(),
+            cookies: Vec::new(),
+            credentials: None,
             origin: None,
             subprotocols: Vec::new(),
             deflate: DeflateConfig::available(),
             limits: Limits::default(),
             head_limits: HeadLimits::default(),
+            connect_timeout: Duration::from_secs(10),
+            #[cfg(feature = "tls")]
+            tls_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             output: OutputLimits::default(),
+            redirects: 0,
+            proxy: ProxyChoice::default(),
+            dial: Dial::default(),
+            #[cfg(unix)]
+            unix_socket: None,
             #[cfg(feature = "tls")]
             tls: ClientTls::new(),
         }
@@ -86,6 +117,19 @@ impl Client {
     /// set; what cannot be sent is refused at `connect`.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds a cookie to the request. A `Cookie` header given with [`header`](Self::header) joins it.
+    pub fn cookie(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.cookies.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sends a user name and a password as `Authorization: Basic`, in place of those in the URL. An
+    /// `Authorization` header given with [`header`](Self::header) is sent in place of both.
+    pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.credentials = Some(Credentials::new(user, password));
         self
     }
 
@@ -122,7 +166,24 @@ impl Client {
         self
     }
 
-    /// Sets how long name, TCP, TLS and HTTP may take together. Default 10 s.
+    /// Sets how long it may take to reach the server: its name, TCP, and all that a proxy does until
+    /// it has connected us. Default 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how long TLS with the server may take, once it is reached. Default 10 s.
+    #[cfg(feature = "tls")]
+    pub fn tls_timeout(mut self, timeout: Duration) -> Self {
+        self.tls_timeout = timeout;
+        self
+    }
+
+    /// Sets how long the server may take from there on to answer the request. Default 10 s.
+    ///
+    /// Whoever wants one deadline for all puts [`connect`](Self::connect) under it, which may be
+    /// dropped at any time.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
@@ -151,6 +212,89 @@ impl Client {
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ClientTls) -> Self {
         self.tls = tls;
+        self
+    }
+
+    /// Follows up to `limit` redirects (301, 302, 303, 307 and 308). Default 0: an answer that
+    /// redirects is an error that holds the answer, as it is in browsers.
+    ///
+    /// Another origin (scheme, host and port) gets no `Authorization`, `Cookie` or
+    /// `Proxy-Authorization` header, no user name and password and no client's certificate set with
+    /// [`ClientTls::certificate_pem`]; other headers it gets. From `wss` to `ws` is not followed.
+    pub fn redirects(mut self, limit: usize) -> Self {
+        self.redirects = limit;
+        self
+    }
+
+    /// Connects through a proxy, whatever the environment says.
+    ///
+    /// By default the environment is read as curl reads it: `wss_proxy`, `https_proxy`, `all_proxy`
+    /// for `wss`, `ws_proxy`, `http_proxy`, `all_proxy` for `ws`; in capitals too, but for
+    /// `HTTP_PROXY`, which is not read. `no_proxy` and `NO_PROXY` name who is reached without.
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy.source = Source::Given(Box::new(proxy));
+        self
+    }
+
+    /// Connects without a proxy, whatever the environment says.
+    pub fn no_proxy(mut self) -> Self {
+        self.proxy.source = Source::Nobody;
+        self
+    }
+
+    /// Says who is reached without the proxy, in place of `NO_PROXY` and written as it is: names,
+    /// which stand for those below them too, addresses, networks as `10.0.0.0/8`, each with a port or
+    /// without, or `*` for everyone; apart by commas.
+    pub fn no_proxy_for(mut self, list: impl Into<String>) -> Self {
+        self.proxy.except = Some(list.into());
+        self
+    }
+
+    /// Says at which addresses a host is reached, in place of asking the system. With a port, as
+    /// `example.com:443`, it counts for that port alone; the port 0 of an address is the URL's.
+    pub fn resolve(
+        mut self,
+        host: impl Into<String>,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Self {
+        let addresses = addresses.into_iter().collect();
+        self.dial.resolved.push((host.into(), addresses));
+        self
+    }
+
+    /// Connects to a Unix socket in place of the URL's host, which is then only asked for. There is
+    /// no proxy on that way.
+    #[cfg(unix)]
+    pub fn unix_socket(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+        self.unix_socket = Some(path.into());
+        self
+    }
+
+    /// Connects from an address of this machine. Only addresses of its family are tried; one that is
+    /// unspecified, as `0.0.0.0`, chooses the family and nothing else.
+    pub fn local_address(mut self, address: IpAddr) -> Self {
+        self.dial.local_address = Some(address);
+        self
+    }
+
+    /// Connects through a network interface, such as `eth1`.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub fn interface(mut self, name: impl Into<String>) -> Self {
+        self.dial.interface = Some(name.into());
+        self
+    }
+
+    /// Sets whether small writes go out at once (`TCP_NODELAY`). Default true: messages are written
+    /// whole, and waiting to join them to others only delays them.
+    pub fn nodelay(mut self, nodelay: bool) -> Self {
+        self.dial.nodelay = nodelay;
+        self
+    }
+
+    /// Has the system ask the other end whether it is still there after that long without a byte
+    /// (`SO_KEEPALIVE`). Default off.
+    pub fn tcp_keepalive(mut self, idle: Duration) -> Self {
+        self.dial.keepalive = Some(idle);
         self
     }
 
@@ -193,200 +337,149 @@ impl Client {
         self.establish_over(stream).await.map(WebSocket::new)
     }
 
-    /// Opens the connection. The addresses of a name are tried in the order the system gives.
+    /// Opens the connection, following redirects.
+    ///
+    /// The story comes in a box of its own, so that its buffers do not stay in the future of whoever
+    /// holds the connection for hours.
     ///
     /// # Errors
     /// [`Error::Url`], and [`Error::Handshake`] for what cannot be sent, before anything is;
-    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::Lost`];
-    /// [`Error::Handshake`] for an answer that declines or breaks a rule; [`Error::Timeout`].
+    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Proxy`], [`Error::Tls`], [`Error::Lost`];
+    /// [`Error::Handshake`] and [`Error::Answer`] for an answer that declines or breaks a rule;
+    /// [`Error::Redirect`]; [`Error::Timeout`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection; nothing is left behind.
     pub(crate) async fn establish(&self) -> Result<Established> {
-        let endpoint = Endpoint::parse(&self.url)?;
-        self.in_time(Box::pin(async {
-            let (request, bytes) = self.request(&endpoint)?;
-            let tcp = connect_tcp(&endpoint).await?;
-            let stream = self.secure_tcp(&endpoint, tcp).await?;
-            self.upgrade(stream, request, bytes).await
-        }))
+        Box::pin(async {
+            let mut endpoint = self.endpoint()?;
+            let mut trail = Trail::new(self.redirects);
+            loop {
+                let asked = self.ask(&endpoint, trail.is_abroad)?;
+                let stream = self.reach(&endpoint).await?;
+                let stream = self.secure(&endpoint, stream, trail.is_abroad).await?;
+                let answer = self.upgrade(stream, asked).await;
+                if let Err(Error::Handshake(HandshakeError::Status(response))) = &answer
+                    && let Some(next) = trail.follow(&endpoint, response)?
+                {
+                    endpoint = next;
+                    continue;
+                }
+                return answer;
+            }
+        })
         .await
     }
 
     /// Opens the connection on a user's own stream; with TLS on it first for a `wss` URL.
     ///
     /// # Errors
-    /// As [`establish`](Self::establish), without those of names and addresses.
+    /// As [`establish`](Self::establish), without those of the way to the server.
     ///
     /// # Cancel safety
     /// Dropping the future drops the stream.
     pub(crate) async fn establish_over<S: Io + 'static>(&self, stream: S) -> Result<Established> {
-        let endpoint = Endpoint::parse(&self.url)?;
-        self.in_time(Box::pin(async {
-            let (request, bytes) = self.request(&endpoint)?;
-            let stream = match Stream::new(stream) {
-                Stream::Tcp(tcp) => self.secure_tcp(&endpoint, tcp).await?,
-                other => self.secure_other(&endpoint, other).await?,
-            };
-            self.upgrade(stream, request, bytes).await
-        }))
+        Box::pin(async {
+            let endpoint = self.endpoint()?;
+            let asked = self.ask(&endpoint, false)?;
+            let stream = self.secure(&endpoint, Stream::new(stream), false).await?;
+            self.upgrade(stream, asked).await
+        })
         .await
     }
 
-    /// Waits no longer than the handshake may take.
-    ///
-    /// The handshake comes in a box of its own, so that its buffers do not stay in the future of
-    /// whoever holds the connection for hours.
-    async fn in_time(
-        &self,
-        handshake: Pin<Box<impl Future<Output = Result<Established>>>>,
-    ) -> Result<Established> {
-        timeout(self.handshake_timeout, handshake)
-            .await
-            .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
+    fn endpoint(&self) -> Result<Endpoint> {
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "there are no Unix sockets"))]
+        let mut endpoint = Endpoint::parse(&self.url)?;
+        #[cfg(unix)]
+        if self.unix_socket.is_some() {
+            endpoint.unix_socket.clone_from(&self.unix_socket);
+        }
+        Ok(endpoint)
     }
 
-    /// The request and the bytes of it: all that the user asked for is checked before anyone is
-    /// bothered with it.
-    fn request(&self, endpoint: &Endpoint) -> Result<(UpgradeRequest, Vec<u8>)> {
-        entropy::probe()?;
-        let key = Key::new(entropy::key());
-        let mut request = UpgradeRequest::new(&endpoint.host_header, &endpoint.target, key);
-        let mut subprotocols = Subprotocols::new();
-        for name in &self.subprotocols {
-            subprotocols.push(name)?;
+    /// Connects to the server, by whichever way leads to it.
+    async fn reach(&self, endpoint: &Endpoint) -> Result<Stream> {
+        #[cfg(unix)]
+        if let Some(path) = &endpoint.unix_socket {
+            let unix = in_time(
+                self.connect_timeout,
+                Deadline::Connect,
+                super::dial::connect_unix(path),
+            );
+            return Ok(Stream::new(unix.await?));
         }
-        request.subprotocols(subprotocols);
-        if let Some(origin) = &self.origin {
-            request.origin(origin);
+        match self
+            .proxy
+            .proxy(endpoint, |name| std::env::var(name).ok())?
+        {
+            None => {
+                let tcp = self.dial.connect(&endpoint.host, endpoint.port);
+                in_time(self.connect_timeout, Deadline::Connect, tcp)
+                    .await
+                    .map(Stream::Tcp)
+            }
+            Some(proxy) => {
+                let tunnel = proxy.tunnel(&self.dial, endpoint, self.head_limits);
+                in_time::<_, ProxyError>(self.connect_timeout, Deadline::Connect, tunnel)
+                    .await
+                    .map_err(|error| proxy.error(error))
+            }
         }
-        if let Some(deflate) = &self.deflate {
-            request.extensions(deflate.offer());
-        }
-        for (name, value) in &self.headers {
-            request.header(name, value)?;
-        }
-        let bytes = request.to_bytes()?;
-        Ok((request, bytes))
     }
 
+    /// Sets up TLS for a `wss` URL. Strangers are not told who we are.
     #[cfg(feature = "tls")]
-    async fn secure_tcp(&self, endpoint: &Endpoint, tcp: TcpStream) -> Result<Stream> {
-        if !endpoint.secure {
-            return Ok(Stream::Tcp(tcp));
-        }
-        let tls = self.tls.connect(&endpoint.host, tcp).await?;
-        Ok(Stream::ClientTls(Box::new(tls)))
-    }
-
-    #[cfg(feature = "tls")]
-    async fn secure_other(&self, endpoint: &Endpoint, stream: Stream) -> Result<Stream> {
+    async fn secure(&self, endpoint: &Endpoint, stream: Stream, is_abroad: bool) -> Result<Stream> {
         if !endpoint.secure {
             return Ok(stream);
         }
-        let tls = self.tls.connect(&endpoint.host, stream).await?;
-        Ok(Stream::new(tls))
+        let anonymous = is_abroad.then(|| self.tls.without_certificate());
+        let tls = anonymous.as_ref().unwrap_or(&self.tls);
+        let host = &endpoint.host;
+        in_time(self.tls_timeout, Deadline::Tls, async {
+            Ok(match stream {
+                Stream::Tcp(tcp) => Stream::ClientTls(Box::new(tls.connect(host, tcp).await?)),
+                other => Stream::new(tls.connect(host, other).await?),
+            })
+        })
+        .await
     }
 
     #[cfg(not(feature = "tls"))]
-    async fn secure_tcp(&self, endpoint: &Endpoint, tcp: TcpStream) -> Result<Stream> {
-        self.secure_other(endpoint, Stream::Tcp(tcp)).await
-    }
-
-    #[cfg(not(feature = "tls"))]
-    async fn secure_other(&self, endpoint: &Endpoint, stream: Stream) -> Result<Stream> {
+    async fn secure(&self, endpoint: &Endpoint, stream: Stream, _: bool) -> Result<Stream> {
         if endpoint.secure {
             let problem = "wss needs the feature `tls` of sockeye, which this program lacks";
             return Err(Error::Url(problem.into()));
         }
         Ok(stream)
     }
-
-    /// The opening handshake (§4.1).
-    async fn upgrade(
-        &self,
-        mut stream: Stream,
-        request: UpgradeRequest,
-        bytes: Vec<u8>,
-    ) -> Result<Established> {
-        stream.write_all(&bytes).await?;
-        stream.flush().await?;
-
-        let mut scanner = HeadScanner::response(self.head_limits);
-        let mut buffer = Vec::new();
-        let end = read_head(&mut stream, &mut scanner, &mut buffer).await?;
-        let mut response = Response::parse(&buffer[..end])?;
-        let mut early = buffer.split_off(end);
-        if response.status() != 101 {
-            // What the server has to say about it; not worth the whole deadline.
-            let _ = timeout(BODY_PATIENCE, async {
-                while response.set_body(&early) {
-                    if !read_more(&mut stream, &mut early).await? {
-                        break;
-                    }
-                }
-                Ok::<_, Error>(())
-            })
-            .await;
-        }
-        let agreed = request.check(&response)?;
-        let deflate = match self.deflate {
-            Some(config) => agreed.deflate(&config)?.map(|params| (config, params)),
-            // None was offered, so none was agreed to.
-            None => None,
-        };
-        Ok(Established {
-            peer_addr: stream.peer_addr(),
-            stream,
-            early,
-            role: Role::Client {
-                masks: entropy::mask,
-            },
-            subprotocol: agreed.subprotocol.map(Into::into),
-            deflate,
-            limits: self.limits,
-            close_timeout: self.close_timeout,
-            output: self.output,
-            peer_head: PeerHead::Response(Box::new(response)),
-        })
-    }
 }
 
-/// Tries the addresses of the host one after another.
-async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream> {
-    let mut failed = None;
-    for address in resolve(endpoint).await? {
-        match TcpStream::connect(address).await {
-            Ok(tcp) => {
-                // Messages are written whole; waiting to join them to others only delays them.
-                // A system that cannot do that still has a connection.
-                let _ = tcp.set_nodelay(true);
-                return Ok(tcp);
-            }
-            Err(error) => {
-                failed = Some(Error::Connect {
-                    address,
-                    source: Arc::new(error),
-                });
-            }
-        }
-    }
-    Err(failed.unwrap_or_else(|| Error::Resolve {
-        host: endpoint.host.as_str().into(),
-        source: Arc::new(std::io::ErrorKind::NotFound.into()),
-    }))
+/// Waits no longer than a step may take.
+async fn in_time<T, E: From<Error>>(
+    limit: Duration,
+    deadline: Deadline,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    timeout(limit, step)
+        .await
+        .unwrap_or_else(|_| Err(Error::Timeout(deadline).into()))
 }
 
-async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
-    if let Some(address) = endpoint.address() {
-        return Ok(vec![SocketAddr::new(address, endpoint.port)]);
-    }
-    match lookup_host((endpoint.host.as_str(), endpoint.port)).await {
-        Ok(addresses) => Ok(addresses.collect()),
-        Err(error) => Err(Error::Resolve {
-            host: endpoint.host.as_str().into(),
-            source: Arc::new(error),
-        }),
+/// Without what a log must not hold: passwords, cookies, the values of headers.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Client")
+            .field("url", &redacted(&self.url))
+            .field("headers", &names)
+            .field("subprotocols", &self.subprotocols)
+            .field("deflate", &self.deflate)
+            .field("redirects", &self.redirects)
+            .field("proxy", &self.proxy)
+            .field("dial", &self.dial)
+            .finish_non_exhaustive()
     }
 }
 

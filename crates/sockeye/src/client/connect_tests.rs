@@ -1,14 +1,19 @@
 //! From a URL to an open connection, and every way to fail (RFC 6455 §4.1).
 
+use std::sync::Arc;
+
 use tokio::{
-    io::{AsyncReadExt, DuplexStream, duplex},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     net::TcpListener,
     time::Instant,
 };
 
-use sockeye_proto::handshake::{Acceptance, HandshakeError, Request};
+use sockeye_proto::{
+    Role,
+    handshake::{Acceptance, HandshakeError, Request},
+};
 
-use super::*;
+use super::{super::upgrade::BODY_PATIENCE, *};
 
 /// A server that reads one request and answers with what a script makes of it.
 async fn scripted(
@@ -103,6 +108,24 @@ async fn bytes_behind_the_head_are_kept() {
 }
 
 #[tokio::test]
+async fn answers_that_announce_another_are_passed_over() {
+    let established = answered(client(), |request| {
+        let answer = accepting(&request).to_bytes();
+        [
+            b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n",
+            &answer[..],
+            b"\x81\x02hi",
+        ]
+        .concat()
+    })
+    .await
+    .unwrap();
+    assert_eq!(established.early, b"\x81\x02hi");
+    let response = established.peer_head.response().unwrap();
+    assert_eq!(response.status(), 101);
+}
+
+#[tokio::test]
 async fn an_answer_may_come_a_byte_at_a_time() {
     let (ours, theirs) = duplex(1);
     let client = client();
@@ -143,10 +166,10 @@ async fn section_4_1_answers_that_break_a_rule_fail() {
         })
         .await
         .unwrap_err();
-        assert!(
-            matches!(&error, Error::Handshake(found) if found == expected),
-            "{error:?}"
-        );
+        let (Error::Handshake(found) | Error::Answer { problem: found, .. }) = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(found, expected);
     }
 }
 
@@ -160,7 +183,13 @@ async fn an_extension_that_was_not_offered_fails() {
     .await
     .unwrap_err();
     assert!(
-        matches!(error, Error::Handshake(HandshakeError::Extension(_))),
+        matches!(
+            error,
+            Error::Answer {
+                problem: HandshakeError::Extension(_),
+                ..
+            }
+        ),
         "{error:?}"
     );
 }
@@ -201,20 +230,31 @@ async fn a_body_that_does_not_come_is_not_waited_for_long() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_server_is_left_at_the_deadline() {
-    for (client, seconds) in [
-        (client(), 10),
-        (client().handshake_timeout(Duration::from_secs(3)), 3),
+    let three = Duration::from_secs(3);
+    #[cfg(feature = "tls")]
+    let tls = || Client::new("wss://a").tls(ClientTls::new().dangerous_accept_any_certificate());
+    for (client, deadline, seconds) in [
+        (client(), Deadline::Handshake, 10),
+        (client().handshake_timeout(three), Deadline::Handshake, 3),
+        (
+            client().handshake_timeout(Duration::ZERO),
+            Deadline::Handshake,
+            0,
+        ),
+        #[cfg(feature = "tls")]
+        (tls(), Deadline::Tls, 10),
         #[cfg(feature = "tls")]
         (
-            Client::new("wss://a").tls(ClientTls::new().dangerous_accept_any_certificate()),
-            10,
+            tls().tls_timeout(three).handshake_timeout(Duration::ZERO),
+            Deadline::Tls,
+            3,
         ),
     ] {
         let (ours, _theirs) = duplex(64 * 1024);
         let begin = Instant::now();
         let error = client.establish_over(ours).await.unwrap_err();
         assert!(
-            matches!(error, Error::Timeout(Deadline::Handshake)),
+            matches!(error, Error::Timeout(passed) if passed == deadline),
             "{error:?}"
         );
         assert_eq!(begin.elapsed().as_secs(), seconds);

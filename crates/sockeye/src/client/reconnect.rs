@@ -150,7 +150,7 @@ impl Reconnecting {
             greet: None,
             retry_if: Box::new(Cause::is_transient),
             schedule: Schedule::default(),
-            attempt_timeout: Duration::from_secs(30),
+            attempt_timeout: Duration::from_secs(60),
             state: State::Due,
             attempts: 0,
             news: VecDeque::new(),
@@ -217,7 +217,7 @@ impl Reconnecting {
     }
 
     /// Sets how long one attempt may take with all that [`on_open`](Self::on_open) does. Default
-    /// 30 s. The client's own handshake timeout holds within.
+    /// 60 s. The client's own deadlines, 30 s together by default, hold within.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
         self

@@ -8,6 +8,7 @@ use std::{
 
 use sockeye_proto::handshake::{HandshakeError, Response};
 
+use super::ProxyError;
 use crate::{Ended, Error, entropy};
 
 /// Why there is no connection.
@@ -24,8 +25,9 @@ impl Cause {
     /// Whether the same may go better another time. What does not need someone to change something
     /// first:
     ///
-    /// - the name, the address or the network failed; a deadline passed; the connection broke off
-    /// - the server answered 408, 425, 429 or 5xx
+    /// - the name, the address, the network or the way of a proxy to the server failed; a deadline
+    ///   passed; the connection broke off
+    /// - the server, or the proxy, answered 408, 425, 429 or 5xx
     /// - the server closed with 1001, 1011, 1012, 1013, 1014 or 3008
     ///
     /// All else does: any other answer than 101 (401, 403, 404 ...), a broken rule, a certificate that is
@@ -59,10 +61,8 @@ impl Cause {
     /// How long the server asks to be left alone.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Attempt(Error::Handshake(HandshakeError::Status(response))) => {
-                retry_after(response, SystemTime::now())
-            }
-            _ => None,
+            Self::Attempt(error) => retry_after(error.response()?, SystemTime::now()),
+            Self::Connection(_) => None,
         }
     }
 }
@@ -78,6 +78,7 @@ impl fmt::Display for Cause {
 }
 
 fn is_transient(error: &Error) -> bool {
+    let passes = |status| matches!(status, 408 | 425 | 429 | 500..=599);
     match error {
         Error::Resolve { .. } | Error::Connect { .. } | Error::Timeout(_) | Error::Lost(_) => true,
         Error::Overflow { .. } => true,
@@ -85,10 +86,17 @@ fn is_transient(error: &Error) -> bool {
         Error::Tls { source, .. } => source
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() != io::ErrorKind::InvalidData),
-        Error::Handshake(HandshakeError::Status(response)) => {
-            matches!(response.status(), 408 | 425 | 429 | 500..=599)
-        }
+        Error::Handshake(HandshakeError::Status(response)) => passes(response.status()),
         Error::Handshake(error) => matches!(error, HandshakeError::UnexpectedEnd),
+        Error::Proxy { source, .. } => match &**source {
+            ProxyError::Unreachable(error) => is_transient(error),
+            ProxyError::Status { response, .. } => passes(response.status()),
+            ProxyError::Http(error) => matches!(error, HandshakeError::UnexpectedEnd),
+            // A failure, an unreachable network or host, a refusal, too long a way (RFC 1928 §6).
+            ProxyError::Socks { reply, .. } => matches!(reply, 1 | 3..=6),
+            ProxyError::Credentials { .. } | ProxyError::Malformed(_) => false,
+        },
+        Error::Answer { .. } | Error::Redirect { .. } | Error::Full { .. } => false,
         // The connection was closed under what the user did first on it.
         Error::Send(_) => error.is_closed(),
         Error::Url(_) | Error::Listen { .. } | Error::Protocol(_) | Error::Random(_) => false,

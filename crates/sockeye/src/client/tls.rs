@@ -33,6 +33,7 @@ use crate::{Error, Result, stream::Io};
 pub struct ClientTls {
     given: Option<Arc<ClientConfig>>,
     roots: Option<Arc<RootCertStore>>,
+    extra_roots: Vec<CertificateDer<'static>>,
     identity: Option<Arc<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>>,
     accept_any_certificate: bool,
 }
@@ -72,6 +73,17 @@ impl ClientTls {
         Ok(self)
     }
 
+    /// Trusts these authorities besides the platform's: one or more certificates in PEM. Further
+    /// calls add to them.
+    ///
+    /// # Errors
+    /// [`Error::Tls`] where there is no certificate in it.
+    pub fn extra_ca_pem(mut self, pem: &[u8]) -> Result<Self> {
+        self.extra_roots
+            .extend(certificates(pem, "the authority given")?);
+        Ok(self)
+    }
+
     /// Shows a certificate where the server asks for one: the chain, our own first, and its key,
     /// both in PEM.
     ///
@@ -91,6 +103,14 @@ impl ClientTls {
     pub fn dangerous_accept_any_certificate(mut self) -> Self {
         self.accept_any_certificate = true;
         self
+    }
+
+    /// The same for a server that may not learn who we are.
+    pub(super) fn without_certificate(&self) -> Self {
+        Self {
+            identity: None,
+            ..self.clone()
+        }
     }
 
     /// Speaks TLS on a connection, as the client of that host.
@@ -121,8 +141,8 @@ impl ClientTls {
             WebPkiServerVerifier::builder_with_provider(roots.clone(), provider())
                 .build()
                 .map_err(|error| Error::tls("the authority given", error))?
-        } else if self.identity.is_some() {
-            platform_verifier().await?
+        } else if self.identity.is_some() || !self.extra_roots.is_empty() {
+            platform_verifier(self.extra_roots.clone()).await?
         } else {
             return default_config().await;
         };
@@ -152,6 +172,7 @@ impl fmt::Debug for ClientTls {
         f.debug_struct("ClientTls")
             .field("from_config", &self.given.is_some())
             .field("own_roots", &self.roots.is_some())
+            .field("extra_roots", &self.extra_roots.len())
             .field("own_certificate", &self.identity.is_some())
             .field("accept_any_certificate", &self.accept_any_certificate)
             .finish()
@@ -165,15 +186,18 @@ async fn default_config() -> Result<Arc<ClientConfig>> {
     if let Some(config) = DEFAULT.get() {
         return Ok(config.clone());
     }
-    let config = ClientTls::new().build(platform_verifier().await?)?;
+    let config = ClientTls::new().build(platform_verifier(Vec::new()).await?)?;
     Ok(DEFAULT.get_or_init(|| config).clone())
 }
 
 /// Reads files, so it happens where that may take time.
-async fn platform_verifier() -> Result<Arc<dyn ServerCertVerifier>> {
+async fn platform_verifier(
+    extra: Vec<CertificateDer<'static>>,
+) -> Result<Arc<dyn ServerCertVerifier>> {
     const SUBJECT: &str = "any server (the platform's roots cannot be read)";
-    let verifier =
-        tokio::task::spawn_blocking(|| rustls_platform_verifier::Verifier::new(provider()));
+    let verifier = tokio::task::spawn_blocking(|| {
+        rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider())
+    });
     match verifier.await {
         Ok(Ok(verifier)) => Ok(Arc::new(verifier)),
         Ok(Err(error)) => Err(Error::tls(SUBJECT, error)),

@@ -1,14 +1,18 @@
 //! WebSocket URLs, read as browsers read them (RFC 6455 §3, the WHATWG URL standard).
 
-use std::net::IpAddr;
+#[cfg(unix)]
+use std::path::PathBuf;
 
 use url::{Host, Url};
 
+use super::credentials::{Credentials, redacted};
 use crate::{Error, Result};
 
 /// What a URL says about whom to connect to and what to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
+    /// As `ws` or `wss`, without user name and password: what redirects are relative to.
+    pub(super) url: Url,
     /// `wss`: TLS first.
     pub(super) secure: bool,
     /// A name in its ASCII form, or an address without brackets.
@@ -18,47 +22,61 @@ pub(super) struct Endpoint {
     pub(super) host_header: String,
     /// Path and query (§3, "resource-name").
     pub(super) target: String,
+    pub(super) credentials: Option<Credentials>,
+    /// What is connected to in place of the host.
+    #[cfg(unix)]
+    pub(super) unix_socket: Option<PathBuf>,
 }
 
 impl Endpoint {
-    /// Reads a URL. `http` and `https` stand for `ws` and `wss`, as in browsers.
+    /// Reads a URL. `http` and `https` stand for `ws` and `wss`, as in browsers;
+    /// `ws+unix:/path/to.sock:/request/path` is a Unix socket's, as in Node's `ws`.
     ///
     /// # Errors
     /// [`Error::Url`], which says what is wrong and what to write instead.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let error = |problem: &str| Error::Url(format!("{text:?}: {problem}").into());
+        let error = |problem: &str| Error::Url(format!("{:?}: {problem}", redacted(text)).into());
         let url = Url::parse(text).map_err(|problem| match problem {
             url::ParseError::RelativeUrlWithoutBase => {
                 error("not a URL: write it as ws://host:port/path or wss://host/path")
             }
             problem => error(&format!("not a URL: {problem}")),
         })?;
-        let secure = match url.scheme() {
-            "ws" | "http" => false,
-            "wss" | "https" => true,
-            // `host:port` is a URL, whose scheme is the host.
-            _ => return Err(error("a WebSocket's URL begins with ws:// or wss://")),
+        let endpoint = match url.scheme() {
+            "ws+unix" => Self::from_unix_url(&url),
+            _ => Self::from_url(url),
         };
+        endpoint.map_err(error)
+    }
+
+    /// Takes a URL apart.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn from_url(mut url: Url) -> Result<Self, &'static str> {
+        let scheme = match url.scheme() {
+            "ws" | "http" => "ws",
+            "wss" | "https" => "wss",
+            // `host:port` is a URL, whose scheme is the host.
+            _ => return Err("a WebSocket's URL begins with ws:// or wss://"),
+        };
+        // Refused only where a URL would become another kind of URL.
+        let _ = url.set_scheme(scheme);
         if url.fragment().is_some() {
-            return Err(error("a WebSocket's URL has no fragment: write '#' as %23"));
+            return Err("a WebSocket's URL has no fragment: write '#' as %23");
         }
-        if !url.username().is_empty() || url.password().is_some() {
-            // Not repeated in the message, which may end in a log.
-            let problem = "a URL with a user name or password is not accepted: \
-                send an Authorization header instead";
-            return Err(Error::Url(problem.into()));
-        }
+        let credentials = Credentials::take(&mut url);
         let host = match url.host() {
             Some(Host::Domain(name)) => name.to_owned(),
             Some(Host::Ipv4(address)) => address.to_string(),
             Some(Host::Ipv6(address)) => address.to_string(),
-            None => return Err(error("no host")),
+            None => return Err("no host"),
         };
         let (Some(port), Some(written)) = (url.port_or_known_default(), url.host_str()) else {
-            return Err(error("no host"));
+            return Err("no host");
         };
         Ok(Self {
-            secure,
+            secure: scheme == "wss",
             host,
             port,
             host_header: match url.port() {
@@ -69,12 +87,39 @@ impl Endpoint {
                 Some(query) => format!("{}?{query}", url.path()),
                 None => url.path().to_owned(),
             },
+            credentials,
+            #[cfg(unix)]
+            unix_socket: None,
+            url,
         })
     }
 
-    /// The host where it is an address already.
-    pub(super) fn address(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
+    /// Takes the URL of a Unix socket apart. The first colon ends the socket's path, which is
+    /// percent-decoded; the request's path may be missing. The host that is asked for is localhost.
+    #[cfg(unix)]
+    fn from_unix_url(url: &Url) -> Result<Self, &'static str> {
+        use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+        if url.fragment().is_some() {
+            return Err("a WebSocket's URL has no fragment: write '#' as %23");
+        }
+        if url.has_host() || !url.path().starts_with('/') {
+            return Err("a Unix socket's URL is written as ws+unix:/path/to.sock:/request/path");
+        }
+        let (socket, target) = url.path().split_once(':').unwrap_or((url.path(), "/"));
+        let target = target.strip_prefix('/').unwrap_or(target);
+        let query = url.query().map(|query| format!("?{query}"));
+        let url = format!("ws://localhost/{target}{}", query.unwrap_or_default());
+        let url = Url::parse(&url).map_err(|_| "its path is none")?;
+        let socket: Vec<u8> = percent_encoding::percent_decode_str(socket).collect();
+        Ok(Self {
+            unix_socket: Some(OsString::from_vec(socket).into()),
+            ..Self::from_url(url)?
+        })
+    }
+
+    #[cfg(not(unix))]
+    fn from_unix_url(_: &Url) -> Result<Self, &'static str> {
+        Err("this system has no Unix sockets")
     }
 }
 
@@ -90,6 +135,7 @@ mod section_3 {
             port,
             host_header,
             target,
+            ..
         } = endpoint;
         (secure, host, port, host_header, target)
     }
@@ -118,12 +164,6 @@ mod section_3 {
     fn hosts_are_names_or_addresses() {
         assert_eq!(parts("ws://[::1]:9/").1, "::1");
         assert_eq!(parts("ws://[::1]:9/").3, "[::1]:9");
-        assert!(
-            Endpoint::parse("ws://127.0.0.1")
-                .unwrap()
-                .address()
-                .is_some()
-        );
         assert_eq!(parts("ws://ПРИМЕР.рф").1, "xn--e1afmkfd.xn--p1ai");
     }
 
@@ -146,12 +186,49 @@ mod section_3 {
             ("ws://a/#", "no fragment"),
             ("ws://", "empty host"),
             ("ws://a:99999", "port"),
-            ("ws://user@a", "Authorization"),
-            ("ws://:secret@a", "Authorization"),
+            ("ws://user:secret@a:99999", "port"),
+            ("ws://user:secret@a/#b", "no fragment"),
+            ("ftp://user:secret@a", "begins with ws://"),
+            ("ws+unix:a.sock", "ws+unix:/path"),
+            ("ws+unix://a/b.sock", "ws+unix:/path"),
+            ("ws+unix:/a.sock:/b#c", "no fragment"),
         ] {
             let message = Endpoint::parse(url).unwrap_err().to_string();
             assert!(message.contains(words), "{url}: {message}");
             assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn users_and_passwords_are_apart_from_the_host() {
+        let endpoint = Endpoint::parse("wss://us%65r:p%40ss@a:9/b").unwrap();
+        assert_eq!(endpoint.host_header, "a:9");
+        assert_eq!(endpoint.url.as_str(), "wss://a:9/b");
+        assert_eq!(endpoint.credentials, Some(Credentials::new("user", "p@ss")));
+        assert_eq!(Endpoint::parse("ws://a").unwrap().credentials, None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_unix_socket_is_written_as_in_nodes_ws() {
+        for (url, socket, target) in [
+            (
+                "ws+unix:/run/a.sock:/b/c?d=e:f",
+                "/run/a.sock",
+                "/b/c?d=e:f",
+            ),
+            ("ws+unix:/run/a.sock", "/run/a.sock", "/"),
+            ("ws+unix:///run/a.sock:/", "/run/a.sock", "/"),
+            ("ws+unix:/run/a.sock?b", "/run/a.sock", "/?b"),
+            ("ws+unix:/run/a%3Ab c.sock:d", "/run/a:b c.sock", "/d"),
+        ] {
+            let endpoint = Endpoint::parse(url).unwrap();
+            assert_eq!(endpoint.unix_socket, Some(socket.into()), "{url}");
+            assert_eq!(endpoint.target, target, "{url}");
+            assert_eq!(
+                (endpoint.host_header.as_str(), endpoint.secure),
+                ("localhost", false)
+            );
         }
     }
 }

@@ -199,7 +199,9 @@ impl Acceptor {
     /// # Cancel safety
     /// Dropping the future drops the stream.
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
-        match self.receive(stream).await? {
+        let stream = Stream::new(stream);
+        let peer_addr = stream.peer_addr();
+        match self.receive(stream, peer_addr).await? {
             Incoming::WebSocket(established) => Ok(established),
             Incoming::Http(plain) => Err(plain.refuse().await),
         }
@@ -209,9 +211,11 @@ impl Acceptor {
     ///
     /// # Errors
     /// As [`establish`](Self::establish).
-    pub(crate) async fn receive<S: Io + 'static>(&self, stream: S) -> Result<Incoming> {
-        let stream = Stream::new(stream);
-        let peer_addr = stream.peer_addr();
+    pub(crate) async fn receive(
+        &self,
+        stream: Stream,
+        peer_addr: Option<SocketAddr>,
+    ) -> Result<Incoming> {
         if let Stream::Tcp(tcp) = &stream {
             // Messages are written whole; waiting to join them to others only delays them.
             let _ = tcp.set_nodelay(true);

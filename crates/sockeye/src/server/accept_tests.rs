@@ -223,7 +223,10 @@ async fn another_request_is_handed_on_with_all_that_was_read() {
     ] {
         let (mut client, server) = duplex(1024);
         client.write_all(bytes).await.unwrap();
-        let incoming = Acceptor::new().receive(server).await.unwrap();
+        let incoming = Acceptor::new()
+            .receive(Stream::new(server), None)
+            .await
+            .unwrap();
         let Incoming::Http(plain) = incoming else {
             panic!("{incoming:?}");
         };

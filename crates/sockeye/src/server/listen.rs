@@ -14,13 +14,13 @@ use std::{
 use sockeye_proto::{CloseCode, CloseFrame};
 use tokio::{
     net::{TcpListener, TcpStream, ToSocketAddrs},
-    sync::Notify,
+    sync::{Notify, watch},
     task::AbortHandle,
     time::{sleep, timeout},
 };
 
 use super::{Acceptor, Incoming, PlainHttp};
-use crate::{Error, Handler, Result, WebSocket, link::Command, shared::Shared};
+use crate::{Error, Handler, Result, WebSocket, link::Command, shared::Shared, stream::Stream};
 
 /// How long to wait before accepting again, where the system has run out of descriptors or memory:
 /// connections that end meanwhile make room.
@@ -47,7 +47,9 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 pub struct Server {
     listener: TcpListener,
     acceptor: Acceptor,
-    shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    shutdown: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Servers that end together: told when this one begins to.
+    together: Option<watch::Sender<bool>>,
     http: Option<Arc<ServeHttp>>,
     on_error: Option<Arc<OnError>>,
 }
@@ -78,7 +80,8 @@ impl Server {
         Self {
             listener,
             acceptor: Acceptor::new(),
-            shutdown: None,
+            shutdown: Vec::new(),
+            together: None,
             http: None,
             on_error: None,
         }
@@ -104,10 +107,21 @@ impl Server {
 
     /// Has `signal` end the server: no more connections are accepted, every open one is closed with
     /// 1001, and `serve` returns when all have ended. A handler that goes on although its
-    /// connection has closed is dropped a second after the close timeout.
+    /// connection has closed is dropped a second after the close timeout. Of several signals the
+    /// first one does.
     pub fn shutdown_on(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.shutdown = Some(Box::pin(signal));
+        self.shutdown.push(Box::pin(signal));
         self
+    }
+
+    /// Ends this server when another of the same set ends, and the others when this one does.
+    pub(super) fn ending_with(mut self, others: watch::Sender<bool>) -> Self {
+        let mut ending = others.subscribe();
+        self.together = Some(others);
+        self.shutdown_on(async move {
+            // Refused only where nobody is left who could say so.
+            let _ = ending.wait_for(|ending| *ending).await;
+        })
     }
 
     /// Has every connection told that failed: in the opening handshake, or by an error that its
@@ -203,15 +217,31 @@ impl Server {
         });
         while let Some((stream, peer)) = self.next().await {
             let (context, work) = (context.clone(), work.clone());
-            connections.spawn(move |entry| async move {
-                if let Err(error) = context.connection(stream, entry, &*work).await
-                    && let Some(tell) = &context.on_error
-                {
-                    tell(peer, &error);
+            connections.spawn(move |entry| {
+                // Boxed, so that what opening a connection needs is not kept while it is open; and
+                // here, since a future keeps room for all that it begins with.
+                let opening = Box::pin(context.clone().open(stream, peer));
+                async move {
+                    let result = match opening.await {
+                        Ok(Some(socket)) => {
+                            entry.opened(&socket);
+                            work(socket).await
+                        }
+                        Ok(None) => Ok(()),
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = result
+                        && let Some(tell) = &context.on_error
+                    {
+                        tell(peer, &error);
+                    }
                 }
             });
         }
         drop(self.listener);
+        if let Some(others) = &self.together {
+            others.send_replace(true);
+        }
         connections.close(self.acceptor.close_time()).await;
         Ok(())
     }
@@ -220,9 +250,8 @@ impl Server {
     async fn next(&mut self) -> Option<(TcpStream, SocketAddr)> {
         loop {
             let accepted = poll_fn(|cx| {
-                if let Some(signal) = &mut self.shutdown
-                    && signal.as_mut().poll(cx).is_ready()
-                {
+                let mut signals = self.shutdown.iter_mut();
+                if signals.any(|signal| signal.as_mut().poll(cx).is_ready()) {
                     return Poll::Ready(None);
                 }
                 self.listener.poll_accept(cx).map(Some)
@@ -255,23 +284,17 @@ struct Context {
 }
 
 impl Context {
-    async fn connection<Fut: Future<Output = Result<()>>>(
-        &self,
-        stream: TcpStream,
-        entry: Entry,
-        work: &impl Fn(WebSocket) -> Fut,
-    ) -> Result<()> {
-        // Boxed, so that what opening a connection needs is not kept while it is open.
-        let Some(socket) = Box::pin(self.open(stream)).await? else {
-            return Ok(());
-        };
-        entry.opened(&socket);
-        work(socket).await
-    }
-
     /// The opening handshake; `None` where the client came for something else, and was served.
-    async fn open(&self, stream: TcpStream) -> Result<Option<WebSocket>> {
-        match self.acceptor.receive(stream).await? {
+    async fn open(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Option<WebSocket>> {
+        match self
+            .acceptor
+            .receive(Stream::Tcp(stream), Some(peer))
+            .await?
+        {
             Incoming::WebSocket(established) => Ok(Some(WebSocket::new(established))),
             Incoming::Http(plain) => match &self.http {
                 Some(serve) => {

@@ -4,12 +4,14 @@ mod accept;
 #[cfg(feature = "hyper")]
 mod http;
 mod listen;
+mod per_core;
 #[cfg(feature = "tls")]
 mod tls;
 
 pub use accept::{Acceptor, Answer, accept};
 pub(crate) use accept::{Incoming, PlainHttp};
 pub use listen::Server;
+pub use per_core::PerCore;
 pub use sockeye_proto::handshake::{Refusal, Request};
 #[cfg(feature = "tls")]
 pub use tls::ServerTls;

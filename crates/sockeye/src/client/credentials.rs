@@ -1,0 +1,112 @@
+//! A user's name and password: out of a URL, into a header (RFC 3986 §3.2.1, RFC 7617).
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use crate::{Error, Result};
+
+/// A user's name and password. They are never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Credentials {
+    pub(super) user: Vec<u8>,
+    pub(super) password: Vec<u8>,
+}
+
+impl Credentials {
+    pub(super) fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
+        Self {
+            user: user.into().into_bytes(),
+            password: password.into().into_bytes(),
+        }
+    }
+
+    /// Takes those of a URL out of it, percent-decoded.
+    pub(super) fn take(url: &mut Url) -> Option<Self> {
+        if url.username().is_empty() && url.password().is_none() {
+            return None;
+        }
+        let credentials = Self {
+            user: percent_decode_str(url.username()).collect(),
+            password: percent_decode_str(url.password().unwrap_or_default()).collect(),
+        };
+        // Refused only to a URL without a host, which has none of these either.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        Some(credentials)
+    }
+
+    /// The value of `Authorization` and `Proxy-Authorization`, in the scheme Basic.
+    ///
+    /// # Errors
+    /// [`Error::Url`] for a name with a colon, which would move into the password (RFC 7617 §2).
+    pub(super) fn basic(&self) -> Result<String> {
+        if self.user.contains(&b':') {
+            let problem = "a user name with a colon cannot be sent: the password begins after it";
+            return Err(Error::Url(problem.into()));
+        }
+        let both = [&self.user[..], b":", &self.password].concat();
+        Ok(format!("Basic {}", STANDARD.encode(both)))
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+/// A URL, or what was meant as one, without what may be a name and a password: fit for a log.
+pub(super) fn redacted(text: &str) -> String {
+    let Some(at) = text.rfind('@') else {
+        return text.to_owned();
+    };
+    let start = text[..at].find("://").map_or(0, |scheme| scheme + 3);
+    format!("{}…{}", &text[..start], &text[at..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_of_a_url_are_decoded_and_taken_out() {
+        let mut url = Url::parse("ws://Aladdin:open%20s%C3%A9same@a/b").unwrap();
+        let credentials = Credentials::take(&mut url).unwrap();
+        assert_eq!(url.as_str(), "ws://a/b");
+        assert_eq!(credentials, Credentials::new("Aladdin", "open sésame"));
+        assert_eq!(Credentials::take(&mut url), None);
+    }
+
+    #[test]
+    fn rfc_7617_section_2_the_example() {
+        let basic = Credentials::new("Aladdin", "open sesame").basic().unwrap();
+        assert_eq!(basic, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        let mut url = Url::parse("ws://user@a").unwrap();
+        let basic = Credentials::take(&mut url).unwrap().basic().unwrap();
+        assert_eq!(basic, "Basic dXNlcjo=");
+        assert!(Credentials::new("a:b", "c").basic().is_err());
+    }
+
+    #[test]
+    fn they_are_not_printed() {
+        let credentials = Credentials::new("user", "secret");
+        assert_eq!(format!("{credentials:?}"), "Credentials(..)");
+        for text in [
+            "ws://user:secret@a/b",
+            "user:secret@a",
+            "ws://user:sec/@ret@a",
+            "ws://us://er:secret@a",
+        ] {
+            let shown = redacted(text);
+            assert!(
+                !shown.contains("user") && !shown.contains("er:s"),
+                "{shown}"
+            );
+            assert!(shown.ends_with(&text[text.rfind('@').unwrap()..]));
+        }
+        assert_eq!(redacted("ws://a/b"), "ws://a/b");
+    }
+}

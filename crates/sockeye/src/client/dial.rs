@@ -1,0 +1,395 @@
+//! Reaches a host: its addresses, tried side by side (RFC 8305), with the options of TCP; or a Unix
+//! socket.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpSocket, TcpStream, lookup_host},
+    time::{Instant, sleep},
+};
+
+use crate::{Attempt, Error, Result};
+
+/// How long an attempt is alone before the next one begins (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How hosts are reached.
+#[derive(Clone, Debug)]
+pub(super) struct Dial {
+    pub(super) nodelay: bool,
+    /// After how long without a byte the system asks whether the peer is still there.
+    pub(super) keepalive: Option<Duration>,
+    pub(super) local_address: Option<IpAddr>,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) interface: Option<String>,
+    /// Addresses that the user gives for a host, or for a host and port; 0 is the URL's port.
+    pub(super) resolved: Vec<(String, Vec<SocketAddr>)>,
+}
+
+impl Default for Dial {
+    fn default() -> Self {
+        Self {
+            nodelay: true,
+            keepalive: None,
+            local_address: None,
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            interface: None,
+            resolved: Vec::new(),
+        }
+    }
+}
+
+impl Dial {
+    /// Connects to the first address of a host that answers.
+    ///
+    /// # Errors
+    /// [`Error::Resolve`]; [`Error::Connect`] with every address that was tried.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up all attempts.
+    pub(super) async fn connect(&self, host: &str, port: u16) -> Result<TcpStream> {
+        let addresses = self.addresses(host, port).await?;
+        race(addresses, |address| self.attempt(address))
+            .await
+            .map_err(|failed| Error::Connect {
+                attempts: failed
+                    .into_iter()
+                    .map(|(address, source)| Attempt {
+                        address: address.to_string().into(),
+                        source: Arc::new(source),
+                    })
+                    .collect(),
+            })
+    }
+
+    /// The addresses of a host, in the order in which they are to be tried.
+    ///
+    /// # Errors
+    /// [`Error::Resolve`].
+    pub(super) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+        let resolve_error = |source| Error::Resolve {
+            host: host.into(),
+            source: Arc::new(source),
+        };
+        let found = if let Some(given) = self.given(host, port) {
+            given
+        } else if let Ok(address) = host.parse() {
+            vec![SocketAddr::new(address, port)]
+        } else {
+            let found = lookup_host((host, port)).await.map_err(resolve_error)?;
+            found.collect()
+        };
+        let mut addresses = interleaved(found);
+        if let Some(local) = self.local_address {
+            addresses.retain(|address| address.is_ipv6() == local.is_ipv6());
+        }
+        if addresses.is_empty() {
+            let problem = match self.local_address {
+                None => "it has none",
+                Some(IpAddr::V4(_)) => "it has none of IPv4, which the local address is of",
+                Some(IpAddr::V6(_)) => "it has none of IPv6, which the local address is of",
+            };
+            return Err(resolve_error(io::Error::new(
+                io::ErrorKind::NotFound,
+                problem,
+            )));
+        }
+        Ok(addresses)
+    }
+
+    /// What the user has said about the addresses of a host; the latest word counts.
+    fn given(&self, host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+        let is_meant = |name: &str| {
+            name.eq_ignore_ascii_case(host)
+                || name.rsplit_once(':').is_some_and(|(name, only)| {
+                    name.trim_matches(['[', ']']).eq_ignore_ascii_case(host)
+                        && only.parse() == Ok(port)
+                })
+        };
+        let (_, addresses) = self
+            .resolved
+            .iter()
+            .rev()
+            .find(|(name, _)| is_meant(name))?;
+        let with_port = |address: &SocketAddr| match address.port() {
+            0 => SocketAddr::new(address.ip(), port),
+            _ => *address,
+        };
+        Some(addresses.iter().map(with_port).collect())
+    }
+
+    async fn attempt(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some(local) = self.local_address {
+            socket.bind(SocketAddr::new(local, 0))?;
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(interface) = &self.interface {
+            socket.bind_device(Some(interface.as_bytes()))?;
+        }
+        if let Some(idle) = self.keepalive {
+            SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
+        }
+        let tcp = socket.connect(address).await?;
+        // Messages are written whole; waiting to join them to others only delays them. A system
+        // that cannot do that still has a connection.
+        let _ = tcp.set_nodelay(self.nodelay);
+        Ok(tcp)
+    }
+}
+
+/// Connects to a Unix socket.
+///
+/// # Errors
+/// [`Error::Connect`] with the path.
+#[cfg(unix)]
+pub(super) async fn connect_unix(path: &std::path::Path) -> Result<tokio::net::UnixStream> {
+    tokio::net::UnixStream::connect(path)
+        .await
+        .map_err(|error| Error::Connect {
+            attempts: Arc::new([Attempt {
+                address: path.display().to_string().into(),
+                source: Arc::new(error),
+            }]),
+        })
+}
+
+/// Orders addresses so that families take turns, IPv6 first, and each keeps the system's order
+/// (RFC 8305 §4).
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (v6, v4): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    let mut ordered = Vec::new();
+    loop {
+        let pair = [v6.next(), v4.next()];
+        if pair == [None, None] {
+            return ordered;
+        }
+        for address in pair.into_iter().flatten() {
+            if !ordered.contains(&address) {
+                ordered.push(address);
+            }
+        }
+    }
+}
+
+/// Tries addresses side by side (RFC 8305 §5): each begins 250 ms after the one before it, or as
+/// soon as one has failed. The first to succeed is what comes out; the others are dropped.
+///
+/// # Errors
+/// Where all have failed: each with its error, in the order in which they failed.
+pub(super) async fn race<T, E, F>(
+    addresses: Vec<SocketAddr>,
+    attempt: impl Fn(SocketAddr) -> F,
+) -> Result<T, Vec<(SocketAddr, E)>>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut waiting = addresses.into_iter();
+    let mut running: Vec<(SocketAddr, Pin<Box<F>>)> = Vec::new();
+    let mut failed = Vec::new();
+    let mut alone = pin!(sleep(Duration::ZERO));
+    poll_fn(|cx| {
+        loop {
+            let mut has_failed = false;
+            let mut at = 0;
+            while at < running.len() {
+                match running[at].1.as_mut().poll(cx) {
+                    Poll::Ready(Ok(connected)) => return Poll::Ready(Ok(connected)),
+                    Poll::Ready(Err(error)) => {
+                        failed.push((running.remove(at).0, error));
+                        has_failed = true;
+                    }
+                    Poll::Pending => at += 1,
+                }
+            }
+            let is_due = running.is_empty() || has_failed || alone.as_mut().poll(cx).is_ready();
+            match is_due.then(|| waiting.next()).flatten() {
+                Some(address) => {
+                    running.push((address, Box::pin(attempt(address))));
+                    alone.as_mut().reset(Instant::now() + ATTEMPT_DELAY);
+                }
+                None if running.is_empty() => return Poll::Ready(Err(std::mem::take(&mut failed))),
+                None => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, sync::Mutex};
+
+    use super::*;
+
+    fn addresses(text: &str) -> Vec<SocketAddr> {
+        text.split_whitespace()
+            .map(|address| address.parse().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn rfc_8305_section_4_families_take_turns() {
+        assert_eq!(
+            interleaved(addresses(
+                "1.1.1.1:1 1.1.1.2:1 [::1]:1 [::2]:1 [::3]:1 1.1.1.1:1"
+            )),
+            addresses("[::1]:1 1.1.1.1:1 [::2]:1 1.1.1.2:1 [::3]:1")
+        );
+        assert_eq!(interleaved(Vec::new()), []);
+    }
+
+    /// What becomes of an attempt, by the last number of its address: 0 fails at once, 1 succeeds
+    /// at once, 2 never ends, 3 fails after 100 ms, 4 succeeds after a second.
+    async fn outcome(address: SocketAddr) -> Result<SocketAddr, &'static str> {
+        let after = |millis| sleep(Duration::from_millis(millis));
+        match address.to_string().split(':').next().unwrap() {
+            "1.1.1.0" => Err("refused"),
+            "1.1.1.1" => Ok(address),
+            "1.1.1.2" => pending().await,
+            "1.1.1.3" => {
+                after(100).await;
+                Err("reset")
+            }
+            _ => {
+                after(1000).await;
+                Ok(address)
+            }
+        }
+    }
+
+    /// Who wins, and after how many milliseconds.
+    async fn won(tried: &str) -> (String, u128) {
+        let begin = Instant::now();
+        let winner = race(addresses(tried), outcome).await.unwrap();
+        (winner.to_string(), begin.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rfc_8305_section_5_attempts_begin_250_ms_apart_or_at_a_failure() {
+        let is = |address: &str, millis| (address.to_owned(), millis);
+        assert_eq!(won("1.1.1.1:1 1.1.1.2:1").await, is("1.1.1.1:1", 0));
+        assert_eq!(won("1.1.1.0:1 1.1.1.1:1").await, is("1.1.1.1:1", 0));
+        assert_eq!(won("1.1.1.2:1 1.1.1.1:1").await, is("1.1.1.1:1", 250));
+        assert_eq!(won("1.1.1.3:1 1.1.1.1:1").await, is("1.1.1.1:1", 100));
+        let three = "1.1.1.2:1 1.1.1.2:2 1.1.1.1:1";
+        assert_eq!(won(three).await, is("1.1.1.1:1", 500));
+        // An early one may still win.
+        assert_eq!(won("1.1.1.4:1 1.1.1.2:1").await, is("1.1.1.4:1", 1000));
+        assert_eq!(
+            won("1.1.1.2:1 1.1.1.0:1 1.1.1.1:1").await,
+            is("1.1.1.1:1", 250)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_failure_is_told() {
+        let failed = race(addresses("1.1.1.3:1 1.1.1.0:1 1.1.1.0:2"), outcome).await;
+        let told: Vec<_> = failed
+            .unwrap_err()
+            .into_iter()
+            .map(|(at, why)| format!("{at} {why}"))
+            .collect();
+        assert_eq!(
+            told,
+            ["1.1.1.3:1 reset", "1.1.1.0:1 refused", "1.1.1.0:2 refused"]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_others_are_dropped_when_one_is_there() {
+        struct Dropped<'a>(&'a Mutex<Vec<SocketAddr>>, SocketAddr);
+        impl Drop for Dropped<'_> {
+            fn drop(&mut self) {
+                self.0.lock().unwrap().push(self.1);
+            }
+        }
+        let dropped = Mutex::new(Vec::new());
+        race(addresses("1.1.1.2:1 1.1.1.2:2 1.1.1.1:1"), |address| {
+            let guard = Dropped(&dropped, address);
+            async move {
+                let result = outcome(address).await;
+                drop(guard);
+                result
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(dropped.lock().unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn the_users_addresses_take_the_place_of_the_systems() {
+        let dial = Dial {
+            resolved: vec![
+                ("a.example".into(), addresses("1.1.1.1:0 [::1]:9")),
+                ("a.example:81".into(), addresses("1.1.1.2:0")),
+                ("[::2]:81".into(), addresses("1.1.1.3:0")),
+            ],
+            ..Dial::default()
+        };
+        let found = async |host, port| dial.addresses(host, port).await.unwrap();
+        assert_eq!(
+            found("A.example", 80).await,
+            addresses("[::1]:9 1.1.1.1:80")
+        );
+        assert_eq!(found("a.example", 81).await, addresses("1.1.1.2:81"));
+        assert_eq!(found("::2", 81).await, addresses("1.1.1.3:81"));
+        assert_eq!(found("::2", 80).await, addresses("[::2]:80"));
+    }
+
+    #[tokio::test]
+    async fn a_local_address_chooses_the_family() {
+        let dial = |local: &str| Dial {
+            resolved: vec![
+                ("a".into(), addresses("1.1.1.1:0 [::1]:0")),
+                ("b".into(), addresses("1.1.1.1:0")),
+            ],
+            local_address: Some(local.parse().unwrap()),
+            ..Dial::default()
+        };
+        assert_eq!(
+            dial("0.0.0.0").addresses("a", 1).await.unwrap(),
+            addresses("1.1.1.1:1")
+        );
+        assert_eq!(
+            dial("::").addresses("a", 1).await.unwrap(),
+            addresses("[::1]:1")
+        );
+        let error = dial("::").addresses("b", 1).await.unwrap_err();
+        assert!(error.to_string().contains("none of IPv6"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_options_of_tcp_are_set() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tcp = Dial::default().connect("127.0.0.1", port).await.unwrap();
+        assert!(tcp.nodelay().unwrap() && !SockRef::from(&tcp).keepalive().unwrap());
+        let dial = Dial {
+            nodelay: false,
+            keepalive: Some(Duration::from_secs(77)),
+            ..Dial::default()
+        };
+        let tcp = dial.connect("127.0.0.1", port).await.unwrap();
+        assert!(!tcp.nodelay().unwrap() && SockRef::from(&tcp).keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            SockRef::from(&tcp).tcp_keepalive_time().unwrap(),
+            Duration::from_secs(77)
+        );
+    }
+}

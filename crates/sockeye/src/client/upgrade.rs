@@ -1,0 +1,194 @@
+//! The opening handshake: what is asked, and what is made of the answer (RFC 6455 §4.1).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout_at},
+};
+
+use sockeye_proto::{
+    Role,
+    handshake::{
+        HandshakeError, HeadLimits, HeadScanner, Headers, Key, Response, Subprotocols,
+        UpgradeRequest,
+    },
+};
+
+use super::{Client, url::Endpoint};
+use crate::{
+    Deadline, Error, Result, entropy,
+    established::{Established, PeerHead},
+    head::{read_head, read_more},
+    stream::Stream,
+};
+
+/// How long the body of a refusal is waited for, within the handshake timeout.
+pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many interim answers are passed over: more than any server has a use for.
+const MAX_INTERIM: usize = 8;
+
+/// What shows a server who the user is; another origin than the user's gets none of it.
+const SECRETS: [&str; 3] = ["Authorization", "Cookie", "Proxy-Authorization"];
+
+/// A request, and its bytes.
+pub(super) struct Asked {
+    request: UpgradeRequest,
+    bytes: Vec<u8>,
+}
+
+impl Client {
+    /// The request: all that the user asked for is checked before anyone is bothered with it.
+    ///
+    /// # Errors
+    /// [`Error::Handshake`] and [`Error::Url`] for what cannot be sent.
+    pub(super) fn ask(&self, endpoint: &Endpoint, is_abroad: bool) -> Result<Asked> {
+        entropy::probe()?;
+        let key = Key::new(entropy::key());
+        let mut request = UpgradeRequest::new(&endpoint.host_header, &endpoint.target, key);
+        let mut subprotocols = Subprotocols::new();
+        for name in &self.subprotocols {
+            subprotocols.push(name)?;
+        }
+        request.subprotocols(subprotocols);
+        if let Some(origin) = &self.origin {
+            request.origin(origin);
+        }
+        if let Some(deflate) = &self.deflate {
+            request.extensions(deflate.offer());
+        }
+        let is_named =
+            |name: &str, names: &[&str]| names.iter().any(|other| name.eq_ignore_ascii_case(other));
+        let mut cookies = self.cookie_pairs()?;
+        let mut has_authorization = false;
+        for (name, value) in &self.headers {
+            if is_abroad && is_named(name, &SECRETS) {
+                continue;
+            }
+            // A request has one header of cookies (RFC 6265 §5.4).
+            if is_named(name, &["Cookie"]) {
+                cookies.push(value.clone());
+                continue;
+            }
+            has_authorization |= is_named(name, &["Authorization"]);
+            request.header(name, value)?;
+        }
+        if !is_abroad {
+            if !cookies.is_empty() {
+                request.header("Cookie", &cookies.join("; "))?;
+            }
+            let credentials = self.credentials.as_ref().or(endpoint.credentials.as_ref());
+            if let Some(credentials) = credentials.filter(|_| !has_authorization) {
+                request.header("Authorization", &credentials.basic()?)?;
+            }
+        }
+        let bytes = request.to_bytes()?;
+        Ok(Asked { request, bytes })
+    }
+
+    /// The cookies, each as `name=value` (RFC 6265 §4.1.1).
+    fn cookie_pairs(&self) -> Result<Vec<String>> {
+        let is_octet = |byte: u8| byte.is_ascii_graphic() && !b"\",;\\".contains(&byte);
+        let mut pairs = Vec::new();
+        for (name, value) in &self.cookies {
+            let inside = value
+                .strip_prefix('"')
+                .and_then(|value| value.strip_suffix('"'));
+            // The name of a cookie is a token, as the name of a header is.
+            let is_token = Headers::new().push(name, "").is_ok();
+            if !is_token || !inside.unwrap_or(value).bytes().all(is_octet) {
+                return Err(HandshakeError::InvalidHeader(format!("Cookie: {name}")).into());
+            }
+            pairs.push(format!("{name}={value}"));
+        }
+        Ok(pairs)
+    }
+
+    /// Asks, and judges the answer, within the handshake timeout.
+    ///
+    /// # Errors
+    /// [`Error::Handshake`] and [`Error::Answer`]; [`Error::Timeout`]; [`Error::Lost`].
+    pub(super) async fn upgrade(&self, mut stream: Stream, asked: Asked) -> Result<Established> {
+        let Asked { request, bytes } = asked;
+        let deadline = after(self.handshake_timeout);
+        let answer = timeout_at(deadline, async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await?;
+            read_answer(&mut stream, self.head_limits).await
+        });
+        let Ok(answer) = answer.await else {
+            return Err(Error::Timeout(Deadline::Handshake));
+        };
+        let (mut response, mut early) = answer?;
+        if response.status() != 101 {
+            // What the server has to say about it; not worth the whole deadline. What has come by
+            // then is kept, however it ends.
+            let _ = timeout_at(deadline.min(after(BODY_PATIENCE)), async {
+                while response.set_body(&early) {
+                    if !read_more(&mut stream, &mut early).await? {
+                        break;
+                    }
+                }
+                Ok::<_, Error>(())
+            })
+            .await;
+        }
+        let agreed = request.check(&response).and_then(|agreed| {
+            let deflate = match self.deflate {
+                Some(config) => agreed.deflate(&config)?.map(|params| (config, params)),
+                // None was offered, so none was agreed to.
+                None => None,
+            };
+            Ok((agreed.subprotocol, deflate))
+        });
+        let (subprotocol, deflate) = match agreed {
+            Ok(agreed) => agreed,
+            Err(declined @ HandshakeError::Status(_)) => return Err(declined.into()),
+            Err(problem) => {
+                return Err(Error::Answer {
+                    problem,
+                    response: Arc::new(response),
+                });
+            }
+        };
+        Ok(Established {
+            peer_addr: stream.peer_addr(),
+            stream,
+            early,
+            role: Role::Client {
+                masks: entropy::mask,
+            },
+            subprotocol: subprotocol.map(Into::into),
+            deflate,
+            limits: self.limits,
+            close_timeout: self.close_timeout,
+            output: self.output,
+            peer_head: PeerHead::Response(Box::new(response)),
+        })
+    }
+}
+
+/// Reads the answer's head, and gives what was read behind it. Answers that only say that another
+/// is to come (RFC 9110 §15.2) are passed over.
+async fn read_answer(stream: &mut Stream, limits: HeadLimits) -> Result<(Response, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut interim = 0;
+    loop {
+        let mut scanner = HeadScanner::response(limits);
+        let end = read_head(stream, &mut scanner, &mut bytes).await?;
+        let response = Response::parse(&bytes[..end])?;
+        let rest = bytes.split_off(end);
+        interim += 1;
+        if !matches!(response.status(), 100 | 102..=199) || interim > MAX_INTERIM {
+            return Ok((response, rest));
+        }
+        bytes = rest;
+    }
+}
+
+/// That long from now. What no clock can tell is as good as never.
+fn after(duration: Duration) -> Instant {
+    const YEARS: Duration = Duration::from_secs(30 * 365 * 86_400);
+    Instant::now() + duration.min(YEARS)
+}

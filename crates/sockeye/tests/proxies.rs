@@ -1,0 +1,246 @@
+//! Through proxies, and every way in which they fail.
+#![allow(clippy::unwrap_used, missing_docs)]
+#![cfg(all(feature = "client", feature = "server", feature = "tls"))]
+
+mod network;
+
+use std::{net::SocketAddr, time::Duration};
+
+use network::*;
+use sockeye::{
+    Acceptor, Client, Deadline, Error, HandshakeError,
+    client::{Proxy, ProxyError},
+    server::Answer,
+};
+
+/// "user:secret", as `Basic` has it.
+const BASIC: &str = "dXNlcjpzZWNyZXQ=";
+
+/// To a server, which need not be there, by a proxy.
+fn via(proxy: &str, url: &str) -> Client {
+    Client::new(url).proxy(proxy.parse().unwrap())
+}
+
+/// The proxy's error. It names the proxy, and no secret.
+async fn refusal(client: &Client, proxy: SocketAddr) -> (ProxyError, String) {
+    let error = failure(client).await;
+    let shown = format!("{error} {error:?} {client:?}");
+    assert!(
+        !shown.contains("secret") && !shown.contains(BASIC),
+        "{shown}"
+    );
+    let message = error.to_string();
+    assert!(message.contains(&proxy.to_string()), "{message}");
+    assert!(error.is_connect(), "{error:?}");
+    match error {
+        Error::Proxy { source, .. } => (ProxyError::clone(&source), message),
+        error => panic!("{error:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_is_asked_for_by_name_for_ws_too() {
+    let (server, _) = echo().await;
+    let (proxy, asked) = proxy(None, None).await;
+    let url = format!("ws://localhost:{}/", server.port());
+    echoes(&via(&format!("http://{proxy}"), &url))
+        .await
+        .unwrap();
+    let target = format!("localhost:{}", server.port());
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    assert_eq!(asked.all(), [request]);
+}
+
+#[tokio::test]
+async fn tls_with_the_server_runs_inside_the_tunnel() {
+    let pki = Pki::new();
+    let (server, _) = server(Acceptor::new().tls(pki.server()), |_| Ok(Answer::new())).await;
+    let (proxy, asked) = proxy(None, None).await;
+    let client = via(&format!("{proxy}"), &format!("wss://{server}/")).tls(pki.trusted());
+    echoes(&client).await.unwrap();
+    assert_eq!(asked.all().len(), 1);
+}
+
+#[tokio::test]
+async fn tls_with_the_proxy_has_tls_with_the_server_inside() {
+    let (ours, theirs) = (Pki::new(), Pki::new());
+    let acceptor = Acceptor::new().tls(ours.server());
+    let (server, _) = server(acceptor, |_| Ok(Answer::new())).await;
+    let (plain, _) = echo().await;
+    let (proxy, asked) = proxy(Some(&theirs), Some(BASIC)).await;
+    let url = format!("https://user:secret@localhost:{}", proxy.port());
+    let trusted: Proxy = url.parse().unwrap();
+    for url in [format!("wss://{server}/"), format!("ws://{plain}/")] {
+        let client = Client::new(url).proxy(trusted.clone().tls(theirs.trusted()));
+        echoes(&client.tls(ours.trusted())).await.unwrap();
+    }
+    assert_eq!(asked.all().len(), 2);
+
+    // Whom to trust as the server says nothing about the proxy.
+    let client = Client::new(format!("wss://{server}/")).tls(theirs.trusted());
+    let error = failure(&client.proxy(trusted)).await;
+    assert!(matches!(error, Error::Proxy { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains("TLS with localhost failed"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn credentials_are_sent_at_once_and_those_set_replace_those_of_the_url() {
+    let (server, seen) = echo().await;
+    let (proxy, asked) = proxy(None, Some(BASIC)).await;
+    let url = format!("ws://{server}/");
+    echoes(&via(&format!("http://us%65r:secret@{proxy}"), &url))
+        .await
+        .unwrap();
+    let other: Proxy = format!("http://a:b@{proxy}").parse().unwrap();
+    let client = Client::new(url).proxy(other.credentials("user", "secret"));
+    echoes(&client).await.unwrap();
+    assert_eq!(asked.all().len(), 2);
+    for request in seen.all() {
+        assert_eq!(request.headers().first("Proxy-Authorization"), None);
+        assert_eq!(request.headers().first("Authorization"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_wants_credentials_says_so() {
+    let (address, _) = proxy(None, Some(BASIC)).await;
+    for (url, words) in [
+        (
+            format!("http://{address}"),
+            "it wants a user name and a password",
+        ),
+        (
+            format!("http://user:secret2@{address}"),
+            "it does not take the user name and password given",
+        ),
+    ] {
+        let (error, message) = refusal(&via(&url, "ws://a.invalid/"), address).await;
+        assert!(matches!(error, ProxyError::Status { .. }), "{error:?}");
+        assert!(message.contains("407 Who are you"), "{message}");
+        assert!(message.ends_with(words), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_reach_the_server_is_named_with_its_status() {
+    let (address, _) = proxy(None, None).await;
+    let server = format!("ws://{}/", nobody().await);
+    let (error, message) = refusal(&via(&address.to_string(), &server), address).await;
+    let ProxyError::Status { response, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(response.status(), 502);
+    assert!(message.contains("502 Bad Gateway"), "{message}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_there_is_named() {
+    let address = nobody().await;
+    for scheme in ["http", "https", "socks5", "socks5h"] {
+        let url = format!("{scheme}://user:secret@{address}");
+        let (error, _) = refusal(&via(&url, "ws://127.0.0.1:1/"), address).await;
+        assert!(
+            matches!(error, ProxyError::Unreachable(Error::Connect { .. })),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_answer_is_left_at_the_connect_timeout() {
+    let address = scripted(b"HTTP/1.1 200 ").await;
+    for scheme in ["http", "https", "socks5", "socks5h"] {
+        let client = via(
+            &format!("{scheme}://user:secret@{address}"),
+            "ws://127.0.0.1:1/",
+        );
+        let client = client.connect_timeout(Duration::from_millis(50));
+        let (error, _) = refusal(&client, address).await;
+        let timeout = matches!(
+            error,
+            ProxyError::Unreachable(Error::Timeout(Deadline::Connect))
+        );
+        assert!(timeout, "{error:?}");
+        assert!(failure(&client).await.is_timeout());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_a_proxy_is_bounded_and_strict() {
+    let endless: &'static [u8] = [&b"HTTP/1.1 200 x\r\nA: "[..], &[b'A'; 20_000]]
+        .concat()
+        .leak();
+    type Check = fn(&ProxyError) -> bool;
+    let cases: [(&'static [u8], Check); 4] = [
+        (endless, |error| {
+            matches!(error, ProxyError::Http(HandshakeError::HeadTooLarge { .. }))
+        }),
+        (b"SSH-2.0\r\n", |error| {
+            matches!(error, ProxyError::Http(HandshakeError::Malformed(_)))
+        }),
+        (b"HTTP/1.1 200 x\r\n\r\nHTTP/1.1 101", |error| {
+            matches!(error, ProxyError::Malformed("something follows its answer"))
+        }),
+        (b"HTTP/1.1 302 x\r\nLocation: http://a/\r\n\r\n", |error| {
+            matches!(error, ProxyError::Status { .. })
+        }),
+    ];
+    for (answer, is_right) in cases {
+        let address = scripted(answer).await;
+        // Not even a redirect of a proxy's is followed.
+        let client = via(&address.to_string(), "ws://a.invalid/").redirects(5);
+        let (error, _) = refusal(&client, address).await;
+        assert!(is_right(&error), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_excepted_is_reached_directly() {
+    let (server, _) = echo().await;
+    let (proxy, asked) = proxy(None, None).await;
+    let client = via(&proxy.to_string(), &format!("ws://{server}/"));
+    echoes(&client.clone().no_proxy_for("127.0.0.0/8"))
+        .await
+        .unwrap();
+    echoes(&client.clone().no_proxy()).await.unwrap();
+    assert_eq!(asked.all().len(), 0);
+    echoes(&client.no_proxy_for("10.0.0.0/8")).await.unwrap();
+    assert_eq!(asked.all().len(), 1);
+}
+
+#[test]
+fn urls_of_proxies_are_read_as_curl_reads_them() {
+    for (text, shown) in [
+        ("a", "http://a:1080"),
+        ("a:80", "http://a:80"),
+        ("http://a:80/path", "http://a:80"),
+        ("HTTP://user:secret@A", "http://a:1080"),
+        ("user:secret@a:1", "http://a:1"),
+        ("https://a", "https://a:443"),
+        ("https://a:443", "https://a:443"),
+        ("https://a:80", "https://a:80"),
+        ("socks5://[::1]:9", "socks5://[::1]:9"),
+        ("socks5h://127.1", "socks5h://127.0.0.1:1080"),
+    ] {
+        let proxy: Proxy = text.parse().unwrap();
+        assert_eq!(proxy.to_string(), shown, "{text}");
+        assert!(!format!("{proxy:?}").contains("secret"));
+    }
+    for (text, words) in [
+        ("socks4://user:secret@a", "socks5h://"),
+        ("ftp://a", "socks5h://"),
+        ("http://", "empty host"),
+        ("", "empty host"),
+        ("user:secret@a:99999", "port"),
+    ] {
+        let error = text.parse::<Proxy>().unwrap_err();
+        assert!(
+            error.is_user() && error.to_string().contains(words),
+            "{error}"
+        );
+        assert!(!format!("{error:?}").contains("secret"), "{error}");
+    }
+}
