@@ -1,33 +1,5 @@
 //! The browser's own WebSocket, after the WHATWG standard (<https://websockets.spec.whatwg.org/>).
-//!
-//! ```javascript
-//! const socket = new WebSocket('ws://example.com/socket');
-//! socket.onopen = () => { console.log('Соединение открыто'); };
-//! socket.onmessage = (event) => { console.log('Получено сообщение: ' + event.data); };
-//! socket.onclose = () => { console.log('Соединение закрыто'); };
-//! socket.onerror = (error) => { console.log('Ошибка: ' + error.message); };
-//! socket.close(1000, 'Завершаю соединение');
-//! ```
-//!
-//! ```no_run
-//! # use sockeye::browser::{Exception, WebSocket};
-//! # async fn example() -> Result<(), Exception> {
-//! let socket = WebSocket::new("ws://example.com/socket")?;
-//! socket.on_open(|_| println!("Соединение открыто"));
-//! socket.on_message(|event| println!("Получено сообщение: {}", event.data));
-//! socket.on_close(|_| println!("Соединение закрыто"));
-//! socket.on_error(|error| println!("Ошибка: {}", error.message));
-//! socket.close(1000, "Завершаю соединение")?;
-//! # socket.closed().await;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! In both, the last line, run at once, closes a socket that is not open yet: what follows is an
-//! error and a close.
-//!
-//! The connection runs in a task of its own, which also calls the callbacks, one after another. A
-//! program that has nothing else to do waits for [`WebSocket::closed`].
+#![doc = include_str!("../../docs/browser.md")]
 
 mod connection;
 mod event;
@@ -62,27 +34,6 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const OVERHEAD: usize = size_of::<Command>();
 
 /// A browser's WebSocket. Clones are handles to the same.
-///
-/// # Callbacks
-///
-/// Each `on_` method sets the callback for one event, in place of the one that was set. The event
-/// says whose it is in `target`, so that a callback needs no handle of its own.
-///
-/// In a browser nothing happens before the script has had its turn. Here the connection may be
-/// faster than the lines after `new`, so for 200 ms after `new` an event waits for its callback to
-/// be set, and those that follow wait behind it. After that, `open`, `error` and `close` are still
-/// kept for the first callback that is set; a message without one is discarded, as in a browser.
-///
-/// # How long it lives
-///
-/// As the standard has it under "Garbage collection": when the last handle is dropped, the
-/// connection goes on for as long as a callback can still hear of it, and is closed otherwise.
-///
-/// # What is buffered
-///
-/// What is sent and not yet written, at most the client's
-/// [`output_limit`](Client::output_limit) (32 MiB): a message beyond that drops the connection. What
-/// is received is held for one message at a time, within the client's [`limits`](Client::limits).
 pub struct WebSocket {
     inner: Arc<Inner>,
 }

@@ -23,39 +23,7 @@ use crate::{Deadline, Ended, Error, Outgoing, Result, WebSocket};
 /// How many changes of state are kept for whoever does not ask for them: those of four connections.
 const NEWS: usize = 16;
 
-/// A client that opens its connection again when it is lost, for as long as that makes sense.
-///
-/// ```no_run
-/// use sockeye::{Client, client::Reconnecting};
-///
-/// # async fn example() -> sockeye::Result<()> {
-/// let mut socket = Reconnecting::new(Client::new("wss://example.com/feed"))
-///     .on_open(|mut socket| async move {
-///         socket.send("subscribe").await?;
-///         Ok(socket)
-///     });
-/// while let Some(message) = socket.recv().await? {
-///     println!("Получено сообщение: {message}");
-/// }
-/// # Ok(())
-/// # }
-/// ```
-///
-/// The first connection is opened by the first call of [`recv`](Self::recv) or
-/// [`send`](Self::send), and everything happens while one of them is polled: there is no task
-/// behind it, and dropping it leaves nothing behind.
-///
-/// After a failure it waits, longer each time: a random part of [`base_delay`](Self::base_delay),
-/// which doubles up to [`max_delay`](Self::max_delay). [`Cause::is_transient`] says which failures
-/// are worth another attempt, unless [`retry_if`](Self::retry_if) does.
-///
-/// # What is not preserved
-///
-/// A new connection is a new connection: the server does not know that it is the same client, and
-/// what happened in between has not been heard. A message that was sent is on its way, and not
-/// known to have arrived; the one that was being written when the connection broke goes out again
-/// whole on the next. For more than that the application numbers its messages and has the other
-/// side confirm them, as [`on_open`](Self::on_open) can ask for what was missed.
+#[doc = include_str!("../../docs/reconnecting.md")]
 #[must_use = "nothing happens before it is polled"]
 pub struct Reconnecting {
     open: Box<dyn FnMut() -> Opening + Send>,
