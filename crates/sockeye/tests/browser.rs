@@ -756,6 +756,129 @@ mod handles {
     }
 }
 
+/// The same lines as Chromium's: `tests/browser/expectations.tsv`.
+mod beside_chromium {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    fn cases(kind: &str) -> Vec<(String, String)> {
+        let file =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/browser/expectations.tsv");
+        let text = fs::read_to_string(file).unwrap();
+        let fields = text
+            .lines()
+            .map(|line| line.split('\t').collect::<Vec<_>>());
+        let cases: Vec<_> = fields
+            .filter(|fields| fields[0] == kind)
+            .map(|fields| (fields[1].to_owned(), fields[2].to_owned()))
+            .collect();
+        assert!(!cases.is_empty(), "{kind}");
+        cases
+    }
+
+    fn outcome(result: Result<String, Exception>) -> String {
+        result.unwrap_or_else(|exception| exception.name().into())
+    }
+
+    #[tokio::test]
+    async fn urls() {
+        for (url, expected) in cases("url") {
+            let socket = WebSocket::new(&url);
+            let seen = outcome(socket.map(|socket| socket.url().into()));
+            assert_eq!(seen, expected, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn protocols() {
+        for (list, expected) in cases("protocols") {
+            let names = list.split(' ').map(|name| name.replace("%20", " "));
+            let socket = WebSocket::with_protocols("ws://127.0.0.1:1", names);
+            assert_eq!(outcome(socket.map(|_| "ok".into())), expected, "{list}");
+        }
+    }
+
+    #[tokio::test]
+    async fn close() {
+        for (input, expected) in cases("close") {
+            let [code, character, count] = input.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{input}");
+            };
+            let socket = WebSocket::new("ws://127.0.0.1:1").unwrap();
+            let reason = character.repeat(count.parse().unwrap());
+            let result = socket.close(code.parse::<u16>().ok(), &reason);
+            assert_eq!(outcome(result.map(|()| "ok".into())), expected, "{input}");
+        }
+    }
+
+    /// The events until the close, as the file writes them.
+    async fn events(socket: WebSocket) -> String {
+        let (log, mut seen) = mpsc::unbounded_channel();
+        let to = log.clone();
+        socket.on_open(move |_| to.send("open".to_owned()).unwrap());
+        let to = log.clone();
+        socket.on_message(move |event| to.send(format!("message:{}", event.data)).unwrap());
+        let to = log.clone();
+        socket.on_error(move |_| to.send("error".into()).unwrap());
+        socket.on_close(move |event| {
+            let line = format!("close:{}:{}:{}", event.code, event.reason, event.was_clean);
+            log.send(line).unwrap();
+        });
+        within(socket.closed()).await;
+        drop(socket);
+        let mut events = Vec::new();
+        while let Some(event) = within(seen.recv()).await {
+            events.push(event);
+        }
+        events.join(" ")
+    }
+
+    #[tokio::test]
+    async fn peers() {
+        for (input, expected) in cases("peer") {
+            let door = Door::new().await;
+            let socket = WebSocket::with_client(door.client()).unwrap();
+            let (hex, waits) = match input.strip_suffix("end") {
+                Some(hex) => (hex, false),
+                None => (&input[..], true),
+            };
+            let bytes: Vec<u8> = (0..hex.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+                .collect();
+            let peer = async {
+                let mut peer = door.accept().await;
+                peer.send(&bytes).await;
+                if waits {
+                    assert_eq!(peer.next().await.unwrap().first, 0x88);
+                }
+            };
+            let (seen, ()) = tokio::join!(events(socket), peer);
+            assert_eq!(seen, expected, "{input}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals() {
+        for (input, expected) in cases("refuse") {
+            let door = Door::new().await;
+            let socket = WebSocket::with_client(door.client()).unwrap();
+            let peer = async {
+                let mut stream = door.raw().await;
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let answer = format!("{input}\r\nContent-Length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            let (seen, ()) = tokio::join!(events(socket), peer);
+            assert_eq!(seen, expected, "{input}");
+        }
+    }
+}
+
 mod the_snippet {
     use super::*;
 
