@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::yield_now,
 };
 use wire::*;
 
@@ -699,22 +700,58 @@ mod garbage_collection {
 mod callbacks_that_come_late {
     use super::*;
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    /// Keeps the runtime busy, so that its paused clock stands still.
+    async fn busy<T>(future: impl Future<Output = T>) -> T {
+        tokio::select! {
+            result = future => result,
+            () = async { loop { yield_now().await } } => unreachable!("it never ends"),
+        }
+    }
+
+    /// The peer of a socket that is open, and has told nobody yet.
+    async fn opened(door: &Door, socket: &WebSocket, early: &[u8]) -> Peer<TcpStream> {
+        let stream = door.listener.accept().await.unwrap().0;
+        let peer = Peer::server(stream, "", early).await;
+        while socket.ready_state() == ReadyState::Connecting {
+            yield_now().await;
+        }
+        peer
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn within_the_patience_nothing_is_lost_and_the_order_is_kept() {
         let door = Door::new().await;
         let socket = WebSocket::with_client(door.client()).unwrap();
         let early = frame(0x81, false, b"early");
-        let mut peer = Peer::server(door.raw().await, "", &early).await;
-        while socket.ready_state() == ReadyState::Connecting {
-            tokio::task::yield_now().await;
+        let mut peer = busy(opened(&door, &socket, &early)).await;
+        // A message waits behind the open event.
+        let (tell, mut messages) = mpsc::unbounded_channel();
+        socket.on_message(move |event| tell.send(event.data.to_string()).unwrap());
+        for _ in 0..1000 {
+            yield_now().await;
         }
-        // It is open, and nobody has been told.
+        assert!(messages.try_recv().is_err());
         let mut log = Log::of(&socket);
         log.expect(&["open Open", "message early"]).await;
         peer.send_close(1000, "").await;
         drop(peer);
         log.expect_last(&socket, &["close Closed 1000 \"\" true"])
             .await;
+    }
+
+    /// Whoever sets no `on_open` waits for it no longer than that.
+    #[tokio::test(start_paused = true)]
+    async fn after_it_messages_come_without_an_open() {
+        let door = Door::new().await;
+        let began = tokio::time::Instant::now();
+        let socket = WebSocket::with_client(door.client()).unwrap();
+        let (tell, mut messages) = mpsc::unbounded_channel();
+        socket.on_message(move |event| tell.send(event.data.to_string()).unwrap());
+        let early = frame(0x81, false, b"early");
+        let _peer = busy(opened(&door, &socket, &early)).await;
+        assert_eq!(messages.recv().await.unwrap(), "early");
+        let waited = began.elapsed().as_millis();
+        assert!((200..=202).contains(&waited), "{waited}");
     }
 
     #[tokio::test]

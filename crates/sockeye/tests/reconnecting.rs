@@ -545,6 +545,19 @@ async fn no_attempt_follows_a_close_that_is_not_answered() {
     expect_no_more(&mut socket, &mut attempts).await;
 }
 
+/// A close that was dropped is still meant.
+#[tokio::test(start_paused = true)]
+async fn no_attempt_follows_a_close_whose_connection_is_lost() {
+    let (mut socket, mut attempts) = pipes();
+    let mut peer = open(&mut socket, &mut attempts, 1).await;
+    let closing = tokio::time::timeout(SECOND, socket.close(CloseCode::NORMAL, ""));
+    assert!(closing.await.is_err());
+    assert_eq!(peer.expect_close().await.0, 1000);
+    drop(peer);
+    assert!(within(socket.recv()).await.unwrap_err().is_lost());
+    expect_no_more(&mut socket, &mut attempts).await;
+}
+
 /// The server moves: what opens the connection knows where to.
 #[tokio::test]
 async fn an_address_that_changes() {
