@@ -245,6 +245,19 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "2")]
     pub(crate) linger: Duration,
 
+    /// In a pipe: connect again when the connection is lost, and carry on
+    ///
+    /// After longer and longer random waits of at most 30 seconds, or as long as the server asks for up to
+    /// 5 minutes. What the server refuses or closes for good (401, 403, 404, a close with 1000 ...) stays an end.
+    /// A line that is being written when the connection breaks is sent again; one that was on its way may be
+    /// lost, and so may be what the server sent meanwhile.
+    #[arg(long)]
+    pub(crate) reconnect: bool,
+
+    /// With --reconnect: give up after this many failed attempts in a row, the first included
+    #[arg(long, value_name = "NUMBER", requires = "reconnect")]
+    pub(crate) max_attempts: Option<u32>,
+
     /// Accept messages up to this size, in bytes or with K, M or G; a larger one is closed with 1009
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16M")]
     pub(crate) max_message: usize,
@@ -275,6 +288,8 @@ Examples:
       Through a proxy, with a user name and a password for the server
   sockeye connect ws+unix:/run/app.sock:/events
       Over a Unix socket
+  tail -f commands | sockeye connect --reconnect wss://example.com/feed
+      Stay connected over restarts of the server
   tail -f log | sockeye connect --quiet ws://127.0.0.1:8080/ > /dev/null
       Send lines as they are written
 
@@ -419,7 +434,7 @@ mod tests {
             Args::try_parse_from(words(command)).unwrap_or_else(|error| panic!("{line}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 14);
+        assert_eq!(count, 15);
     }
 
     #[test]

@@ -214,6 +214,14 @@ impl Connection {
         self.sender.close(code, reason, now)
     }
 
+    /// Begins the closing handshake with a Close that says nothing.
+    ///
+    /// # Errors
+    /// As [`Sender::close_without_code`].
+    pub fn close_without_code(&mut self, now: Duration) -> Result<(), SendError> {
+        self.sender.close_without_code(now)
+    }
+
     /// What waits to be written.
     #[inline]
     pub fn output(&mut self) -> &mut Output {

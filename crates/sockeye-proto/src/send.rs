@@ -215,6 +215,19 @@ impl Sender {
         Ok(())
     }
 
+    /// As [`close`](Self::close), with a Close that says nothing (§5.5.1): whoever asks is told 1005
+    /// (§7.1.5).
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] where a Close has been sent already.
+    pub fn close_without_code(&mut self, now: Duration) -> Result<(), SendError> {
+        if self.close_sent {
+            return Err(SendError::Closed);
+        }
+        self.queue_close(&[], now);
+        Ok(())
+    }
+
     /// Gives the peer what it is owed for an event: a pong for a ping (§5.5.2), a Close for a Close
     /// (§5.5.1).
     #[inline]

@@ -83,6 +83,33 @@ mod section_7_1_2_start_the_closing_handshake {
     }
 }
 
+mod section_7_1_5_a_close_without_a_code {
+    use super::*;
+
+    #[test]
+    fn says_nothing_and_is_answered_in_kind() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            end.connection.close_without_code(NOW).unwrap();
+            assert_eq!(
+                end.connection.close_without_code(NOW),
+                Err(SendError::Closed)
+            );
+            assert_eq!(
+                end.connection.close(CloseCode::NORMAL, "", NOW),
+                Err(SendError::Closed)
+            );
+        }
+        let (mut client, mut server) = (End::new(CLIENT), End::new(Role::Server));
+        client.connection.close_without_code(NOW).unwrap();
+        exchange(&mut client, &mut server);
+        for end in [&client, &server] {
+            assert_eq!(end.events, [OwnedEvent::Close(None)]);
+            assert!(end.connection.is_finished());
+        }
+    }
+}
+
 mod section_7_1_3_nothing_follows_a_close {
     use super::*;
 

@@ -43,6 +43,11 @@ pub(crate) fn key() -> [u8; 16] {
     take()
 }
 
+/// A number from 0 up to but not including 1, for what shall not happen to everyone at once.
+pub(crate) fn fraction() -> f64 {
+    f64::from(u32::from_ne_bytes(take())) / (f64::from(u32::MAX) + 1.0)
+}
+
 fn take<const N: usize>() -> [u8; N] {
     RANDOM.with_borrow_mut(|pool| {
         if pool.left < N && pool.fill().is_err() {

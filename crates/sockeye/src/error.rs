@@ -111,6 +111,9 @@ pub enum Deadline {
     Handshake,
     /// The peer did not answer a Close in time.
     Close,
+    /// An attempt of a [`Reconnecting`](crate::client::Reconnecting) client was not done in time
+    /// with all that comes first on a connection.
+    Attempt,
 }
 
 impl Error {
@@ -248,6 +251,9 @@ impl fmt::Display for Error {
             }
             Self::Timeout(Deadline::Close) => {
                 f.write_str("the peer did not answer the Close in time (the close timeout)")
+            }
+            Self::Timeout(Deadline::Attempt) => {
+                f.write_str("the connection was not ready for use in time (the attempt timeout)")
             }
             Self::Protocol(error) => write!(f, "the peer broke the protocol: {error}"),
             Self::Send(error) => error.fmt(f),

@@ -70,6 +70,8 @@
 #[doc = include_str!("../../../docs/large-messages.md")]
 struct LargeMessages;
 
+#[cfg(feature = "client")]
+pub mod browser;
 mod buffers;
 mod byte_stream;
 #[cfg(feature = "client")]

@@ -48,6 +48,8 @@ pub(crate) enum Command<'a> {
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(CloseFrame),
+    /// A Close that says nothing.
+    CloseWithoutCode,
     /// What an event is owed.
     Answer(OwnedEvent),
     /// What a broken rule is owed.
@@ -76,6 +78,7 @@ impl Command<'_> {
             Self::Ping(payload) => Command::Ping(payload),
             Self::Pong(payload) => Command::Pong(payload),
             Self::Close(frame) => Command::Close(frame),
+            Self::CloseWithoutCode => Command::CloseWithoutCode,
             Self::Answer(event) => Command::Answer(event),
             Self::Fail(error) => Command::Fail(error),
             Self::PeerGone => Command::PeerGone,
@@ -142,6 +145,7 @@ impl Link {
             Command::Ping(payload) => self.sender.ping(&payload)?,
             Command::Pong(payload) => self.sender.pong(&payload)?,
             Command::Close(frame) => self.sender.close(frame.code, &frame.reason, now)?,
+            Command::CloseWithoutCode => self.sender.close_without_code(now)?,
             Command::Answer(event) => self.sender.respond_owned(&event, now),
             Command::Fail(error) => self.sender.fail(error, now),
             Command::PeerGone => self.sender.peer_is_gone(),

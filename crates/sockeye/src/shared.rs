@@ -231,8 +231,13 @@ impl Shared {
 
     /// Queues a command at once, whatever waits.
     pub(crate) fn apply(&self, command: Command<'_>) -> Result<()> {
-        if let Command::Close(frame) = &command {
-            self.note_close(frame)?;
+        match &command {
+            Command::Close(frame) => self.note_close(frame)?,
+            Command::CloseWithoutCode => self.note_close(&CloseFrame {
+                code: CloseCode::NORMAL,
+                reason: String::new(),
+            })?,
+            _ => {}
         }
         self.access(|access| match access {
             Access::Driven(link) | Access::Free(link, _) => link.apply(command),

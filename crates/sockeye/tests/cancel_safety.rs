@@ -15,9 +15,11 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use sockeye::{
     CloseCode, Ended, Event, Handler, MessageKind, MessageRef, Result, Sender, Socket, WebSocket,
+    client::{Reconnecting, Update},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
+    sync::mpsc,
     task::yield_now,
 };
 use wire::*;
@@ -135,6 +137,22 @@ macro_rules! dropping {
             match polled {
                 Poll::Ready(output) => break output,
                 Poll::Pending => yield_now().await,
+            }
+        }
+    };
+}
+
+/// As `dropping`, while the paused clock goes on: whoever yields only keeps it where it is.
+macro_rules! dropping_in_time {
+    ($times:expr, $call:expr) => {
+        loop {
+            let polled = {
+                let future = pin!($call);
+                poll_times(future, $times).await
+            };
+            match polled {
+                Poll::Ready(output) => break output,
+                Poll::Pending => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         }
     };
@@ -674,5 +692,139 @@ async fn writing_in_parts() {
                 assert_eq!(within(peer).await.unwrap(), [&payload[..], &payload[..]]);
             }
         }
+    }
+}
+
+/// Over several connections, every future dropped at every await point: no attempt, no delay, no
+/// message and no change of state is lost or comes twice.
+#[tokio::test(start_paused = true)]
+async fn receiving_over_several_connections() {
+    for times in [1, 2, 3, 7] {
+        let (tell, mut attempts) = mpsc::unbounded_channel();
+        let client = Setup::default().client("ws://peer/");
+        let mut socket = Reconnecting::with(move || {
+            let client = client.clone();
+            let (near, far) = duplex(1 << 16);
+            tell.send(far).unwrap();
+            async move { client.connect_over(Stutter::new(near, true)).await }
+        })
+        .on_open(|mut socket| async move {
+            socket.send("subscribe").await?;
+            Ok(socket)
+        });
+        let peers = tokio::spawn(async move {
+            for round in 0..3 {
+                // One attempt that fails, one that does not.
+                drop(attempts.recv().await.unwrap());
+                let mut peer = Peer::server(attempts.recv().await.unwrap(), "", &[]).await;
+                peer.expect_text("subscribe").await;
+                for number in 0..5 {
+                    peer.send_frame(0x81, format!("{round}.{number}")).await;
+                }
+                let code = if round < 2 { 1012 } else { 1000 };
+                peer.send_close(code, "").await;
+                assert_eq!(peer.expect_close().await.0, code);
+            }
+            // Nobody comes again.
+            assert!(attempts.recv().await.is_none());
+        });
+        let mut seen = Vec::new();
+        let using = async {
+            while let Some(update) = dropping_in_time!(times, socket.recv_update()).unwrap() {
+                seen.push(match update {
+                    Update::Connecting { attempt } => format!("connecting {attempt}"),
+                    Update::Open => "open".into(),
+                    Update::Message(message) => message.to_string(),
+                    Update::Waiting { attempt, .. } => format!("waiting for {attempt}"),
+                    other => panic!("{other:?}"),
+                });
+            }
+            drop(socket);
+        };
+        within(using).await;
+        within(peers).await.unwrap();
+        let mut expected = Vec::new();
+        // None lasts, so attempts are counted on.
+        for round in 0..3 {
+            let attempt = 2 * round + 1;
+            expected.extend([
+                format!("connecting {attempt}"),
+                format!("waiting for {}", attempt + 1),
+                format!("connecting {}", attempt + 1),
+                "open".into(),
+            ]);
+            expected.extend((0..5).map(|number| format!("{round}.{number}")));
+            if round < 2 {
+                expected.push(format!("waiting for {}", attempt + 2));
+            }
+        }
+        assert_eq!(seen, expected, "{times}");
+    }
+}
+
+/// A message whose sending was dropped is sent whole or not at all, whatever the connection did.
+#[tokio::test(start_paused = true)]
+async fn sending_over_several_connections() {
+    for times in [1, 2, 3, 8] {
+        let (tell, mut attempts) = mpsc::unbounded_channel();
+        let client = Setup::default().client("ws://peer/");
+        let mut socket = Reconnecting::with(move || {
+            let client = client.clone();
+            let (near, far) = duplex(1 << 16);
+            tell.send(far).unwrap();
+            async move { client.connect_over(Stutter::new(near, true)).await }
+        })
+        .max_delay(Duration::from_millis(100));
+        let peers = tokio::spawn(async move {
+            let mut received = Vec::new();
+            for round in 0..3 {
+                drop(attempts.recv().await.unwrap());
+                let mut peer = Peer::server(attempts.recv().await.unwrap(), "", &[]).await;
+                loop {
+                    let frame = peer.next().await.unwrap();
+                    if frame.first == 0x88 {
+                        peer.send_close(1000, "").await;
+                        return received;
+                    }
+                    received.push(String::from_utf8(frame.payload).unwrap());
+                    // In the middle of a frame, most likely.
+                    if round < 2 && received.len() >= 5 * (round + 1) {
+                        break;
+                    }
+                }
+            }
+            received
+        });
+        let using = async {
+            let waiting =
+                |socket: &Reconnecting| socket.socket().map_or(0, |s| s.buffered_amount());
+            for number in 0..40 {
+                let text = format!("message number {number:04}");
+                loop {
+                    let before = waiting(&socket);
+                    let polled = poll_times(pin!(socket.send(&text)), times).await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    // Queued, or still to be sent.
+                    if polled.is_ready() || waiting(&socket) > before {
+                        break;
+                    }
+                }
+            }
+            socket.send("message number 0040").await.unwrap();
+            dropping_in_time!(times, socket.close(CloseCode::NORMAL, "")).ok();
+            while socket.recv().await.unwrap().is_some() {}
+        };
+        within(using).await;
+        let mut received = within(peers).await.unwrap();
+        received.dedup();
+        assert!(received.is_sorted(), "{received:?}");
+        let whole = |text: &String| {
+            text.strip_prefix("message number ")
+                .is_some_and(|number| number.len() == 4)
+        };
+        assert!(received.iter().all(whole), "{received:?}");
+        // The last one was sent on a connection that did not break.
+        assert_eq!(received.last().unwrap(), "message number 0040");
+        assert!(received.len() > 5, "{received:?}");
     }
 }

@@ -110,6 +110,18 @@ fn the_clients_run_against_both_servers() {
             ]
         );
         assert_eq!(lines("many_senders", &[url]), ["100 messages came back"]);
+        assert_eq!(
+            lines("browser", &[url]),
+            [
+                "Соединение открыто",
+                "Получено сообщение: Привет",
+                "Соединение закрыто",
+            ]
+        );
+        assert_eq!(
+            lines("reconnecting", &[url]),
+            ["open", "subscribe", "message 1", "message 2"]
+        );
     }
 }
 
@@ -191,11 +203,13 @@ fn each_is_under_forty_lines() {
     // One that is added here is to be run above.
     let run = [
         "broadcast",
+        "browser",
         "client",
         "echo",
         "events",
         "many_senders",
         "own_stream",
+        "reconnecting",
         "split",
         "wss",
     ];

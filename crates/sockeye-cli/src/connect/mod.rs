@@ -1,5 +1,6 @@
 //! `sockeye connect`: opens a connection, and hands it to a terminal or to a pipe.
 
+mod again;
 mod command;
 mod editor;
 mod history;
@@ -35,14 +36,21 @@ const LOST: u8 = 4;
 
 pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
     let client = client(&args)?;
+    let is_terminal = stdin().is_terminal() && stdout().is_terminal();
     let began = Instant::now();
+    if args.reconnect {
+        if is_terminal {
+            return Err(again::refuse_terminal());
+        }
+        let outcome = again::run(client, &args, signals()?).await;
+        return outcome.tell(&args, began);
+    }
     let socket = client.connect().await?;
     let agreed = agreed(&args, &socket, began);
     let opened = Instant::now();
-    let signals = Signals::new()
-        .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
+    let signals = signals()?;
 
-    let outcome = if stdin().is_terminal() && stdout().is_terminal() {
+    let outcome = if is_terminal {
         if !args.quiet {
             anstream::println!("{}", agreed.join("\n"));
         }
@@ -53,20 +61,11 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         }
         pipe::run(socket, args.linger, signals).await?
     };
-    let status = outcome.status();
-    if !args.quiet || status == LOST || status == CLOSED_OTHERWISE {
-        let ended = match &outcome.ended {
-            Some(ended) => one_line(&ended.to_string()),
-            None => "left without waiting for the peer".into(),
-        };
-        let after = Took(opened.elapsed());
-        let Outcome { received, sent, .. } = &outcome;
-        eprintln!("{ended}, after {after}: {received} received, {sent} sent");
-    }
-    match outcome.failure {
-        Some(failure) => Err(failure),
-        None => Ok(status.into()),
-    }
+    outcome.tell(&args, opened)
+}
+
+fn signals() -> Result<Signals, Failure> {
+    Signals::new().map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))
 }
 
 fn client(args: &Connect) -> Result<Client, Failure> {
@@ -234,6 +233,24 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Says how it went, and makes the exit status of it.
+    fn tell(self, args: &Connect, opened: Instant) -> Result<ExitCode, Failure> {
+        let status = self.status();
+        if !args.quiet || status == LOST || status == CLOSED_OTHERWISE {
+            let ended = match &self.ended {
+                Some(ended) => one_line(&ended.to_string()),
+                None => "left without waiting for the peer".into(),
+            };
+            let after = Took(opened.elapsed());
+            let Self { received, sent, .. } = &self;
+            eprintln!("{ended}, after {after}: {received} received, {sent} sent");
+        }
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => Ok(status.into()),
+        }
+    }
+
     fn status(&self) -> u8 {
         match (&self.signal, &self.ended) {
             (Some(signal), _) => signal.status(),

@@ -135,16 +135,7 @@ async fn send_lines(
     sent: &mut Traffic,
 ) -> Result<(), Option<Failure>> {
     while let Some(line) = lines.recv().await {
-        let line = line.map_err(|error| {
-            let why = match error.kind() {
-                io::ErrorKind::InvalidData => format!(
-                    "line {} of the input is not UTF-8, which a text message has to be",
-                    sent.messages + 1
-                ),
-                _ => format!("standard input: {error}"),
-            };
-            Some(Failure::new(why))
-        })?;
+        let line = line.map_err(|error| Some(unreadable(&error, sent.messages)))?;
         let size = line.len();
         sender.send(line).await.map_err(|_| None)?;
         sent.add(size);
@@ -152,9 +143,20 @@ async fn send_lines(
     sender.flush().await.map_err(|_| None)
 }
 
+/// Why no line can be read after so many.
+pub(super) fn unreadable(error: &io::Error, lines: u64) -> Failure {
+    Failure::new(match error.kind() {
+        io::ErrorKind::InvalidData => format!(
+            "line {} of the input is not UTF-8, which a text message has to be",
+            lines + 1
+        ),
+        _ => format!("standard input: {error}"),
+    })
+}
+
 /// Reads standard input in a thread of its own: the system cannot always read it in another way,
 /// and a thread that waits for input must not keep the program from ending.
-fn read_lines() -> mpsc::Receiver<io::Result<String>> {
+pub(super) fn read_lines() -> mpsc::Receiver<io::Result<String>> {
     let (lines, receiver) = mpsc::channel(READ_AHEAD);
     std::thread::spawn(move || {
         let mut input = io::stdin().lock();
@@ -181,7 +183,7 @@ fn read_lines() -> mpsc::Receiver<io::Result<String>> {
 }
 
 /// Text as it is, bytes in hexadecimal.
-async fn write_line(
+pub(super) async fn write_line(
     output: &mut BufWriter<tokio::io::Stdout>,
     message: &Message,
 ) -> io::Result<()> {
@@ -193,7 +195,7 @@ async fn write_line(
 }
 
 /// Whoever reads the output may have enough: that is no failure.
-fn output_failed(error: &io::Error) -> Option<Failure> {
+pub(super) fn output_failed(error: &io::Error) -> Option<Failure> {
     (error.kind() != io::ErrorKind::BrokenPipe)
         .then(|| Failure::new(format!("standard output: {error}")))
 }

@@ -298,6 +298,18 @@ impl Client {
         self
     }
 
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn subprotocols(&self) -> &[String] {
+        &self.subprotocols
+    }
+
+    pub(crate) fn most_output(&self) -> usize {
+        self.output.limit
+    }
+
     /// Opens the connection.
     ///
     /// # Errors

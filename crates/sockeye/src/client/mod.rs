@@ -20,7 +20,9 @@ mod credentials;
 mod dial;
 mod proxy;
 mod proxy_env;
+mod reconnect;
 mod redirect;
+mod retry;
 mod socks;
 #[cfg(feature = "tls")]
 mod tls;
@@ -29,7 +31,9 @@ mod url;
 
 pub use connect::{Client, connect};
 pub use proxy::{Proxy, ProxyError};
+pub use reconnect::{Reconnecting, Update};
 pub use redirect::RedirectError;
+pub use retry::Cause;
 pub use sockeye_proto::handshake::Response;
 #[cfg(feature = "tls")]
 pub use tls::ClientTls;

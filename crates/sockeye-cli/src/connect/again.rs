@@ -1,0 +1,184 @@
+//! The pipe over as many connections as it takes: `--reconnect`.
+
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+    process,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use sockeye::{
+    Client, CloseCode, Sender,
+    client::{Reconnecting, Update},
+};
+use tokio::{
+    io::{AsyncWriteExt, BufWriter},
+    time::{Instant as Time, sleep_until},
+};
+
+use super::{
+    Outcome, agreed, one_line,
+    pipe::{output_failed, read_lines, unreadable, write_line},
+};
+use crate::{
+    args::Connect,
+    failure::Failure,
+    quantity::Took,
+    signals::{Signal, Signals},
+};
+
+/// A line on its way, given back with what became of it.
+type Sending = Pin<Box<dyn Future<Output = (String, sockeye::Result<()>)> + Send>>;
+
+pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) -> Outcome {
+    let closing = Arc::new(AtomicBool::new(false));
+    let is_closing = closing.clone();
+    let mut socket = Reconnecting::new(client)
+        .retry_if(move |cause| !is_closing.load(Ordering::Relaxed) && cause.is_transient());
+    if let Some(attempts) = args.max_attempts {
+        socket = socket.max_attempts(attempts);
+    }
+    let mut outcome = Outcome::default();
+    let mut lines = read_lines();
+    let mut output = BufWriter::with_capacity(64 * 1024, tokio::io::stdout());
+    let mut unflushed = false;
+    let mut began = Instant::now();
+    // Who sends now; the line that waits for that, and the one that is being sent.
+    let mut sender: Option<Sender> = None;
+    let mut held: Option<String> = None;
+    let mut sending: Option<Sending> = None;
+    let mut has_input = true;
+    let mut last_heard = Time::now();
+    // Closes now, or as soon as it is open; what still comes is received.
+    let close = async |socket: &mut Reconnecting, code| {
+        closing.store(true, Ordering::Relaxed);
+        // Refused where it is closing already.
+        let _ = match socket.socket().map(|open| open.sender()) {
+            Some(sender) => sender.close(code, "").await,
+            None => socket.close(code, "").await,
+        };
+    };
+    loop {
+        if let (Some(to), None) = (&sender, &sending)
+            && let Some(line) = held.take()
+        {
+            let to = to.clone();
+            sending = Some(Box::pin(async move {
+                let result = to.send(&line[..]).await;
+                (line, result)
+            }));
+        }
+        let is_quiet = sender.is_some() && !has_input && held.is_none() && sending.is_none();
+        tokio::select! {
+            biased;
+            signal = signals.next() => {
+                if outcome.signal.replace(signal).is_some() {
+                    process::exit(signal.status().into());
+                }
+                let code = match signal {
+                    Signal::Interrupt => CloseCode::NORMAL,
+                    Signal::Terminate => CloseCode::GOING_AWAY,
+                };
+                close(&mut socket, code).await;
+            }
+            update = socket.recv_update() => match update {
+                Ok(Some(Update::Message(message))) => {
+                    last_heard = Time::now();
+                    outcome.received.add(message.len());
+                    if let Err(error) = write_line(&mut output, &message).await {
+                        outcome.failure = output_failed(&error);
+                        close(&mut socket, CloseCode::GOING_AWAY).await;
+                        break;
+                    }
+                    unflushed = true;
+                }
+                Ok(Some(Update::Connecting { .. })) => began = Instant::now(),
+                Ok(Some(Update::Open)) => {
+                    last_heard = Time::now();
+                    if let Some(open) = socket.socket() {
+                        sender = Some(open.sender());
+                        if !args.quiet {
+                            eprintln!("{}", agreed(args, open, began).join("; "));
+                        }
+                    }
+                }
+                Ok(Some(Update::Waiting { cause, delay, attempt })) => {
+                    sender = None;
+                    if !args.quiet {
+                        let cause = one_line(&cause.to_string());
+                        eprintln!("{cause}; attempt {attempt} in {}", Took(delay));
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    outcome.failure = Some(error.into());
+                    break;
+                }
+            },
+            // Only while nothing more is there to be written.
+            flushed = output.flush(), if unflushed => {
+                unflushed = false;
+                if let Err(error) = flushed {
+                    outcome.failure = output_failed(&error);
+                    close(&mut socket, CloseCode::GOING_AWAY).await;
+                    break;
+                }
+            }
+            (line, result) = progress(&mut sending) => {
+                sending = None;
+                match result {
+                    Ok(()) => {
+                        last_heard = last_heard.max(Time::now());
+                        outcome.sent.add(line.len());
+                    }
+                    // It goes out again, whole, on the next connection.
+                    Err(_) => {
+                        held = Some(line);
+                        sender = None;
+                    }
+                }
+            }
+            line = lines.recv(), if has_input && held.is_none() && sending.is_none() => match line {
+                Some(Ok(line)) => held = Some(line),
+                Some(Err(error)) => {
+                    has_input = false;
+                    outcome.failure = Some(unreadable(&error, outcome.sent.messages));
+                    close(&mut socket, CloseCode::NORMAL).await;
+                }
+                None => {
+                    has_input = false;
+                    last_heard = last_heard.max(Time::now());
+                }
+            },
+            () = sleep_until(last_heard + args.linger),
+                if is_quiet && !closing.load(Ordering::Relaxed) =>
+            {
+                close(&mut socket, CloseCode::NORMAL).await;
+            }
+        }
+    }
+    if let Err(error) = output.flush().await
+        && outcome.failure.is_none()
+    {
+        outcome.failure = output_failed(&error);
+    }
+    outcome.ended = socket.ended().cloned();
+    outcome
+}
+
+async fn progress(sending: &mut Option<Sending>) -> (String, sockeye::Result<()>) {
+    match sending {
+        Some(sending) => sending.await,
+        None => pending().await,
+    }
+}
+
+/// A terminal's line editor lives for one connection.
+pub(super) fn refuse_terminal() -> Failure {
+    Failure::new("--reconnect works in a pipe only, where standard input or output is no terminal")
+}

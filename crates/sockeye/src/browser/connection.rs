@@ -1,0 +1,364 @@
+//! The task behind a browser's WebSocket: opens the connection, carries messages both ways, and
+//! fires the events ("Feedback from the protocol").
+
+use std::{
+    future::{Future, pending, poll_fn},
+    pin::{Pin, pin},
+    sync::atomic::Ordering,
+    task::Poll,
+};
+
+use sockeye_proto::{CloseFrame, Message, OwnedEvent};
+use tokio::{sync::mpsc, time::timeout_at};
+
+use super::{
+    BinaryType, Blob, Callbacks, CloseEvent, Closed, Command, Data, ErrorEvent, Event,
+    MessageEvent, OVERHEAD, ReadyState, WebSocket,
+};
+use crate::{Client, Ended, Receiver, Sender, link};
+
+/// How many messages are taken at once, to be written at once.
+const BATCH: usize = 64;
+
+/// Runs a connection from the constructor to its last event.
+pub(super) async fn run(
+    socket: WebSocket,
+    client: Client,
+    mut mail: mpsc::UnboundedReceiver<Command>,
+) {
+    let task = Task(socket);
+    let mut opened = None;
+    first_of([
+        // Nothing else than a Close is sent before it is open.
+        pin!(async { drop(mail.recv().await) }),
+        pin!(task.0.forgotten()),
+        pin!(async { opened = Some(client.connect().await) }),
+    ])
+    .await;
+    let (closed, failed) = match opened {
+        Some(Ok(connection)) if task.0.established(&connection) => {
+            talk(&task.0, connection, &mut mail).await
+        }
+        Some(Err(error)) => (Closed::abnormally(), Some(error.to_string())),
+        _ => {
+            let why = "the connection was closed before it was open";
+            (Closed::abnormally(), Some(why.to_owned()))
+        }
+    };
+    task.0.end(closed, failed).await;
+}
+
+/// However the task ends, a callback's panic and the runtime's end among it, nobody waits for it.
+struct Task(WebSocket);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.ready_state = ReadyState::Closed;
+        state.finished = true;
+        drop(state);
+        self.0.inner.changed.notify_waiters();
+    }
+}
+
+/// Polls futures side by side until the first is done.
+async fn first_of<const N: usize>(mut futures: [Pin<&mut (dyn Future<Output = ()> + Send)>; N]) {
+    poll_fn(|cx| {
+        let mut done = |future: &mut Pin<&mut (dyn Future<Output = ()> + Send)>| {
+            future.as_mut().poll(cx).is_ready()
+        };
+        if futures.iter_mut().any(&mut done) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+impl Closed {
+    /// Without a Close (RFC 6455 §7.1.5).
+    fn abnormally() -> Self {
+        Self {
+            code: 1006,
+            reason: String::new(),
+            was_clean: false,
+        }
+    }
+}
+
+/// Carries messages until the connection has ended. Gives what the close event will say, and what
+/// the error event before it, if there is one.
+async fn talk(
+    socket: &WebSocket,
+    connection: crate::WebSocket,
+    mail: &mut mpsc::UnboundedReceiver<Command>,
+) -> (Closed, Option<String>) {
+    let handle = connection.sender();
+    let mut heard = None;
+    let driven = connection.drive(async |connection| {
+        let (sender, receiver) = connection.split();
+        first_of([
+            pin!(receive(socket, receiver, &mut heard)),
+            pin!(send(socket, &sender, mail)),
+            pin!(tell_late(socket)),
+            pin!(close_forgotten(socket)),
+        ])
+        .await;
+        Ok(())
+    });
+    first_of([
+        // How it ended is asked below.
+        pin!(async { drop(driven.await) }),
+        // The rest is dropped then, and the connection with it.
+        pin!(socket.inner.full.notified()),
+    ])
+    .await;
+    // "closed cleanly": the closing handshake was completed (RFC 6455 §7.1.4).
+    let ended = handle.ended().unwrap_or_else(Ended::gone);
+    let failed = match &ended {
+        _ if socket.lock().full => Some("the peer does not read: the buffer is full".to_owned()),
+        // Closed by this end, which then waited long enough: nothing has failed.
+        Ended::ByPeer(_) | Ended::ByUs(_) | Ended::TimedOut => None,
+        Ended::Lost(_) | Ended::Protocol(_) | Ended::Overflow { .. } => Some(ended.to_string()),
+    };
+    let closed = match heard {
+        Some(frame) if ended.was_clean() => Closed {
+            code: frame.as_ref().map_or(1005, |frame| frame.code.as_u16()),
+            reason: frame.map(|frame| frame.reason).unwrap_or_default(),
+            was_clean: true,
+        },
+        _ => Closed::abnormally(),
+    };
+    (closed, failed)
+}
+
+/// Receives until the connection has ended; `heard` is the Close of the peer.
+async fn receive(
+    socket: &WebSocket,
+    mut receiver: Receiver,
+    heard: &mut Option<Option<CloseFrame>>,
+) {
+    socket.opened().await;
+    // How it ended is asked later.
+    while let Ok(Some(event)) = receiver.recv_event().await {
+        match event {
+            OwnedEvent::Message(message) => socket.message(message).await,
+            OwnedEvent::Close(frame) => {
+                // "When the WebSocket closing handshake is started"
+                socket.lock().ready_state = ReadyState::Closing;
+                *heard = Some(frame);
+            }
+            OwnedEvent::Ping(_) | OwnedEvent::Pong(_) => {}
+        }
+    }
+}
+
+/// Sends what comes from the handles. Never ends.
+async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedReceiver<Command>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        if mail.recv_many(&mut batch, BATCH).await == 0 {
+            pending().await
+        }
+        let (mut written, mut count) = (0, 0);
+        for command in batch.drain(..) {
+            match command {
+                Command::Message(message) => {
+                    let len = message.len();
+                    // Refused once the connection has ended: then it stays counted.
+                    if sender.send(message).await.is_ok() {
+                        written += len;
+                        count += 1;
+                    }
+                }
+                // Refused where the peer has closed first.
+                Command::Close(Some(frame)) => {
+                    let _ = sender.close(frame.code, &frame.reason).await;
+                }
+                Command::Close(None) => {
+                    if sender.shared.apply(link::Command::CloseWithoutCode).is_ok() {
+                        sender.shared.wake_reading();
+                    }
+                }
+            }
+        }
+        if count > 0 && sender.flush().await.is_ok() {
+            let mut state = socket.lock();
+            state.buffered_amount -= written as u64;
+            state.queued -= written + count * OVERHEAD;
+        }
+    }
+}
+
+/// Fires events whose callback comes late, while the connection is open. Never ends.
+async fn tell_late(socket: &WebSocket) {
+    socket
+        .when(|socket| {
+            socket.tell_kept();
+            false
+        })
+        .await;
+}
+
+/// Closes a connection that nobody can hear of any more. Never ends.
+async fn close_forgotten(socket: &WebSocket) {
+    socket.forgotten().await;
+    // "start the WebSocket closing handshake, with no status code for the Close message", behind
+    // the data that is still queued.
+    socket.start_closing(None);
+    pending().await
+}
+
+impl WebSocket {
+    /// "When the WebSocket connection is established". False where it was closed meanwhile.
+    fn established(&self, connection: &crate::WebSocket) -> bool {
+        let mut state = self.lock();
+        if state.ready_state != ReadyState::Connecting {
+            return false;
+        }
+        state.ready_state = ReadyState::Open;
+        state.extensions = connection.extensions();
+        state.protocol = connection.subprotocol().unwrap_or_default().into();
+        true
+    }
+
+    /// Fires `open`.
+    async fn opened(&self) {
+        self.wait_for(|callbacks| callbacks.open.is_some()).await;
+        self.lock().kept.open = true;
+        self.tell_kept();
+    }
+
+    /// "When a WebSocket message has been received"
+    async fn message(&self, message: Message) {
+        self.wait_for(|callbacks| callbacks.message.is_some()).await;
+        let mut state = self.lock();
+        // Step 1.
+        if state.ready_state != ReadyState::Open {
+            return;
+        }
+        let Some(mut callback) = state.callbacks.message.take() else {
+            return;
+        };
+        // Step 2.
+        let data = match (message, state.binary_type) {
+            (Message::Text(text), _) => Data::Text(text),
+            (Message::Binary(bytes), BinaryType::Blob) => Data::Blob(Blob(bytes)),
+            (Message::Binary(bytes), BinaryType::ArrayBuffer) => Data::ArrayBuffer(bytes),
+        };
+        drop(state);
+        // Step 3.
+        callback(MessageEvent {
+            target: self,
+            data,
+            origin: &self.inner.origin,
+        });
+        // Unless it has set another.
+        self.lock().callbacks.message.get_or_insert(callback);
+    }
+
+    /// "When the WebSocket connection is closed, possibly cleanly"
+    async fn end(&self, closed: Closed, failed: Option<String>) {
+        // Step 1.
+        self.lock().ready_state = ReadyState::Closed;
+        // Step 2.
+        if failed.is_some() {
+            self.wait_for(|callbacks| callbacks.error.is_some()).await;
+            self.lock().kept.error = failed;
+            self.tell_kept();
+        }
+        // Step 3.
+        self.wait_for(|callbacks| callbacks.close.is_some()).await;
+        self.lock().kept.close = Some(closed);
+        self.tell_kept();
+        self.lock().finished = true;
+        self.inner.changed.notify_waiters();
+        // For a callback that is set later, while anyone can.
+        self.when(|socket| {
+            socket.tell_kept();
+            socket.lock().kept.close.is_none() || socket.is_alone()
+        })
+        .await;
+    }
+
+    /// Fires the events that wait, where there is a callback now.
+    fn tell_kept(&self) {
+        let mut state = self.lock();
+        if state.kept.open
+            && let Some(mut callback) = state.callbacks.open.take()
+        {
+            state.kept.open = false;
+            drop(state);
+            callback(Event { target: self });
+            state = self.lock();
+            state.callbacks.open.get_or_insert(callback);
+        }
+        if let Some(mut callback) = state.callbacks.error.take() {
+            let error = state.kept.error.take();
+            drop(state);
+            if let Some(message) = &error {
+                let target = self;
+                callback(ErrorEvent { target, message });
+            }
+            state = self.lock();
+            state.callbacks.error.get_or_insert(callback);
+        }
+        if let Some(mut callback) = state.callbacks.close.take() {
+            let closed = state.kept.close.take();
+            drop(state);
+            if let Some(closed) = &closed {
+                callback(CloseEvent {
+                    target: self,
+                    was_clean: closed.was_clean,
+                    code: closed.code,
+                    reason: &closed.reason,
+                });
+            }
+            self.lock().callbacks.close.get_or_insert(callback);
+        }
+    }
+
+    /// Waits until a callback is set, while patience lasts and someone is there to set it.
+    async fn wait_for(&self, is_set: impl Fn(&Callbacks) -> bool) {
+        let set = self.when(|socket| socket.is_alone() || is_set(&socket.lock().callbacks));
+        // Whether it came is seen by whoever takes it.
+        let _ = timeout_at(self.inner.patience, set).await;
+    }
+
+    /// Waits until there are no handles, and no callback that the present state can lead to
+    /// ("Garbage collection").
+    async fn forgotten(&self) {
+        self.when(|socket| {
+            let state = socket.lock();
+            let callbacks = &state.callbacks;
+            let ends = callbacks.error.is_some() || callbacks.close.is_some();
+            let listens = match state.ready_state {
+                ReadyState::Connecting => {
+                    ends || callbacks.message.is_some() || callbacks.open.is_some()
+                }
+                ReadyState::Open => ends || callbacks.message.is_some(),
+                // It ends by itself.
+                ReadyState::Closing | ReadyState::Closed => true,
+            };
+            !listens && socket.is_alone()
+        })
+        .await;
+    }
+
+    /// Whether only the task is left.
+    fn is_alone(&self) -> bool {
+        self.inner.handles.load(Ordering::Acquire) == 1
+    }
+
+    /// Waits until a condition holds that can become true whenever something changes.
+    pub(super) async fn when(&self, holds: impl Fn(&Self) -> bool) {
+        loop {
+            let mut changed = pin!(self.inner.changed.notified());
+            changed.as_mut().enable();
+            if holds(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
