@@ -164,10 +164,11 @@ impl WebSocket {
     /// whole: it goes out with whatever is sent or received next.
     #[inline]
     pub async fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
-        match self.shared().send_driven(message.into()) {
-            Ok(sent) => Ok(sent?),
-            Err(message) => self.shared().send(Command::Message(message)).await,
+        let message = message.into();
+        if self.shared().send_quick(message.as_ref()) {
+            return Ok(());
         }
+        self.shared().send(Command::Message(message)).await
     }
 
     /// Sends a ping of at most 125 bytes. The pong comes as an event of

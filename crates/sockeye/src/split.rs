@@ -43,10 +43,11 @@ impl Sender {
     /// Dropped while it waits for room, the message has not been sent. Dropped later, it is queued
     /// whole: it goes out with whatever is sent or received next.
     pub async fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<()> {
-        match self.shared.send_driven(message.into()) {
-            Ok(sent) => Ok(sent?),
-            Err(message) => self.shared.send(Command::Message(message)).await,
+        let message = message.into();
+        if self.shared.send_quick(message.as_ref()) {
+            return Ok(());
         }
+        self.shared.send(Command::Message(message)).await
     }
 
     /// Sends a message unless that would have to wait: where less output waits than the high-water
