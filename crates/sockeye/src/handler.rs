@@ -8,6 +8,7 @@ use std::{
     ops::ControlFlow,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEven
 use crate::{
     Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
     driver::Driver,
+    keepalive::{self, Due, Keepalive},
     link::Command,
     reader::{Broken, Deliver, Read, Reader},
     shared::Shared,
@@ -180,6 +182,11 @@ impl Socket {
         self.driver.link().map_or(0, |link| link.sender.buffered())
     }
 
+    /// How long the peer took to answer the last ping of the keepalive, once it has.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.driver.shared.rtt()
+    }
+
     /// The subprotocol that was agreed (RFC 6455 §1.9).
     pub fn subprotocol(&self) -> Option<&str> {
         self.driver.shared.info.subprotocol.as_deref()
@@ -237,6 +244,7 @@ struct Session<H> {
     shared: Arc<Shared>,
     socket: Socket,
     reader: Box<Reader>,
+    keepalive: Option<Box<Keepalive>>,
     handler: H,
 }
 
@@ -252,7 +260,7 @@ impl<H: Handler> Session<H> {
     fn new(socket: WebSocket, handler: H) -> Result<Box<Self>, Ended> {
         // The socket is not left with the connection meanwhile: a driver that is done would take it
         // for dropped.
-        let (shared, reader) = socket.into_receiver().into_reader();
+        let (shared, reader, keepalive) = socket.into_receiver().into_parts();
         let Some(reader) = reader else {
             return Err(shared.ended().unwrap_or_else(Ended::gone));
         };
@@ -263,6 +271,7 @@ impl<H: Handler> Session<H> {
             },
             shared,
             reader,
+            keepalive,
             handler,
         }))
     }
@@ -294,7 +303,9 @@ impl<H: Handler> Session<H> {
             if written.is_pending()
                 && self.socket.buffered_amount() >= self.shared.info.output.high_water
             {
-                return Poll::Pending;
+                // A peer that never reads is silent too.
+                ready!(self.poll_keepalive(cx));
+                continue;
             }
             let Poll::Ready(full) = self.poll_receive(cx) else {
                 return Poll::Pending;
@@ -323,7 +334,7 @@ impl<H: Handler> Session<H> {
                     // What was delivered before is answered first.
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
-                        None => return Poll::Pending,
+                        None => return self.poll_keepalive(cx).map(|()| false),
                         Some(lost) => {
                             self.shared.end(Ended::Lost(lost.clone()));
                             return Poll::Ready(false);
@@ -337,6 +348,27 @@ impl<H: Handler> Session<H> {
             }
         }
         Poll::Ready(true)
+    }
+
+    /// Looks after the keepalive; ready where that has done something.
+    #[inline]
+    fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(keepalive) = &mut self.keepalive else {
+            return Poll::Pending;
+        };
+        match ready!(self.reader.poll_keepalive(cx, keepalive)) {
+            Due::Ping(payload) => {
+                let _ = self.socket.ping(&payload);
+            }
+            Due::Idle(patience) => {
+                let reason = format!("no message for {patience:?}");
+                let _ = self.socket.close(CloseCode::GOING_AWAY, &reason);
+            }
+            // A Close that was sent has a deadline of its own.
+            Due::Silent(_) if !self.socket.is_open() => {}
+            Due::Silent(patience) => self.broken(Broken::Io(keepalive::silent(patience))),
+        }
+        Poll::Ready(())
     }
 
     /// Whether no more events are to be delivered.
@@ -362,6 +394,7 @@ impl<H: Handler> Session<H> {
         }
         let mut delivery = Delivery {
             shared: &self.shared,
+            keepalive: self.keepalive.as_deref_mut(),
             high_water: self.shared.info.output.high_water,
             socket: &mut self.socket,
             handler: &mut self.handler,
@@ -375,6 +408,7 @@ impl<H: Handler> Session<H> {
 /// Gives the peer what it is owed for an event, and the handler the event.
 struct Delivery<'a, H> {
     shared: &'a Shared,
+    keepalive: Option<&'a mut Keepalive>,
     high_water: usize,
     socket: &'a mut Socket,
     handler: &'a mut H,
@@ -408,7 +442,10 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
                 let _ = self.socket.apply(Command::Answer(answer));
                 self.handler.on_ping(self.socket, payload);
             }
-            Event::Pong(payload) => self.handler.on_pong(self.socket, payload),
+            Event::Pong(payload) => match self.keepalive.as_mut().and_then(|k| k.pong(payload)) {
+                Some(rtt) => self.shared.note_rtt(rtt),
+                None => self.handler.on_pong(self.socket, payload),
+            },
             Event::Close(frame) => {
                 self.shared.end_by_close(frame.clone());
                 let _ = self.socket.apply(Command::Answer(OwnedEvent::Close(frame)));

@@ -14,9 +14,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use sockeye_proto::{
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use crate::{
     Ended, Error, Result,
     established::{OutputLimits, PeerHead},
+    keepalive::{self, Due, Patience},
     link::{Command, Link, Lost},
     reader::Reader,
     waiting::Waiting,
@@ -40,6 +42,7 @@ pub(crate) struct Info {
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) output: OutputLimits,
+    pub(crate) patience: Patience,
     pub(crate) peer_head: PeerHead,
 }
 
@@ -64,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) writing: AtomicBool,
     /// How much output waits with the driver.
     driver_buffered: AtomicUsize,
+    /// The last round-trip time in nanoseconds, or 0.
+    rtt: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -128,6 +133,7 @@ impl Shared {
             posted: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
+            rtt: AtomicU64::new(0),
         })
     }
 
@@ -564,6 +570,40 @@ impl Shared {
             outer: DRIVING.with(|slot| slot.replace(driving)),
         };
         poll()
+    }
+
+    /// How long the last ping of the keepalive took to be answered.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        let nanos = self.rtt.load(Ordering::Relaxed);
+        (nanos > 0).then(|| Duration::from_nanos(nanos))
+    }
+
+    pub(crate) fn note_rtt(&self, rtt: Duration) {
+        let nanos = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX);
+        self.rtt.store(nanos.max(1), Ordering::Relaxed);
+    }
+
+    /// Does what the keepalive found due. What it sends goes out as with [`apply`](Self::apply).
+    pub(crate) fn keep_alive(&self, due: Due) {
+        // Refused only where the connection is closing, and that has a deadline of its own.
+        match due {
+            Due::Ping(payload) => {
+                let _ = self.apply(Command::Ping(payload));
+            }
+            Due::Idle(patience) => {
+                let reason = format!("no message for {patience:?}");
+                let _ = self.apply(Command::Close(CloseFrame {
+                    code: CloseCode::GOING_AWAY,
+                    reason,
+                }));
+            }
+            // A Close that was sent has a deadline of its own.
+            Due::Silent(_) if !self.is_open() => {}
+            Due::Silent(patience) => {
+                let _ = self.apply(Command::PeerGone);
+                self.end(Ended::Lost(Arc::new(keepalive::silent(patience))));
+            }
+        }
     }
 
     /// How many bytes wait to be written.

@@ -7,6 +7,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures_core::Stream;
@@ -69,6 +70,7 @@ impl WebSocket {
             deflate: deflate.map(|(_, agreed)| agreed),
             peer_addr: established.peer_addr,
             output: established.output,
+            patience: established.patience,
             peer_head: established.peer_head,
         };
         let reader = Box::new(Reader::new(read, receiver, deflate.is_some(), early));
@@ -302,6 +304,11 @@ impl WebSocket {
     /// How many bytes wait to be written.
     pub fn buffered_amount(&self) -> usize {
         self.shared().buffered()
+    }
+
+    /// How long the peer took to answer the last ping of the keepalive, once it has.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared().rtt()
     }
 
     /// Why the connection ended, once it has.

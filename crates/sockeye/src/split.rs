@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures_core::Stream;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::{
     Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
     driver::Driver,
+    keepalive::Keepalive,
     link::Command,
     message_reader::Incoming,
     reader::{Broken, Reader},
@@ -158,6 +160,11 @@ impl Sender {
         self.shared.buffered()
     }
 
+    /// How long the peer took to answer the last ping of the keepalive, once it has.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared.rtt()
+    }
+
     /// Why the connection ended, once it has.
     pub fn ended(&self) -> Option<Ended> {
         self.shared.ended()
@@ -178,9 +185,13 @@ pub struct Receiver {
     /// There until this is dropped: then the connection has it.
     reader: Option<Box<Reader>>,
     phase: Phase,
+    keepalive: Option<Box<Keepalive>>,
     /// Runs once a Close was sent on a connection that nobody drives.
     timer: Option<Pin<Box<Sleep>>>,
 }
+
+/// What a receiver is made of.
+pub(crate) type Parts = (Arc<Shared>, Option<Box<Reader>>, Option<Box<Keepalive>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -193,6 +204,7 @@ enum Phase {
 impl Receiver {
     pub(crate) fn new(shared: Arc<Shared>, reader: Box<Reader>) -> Self {
         Self {
+            keepalive: Keepalive::new(shared.info.patience),
             shared,
             reader: Some(reader),
             phase: Phase::Open,
@@ -205,8 +217,12 @@ impl Receiver {
     }
 
     /// Gives up the receiving side to a driver that takes it from here.
-    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Box<Reader>>) {
-        (self.shared.clone(), self.reader.take())
+    pub(crate) fn into_parts(mut self) -> Parts {
+        (
+            self.shared.clone(),
+            self.reader.take(),
+            self.keepalive.take(),
+        )
     }
 
     /// The next message, or `None` once the connection was closed cleanly by either side;
@@ -259,6 +275,11 @@ impl Receiver {
         Sender {
             shared: self.shared.clone(),
         }
+    }
+
+    /// How long the peer took to answer the last ping of the keepalive, once it has.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared.rtt()
     }
 
     /// Why the connection ended, once it has.
@@ -330,7 +351,14 @@ impl Receiver {
             match take(reader, cx) {
                 Poll::Ready(Ok(taken)) => {
                     match taken.event() {
-                        None | Some(Event::Message(_) | Event::Pong(_)) => {}
+                        None | Some(Event::Message(_)) => reader.note_message(),
+                        Some(Event::Pong(payload)) => {
+                            let keepalive = self.keepalive.as_mut();
+                            if let Some(rtt) = keepalive.and_then(|k| k.pong(payload)) {
+                                self.shared.note_rtt(rtt);
+                                continue;
+                            }
+                        }
                         Some(event @ Event::Ping(_)) => {
                             let _ = self.shared.apply(Command::Answer(event.clone()));
                             let _ = self.shared.poll_flush(cx, false);
@@ -352,6 +380,7 @@ impl Receiver {
                     self.shared.end(ended);
                     self.phase = Phase::Ending;
                 }
+                Poll::Pending if self.poll_keepalive(cx).is_ready() => {}
                 Poll::Pending => match self.shared.park(cx) {
                     Err(()) => self.phase = Phase::Ending,
                     Ok(None) => return Poll::Pending,
@@ -363,6 +392,18 @@ impl Receiver {
                 },
             }
         }
+    }
+
+    /// Looks after the keepalive; ready where that has done something.
+    #[inline]
+    fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (Some(reader), Some(keepalive)) = (&mut self.reader, &mut self.keepalive) else {
+            return Poll::Pending;
+        };
+        let due = ready!(reader.poll_keepalive(cx, keepalive));
+        self.shared.keep_alive(due);
+        let _ = self.shared.poll_flush(cx, false);
+        Poll::Ready(())
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Established, OutputLimits},
+    keepalive::Patience,
     stream::{Io, Stream},
 };
 
@@ -70,6 +71,7 @@ pub struct Client {
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) output: OutputLimits,
+    pub(super) patience: Patience,
     redirects: usize,
     proxy: ProxyChoice,
     dial: Dial,
@@ -103,6 +105,7 @@ impl Client {
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             output: OutputLimits::default(),
+            patience: Patience::default(),
             redirects: 0,
             proxy: ProxyChoice::default(),
             dial: Dial::default(),
@@ -192,6 +195,31 @@ impl Client {
     /// Sets how long the server may take to answer a Close. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
+        self
+    }
+
+    /// Sets how often the server is pinged (RFC 6455 §5.5.2), or with `None` that it is not. Default 30 s.
+    ///
+    /// That keeps the ways through middleboxes open, measures the round-trip time
+    /// ([`WebSocket::rtt`](crate::WebSocket::rtt)) and finds a peer that is gone. Pings go out while
+    /// the connection is being received on.
+    pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.patience.interval = interval.into();
+        self
+    }
+
+    /// Sets how long after such a ping something must come from the server, be it the pong or not: else
+    /// the connection is [lost](crate::Ended::Lost), with [`std::io::ErrorKind::TimedOut`]. Default
+    /// 20 s.
+    pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
+        self.patience.timeout = timeout;
+        self
+    }
+
+    /// Sets how long no message may come from the server before it is sent a Close with 1001. Default
+    /// `None`: for ever.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.patience.idle = timeout.into();
         self
     }
 

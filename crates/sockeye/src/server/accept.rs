@@ -22,6 +22,7 @@ use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Established, OutputLimits, PeerHead},
     head::read_head,
+    keepalive::Patience,
     stream::{Io, Stream},
 };
 
@@ -65,6 +66,7 @@ pub struct Acceptor {
     handshake_timeout: Duration,
     close_timeout: Duration,
     output: OutputLimits,
+    patience: Patience,
     on_request: Option<Arc<OnRequest>>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
@@ -87,6 +89,7 @@ impl Acceptor {
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             output: OutputLimits::default(),
+            patience: Patience::default(),
             on_request: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -128,6 +131,31 @@ impl Acceptor {
     /// Sets how long a client may take to answer a Close. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
+        self
+    }
+
+    /// Sets how often the client is pinged (RFC 6455 §5.5.2), or with `None` that it is not. Default 30 s.
+    ///
+    /// That keeps the ways through middleboxes open, measures the round-trip time
+    /// ([`WebSocket::rtt`](crate::WebSocket::rtt)) and finds a peer that is gone. Pings go out while
+    /// the connection is being received on.
+    pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.patience.interval = interval.into();
+        self
+    }
+
+    /// Sets how long after such a ping something must come from the client, be it the pong or not: else
+    /// the connection is [lost](crate::Ended::Lost), with [`std::io::ErrorKind::TimedOut`]. Default
+    /// 20 s.
+    pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
+        self.patience.timeout = timeout;
+        self
+    }
+
+    /// Sets how long no message may come from the client before it is sent a Close with 1001. Default
+    /// `None`: for ever.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.patience.idle = timeout.into();
         self
     }
 
@@ -313,6 +341,7 @@ impl Acceptor {
             limits: self.limits,
             close_timeout: self.close_timeout,
             output: self.output,
+            patience: self.patience,
             peer_addr,
             peer_head: PeerHead::Request(Box::new(request)),
         };
