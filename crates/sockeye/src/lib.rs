@@ -63,6 +63,8 @@
 //!   lost.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "axum")]
+pub mod axum;
 mod buffers;
 #[cfg(feature = "client")]
 pub mod client;
@@ -74,6 +76,8 @@ mod error;
 mod established;
 mod handler;
 mod head;
+#[cfg(feature = "hyper")]
+pub mod hyper;
 mod link;
 mod reader;
 #[cfg(feature = "server")]
