@@ -96,7 +96,7 @@ impl WebSocketUpgrade {
     }
 
     /// Has it told where the connection does not come about although the request was good: the client
-    /// has gone, or another response was sent in place of this one. By default nobody is.
+    /// has gone, or the response is not sent within the handshake timeout. By default nobody is.
     pub fn on_failed_upgrade(mut self, tell: impl FnOnce(Error) + Send + 'static) -> Self {
         self.on_failed = Some(Box::new(tell));
         self
@@ -107,6 +107,10 @@ impl WebSocketUpgrade {
     /// What it sends goes out in one write whenever it yields. When it is done the connection is
     /// closed: with 1000, or with 1011 where it returns an error, of which nobody else learns. `work`
     /// may return nothing, or a `sockeye::Result<()>` so that `?` works in it.
+    ///
+    /// The response has to be sent. Whoever may connect is to be decided before this is called: where
+    /// something around the handler sends another response in place of this one, hyper still hands
+    /// the connection over if it ends within the handshake timeout.
     pub fn on_upgrade<F, Fut>(self, work: F) -> Response
     where
         F: FnOnce(WebSocket) -> Fut + Send + 'static,

@@ -48,6 +48,9 @@ use crate::{
 /// }
 /// ```
 ///
+/// Whoever may connect is to be decided before: where another response is sent in place of this one,
+/// hyper still hands the connection over if it ends within the handshake timeout.
+///
 /// TCP, and TLS of tokio-rustls on it, are recognized within [`TokioIo`], also where hyper-util's
 /// `auto` server has wrapped them once more: such a socket is as fast as one of this crate's own
 /// [`Server`](crate::Server). Any other stream works through a box.
@@ -110,8 +113,9 @@ impl Acceptor {
 ///
 /// # Errors
 /// [`Error::is_handshake`](crate::Error::is_handshake) where the request was refused,
-/// [`Error::is_lost`](crate::Error::is_lost) where the response was not sent or was replaced by
-/// another one, and [`Error::is_timeout`](crate::Error::is_timeout).
+/// [`Error::is_lost`](crate::Error::is_lost) where the connection broke off before or is served without
+/// upgrades, [`Error::is_timeout`](crate::Error::is_timeout) where the response was not sent within
+/// [`Acceptor::handshake_timeout`].
 ///
 /// # Cancel safety
 /// Dropping it drops the connection, once the response is sent.
