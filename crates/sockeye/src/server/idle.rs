@@ -94,7 +94,8 @@ mod tests {
             sleep(Duration::from_secs(30)).await;
             drop(busy);
         };
-        tokio::join!(request, idle.bound(LIMIT, pin!(pending::<()>())));
+        let connection = pin!(pending::<()>());
+        tokio::join!(request, idle.bound(LIMIT, connection));
         // One that lasts longer than the limit is no reason to end.
         assert!(
             begin.elapsed() >= Duration::from_secs(44),
