@@ -43,6 +43,7 @@ pub(crate) enum PeerHead {
 
 impl PeerHead {
     /// The request that opened the connection, at the server.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for servers"))]
     pub(crate) fn request(&self) -> Option<&Request> {
         match self {
             Self::Request(request) => Some(request),
@@ -51,6 +52,7 @@ impl PeerHead {
     }
 
     /// The response that opened the connection, at the client.
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "for clients"))]
     pub(crate) fn response(&self) -> Option<&Response> {
         match self {
             Self::Response(response) => Some(response),

@@ -70,6 +70,8 @@
 #[doc = include_str!("../../../docs/large-messages.md")]
 struct LargeMessages;
 
+#[cfg(feature = "axum")]
+pub mod axum;
 #[cfg(feature = "client")]
 pub mod browser;
 mod buffers;
@@ -84,6 +86,8 @@ mod error;
 mod established;
 mod handler;
 mod head;
+#[cfg(feature = "hyper")]
+pub mod hyper;
 mod keepalive;
 mod link;
 mod message_reader;

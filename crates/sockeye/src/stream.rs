@@ -51,6 +51,22 @@ impl Stream {
         }
     }
 
+    /// Has a socket send what is written at once. Messages are written whole: waiting to join them to
+    /// others only delays them.
+    #[cfg(feature = "server")]
+    pub(crate) fn set_nodelay(&self) {
+        let tcp = match self {
+            Self::Tcp(tcp) => tcp,
+            #[cfg(all(feature = "tls", feature = "client"))]
+            Self::ClientTls(tls) => tls.get_ref().0,
+            #[cfg(all(feature = "tls", feature = "server"))]
+            Self::ServerTls(tls) => tls.get_ref().0,
+            Self::Other(_) => return,
+        };
+        // It only costs time where it fails.
+        let _ = tcp.set_nodelay(true);
+    }
+
     /// The address of the other end, where the stream is a socket's.
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
         match self {

@@ -125,6 +125,25 @@ fn the_clients_run_against_both_servers() {
     }
 }
 
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_page_and_a_socket_of_an_axum_application() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Server::start("axum");
+    let address = server.url.strip_prefix("ws://").unwrap();
+    let address = address.strip_suffix("/socket").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    assert!(page.ends_with("<h1>Добро пожаловать</h1>"), "{page}");
+    let url = server.url.clone();
+    let said = tokio::task::spawn_blocking(move || lines("client", &[&url]));
+    assert_eq!(said.await.unwrap()[0], "Получено сообщение: Привет");
+}
+
 #[tokio::test]
 async fn a_broadcast_reaches_everyone() {
     let server = Server::start("broadcast");
@@ -202,6 +221,7 @@ fn each_is_under_forty_lines() {
     names.sort();
     // One that is added here is to be run above.
     let run = [
+        "axum",
         "broadcast",
         "browser",
         "client",

@@ -1,9 +1,11 @@
 //! The handshake's rules on the types of the `http` crate, for HTTP stacks that have read the
 //! head themselves.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 
-use super::{Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, UpgradeRequest, Version};
+use super::{
+    Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, Request, UpgradeRequest, Version,
+};
 
 impl From<http::Version> for Version {
     fn from(version: http::Version) -> Self {
@@ -13,6 +15,28 @@ impl From<http::Version> for Version {
             http::Version::HTTP_3 => Self::Http3,
             _ => Self::Http10,
         }
+    }
+}
+
+impl Request {
+    /// A request that an HTTP stack has read. The names of its headers are in lower case, and those
+    /// of one name stand together.
+    ///
+    /// # Errors
+    /// [`HandshakeError::InvalidHeader`], which no stack gives cause for.
+    pub fn from_http(
+        method: &http::Method,
+        uri: &http::Uri,
+        version: http::Version,
+        headers: &http::HeaderMap,
+    ) -> Result<Self, HandshakeError> {
+        let headers = own(headers)?;
+        Ok(Self::from_parts(
+            method.as_str(),
+            &uri.to_string(),
+            version.into(),
+            headers,
+        ))
     }
 }
 
@@ -76,15 +100,20 @@ impl UpgradeRequest {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             return self.check_headers(response.headers());
         }
-        let mut headers = Headers::new();
-        for (name, value) in response.headers() {
-            headers.push(name.as_str(), value.as_bytes())?;
-        }
+        let headers = own(response.headers())?;
         let status = response.status().as_u16();
         Err(HandshakeError::Status(
             super::Response::from_parts(status, headers).into(),
         ))
     }
+}
+
+fn own(map: &http::HeaderMap) -> Result<Headers, HandshakeError> {
+    let mut headers = Headers::new();
+    for (name, value) in map {
+        headers.push(name.as_str(), value.as_bytes())?;
+    }
+    Ok(headers)
 }
 
 fn append(map: &mut http::HeaderMap, headers: &Headers) {
@@ -121,6 +150,19 @@ mod tests {
         let response = answer.to_http();
         assert_eq!(response.headers()["set-cookie"], "a=b");
         assert_eq!(client().check_http(&response).unwrap().subprotocol, None);
+    }
+
+    #[test]
+    fn a_request_is_the_same_as_from_bytes() {
+        let http = client().to_http().unwrap();
+        let (method, headers) = (http.method(), http.headers());
+        let request = Request::from_http(method, http.uri(), http.version(), headers).unwrap();
+        let bytes = client().to_bytes().unwrap();
+        let parsed = Request::parse(&bytes).unwrap();
+        assert_eq!(request.check(), parsed.check());
+        assert_eq!(request.target(), parsed.target());
+        assert_eq!(request.path(), "/chat");
+        assert_eq!(request.headers().first_str("X-Name"), Some("value"));
     }
 
     #[test]

@@ -57,6 +57,22 @@ impl Request {
         })
     }
 
+    /// A request whose head was read elsewhere.
+    #[cfg(feature = "http")]
+    pub(super) fn from_parts(
+        method: &str,
+        target: &str,
+        version: Version,
+        headers: Headers,
+    ) -> Self {
+        Self {
+            method: method.into(),
+            target: target.into(),
+            version,
+            headers,
+        }
+    }
+
     /// The method, `GET` for a WebSocket.
     pub fn method(&self) -> &str {
         &self.method

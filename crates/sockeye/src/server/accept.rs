@@ -202,6 +202,38 @@ impl Acceptor {
         self.close_timeout
     }
 
+    /// Offers HTTP/2 in TLS, where the configuration is this crate's own.
+    #[cfg(feature = "http2")]
+    pub(super) fn offer_http2(&mut self) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            tls.offer_http2();
+        }
+    }
+
+    /// How large a head may be.
+    #[cfg(feature = "hyper")]
+    pub(super) fn heads(&self) -> HeadLimits {
+        self.head_limits
+    }
+
+    /// How long the opening handshake may take.
+    #[cfg(feature = "hyper")]
+    pub(crate) fn handshake_time(&self) -> Duration {
+        self.handshake_timeout
+    }
+
+    /// The subprotocol that a client would get.
+    #[cfg(feature = "axum")]
+    pub(crate) fn chosen(&self, offer: &Offer) -> Option<&str> {
+        offer.subprotocols.choose(&self.subprotocols)
+    }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+
     /// Accepts a WebSocket on a stream: a TCP stream, or any other of the user's own.
     ///
     /// # Errors
@@ -244,10 +276,7 @@ impl Acceptor {
         stream: Stream,
         peer_addr: Option<SocketAddr>,
     ) -> Result<Incoming> {
-        if let Stream::Tcp(tcp) = &stream {
-            // Messages are written whole; waiting to join them to others only delays them.
-            let _ = tcp.set_nodelay(true);
-        }
+        stream.set_nodelay();
         let verdict = self
             .in_time(Box::pin(self.judge(stream, peer_addr)))
             .await?;
@@ -332,7 +361,20 @@ impl Acceptor {
         };
         stream.write_all(&acceptance.to_bytes()).await?;
         stream.flush().await?;
-        let established = Established {
+        let established = self.established(stream, early, request, terms, peer_addr);
+        Ok(Verdict::Accepted(Incoming::WebSocket(established)))
+    }
+
+    /// The connection, once the client has been told of the terms.
+    pub(crate) fn established(
+        &self,
+        stream: Stream,
+        early: Vec<u8>,
+        request: Request,
+        terms: Terms,
+        peer_addr: Option<SocketAddr>,
+    ) -> Established {
+        Established {
             stream,
             early,
             role: Role::Server,
@@ -344,12 +386,11 @@ impl Acceptor {
             patience: self.patience,
             peer_addr,
             peer_head: PeerHead::Request(Box::new(request)),
-        };
-        Ok(Verdict::Accepted(Incoming::WebSocket(established)))
+        }
     }
 
     /// What the connection will be like, and how the client is told.
-    fn terms(&self, request: &Request) -> Result<(Acceptance, Terms), HandshakeError> {
+    pub(crate) fn terms(&self, request: &Request) -> Result<(Acceptance, Terms), HandshakeError> {
         let offer = request.check()?;
         let answer = match &self.on_request {
             None => Answer::new(),
@@ -403,7 +444,8 @@ enum Verdict {
 }
 
 /// What was agreed.
-struct Terms {
+#[derive(Debug)]
+pub(crate) struct Terms {
     subprotocol: Option<Box<str>>,
     deflate: Option<(DeflateConfig, DeflateParams)>,
 }

@@ -1,77 +1,293 @@
-//! Requests for something else than a WebSocket, handed to hyper with the bytes already read.
+//! Requests for something else than a WebSocket, handed to hyper with the bytes already read; and
+//! those for a WebSocket that come behind them on the same connection.
 
 use std::{
     error::Error as StdError,
-    io,
-    pin::Pin,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
-use hyper::{Request, Response, body, server::conn::http1, service::Service};
+use hyper::{
+    Request, Response, Version,
+    body::{self, Buf, Bytes, Frame, SizeHint},
+    server::conn::http1,
+    service::Service,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use sockeye_proto::handshake::{HeaderFields, Refusal};
+use tokio::sync::watch;
 
-use super::PlainHttp;
-use crate::stream::Stream;
+#[cfg(feature = "http2")]
+use super::idle::{Busy, Idle};
+use super::{Acceptor, PlainHttp, Rewound, listen::OnError};
+use crate::{Result, WebSocket, hyper::Upgrade};
 
-/// Serves one request. What goes wrong with it is between the client and the service.
-pub(super) async fn serve<S, B>(plain: PlainHttp, service: S)
+/// hyper does not permit less room for a head.
+const LEAST_BUFFER: usize = 8 * 1024;
+
+type Failure = Box<dyn StdError + Send + Sync>;
+
+/// What a connection that serves HTTP needs of its server.
+pub(super) struct Serving {
+    pub(super) acceptor: Arc<Acceptor>,
+    pub(super) peer: SocketAddr,
+    /// How long the connection may wait for a request.
+    pub(super) keep_alive: Duration,
+    /// Becomes true when the server ends.
+    pub(super) ending: watch::Receiver<bool>,
+    pub(super) on_error: Option<Arc<OnError>>,
+}
+
+/// Serves a connection until it ends, or becomes a WebSocket. What goes wrong before that is between
+/// the client and the service.
+pub(super) async fn serve<S, B>(
+    plain: PlainHttp,
+    serving: Serving,
+    service: S,
+) -> Result<Option<WebSocket>>
 where
-    S: Service<Request<body::Incoming>, Response = Response<B>>,
-    S::Error: Into<Box<dyn StdError + Send + Sync>>,
-    B: body::Body<Error: Into<Box<dyn StdError + Send + Sync>>> + 'static,
+    S: Service<Request<body::Incoming>, Response = Response<B>, Future: Send> + Send + 'static,
+    S::Error: Into<Failure>,
+    B: body::Body<Data: Send, Error: Into<Failure>> + Send + 'static,
 {
-    let stream = Rewound {
-        stream: plain.stream,
-        bytes: plain.bytes,
-        at: 0,
-    };
-    // One request a connection: a further one could be for a WebSocket, which is not hyper's.
-    let _ = http1::Builder::new()
-        .keep_alive(false)
+    if plain.request.is_none() {
+        return serve_http2(plain, serving, service).await;
+    }
+    let heads = serving.acceptor.heads();
+    let (keep_alive, ending) = (serving.keep_alive, serving.ending.clone());
+    let front = Front::new(service, serving);
+    let upgrade = front.upgrade.clone();
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        // It begins with the wait for a request, so that it is the deadline for being idle too.
+        .header_read_timeout(keep_alive)
+        .max_headers(heads.headers)
+        .max_header_size(heads.bytes)
+        .max_buf_size(heads.bytes.max(LEAST_BUFFER))
+        .serve_connection(TokioIo::new(Rewound::new(plain)), front)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let served = until_ending(connection.as_mut(), ending, |connection| {
+        connection.graceful_shutdown();
+    });
+    let _ = served.await;
+    let upgrade = upgrade
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    match upgrade {
+        Some(upgrade) => upgrade.await.map(Some),
+        None => Ok(None),
+    }
 }
 
-/// A stream that gives what was read from it once more.
-struct Rewound {
-    stream: Stream,
-    bytes: Vec<u8>,
-    at: usize,
+#[cfg(feature = "http2")]
+async fn serve_http2<S, B>(
+    plain: PlainHttp,
+    serving: Serving,
+    service: S,
+) -> Result<Option<WebSocket>>
+where
+    S: Service<Request<body::Incoming>, Response = Response<B>, Future: Send> + Send + 'static,
+    S::Error: Into<Failure>,
+    B: body::Body<Data: Send, Error: Into<Failure>> + Send + 'static,
+{
+    use hyper::server::conn::http2;
+    use hyper_util::rt::TokioExecutor;
+
+    let heads = serving.acceptor.heads();
+    let (keep_alive, ending) = (serving.keep_alive, serving.ending.clone());
+    let front = Front::new(service, serving);
+    let idle = front.idle.clone();
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX))
+        .serve_connection(TokioIo::new(Rewound::new(plain)), front);
+    let mut connection = pin!(connection);
+    let served = until_ending(connection.as_mut(), ending, |connection| {
+        connection.graceful_shutdown();
+    });
+    idle.bound(keep_alive, pin!(served)).await;
+    Ok(None)
 }
 
-impl AsyncRead for Rewound {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let rest = &self.bytes[self.at..];
-        if rest.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+#[cfg(not(feature = "http2"))]
+async fn serve_http2<S>(plain: PlainHttp, _: Serving, _: S) -> Result<Option<WebSocket>> {
+    Err(plain.refuse().await)
+}
+
+/// Runs a connection, and tells it where the server ends: requests that are being answered still are.
+async fn until_ending<C: Future>(
+    mut connection: Pin<&mut C>,
+    mut ending: watch::Receiver<bool>,
+    end: impl Fn(Pin<&mut C>),
+) -> C::Output {
+    // Refused only where nobody is left who could say so.
+    let mut ending = pin!(async move { ending.wait_for(|ending| *ending).await.map(drop) });
+    let mut told = false;
+    poll_fn(|cx| {
+        // Before it is told, so that the request that was read already is answered.
+        let polled = connection.as_mut().poll(cx);
+        if polled.is_ready() || told || ending.as_mut().poll(cx).is_pending() {
+            return polled;
         }
-        let count = rest.len().min(buffer.remaining());
-        buffer.put_slice(&rest[..count]);
-        self.at += count;
-        Poll::Ready(Ok(()))
+        told = true;
+        end(connection.as_mut());
+        connection.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// The service that hyper sees: it answers requests for a WebSocket itself.
+struct Front<S> {
+    service: S,
+    serving: Serving,
+    /// The WebSocket that the connection is becoming.
+    upgrade: Arc<Mutex<Option<Upgrade>>>,
+    #[cfg(feature = "http2")]
+    idle: Arc<Idle>,
+}
+
+impl<S> Front<S> {
+    fn new(service: S, serving: Serving) -> Self {
+        Self {
+            service,
+            serving,
+            upgrade: Arc::default(),
+            #[cfg(feature = "http2")]
+            idle: Arc::default(),
+        }
+    }
+
+    fn upgrade<B, D>(&self, mut request: Request<B>) -> Response<Body<D>> {
+        match self.serving.acceptor.begin(&mut request) {
+            Ok((response, upgrade)) => {
+                *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+                response.map(|()| Body::Text(Bytes::new()))
+            }
+            Err(error) => {
+                let response = Refusal::from(&error).to_http();
+                if let Some(tell) = &self.serving.on_error {
+                    tell(self.serving.peer, &error.into());
+                }
+                response.map(|text| Body::Text(text.into()))
+            }
+        }
     }
 }
 
-impl AsyncWrite for Rewound {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
+impl<S, B> Service<Request<body::Incoming>> for Front<S>
+where
+    S: Service<Request<body::Incoming>, Response = Response<B>, Future: Send> + 'static,
+    B: body::Body + Send + 'static,
+{
+    type Response = Response<Body<B>>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn call(&self, mut request: Request<body::Incoming>) -> Self::Future {
+        let http1 = request.version() <= Version::HTTP_11;
+        if http1 && request.headers().contains_token("Upgrade", "websocket") {
+            let response = self.upgrade(request);
+            return Box::pin(async { Ok(response) });
+        }
+        request.extensions_mut().insert(self.serving.peer);
+        #[cfg(feature = "http2")]
+        let busy = self.idle.busy();
+        let answer = self.service.call(request);
+        Box::pin(async move {
+            Ok(answer.await?.map(|body| Body::Service {
+                body: Box::pin(body),
+                #[cfg(feature = "http2")]
+                _busy: busy,
+            }))
+        })
+    }
+}
+
+/// The body of a response: of the service's, or of the handshake's.
+enum Body<B> {
+    Text(Bytes),
+    Service {
+        body: Pin<Box<B>>,
+        #[cfg(feature = "http2")]
+        _busy: Busy,
+    },
+}
+
+impl<B: body::Body> body::Body for Body<B> {
+    type Data = Data<B::Data>;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
+        match self.get_mut() {
+            Self::Text(text) if text.is_empty() => Poll::Ready(None),
+            Self::Text(text) => {
+                Poll::Ready(Some(Ok(Frame::data(Data::Text(std::mem::take(text))))))
+            }
+            Self::Service { body, .. } => body
+                .as_mut()
+                .poll_frame(cx)
+                .map_ok(|frame| frame.map_data(Data::Service)),
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Service { body, .. } => body.is_end_stream(),
+        }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Self::Service { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+/// A piece of a body.
+enum Data<D> {
+    Text(Bytes),
+    Service(D),
+}
+
+/// Does the same with either piece.
+macro_rules! either {
+    ($self:expr, $data:ident => $do:expr) => {
+        match $self {
+            Data::Text($data) => $do,
+            Data::Service($data) => $do,
+        }
+    };
+}
+
+impl<D: Buf> Buf for Data<D> {
+    fn remaining(&self) -> usize {
+        either!(self, data => data.remaining())
+    }
+
+    fn chunk(&self) -> &[u8] {
+        either!(self, data => data.chunk())
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [std::io::IoSlice<'a>]) -> usize {
+        either!(self, data => data.chunks_vectored(slices))
+    }
+
+    fn advance(&mut self, count: usize) {
+        either!(self, data => data.advance(count));
+    }
+
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        either!(self, data => data.copy_to_bytes(len))
     }
 }

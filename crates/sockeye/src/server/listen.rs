@@ -19,12 +19,18 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Acceptor, Incoming, PlainHttp};
+use super::{Acceptor, Incoming};
+#[cfg(feature = "hyper")]
+use super::{PlainHttp, http::Serving};
 use crate::{Error, Handler, Result, WebSocket, link::Command, shared::Shared, stream::Stream};
 
 /// How long to wait before accepting again, where the system has run out of descriptors or memory:
 /// connections that end meanwhile make room.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a connection may wait for a further HTTP request, unless told otherwise.
+#[cfg(feature = "hyper")]
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// A WebSocket server on a listening socket.
 ///
@@ -50,14 +56,20 @@ pub struct Server {
     shutdown: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Servers that end together: told when this one begins to.
     together: Option<watch::Sender<bool>>,
+    #[cfg(feature = "hyper")]
     http: Option<Arc<ServeHttp>>,
+    #[cfg(feature = "hyper")]
+    keep_alive: Duration,
     on_error: Option<Arc<OnError>>,
 }
 
-/// Serves a connection that asks for something else than a WebSocket.
-type ServeHttp = dyn Fn(PlainHttp) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+/// Serves a connection that asks for something else than a WebSocket, until it does.
+#[cfg(feature = "hyper")]
+type ServeHttp = dyn Fn(PlainHttp, Serving) -> Pin<Box<dyn Future<Output = Result<Option<WebSocket>>> + Send>>
+    + Send
+    + Sync;
 
-type OnError = dyn Fn(SocketAddr, &Error) + Send + Sync;
+pub(super) type OnError = dyn Fn(SocketAddr, &Error) + Send + Sync;
 
 impl Server {
     /// Listens on an address; port 0 lets the system choose.
@@ -82,7 +94,10 @@ impl Server {
             acceptor: Acceptor::new(),
             shutdown: Vec::new(),
             together: None,
+            #[cfg(feature = "hyper")]
             http: None,
+            #[cfg(feature = "hyper")]
+            keep_alive: KEEP_ALIVE,
             on_error: None,
         }
     }
@@ -106,9 +121,9 @@ impl Server {
     }
 
     /// Has `signal` end the server: no more connections are accepted, every open one is closed with
-    /// 1001, and `serve` returns when all have ended. A handler that goes on although its
-    /// connection has closed is dropped a second after the close timeout. Of several signals the
-    /// first one does.
+    /// 1001, HTTP requests that have arrived are answered, and `serve` returns when all have ended.
+    /// A handler that goes on although its connection has closed is dropped a second after the close
+    /// timeout, and so is an answer that takes longer. Of several signals the first one does.
     pub fn shutdown_on(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown.push(Box::pin(signal));
         self
@@ -132,8 +147,16 @@ impl Server {
     }
 
     /// Answers requests for anything else than a WebSocket on the same port, with a service of
-    /// hyper, over HTTP/1.1. A connection serves one such request. Without this they are refused
-    /// with 426.
+    /// hyper: over HTTP/1.1, and with the feature `http2` over HTTP/2, which TLS then offers too.
+    /// Without this they are refused with 426.
+    ///
+    /// A connection serves requests until one asks for a WebSocket, which goes to the handler
+    /// whatever its path is ([`Acceptor::on_request`] looks at it), or none has come for
+    /// [`keep_alive`](Self::keep_alive). [`Acceptor::head_limits`] bounds the heads, and a client that
+    /// takes nothing of its response for a minute is given up. How long a request's body may take is
+    /// up to the service.
+    ///
+    /// A request has the client's address, a [`SocketAddr`], among its extensions.
     #[cfg(feature = "hyper")]
     pub fn http<S, B>(mut self, service: S) -> Self
     where
@@ -150,10 +173,50 @@ impl Server {
             + Send
             + 'static,
     {
-        self.http = Some(Arc::new(move |plain: PlainHttp| {
-            let service = service.clone();
-            Box::pin(async move { super::http::serve(plain, service).await })
+        self.http = Some(Arc::new(move |plain, serving| {
+            Box::pin(super::http::serve(plain, serving, service.clone()))
         }));
+        self
+    }
+
+    /// As [`http`](Self::http), with a service of tower: an axum `Router` as it is.
+    ///
+    /// ```no_run
+    /// # async fn example() -> sockeye::Result<()> {
+    /// use axum::{Router, routing::get};
+    /// use sockeye::Server;
+    ///
+    /// let pages = Router::new().route("/health", get(|| async { "well" }));
+    /// Server::bind("0.0.0.0:8080").await?
+    ///     .router(pages)
+    ///     .serve(|mut socket| async move { socket.send("Привет").await })
+    ///     .await
+    /// # }
+    /// ```
+    #[cfg(feature = "axum")]
+    pub fn router<S, B>(self, service: S) -> Self
+    where
+        S: tower_service::Service<
+                hyper::Request<hyper::body::Incoming>,
+                Response = hyper::Response<B>,
+                Future: Send,
+                Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+            > + Clone
+            + Send
+            + Sync
+            + 'static,
+        B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + 'static,
+    {
+        self.http(hyper_util::service::TowerToHyperService::new(service))
+    }
+
+    /// Sets how long a connection that serves HTTP may wait until the head of a request is whole.
+    /// Default 30 s. For the first request the handshake timeout holds.
+    #[cfg(feature = "hyper")]
+    pub fn keep_alive(mut self, wait: Duration) -> Self {
+        self.keep_alive = wait;
         self
     }
 
@@ -210,9 +273,16 @@ impl Server {
     {
         let connections = Connections::default();
         let work = Arc::new(work);
+        #[cfg(feature = "http2")]
+        if self.http.is_some() {
+            self.acceptor.offer_http2();
+        }
         let context = Arc::new(Context {
-            acceptor: self.acceptor.clone(),
+            acceptor: Arc::new(self.acceptor.clone()),
+            #[cfg(feature = "hyper")]
             http: self.http.clone(),
+            #[cfg(feature = "hyper")]
+            keep_alive: self.keep_alive,
             on_error: self.on_error.clone(),
         });
         while let Some((stream, peer)) = self.next().await {
@@ -220,7 +290,7 @@ impl Server {
             connections.spawn(move |entry| {
                 // Boxed, so that what opening a connection needs is not kept while it is open; and
                 // here, since a future keeps room for all that it begins with.
-                let opening = Box::pin(context.clone().open(stream, peer));
+                let opening = Box::pin(context.clone().open(stream, peer, entry.place.clone()));
                 async move {
                     let result = match opening.await {
                         Ok(Some(socket)) => {
@@ -278,8 +348,11 @@ impl fmt::Debug for Server {
 
 /// What the connections of a server have in common.
 struct Context {
-    acceptor: Acceptor,
+    acceptor: Arc<Acceptor>,
+    #[cfg(feature = "hyper")]
     http: Option<Arc<ServeHttp>>,
+    #[cfg(feature = "hyper")]
+    keep_alive: Duration,
     on_error: Option<Arc<OnError>>,
 }
 
@@ -289,21 +362,29 @@ impl Context {
         self: Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
+        #[cfg_attr(
+            not(feature = "hyper"),
+            allow(unused_variables, reason = "for HTTP alone")
+        )]
+        place: Place,
     ) -> Result<Option<WebSocket>> {
-        match self
-            .acceptor
-            .receive(Stream::Tcp(stream), Some(peer))
-            .await?
-        {
-            Incoming::WebSocket(established) => Ok(Some(WebSocket::new(established))),
-            Incoming::Http(plain) => match &self.http {
-                Some(serve) => {
-                    serve(plain).await;
-                    Ok(None)
-                }
-                None => Err(plain.refuse().await),
-            },
+        let stream = Stream::Tcp(stream);
+        let plain = match self.acceptor.receive(stream, Some(peer)).await? {
+            Incoming::WebSocket(established) => return Ok(Some(WebSocket::new(established))),
+            Incoming::Http(plain) => plain,
+        };
+        #[cfg(feature = "hyper")]
+        if let Some(serve) = &self.http {
+            let serving = Serving {
+                acceptor: self.acceptor.clone(),
+                peer,
+                keep_alive: self.keep_alive,
+                ending: place.serving(),
+                on_error: self.on_error.clone(),
+            };
+            return serve(plain, serving).await;
         }
+        Err(plain.refuse().await)
     }
 }
 
@@ -314,6 +395,8 @@ struct Connections(Arc<Registry>);
 #[derive(Default)]
 struct Registry {
     open: Mutex<Open>,
+    /// Whether the connections are to end.
+    ending: watch::Sender<bool>,
     /// Told when the last connection has ended.
     emptied: Notify,
 }
@@ -327,14 +410,31 @@ struct Open {
 #[derive(Default)]
 struct Connection {
     task: Option<AbortHandle>,
-    /// There once the opening handshake is done.
-    shared: Option<Weak<Shared>>,
+    stage: Stage,
 }
 
-/// A connection's place in the registry, for as long as its task runs.
-struct Entry {
+/// How far a connection has come.
+#[derive(Default)]
+enum Stage {
+    /// In the opening handshake: nobody has been promised anything yet.
+    #[default]
+    Opening,
+    /// Answers HTTP, and ends by itself when the server does.
+    #[cfg(feature = "hyper")]
+    Http,
+    Open(Weak<Shared>),
+}
+
+/// A connection's place in the registry.
+#[derive(Clone)]
+struct Place {
     registry: Arc<Registry>,
     id: u64,
+}
+
+/// Holds the place for as long as the connection's task runs.
+struct Entry {
+    place: Place,
 }
 
 impl Registry {
@@ -355,10 +455,11 @@ impl Connections {
             open.connections.insert(id, Connection::default());
             id
         };
-        let handle = tokio::spawn(task(Entry {
+        let place = Place {
             registry: self.0.clone(),
             id,
-        }));
+        };
+        let handle = tokio::spawn(task(Entry { place }));
         if let Some(connection) = self.0.lock().connections.get_mut(&id) {
             connection.task = Some(handle.abort_handle());
         }
@@ -366,22 +467,19 @@ impl Connections {
 
     /// Closes every connection with 1001, and waits until all have ended.
     async fn close(&self, patience: Duration) {
-        let mut shared = Vec::new();
+        // First, so that a connection that opens meanwhile closes itself.
+        self.0.ending.send_replace(true);
+        let mut open = Vec::new();
         for connection in self.0.lock().connections.values() {
-            match &connection.shared {
-                Some(open) => shared.extend(open.upgrade()),
-                // Nobody has been promised anything yet.
-                None => connection.task.iter().for_each(AbortHandle::abort),
+            match &connection.stage {
+                Stage::Opening => connection.task.iter().for_each(AbortHandle::abort),
+                #[cfg(feature = "hyper")]
+                Stage::Http => {}
+                Stage::Open(shared) => open.extend(shared.upgrade()),
             }
         }
-        for shared in shared {
-            let close = CloseFrame {
-                code: CloseCode::GOING_AWAY,
-                reason: String::new(),
-            };
-            // Refused where it is closing already.
-            let _ = shared.apply(Command::Close(close));
-            shared.wake_reading();
+        for shared in open {
+            go_away(&shared);
         }
         if timeout(patience + Duration::from_secs(1), self.emptied())
             .await
@@ -417,20 +515,49 @@ impl Drop for Connections {
     }
 }
 
+/// Closes a connection with 1001.
+fn go_away(shared: &Shared) {
+    let close = CloseFrame {
+        code: CloseCode::GOING_AWAY,
+        reason: String::new(),
+    };
+    // Refused where it is closing already.
+    let _ = shared.apply(Command::Close(close));
+    shared.wake_reading();
+}
+
+impl Place {
+    fn reached(&self, stage: Stage) {
+        if let Some(connection) = self.registry.lock().connections.get_mut(&self.id) {
+            connection.stage = stage;
+        }
+    }
+
+    /// Tells that the connection answers HTTP; the server's end is told to whoever asked.
+    #[cfg(feature = "hyper")]
+    fn serving(&self) -> watch::Receiver<bool> {
+        self.reached(Stage::Http);
+        self.registry.ending.subscribe()
+    }
+}
+
 impl Entry {
     fn opened(&self, socket: &WebSocket) {
-        if let Some(connection) = self.registry.lock().connections.get_mut(&self.id) {
-            connection.shared = Some(Arc::downgrade(socket.shared()));
+        let shared = socket.shared();
+        self.place.reached(Stage::Open(Arc::downgrade(shared)));
+        if *self.place.registry.ending.borrow() {
+            go_away(shared);
         }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut open = self.registry.lock();
-        open.connections.remove(&self.id);
+        let Place { registry, id } = &self.place;
+        let mut open = registry.lock();
+        open.connections.remove(id);
         if open.connections.is_empty() {
-            self.registry.emptied.notify_waiters();
+            registry.emptied.notify_waiters();
         }
     }
 }

@@ -15,7 +15,15 @@ use crate::{Error, Result, stream::Io};
 ///
 /// The cryptography is always that of aws-lc-rs, whatever other providers the program contains.
 #[derive(Clone)]
-pub struct ServerTls(Arc<ServerConfig>);
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// Whether the configuration is a user's own, which is used as it is.
+    #[cfg_attr(
+        not(feature = "http2"),
+        allow(dead_code, reason = "nothing is changed in it")
+    )]
+    given: bool,
+}
 
 impl ServerTls {
     /// Shows a certificate: the chain, the server's own first, and its key, both in PEM.
@@ -39,9 +47,23 @@ impl ServerTls {
         Self::from_named_pem(&subject, &read(chain)?, &read(key)?)
     }
 
-    /// A configuration of rustls as it is. Its ALPN list should name `http/1.1`, or nothing.
+    /// A configuration of rustls as it is. Its ALPN list should name `http/1.1`, or nothing; `h2`
+    /// too where the server answers requests over HTTP/2.
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
-        Self(config)
+        Self {
+            config,
+            given: true,
+        }
+    }
+
+    /// Prefers HTTP/2 with clients that speak it: those that come for a WebSocket do not offer it
+    /// (RFC 6455 is opened on HTTP/1.1).
+    #[cfg(feature = "http2")]
+    pub(super) fn offer_http2(&mut self) {
+        if !self.given {
+            let config = Arc::make_mut(&mut self.config);
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
     }
 
     fn from_named_pem(subject: &str, chain: &[u8], key: &[u8]) -> Result<Self> {
@@ -59,7 +81,10 @@ impl ServerTls {
             .with_single_cert(chain, key)
             .map_err(|error| Error::tls(subject, error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
+        Ok(Self {
+            config: Arc::new(config),
+            given: false,
+        })
     }
 
     /// Speaks TLS on an accepted connection.
@@ -71,7 +96,7 @@ impl ServerTls {
         peer: &str,
         stream: S,
     ) -> Result<tokio_rustls::server::TlsStream<S>> {
-        TlsAcceptor::from(self.0.clone())
+        TlsAcceptor::from(self.config.clone())
             .accept(stream)
             .await
             .map_err(|error| Error::tls(peer, error))

@@ -1,0 +1,226 @@
+//! WebSockets in an axum application: an extractor that answers the request and runs the socket.
+
+use std::{borrow::Cow, fmt};
+
+use axum_core::{
+    body::Body,
+    extract::FromRequestParts,
+    response::{IntoResponse, Response},
+};
+use hyper::{http::request::Parts, upgrade::OnUpgrade};
+use sockeye_proto::handshake::{HandshakeError, Offer, Refusal, Request};
+
+use crate::{Acceptor, Error, WebSocket};
+
+/// Extracts a request for a WebSocket, to be answered with [`on_upgrade`](Self::on_upgrade).
+///
+/// It takes the place of axum's own extractor of that name: the import is what changes.
+///
+/// ```
+/// use axum::{Router, response::Response, routing::get};
+/// use sockeye::axum::WebSocketUpgrade;
+///
+/// async fn chat(upgrade: WebSocketUpgrade) -> Response {
+///     upgrade.protocols(["chat.v2", "chat.v1"]).on_upgrade(|mut socket| async move {
+///         while let Some(message) = socket.recv().await? { socket.send(message).await?; }
+///         Ok(())
+///     })
+/// }
+///
+/// let app: Router = Router::new().route("/chat", get(chat));
+/// ```
+///
+/// The route has to be one for GET. A request that breaks a rule of RFC 6455 is refused with the
+/// status and the words that fit it, and the handler is not called. Nothing is asked about the
+/// `Origin`: a page of any site may connect, so compare it ([`origin`](Self::origin)) where cookies
+/// say who somebody is.
+///
+/// With [`axum::serve`](https://docs.rs/axum/latest/axum/fn.serve.html) the TCP stream itself is taken
+/// back, so that a socket is as fast as one of [`Server`](crate::Server). WebSockets over HTTP/2
+/// (RFC 8441) are refused.
+#[must_use = "nothing is answered before `on_upgrade`"]
+pub struct WebSocketUpgrade {
+    acceptor: Acceptor,
+    request: Request,
+    offer: Offer,
+    on_upgrade: Option<OnUpgrade>,
+    on_failed: Option<Box<dyn FnOnce(Error) + Send>>,
+}
+
+impl WebSocketUpgrade {
+    /// Names the subprotocols that are spoken here, the most wanted first: of those that the client
+    /// offers, the first is chosen. Where it offers none of them, the connection has none.
+    pub fn protocols<I>(mut self, protocols: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<Cow<'static, str>>,
+    {
+        for name in protocols {
+            self.acceptor = self.acceptor.subprotocol(name.into());
+        }
+        self
+    }
+
+    /// The subprotocol that is chosen, of [`protocols`](Self::protocols).
+    pub fn selected_protocol(&self) -> Option<&str> {
+        self.acceptor.chosen(&self.offer)
+    }
+
+    /// The subprotocols that the client offers, its favourite first.
+    pub fn requested_protocols(&self) -> impl Iterator<Item = &str> {
+        self.offer.subprotocols.iter()
+    }
+
+    /// Who asks, as browsers say it (RFC 6455 §10.2), where it is text.
+    pub fn origin(&self) -> Option<&str> {
+        self.request.headers().first_str("Origin")
+    }
+
+    /// Sets how large a message may be, in bytes. Default 16 MiB.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.acceptor.limits_mut().message = bytes;
+        self
+    }
+
+    /// Sets how large the payload of a frame may be, in bytes.
+    pub fn max_frame_size(mut self, bytes: usize) -> Self {
+        self.acceptor.limits_mut().frame = bytes;
+        self
+    }
+
+    /// Sets everything that can be said about a connection: limits, deadlines, compression. It takes
+    /// the place of what was set before.
+    pub fn acceptor(mut self, acceptor: Acceptor) -> Self {
+        self.acceptor = acceptor;
+        self
+    }
+
+    /// Has it told where the connection does not come about although the request was good: the client
+    /// has gone, or the response is not sent within the handshake timeout. By default nobody is.
+    pub fn on_failed_upgrade(mut self, tell: impl FnOnce(Error) + Send + 'static) -> Self {
+        self.on_failed = Some(Box::new(tell));
+        self
+    }
+
+    /// Answers the request, and runs `work` with the socket in a task of its own.
+    ///
+    /// What it sends goes out in one write whenever it yields. When it is done the connection is
+    /// closed: with 1000, or with 1011 where it returns an error, of which nobody else learns. `work`
+    /// may return nothing, or a `sockeye::Result<()>` so that `?` works in it.
+    ///
+    /// The response has to be sent. Whoever may connect is to be decided before this is called: where
+    /// something around the handler sends another response in place of this one, hyper still hands
+    /// the connection over if it ends within the handshake timeout.
+    pub fn on_upgrade<F, Fut>(self, work: F) -> Response
+    where
+        F: FnOnce(WebSocket) -> Fut + Send + 'static,
+        Fut: Future<Output: Outcome> + Send + 'static,
+    {
+        let (response, upgrade) = match self.acceptor.agree(self.request, self.on_upgrade) {
+            Ok(agreed) => agreed,
+            Err(error) => {
+                let response = WebSocketUpgradeRejection(error.clone()).into_response();
+                if let Some(tell) = self.on_failed {
+                    tell(error.into());
+                }
+                return response;
+            }
+        };
+        let on_failed = self.on_failed;
+        tokio::spawn(async move {
+            match upgrade.await {
+                Ok(socket) => {
+                    let driven = socket.drive(|socket| async { work(socket).await.result() });
+                    // The peer has been told with 1011.
+                    let _ = driven.await;
+                }
+                Err(error) => {
+                    if let Some(tell) = on_failed {
+                        tell(error);
+                    }
+                }
+            }
+        });
+        response.map(|()| Body::empty())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
+    type Rejection = WebSocketUpgradeRejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let judged = || {
+            let request =
+                Request::from_http(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+            let offer = request.check()?;
+            Ok((request, offer))
+        };
+        let (request, offer) = judged().map_err(WebSocketUpgradeRejection)?;
+        Ok(Self {
+            acceptor: Acceptor::new(),
+            request,
+            offer,
+            on_upgrade: parts.extensions.remove(),
+            on_failed: None,
+        })
+    }
+}
+
+impl fmt::Debug for WebSocketUpgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebSocketUpgrade")
+            .field("acceptor", &self.acceptor)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a request does not open a WebSocket. As a response it says so to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocketUpgradeRejection(HandshakeError);
+
+impl WebSocketUpgradeRejection {
+    /// The rule that was broken.
+    pub fn error(&self) -> &HandshakeError {
+        &self.0
+    }
+}
+
+impl IntoResponse for WebSocketUpgradeRejection {
+    fn into_response(self) -> Response {
+        Refusal::from(self.0).to_http().map(Body::from)
+    }
+}
+
+impl fmt::Display for WebSocketUpgradeRejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for WebSocketUpgradeRejection {}
+
+/// What a handler may return.
+pub trait Outcome: sealed::Sealed {
+    /// The same, as a result.
+    #[doc(hidden)]
+    fn result(self) -> crate::Result<()>;
+}
+
+impl Outcome for () {
+    fn result(self) -> crate::Result<()> {
+        Ok(())
+    }
+}
+
+impl Outcome for crate::Result<()> {
+    fn result(self) -> crate::Result<()> {
+        self
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for () {}
+    impl Sealed for crate::Result<()> {}
+}

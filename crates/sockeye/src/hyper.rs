@@ -1,0 +1,185 @@
+//! WebSockets in a server on hyper: the request is judged by the rules, and when hyper has answered
+//! it the stream is taken back whole (RFC 6455 §4.2).
+
+use std::{
+    error::Error as StdError,
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use hyper::{
+    Request, Response,
+    body::Bytes,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::{rt::TokioIo, server::conn::auto};
+use tokio::{net::TcpStream, time::timeout};
+
+use sockeye_proto::handshake::{HandshakeError, Refusal, Request as Head};
+
+use crate::{
+    Acceptor, Deadline, Error, Result, WebSocket,
+    server::Rewound,
+    stream::{Io, Stream},
+};
+
+/// Answers a request for a WebSocket, with the defaults of [`Acceptor`].
+///
+/// The response is to be returned from the service, whatever it says: 101, or what was wrong with
+/// the request. The future gives the socket once hyper has sent it, so it has to run in another task.
+/// The connection must be served with upgrades (`with_upgrades()`, or
+/// `serve_connection_with_upgrades` in hyper-util).
+///
+/// ```
+/// use std::convert::Infallible;
+/// use hyper::{Request, Response, body::Incoming};
+///
+/// async fn service(mut request: Request<Incoming>) -> Result<Response<String>, Infallible> {
+///     let (response, upgrade) = sockeye::hyper::upgrade(&mut request);
+///     tokio::spawn(async move {
+///         let socket = upgrade.await?;
+///         socket.drive(|mut socket| async move {
+///             while let Some(message) = socket.recv().await? { socket.send(message).await?; }
+///             Ok(())
+///         }).await
+///     });
+///     Ok(response)
+/// }
+/// ```
+///
+/// Whoever may connect is to be decided before: where another response is sent in place of this one,
+/// hyper still hands the connection over if it ends within the handshake timeout.
+///
+/// TCP, and TLS of tokio-rustls on it, are recognized within [`TokioIo`], also where hyper-util's
+/// `auto` server has wrapped them once more: such a socket is as fast as one of this crate's own
+/// [`Server`](crate::Server). Any other stream works through a box.
+pub fn upgrade<B>(request: &mut Request<B>) -> (Response<String>, Upgrade) {
+    Acceptor::new().upgrade(request)
+}
+
+impl Acceptor {
+    /// Answers a request that hyper has read. Else as [`hyper::upgrade`](upgrade).
+    ///
+    /// Of the acceptor's settings those do not apply that are about what hyper did already: TLS, and
+    /// the size of the head. [`handshake_timeout`](Self::handshake_timeout) is how long the answer
+    /// may take to be sent.
+    pub fn upgrade<B>(&self, request: &mut Request<B>) -> (Response<String>, Upgrade) {
+        match self.begin(request) {
+            Ok((response, upgrade)) => (response.map(|()| String::new()), upgrade),
+            Err(error) => {
+                let response = Refusal::from(&error).to_http();
+                (response, Upgrade(Box::pin(async { Err(error.into()) })))
+            }
+        }
+    }
+
+    /// Judges a request, and answers it where it is for a WebSocket that may be opened.
+    pub(crate) fn begin<B>(
+        &self,
+        request: &mut Request<B>,
+    ) -> Result<(Response<()>, Upgrade), HandshakeError> {
+        let on_upgrade = request.extensions_mut().remove();
+        let (method, uri, version) = (request.method(), request.uri(), request.version());
+        let head = Head::from_http(method, uri, version, request.headers())?;
+        self.agree(head, on_upgrade)
+    }
+
+    /// As [`begin`](Self::begin), with the request in parts.
+    pub(crate) fn agree(
+        &self,
+        request: Head,
+        on_upgrade: Option<OnUpgrade>,
+    ) -> Result<(Response<()>, Upgrade), HandshakeError> {
+        let (acceptance, terms) = self.terms(&request)?;
+        let on_upgrade = on_upgrade.ok_or_else(not_upgradable)?;
+        let acceptor = self.clone();
+        let open = async move {
+            let upgraded = timeout(acceptor.handshake_time(), on_upgrade)
+                .await
+                .map_err(|_| Error::Timeout(Deadline::Handshake))?
+                .map_err(not_upgraded)?;
+            let (stream, early) = take_back(upgraded);
+            stream.set_nodelay();
+            let peer_addr = stream.peer_addr();
+            let established = acceptor.established(stream, early, request, terms, peer_addr);
+            Ok(WebSocket::new(established))
+        };
+        Ok((acceptance.to_http(), Upgrade(Box::pin(open))))
+    }
+}
+
+/// A WebSocket that is being opened: a future of the socket, to be awaited in a task of its own.
+///
+/// # Errors
+/// [`Error::is_handshake`](crate::Error::is_handshake) where the request was refused,
+/// [`Error::is_lost`](crate::Error::is_lost) where the connection broke off before or is served without
+/// upgrades, [`Error::is_timeout`](crate::Error::is_timeout) where the response was not sent within
+/// [`Acceptor::handshake_timeout`].
+///
+/// # Cancel safety
+/// Dropping it drops the connection, once the response is sent.
+#[must_use = "there is no socket before it is awaited"]
+pub struct Upgrade(Pin<Box<dyn Future<Output = Result<WebSocket>> + Send>>);
+
+impl Future for Upgrade {
+    type Output = Result<WebSocket>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Upgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upgrade(..)")
+    }
+}
+
+/// No fault of the client's.
+fn not_upgradable() -> HandshakeError {
+    let why = "this connection cannot be upgraded: the server that read the request does not \
+               permit it, or somebody else has begun to\n";
+    HandshakeError::Refused(Box::new(Refusal::new(500, why)))
+}
+
+/// What hyper says where it did not hand over the connection: it, or the response, is gone. A server
+/// that does not serve connections with upgrades says so too.
+fn not_upgraded(error: hyper::Error) -> Error {
+    let why = error
+        .source()
+        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    io::Error::new(io::ErrorKind::ConnectionAborted, why).into()
+}
+
+/// The stream that hyper was given, and what it has read from it behind the request.
+fn take_back(upgraded: Upgraded) -> (Stream, Vec<u8>) {
+    let upgraded = match upgraded.downcast::<TokioIo<Rewound>>() {
+        Ok(parts) => {
+            let (stream, rest) = parts.io.into_inner().into_parts();
+            return (stream, [&parts.read_buf[..], &rest].concat());
+        }
+        Err(upgraded) => upgraded,
+    };
+    let taken = known::<TcpStream>(upgraded);
+    #[cfg(feature = "tls")]
+    let taken = taken.or_else(known::<tokio_rustls::server::TlsStream<TcpStream>>);
+    match taken {
+        Ok((stream, early)) => (stream, early.into()),
+        // It gives what was read already by itself.
+        Err(other) => (Stream::new(TokioIo::new(other)), Vec::new()),
+    }
+}
+
+/// The stream and what was read, where it is of that type; hyper-util's `auto` puts a wrapper of its
+/// own around.
+fn known<S: Io + 'static>(upgraded: Upgraded) -> Result<(Stream, Bytes), Upgraded> {
+    let (stream, early) = match upgraded.downcast::<TokioIo<S>>() {
+        Ok(parts) => (parts.io, parts.read_buf),
+        Err(upgraded) => {
+            let parts = auto::upgrade::downcast::<TokioIo<S>>(upgraded)?;
+            (parts.io, parts.read_buf)
+        }
+    };
+    Ok((Stream::new(stream.into_inner()), early))
+}

@@ -1,0 +1,340 @@
+//! Sockets of an axum application and of a server on hyper.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod http;
+mod wire;
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::Request,
+    http::StatusCode,
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use sockeye::{Acceptor, Client, Error, Result, WebSocket, axum::WebSocketUpgrade};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use wire::{Peer, frame, within};
+
+/// Says whom the stream inside knows, which a boxed one does not, and then echoes.
+async fn echo(mut socket: WebSocket) -> Result<()> {
+    let peer = socket.peer_addr().map(|peer| peer.to_string());
+    socket.send(peer.unwrap_or("a boxed stream".into())).await?;
+    while let Some(message) = socket.recv().await? {
+        socket.send(message).await?;
+    }
+    Ok(())
+}
+
+async fn serve(app: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async { axum::serve(listener, app).await });
+    address
+}
+
+fn app() -> Router {
+    Router::new()
+        .route(
+            "/",
+            any(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo)),
+        )
+        .route("/page", get(async || "a page"))
+}
+
+#[tokio::test]
+async fn a_socket_beside_ordinary_routes_on_one_connection() {
+    let address = serve(app()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let peer = stream.local_addr().unwrap().to_string();
+    for _ in 0..2 {
+        let answer = http::get(&mut stream, "/page").await;
+        assert_eq!((answer.status, &answer.body[..]), (200, "a page"));
+    }
+    // Its first frames come in the same write as the request.
+    let early = [frame(0x81, true, b"one"), frame(0x81, true, b"two")].concat();
+    let mut client = within(Peer::client(stream, "", &early)).await;
+    client.expect_text(&peer).await;
+    client.expect_text("one").await;
+    client.expect_text("two").await;
+    client.expect_echo("three").await;
+    client.send_close(1000, "").await;
+    assert_eq!(client.expect_close().await.0, 1000);
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn section_4_2_what_is_wrong_with_a_request_is_said() {
+    let address = serve(app()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let wrongs = [
+        (
+            http::with("Upgrade", ""),
+            426,
+            "must say websocket",
+            "upgrade: websocket",
+        ),
+        (http::with("Connection", ""), 400, "must say upgrade", ""),
+        (
+            http::with("Sec-WebSocket-Key", ""),
+            400,
+            "key is missing",
+            "",
+        ),
+        (
+            http::with("Sec-WebSocket-Key", "Sec-WebSocket-Key: short\r\n"),
+            400,
+            "16 bytes",
+            "",
+        ),
+        (
+            http::with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8\r\n"),
+            426,
+            "not 8",
+            "sec-websocket-version: 13",
+        ),
+        (
+            http::with("nothing", "Sec-WebSocket-Protocol: a, a\r\n"),
+            400,
+            "distinct tokens",
+            "",
+        ),
+        (
+            http::with("nothing", "Host: other\r\n"),
+            400,
+            "more than once",
+            "",
+        ),
+        (
+            http::with("nothing", "").replace("GET", "POST"),
+            405,
+            "with get, not post",
+            "allow: get",
+        ),
+    ];
+    for (request, status, words, header) in wrongs {
+        let answer = within(http::ask(&mut stream, &request)).await;
+        assert_eq!(answer.status, status, "{request}{answer:?}");
+        assert!(answer.body.to_lowercase().contains(words), "{answer:?}");
+        assert!(answer.head.contains(header), "{answer:?}");
+    }
+    // The connection is still good.
+    within(Peer::client(stream, "", b"")).await;
+}
+
+#[tokio::test]
+async fn the_servers_favourite_subprotocol_is_chosen() {
+    let route = get(async |upgrade: WebSocketUpgrade| {
+        assert_eq!(
+            upgrade.requested_protocols().collect::<Vec<_>>(),
+            ["a", "b"]
+        );
+        assert_eq!(upgrade.origin(), None);
+        let upgrade = upgrade.protocols(["x", "b"]).protocols([String::from("a")]);
+        assert_eq!(upgrade.selected_protocol(), Some("b"));
+        upgrade.on_upgrade(echo)
+    });
+    let address = serve(Router::new().route("/", route)).await;
+    let client = Client::new(format!("ws://{address}/")).subprotocol("a");
+    let socket = within(client.subprotocol("b").connect()).await.unwrap();
+    assert_eq!(socket.subprotocol(), Some("b"));
+}
+
+#[tokio::test]
+async fn limits_hold_and_compression_is_agreed() {
+    let route = get(async |upgrade: WebSocketUpgrade| {
+        // A handler may return nothing.
+        upgrade.max_message_size(10).on_upgrade(async |socket| {
+            let mut socket: WebSocket = socket;
+            assert!(socket.recv().await.unwrap_err().is_protocol());
+        })
+    });
+    let address = serve(Router::new().route("/", route)).await;
+    let mut socket = within(sockeye::connect(format!("ws://{address}/")))
+        .await
+        .unwrap();
+    assert_eq!(socket.extensions().is_empty(), !cfg!(feature = "deflate"));
+    socket.send("eleven bytes").await.unwrap();
+    assert!(within(socket.recv()).await.unwrap().is_none());
+    assert!(
+        socket.ended().unwrap().to_string().contains("1009"),
+        "{socket:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_handlers_error_closes_with_1011() {
+    let route = get(async |upgrade: WebSocketUpgrade| {
+        upgrade.on_upgrade(|_| async { Err(Error::other("no such room")) })
+    });
+    let address = serve(Router::new().route("/", route)).await;
+    let stream = TcpStream::connect(address).await.unwrap();
+    let mut client = within(Peer::client(stream, "", b"")).await;
+    assert_eq!(client.expect_close().await.0, 1011);
+}
+
+#[tokio::test]
+async fn a_response_that_is_replaced_is_told_of_after_the_handshake_timeout() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let route = get(async move |upgrade: WebSocketUpgrade| {
+        let soon = Acceptor::new().handshake_timeout(Duration::from_millis(50));
+        let tell = move |error| tell.send(error).unwrap();
+        let upgrade = upgrade.acceptor(soon).on_failed_upgrade(tell);
+        upgrade.on_upgrade(echo)
+    });
+    async fn replace(request: Request, next: Next) -> Response {
+        drop(next.run(request).await);
+        StatusCode::PAYMENT_REQUIRED.into_response()
+    }
+    let app = Router::new().route("/", route).layer(from_fn(replace));
+    let address = serve(app).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let answer = within(http::ask(&mut stream, &http::with("nothing", ""))).await;
+    assert_eq!(answer.status, 402);
+    let error = within(told.recv()).await.unwrap();
+    assert!(error.is_timeout(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_somebody_else_upgrades_is_refused() {
+    let route = get(async |first: WebSocketUpgrade, second: WebSocketUpgrade| {
+        drop(first);
+        second.on_upgrade(echo)
+    });
+    let address = serve(Router::new().route("/", route)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let answer = within(http::ask(&mut stream, &http::with("nothing", ""))).await;
+    assert_eq!(answer.status, 500);
+    assert!(answer.body.contains("cannot be upgraded"), "{answer:?}");
+}
+
+/// A stream that counts what is written to it, a write each.
+struct Counted(DuplexStream, Arc<Mutex<Vec<usize>>>);
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.1.lock().unwrap().push(bytes.len());
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn any_stream_will_do_and_one_poll_is_one_write() {
+    let writes = Arc::<Mutex<Vec<usize>>>::default();
+    let (client, server) = duplex(1 << 16);
+    let io = TokioIo::new(Counted(server, writes.clone()));
+    let service = TowerToHyperService::new(app());
+    tokio::spawn(
+        http1::Builder::new()
+            .serve_connection(io, service)
+            .with_upgrades(),
+    );
+    let early: Vec<u8> = (0..10).flat_map(|_| frame(0x81, true, b"abc")).collect();
+    let mut client = within(Peer::client(client, "", &early)).await;
+    client.expect_text("a boxed stream").await;
+    for _ in 0..10 {
+        client.expect_text("abc").await;
+    }
+    let writes = writes.lock().unwrap();
+    // The answer; then the greeting and the ten echoes, which all were there to be read.
+    assert_eq!(writes[1..], [16 + 10 * 5], "{writes:?}");
+}
+
+/// What a service on plain hyper does.
+async fn plain(mut request: hyper::Request<Incoming>) -> Result<hyper::Response<String>> {
+    let (response, upgrade) = sockeye::hyper::upgrade(&mut request);
+    tokio::spawn(async { upgrade.await?.drive(echo).await });
+    Ok(response)
+}
+
+#[tokio::test]
+async fn plain_hyper_hands_the_tcp_stream_over() {
+    for auto_server in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let io = TokioIo::new(listener.accept().await.unwrap().0);
+            let service = service_fn(plain);
+            if auto_server {
+                let builder = auto::Builder::new(TokioExecutor::new());
+                let served = builder.serve_connection_with_upgrades(io, service);
+                served.await.unwrap();
+            } else {
+                let served = http1::Builder::new().serve_connection(io, service);
+                served.with_upgrades().await.unwrap();
+            }
+        });
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let peer = stream.local_addr().unwrap().to_string();
+        let answer = within(http::ask(&mut stream, &http::with("Sec-WebSocket-Key", ""))).await;
+        assert_eq!(answer.status, 400);
+        let early = frame(0x81, true, b"early");
+        let mut client = within(Peer::client(stream, "", &early)).await;
+        client.expect_text(&peer).await;
+        client.expect_text("early").await;
+        client.expect_echo("later").await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_upgrades_is_told_of() {
+    let (mut client, server) = duplex(1 << 16);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let (response, upgrade) = sockeye::hyper::upgrade(&mut request);
+        let tell = tell.clone();
+        tokio::spawn(async move { tell.send(upgrade.await) });
+        async { Ok::<_, Error>(response) }
+    });
+    tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), service));
+    client
+        .write_all(http::with("nothing", "").as_bytes())
+        .await
+        .unwrap();
+    let error = within(told.recv()).await.unwrap().unwrap_err();
+    assert!(error.is_lost(), "{error:?}");
+    let mut rest = String::new();
+    within(client.read_to_string(&mut rest)).await.unwrap();
+    assert!(rest.starts_with("HTTP/1.1 101"), "{rest}");
+}
