@@ -8,6 +8,7 @@ use std::{
     ops::ControlFlow,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -170,6 +171,12 @@ impl Socket {
         }
     }
 
+    /// How long the last ping that keeps the connection took there and back; `None` before the first
+    /// pong.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.driver.shared.pulse.rtt()
+    }
+
     /// Whether messages can still be sent.
     pub fn is_open(&mut self) -> bool {
         self.driver.link().is_some_and(|link| link.sender.is_open())
@@ -317,13 +324,21 @@ impl<H: Handler> Session<H> {
             let mut full = false;
             if !self.reader.has_input() {
                 match self.reader.poll_read(cx) {
-                    Poll::Ready(Ok(Read::Some { full: filled })) => full = filled,
+                    Poll::Ready(Ok(Read::Some { full: filled })) => {
+                        full = filled;
+                        self.shared.pulse.heard(self.reader.received());
+                    }
                     Poll::Ready(Ok(Read::End)) => self.broken(Broken::End),
                     Poll::Ready(Err(broken)) => self.broken(broken),
                     // What was delivered before is answered first.
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
-                        None => return Poll::Pending,
+                        None if !self.shared.pulse.is_silent() => return Poll::Pending,
+                        None => {
+                            self.shared.end(Ended::Silent);
+                            let _ = self.socket.apply(Command::GiveUp);
+                            return Poll::Ready(false);
+                        }
                         Some(lost) => {
                             self.shared.end(Ended::Lost(lost.clone()));
                             return Poll::Ready(false);
@@ -406,8 +421,10 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
             Event::Ping(payload) => {
                 let answer = OwnedEvent::Ping(Bytes::copy_from_slice(payload));
                 let _ = self.socket.apply(Command::Answer(answer));
+                self.shared.is_own(payload, false);
                 self.handler.on_ping(self.socket, payload);
             }
+            Event::Pong(payload) if self.shared.is_own(payload, true) => {}
             Event::Pong(payload) => self.handler.on_pong(self.socket, payload),
             Event::Close(frame) => {
                 self.shared.end_by_close(frame.clone());

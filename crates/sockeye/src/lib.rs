@@ -84,6 +84,7 @@ mod error;
 mod established;
 mod handler;
 mod head;
+mod keepalive;
 mod link;
 mod message_reader;
 mod message_writer;

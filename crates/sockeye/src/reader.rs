@@ -31,6 +31,8 @@ pub(crate) struct Reader {
     /// Whether the last read has left nothing behind, as far as is known: then asking before the
     /// next costs a third of trying.
     drained: bool,
+    /// How many bytes have come, for [`Pulse::heard`](crate::keepalive::Pulse::heard).
+    received: usize,
     /// A broken rule that nobody has been told of yet.
     refused: Option<ProtocolError>,
 }
@@ -77,6 +79,7 @@ impl Reader {
             start: 0,
             end,
             drained: false,
+            received: 0,
             refused: None,
         }
     }
@@ -251,6 +254,12 @@ impl Reader {
         self.start < self.end
     }
 
+    /// How many bytes have come in reads.
+    #[inline]
+    pub(crate) fn received(&self) -> usize {
+        self.received
+    }
+
     /// Reads once. Call it only where everything read before has been taken.
     #[inline]
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, Broken>> {
@@ -266,6 +275,7 @@ impl Reader {
         match self.io.poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(count)) if count > 0 => {
                 (self.start, self.end) = (0, count);
+                self.received = self.received.wrapping_add(count);
                 let full = count == buffer.len();
                 self.drained = !full;
                 self.buffer = buffer;
@@ -293,6 +303,7 @@ impl Reader {
         let read = self.io.poll_append(cx, payload, limit);
         Some(read.map(|count| {
             let count = count.map_err(Broken::Io)?;
+            self.received = self.received.wrapping_add(count);
             self.receiver.received(count).map_err(Broken::Protocol)?;
             Ok(if count == 0 {
                 Read::End

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use crate::{
     Ended, Error, Result,
     established::{OutputLimits, PeerHead},
+    keepalive::{Pulse, Step},
     link::{Command, Link, Lost},
     reader::Reader,
     waiting::Waiting,
@@ -55,6 +56,7 @@ impl Info {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) info: Info,
+    pub(crate) pulse: Pulse,
     state: Mutex<State>,
     /// Tasks that wait until less output waits; there once one has.
     waiting: OnceLock<Arc<Waiting>>,
@@ -112,6 +114,7 @@ impl Shared {
     pub(crate) fn new(info: Info, link: Link) -> Arc<Self> {
         Arc::new(Self {
             info,
+            pulse: Pulse::new(),
             state: Mutex::new(State {
                 link: Some(Box::new(link)),
                 reader: None,
@@ -624,7 +627,8 @@ impl Shared {
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
     /// peer must have closed; `Err` where the connection has ended already.
     pub(crate) fn park(&self, cx: &mut Context<'_>) -> Result<Option<Instant>, ()> {
-        self.access(|access| match access {
+        let mut is_idle = false;
+        let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
             Access::Driven(link) => {
                 if let Some(lost) = &link.broken {
@@ -640,6 +644,9 @@ impl Shared {
                 Ok(None)
             }
             Access::Free(link, state) => {
+                while link.is_due(cx) {
+                    is_idle |= link.tick(&self.pulse) == Some(Step::Close);
+                }
                 if !link.sender.output().is_empty() {
                     let _ = self.poll_flush_free(cx, link);
                 }
@@ -647,12 +654,30 @@ impl Shared {
                 state.wait_for_event(cx).map(|()| link.deadline())
             }
             Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
-        })
+        })?;
+        if is_idle {
+            let _ = self.apply(Command::Close(idle()));
+            return self.park(cx);
+        }
+        if self.pulse.is_silent() {
+            // First, so that the transport is not said to be at fault.
+            self.end(Ended::Silent);
+            let _ = self.apply(Command::GiveUp);
+            return Err(());
+        }
+        Ok(parked)
     }
 
     /// Takes the receiving side, where its owner has let go of it.
     pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
         self.lock().reader.take()
+    }
+
+    /// Whether a pong answers a ping that keeps the connection: then it is no event. Counts pings and
+    /// pongs.
+    pub(crate) fn is_own(&self, payload: &[u8], pong: bool) -> bool {
+        self.pulse.control(payload.len(), self.info.client);
+        pong && self.pulse.pong(payload)
     }
 
     /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
@@ -740,6 +765,14 @@ impl Drop for Shared {
         if let Some(link) = &mut state.link {
             link.leave();
         }
+    }
+}
+
+/// The Close of a connection that nothing was said on for too long.
+pub(crate) fn idle() -> CloseFrame {
+    CloseFrame {
+        code: CloseCode::GOING_AWAY,
+        reason: "idle".into(),
     }
 }
 

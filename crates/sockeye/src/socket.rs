@@ -7,6 +7,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures_core::Stream;
@@ -71,8 +72,9 @@ impl WebSocket {
             output: established.output,
             peer_head: established.peer_head,
         };
+        let link = Link::new(sender, write, established.output.limit, established.staying);
         let reader = Box::new(Reader::new(read, receiver, deflate.is_some(), early));
-        let shared = Shared::new(info, Link::new(sender, write, established.output.limit));
+        let shared = Shared::new(info, link);
         Self {
             receiver: Receiver::new(shared, reader),
         }
@@ -292,6 +294,12 @@ impl WebSocket {
     #[cfg(feature = "client")]
     pub fn response(&self) -> Option<&crate::client::Response> {
         self.shared().info.peer_head.response()
+    }
+
+    /// How long the last ping that keeps the connection took there and back; `None` before the first
+    /// pong.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared().pulse.rtt()
     }
 
     /// Whether messages can still be sent: no Close was sent or received, and the transport stands.

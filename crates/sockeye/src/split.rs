@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures_core::Stream;
@@ -148,6 +149,12 @@ impl Sender {
             .map_err(Error::Lost)
     }
 
+    /// How long the last ping that keeps the connection took there and back; `None` before the first
+    /// pong.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared.pulse.rtt()
+    }
+
     /// Whether messages can still be sent: no Close was sent or received, and the transport stands.
     pub fn is_open(&self) -> bool {
         self.shared.is_open()
@@ -172,7 +179,8 @@ impl fmt::Debug for Sender {
     }
 }
 
-/// The half that receives. It also answers pings, so keep it receiving.
+/// The half that receives. It also answers pings and sends those that keep the connection, so keep it
+/// receiving.
 pub struct Receiver {
     shared: Arc<Shared>,
     /// There until this is dropped: then the connection has it.
@@ -266,6 +274,12 @@ impl Receiver {
         self.shared.ended()
     }
 
+    /// How long the last ping that keeps the connection took there and back; `None` before the first
+    /// pong.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared.pulse.rtt()
+    }
+
     /// Puts the halves together again.
     ///
     /// # Errors
@@ -327,11 +341,19 @@ impl Receiver {
                 }
                 (Phase::Open, None) | (Phase::Done, _) => return Poll::Ready(Ok(None)),
             };
-            match take(reader, cx) {
+            let polled = take(reader, cx);
+            self.shared.pulse.heard(reader.received());
+            match polled {
                 Poll::Ready(Ok(taken)) => {
                     match taken.event() {
-                        None | Some(Event::Message(_) | Event::Pong(_)) => {}
-                        Some(event @ Event::Ping(_)) => {
+                        None | Some(Event::Message(_)) => {}
+                        Some(Event::Pong(payload)) => {
+                            if self.shared.is_own(payload, true) {
+                                continue;
+                            }
+                        }
+                        Some(event @ Event::Ping(payload)) => {
+                            self.shared.is_own(payload, false);
                             let _ = self.shared.apply(Command::Answer(event.clone()));
                             let _ = self.shared.poll_flush(cx, false);
                         }

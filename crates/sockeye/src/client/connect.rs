@@ -31,6 +31,7 @@ use super::{
 use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Established, OutputLimits},
+    keepalive::{Staying, some_time},
     stream::{Io, Stream},
 };
 
@@ -70,6 +71,7 @@ pub struct Client {
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) output: OutputLimits,
+    pub(super) staying: Staying,
     redirects: usize,
     proxy: ProxyChoice,
     dial: Dial,
@@ -103,6 +105,7 @@ impl Client {
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             output: OutputLimits::default(),
+            staying: Staying::default(),
             redirects: 0,
             proxy: ProxyChoice::default(),
             dial: Dial::default(),
@@ -192,6 +195,37 @@ impl Client {
     /// Sets how long the server may take to answer a Close. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
+        self
+    }
+
+    /// Sets how often the server is sent a ping that keeps the connection, or with `None` that it never
+    /// is. Default 30 s.
+    ///
+    /// Each keeps what is on the way from forgetting the connection, measures the
+    /// [round trip](WebSocket::rtt), and finds out whether the server is still there: see
+    /// [`keepalive_timeout`](Self::keepalive_timeout). Its pong is no event. Pings are sent while the
+    /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`]) or its
+    /// [`recv`](WebSocket::recv) is polled, and at no other time.
+    pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.staying.interval = some_time(interval);
+        self
+    }
+
+    /// Sets how long the server may be silent after such a ping. Default 20 s.
+    ///
+    /// Anything that comes will do, not only the pong, and where much waits to be sent, so will that the
+    /// server takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
+    /// That takes someone who receives, since only they can tell that nothing has come.
+    pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
+        self.staying.timeout = timeout;
+        self
+    }
+
+    /// Sets after how long without a message in either direction the connection is closed, with 1001
+    /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default
+    /// never.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.staying.idle = some_time(timeout);
         self
     }
 

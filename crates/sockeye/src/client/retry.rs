@@ -42,7 +42,7 @@ impl Cause {
                 Ended::ByPeer(Some(frame)) => {
                     matches!(frame.code.as_u16(), 1001 | 1011..=1014 | 3008)
                 }
-                Ended::Lost(_) | Ended::Overflow { .. } => true,
+                Ended::Lost(_) | Ended::Silent | Ended::Overflow { .. } => true,
                 Ended::ByPeer(None) | Ended::ByUs(_) | Ended::Protocol(_) | Ended::TimedOut => {
                     false
                 }

@@ -22,6 +22,7 @@ use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Established, OutputLimits, PeerHead},
     head::read_head,
+    keepalive::{Staying, some_time},
     stream::{Io, Stream},
 };
 
@@ -65,6 +66,7 @@ pub struct Acceptor {
     handshake_timeout: Duration,
     close_timeout: Duration,
     output: OutputLimits,
+    staying: Staying,
     on_request: Option<Arc<OnRequest>>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
@@ -87,6 +89,7 @@ impl Acceptor {
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             output: OutputLimits::default(),
+            staying: Staying::default(),
             on_request: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -128,6 +131,37 @@ impl Acceptor {
     /// Sets how long a client may take to answer a Close. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
+        self
+    }
+
+    /// Sets how often the client is sent a ping that keeps the connection, or with `None` that it never
+    /// is. Default 30 s.
+    ///
+    /// Each keeps what is on the way from forgetting the connection, measures the
+    /// [round trip](WebSocket::rtt), and finds out whether the client is still there: see
+    /// [`keepalive_timeout`](Self::keepalive_timeout). Its pong is no event. Pings are sent while the
+    /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`]) or its
+    /// [`recv`](WebSocket::recv) is polled, and at no other time.
+    pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.staying.interval = some_time(interval);
+        self
+    }
+
+    /// Sets how long the client may be silent after such a ping. Default 20 s.
+    ///
+    /// Anything that comes will do, not only the pong, and where much waits to be sent, so will that the
+    /// client takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
+    /// That takes someone who receives, since only they can tell that nothing has come.
+    pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
+        self.staying.timeout = timeout;
+        self
+    }
+
+    /// Sets after how long without a message in either direction the connection is closed, with 1001
+    /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default
+    /// never.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.staying.idle = some_time(timeout);
         self
     }
 
@@ -313,6 +347,7 @@ impl Acceptor {
             limits: self.limits,
             close_timeout: self.close_timeout,
             output: self.output,
+            staying: self.staying,
             peer_addr,
             peer_head: PeerHead::Request(Box::new(request)),
         };
@@ -363,6 +398,7 @@ impl fmt::Debug for Acceptor {
             .field("head_limits", &self.head_limits)
             .field("handshake_timeout", &self.handshake_timeout)
             .field("close_timeout", &self.close_timeout)
+            .field("staying", &self.staying)
             .finish_non_exhaustive()
     }
 }
