@@ -174,7 +174,8 @@ impl Keepalive {
         if seen.received != self.received {
             self.silent = false;
             self.rest(now);
-            return None;
+            // Where the deadline is longer than the interval, the next ping is due.
+            return self.tick(Duration::from_micros(now), seen);
         }
         // The ping stands behind other things, and the peer is still taking those.
         let is_taking = self.clogged && seen.written != self.written;
@@ -234,7 +235,8 @@ pub(crate) struct Pulse {
     beat: Mutex<Beat>,
 }
 
-/// The last pings, each named by when it was sent in nanoseconds, which is its payload too; 0 for none.
+/// The last pings, each named by when it was sent in nanoseconds, from 1, which is its payload too; 0 for
+/// none.
 #[derive(Debug, Default)]
 struct Beat {
     sent: [u64; 2],
@@ -314,9 +316,8 @@ impl Pulse {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_nanos())
-            .unwrap_or(u64::MAX)
-            .max(1)
+        let elapsed = u64::try_from(self.opened.elapsed().as_nanos());
+        elapsed.map_or(u64::MAX, |now| now.saturating_add(1))
     }
 
     /// Asks whoever reads whether anything has come beyond so many bytes.
@@ -392,7 +393,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn keepalive(interval: u32, timeout: u32, idle: u32) -> Keepalive {
-        let some = |seconds| Some(seconds * SECOND).filter(|time| !time.is_zero());
+        let some = |seconds: u32| (seconds > 0).then_some(seconds * SECOND);
         Keepalive::new(Staying {
             interval: some(interval),
             timeout: timeout * SECOND,
@@ -438,7 +439,7 @@ mod tests {
     #[test]
     fn anything_heard_will_do() {
         let mut keepalive = keepalive(30, 20, 0);
-        for round in 1..100 {
+        for round in 1..100_u32 {
             let at = u64::from(round) * 30;
             let before = received(round as usize);
             assert_eq!(next(&mut keepalive, before), (at, vec![Step::Ping]));
