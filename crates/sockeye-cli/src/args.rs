@@ -83,6 +83,9 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16M")]
     pub(crate) max_message: usize,
 
+    #[command(flatten)]
+    pub(crate) pings: Pings,
+
     /// Print no line for each connection
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -238,6 +241,9 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "5")]
     pub(crate) close_timeout: Duration,
 
+    #[command(flatten)]
+    pub(crate) pings: Pings,
+
     /// In a pipe, after the end of the input: close once no message has come for this long
     ///
     /// While messages come they are printed; the peer may also close first. 0 closes at once, and prints what
@@ -303,6 +309,18 @@ Exit status:
   130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM
 
 Colour is used on a terminal, unless NO_COLOR is set.";
+
+/// How a connection is kept.
+#[derive(Clone, Copy, Debug, ArgGroup)]
+pub(crate) struct Pings {
+    /// Send a ping that often, or never with 0. It keeps the way open, and shows whether the peer is there
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "30")]
+    pub(crate) ping_interval: Duration,
+
+    /// Give the connection up when nothing at all comes for this long after a ping
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "20")]
+    pub(crate) ping_timeout: Duration,
+}
 
 fn parse_header(text: &str) -> Result<(String, String), String> {
     match text.split_once(':') {

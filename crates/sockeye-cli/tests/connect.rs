@@ -197,6 +197,23 @@ mod exit_status {
     }
 
     #[test]
+    fn is_4_where_the_peer_has_fallen_silent() {
+        let server = serve(&[]);
+        let pings = ["--ping-interval", "0.1", "--ping-timeout", "0.2"];
+        let program = Program::start(&[&["connect"], &pings[..], &[&server.url]].concat());
+        program.stderr.expect("connected");
+        server.program.stdout.expect("open");
+        server.program.signal(nix::sys::signal::Signal::SIGSTOP);
+        let end = program.end();
+        assert_eq!(end.status, Some(4));
+        assert!(
+            end.stderr.contains("nothing came from the peer"),
+            "{}",
+            end.stderr
+        );
+    }
+
+    #[test]
     fn is_4_where_the_peer_does_not_answer_the_close() {
         let server = serve(&[]);
         let program = Program::start(&[

@@ -351,6 +351,16 @@ fn help_and_version_go_to_standard_output() {
     }
 }
 
+#[test]
+fn a_client_that_has_fallen_silent_is_given_up() {
+    let server = serve(&["--ping-interval", "0.1", "--ping-timeout", "0.2"]);
+    let client = program::Program::start(&["connect", "--ping-interval", "0", &server.url]);
+    client.stderr.expect("connected");
+    server.program.stdout.expect("open");
+    client.signal(nix::sys::signal::Signal::SIGSTOP);
+    server.program.stdout.expect("nothing came from the peer");
+}
+
 /// Whoever reads the log may leave.
 #[tokio::test]
 async fn goes_on_where_nobody_reads_what_it_prints() {

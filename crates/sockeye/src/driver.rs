@@ -15,9 +15,10 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::{
     Ended, Error,
+    keepalive::Step,
     link::{Command, Link},
     reader::{Broken, Reader},
-    shared::Shared,
+    shared::{Shared, idle},
 };
 
 /// The holder of a connection's sending side.
@@ -111,6 +112,12 @@ impl Driver {
         let Some(link) = &mut self.link else {
             return Poll::Ready(());
         };
+        if link.is_due(cx) {
+            self.tick(cx);
+        }
+        let Some(link) = &mut self.link else {
+            return Poll::Ready(());
+        };
         if link.is_quiet() && !self.shared.is_awaited() {
             return Poll::Ready(());
         }
@@ -119,6 +126,29 @@ impl Driver {
             self.poll_deadline(cx);
         }
         written.map(drop)
+    }
+
+    /// Does what keeps the connection, or ends it.
+    #[cold]
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        while let Some(link) = &mut self.link
+            && link.is_due(cx)
+        {
+            match link.tick(&self.shared.pulse) {
+                None | Some(Step::Ping) => {}
+                Some(Step::Ask { .. }) => {
+                    link.wake_reading();
+                    self.shared.wake_reading();
+                }
+                Some(Step::GiveUp) => {
+                    self.shared.end(Ended::Silent);
+                    let _ = link.apply(Command::GiveUp);
+                }
+                Some(Step::Close) => {
+                    self.close(idle());
+                }
+            }
+        }
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) {
@@ -139,13 +169,9 @@ impl Driver {
     }
 
     /// Sends a Close, unless one was sent or received.
-    fn close(&mut self, code: CloseCode) {
+    fn close(&mut self, close: CloseFrame) {
         let Some(link) = self.link.as_mut().filter(|link| link.sender.is_open()) else {
             return;
-        };
-        let close = CloseFrame {
-            code,
-            reason: String::new(),
         };
         if self.shared.note_close(&close).is_ok() {
             let _ = link.apply(Command::Close(close));
@@ -159,7 +185,7 @@ impl Driver {
     pub(crate) async fn finish(mut self, code: CloseCode) -> Option<Ended> {
         self.reader = self.shared.take_reader();
         self.reader.as_ref()?;
-        self.close(code);
+        self.close(without_reason(code));
         poll_fn(|cx| {
             let Some(mut reader) = self.reader.take() else {
                 return Poll::Ready(());
@@ -190,7 +216,7 @@ impl Driver {
                 return Poll::Ready(());
             }
             match self.shared.ended() {
-                Some(Ended::Lost(_) | Ended::TimedOut | Ended::Overflow { .. }) => {
+                Some(Ended::Lost(_) | Ended::TimedOut | Ended::Silent | Ended::Overflow { .. }) => {
                     return Poll::Ready(());
                 }
                 Some(ended) => {
@@ -275,7 +301,7 @@ impl Driver {
         if let Some(link) = &mut self.link {
             self.shared.take_posted(link);
         }
-        self.close(code);
+        self.close(without_reason(code));
         if let Some(link) = &mut self.link {
             link.write_once();
         }
@@ -307,6 +333,11 @@ impl Broken {
             Self::End => (Command::PeerGone, Ended::gone()),
         }
     }
+}
+
+fn without_reason(code: CloseCode) -> CloseFrame {
+    let reason = String::new();
+    CloseFrame { code, reason }
 }
 
 /// The code that a handler's result closes the connection with.

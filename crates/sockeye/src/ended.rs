@@ -33,6 +33,8 @@ pub enum Ended {
     Protocol(ProtocolError),
     /// This end closed, and the peer did not answer in time.
     TimedOut,
+    /// Nothing came from the peer for so long after a ping: the keepalive timeout.
+    Silent,
     /// More output waited than the limit permits: the peer does not read.
     Overflow {
         /// The limit, in bytes.
@@ -48,7 +50,7 @@ impl Ended {
             Self::ByPeer(Some(frame)) | Self::ByUs(frame) => frame.code.as_u16(),
             Self::ByPeer(None) => 1005,
             Self::Protocol(error) => error.close_code().as_u16(),
-            Self::Lost(_) | Self::TimedOut | Self::Overflow { .. } => 1006,
+            Self::Lost(_) | Self::TimedOut | Self::Silent | Self::Overflow { .. } => 1006,
         }
     }
 
@@ -76,6 +78,7 @@ impl Ended {
             Self::Lost(error) => Some(Error::Lost(error.clone())),
             Self::Protocol(error) => Some(Error::Protocol(*error)),
             Self::TimedOut => Some(Error::Timeout(Deadline::Close)),
+            Self::Silent => Some(Error::Timeout(Deadline::Keepalive)),
             Self::Overflow { limit } => Some(Error::Overflow { limit: *limit }),
         }
     }
@@ -95,6 +98,7 @@ impl fmt::Display for Ended {
             Self::Lost(error) => write!(f, "connection lost: {error}"),
             Self::Protocol(error) => write!(f, "the peer broke the protocol: {error}"),
             Self::TimedOut => f.write_str("the peer did not answer the Close in time"),
+            Self::Silent => f.write_str("nothing came from the peer, not even an answer to a ping"),
             Self::Overflow { limit } => {
                 write!(
                     f,

@@ -114,6 +114,8 @@ pub enum Deadline {
     /// An attempt of a [`Reconnecting`](crate::client::Reconnecting) client was not done in time
     /// with all that comes first on a connection.
     Attempt,
+    /// The peer gave no sign after a ping in time.
+    Keepalive,
 }
 
 impl Error {
@@ -255,6 +257,9 @@ impl fmt::Display for Error {
             Self::Timeout(Deadline::Attempt) => {
                 f.write_str("the connection was not ready for use in time (the attempt timeout)")
             }
+            Self::Timeout(Deadline::Keepalive) => f.write_str(
+                "nothing came from the peer, not even an answer to a ping (the keepalive timeout)",
+            ),
             Self::Protocol(error) => write!(f, "the peer broke the protocol: {error}"),
             Self::Send(error) => error.fmt(f),
             Self::Lost(error) => write!(f, "the connection was lost: {error}"),

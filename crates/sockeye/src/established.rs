@@ -8,7 +8,7 @@ use sockeye_proto::{
     handshake::{Request, Response},
 };
 
-use crate::{keepalive::Patience, stream::Stream};
+use crate::{keepalive::Staying, stream::Stream};
 
 /// What a WebSocket is made of.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Established {
     pub(crate) limits: Limits,
     pub(crate) close_timeout: Duration,
     pub(crate) output: OutputLimits,
-    pub(crate) patience: Patience,
+    pub(crate) staying: Staying,
     /// None for a stream that is no socket's.
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) peer_head: PeerHead,

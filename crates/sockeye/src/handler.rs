@@ -17,7 +17,6 @@ use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEven
 use crate::{
     Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
     driver::Driver,
-    keepalive::{self, Due, Keepalive},
     link::Command,
     reader::{Broken, Deliver, Read, Reader},
     shared::Shared,
@@ -172,6 +171,12 @@ impl Socket {
         }
     }
 
+    /// How long the last ping that keeps the connection took there and back; `None` before the first
+    /// pong.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.driver.shared.pulse.rtt()
+    }
+
     /// Whether messages can still be sent.
     pub fn is_open(&mut self) -> bool {
         self.driver.link().is_some_and(|link| link.sender.is_open())
@@ -180,11 +185,6 @@ impl Socket {
     /// How many bytes wait to be written.
     pub fn buffered_amount(&mut self) -> usize {
         self.driver.link().map_or(0, |link| link.sender.buffered())
-    }
-
-    /// How long the peer took to answer the last ping of the keepalive, once it has.
-    pub fn rtt(&self) -> Option<Duration> {
-        self.driver.shared.rtt()
     }
 
     /// The subprotocol that was agreed (RFC 6455 §1.9).
@@ -244,7 +244,6 @@ struct Session<H> {
     shared: Arc<Shared>,
     socket: Socket,
     reader: Box<Reader>,
-    keepalive: Option<Box<Keepalive>>,
     handler: H,
 }
 
@@ -260,7 +259,7 @@ impl<H: Handler> Session<H> {
     fn new(socket: WebSocket, handler: H) -> Result<Box<Self>, Ended> {
         // The socket is not left with the connection meanwhile: a driver that is done would take it
         // for dropped.
-        let (shared, reader, keepalive) = socket.into_receiver().into_parts();
+        let (shared, reader) = socket.into_receiver().into_reader();
         let Some(reader) = reader else {
             return Err(shared.ended().unwrap_or_else(Ended::gone));
         };
@@ -271,7 +270,6 @@ impl<H: Handler> Session<H> {
             },
             shared,
             reader,
-            keepalive,
             handler,
         }))
     }
@@ -303,9 +301,7 @@ impl<H: Handler> Session<H> {
             if written.is_pending()
                 && self.socket.buffered_amount() >= self.shared.info.output.high_water
             {
-                // A peer that never reads is silent too.
-                ready!(self.poll_keepalive(cx));
-                continue;
+                return Poll::Pending;
             }
             let Poll::Ready(full) = self.poll_receive(cx) else {
                 return Poll::Pending;
@@ -328,13 +324,21 @@ impl<H: Handler> Session<H> {
             let mut full = false;
             if !self.reader.has_input() {
                 match self.reader.poll_read(cx) {
-                    Poll::Ready(Ok(Read::Some { full: filled })) => full = filled,
+                    Poll::Ready(Ok(Read::Some { full: filled })) => {
+                        full = filled;
+                        self.shared.pulse.heard(self.reader.received());
+                    }
                     Poll::Ready(Ok(Read::End)) => self.broken(Broken::End),
                     Poll::Ready(Err(broken)) => self.broken(broken),
                     // What was delivered before is answered first.
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
-                        None => return self.poll_keepalive(cx).map(|()| false),
+                        None if !self.shared.pulse.is_silent() => return Poll::Pending,
+                        None => {
+                            self.shared.end(Ended::Silent);
+                            let _ = self.socket.apply(Command::GiveUp);
+                            return Poll::Ready(false);
+                        }
                         Some(lost) => {
                             self.shared.end(Ended::Lost(lost.clone()));
                             return Poll::Ready(false);
@@ -348,27 +352,6 @@ impl<H: Handler> Session<H> {
             }
         }
         Poll::Ready(true)
-    }
-
-    /// Looks after the keepalive; ready where that has done something.
-    #[inline]
-    fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(keepalive) = &mut self.keepalive else {
-            return Poll::Pending;
-        };
-        match ready!(self.reader.poll_keepalive(cx, keepalive)) {
-            Due::Ping(payload) => {
-                let _ = self.socket.ping(&payload);
-            }
-            Due::Idle(patience) => {
-                let reason = format!("no message for {patience:?}");
-                let _ = self.socket.close(CloseCode::GOING_AWAY, &reason);
-            }
-            // A Close that was sent has a deadline of its own.
-            Due::Silent(_) if !self.socket.is_open() => {}
-            Due::Silent(patience) => self.broken(Broken::Io(keepalive::silent(patience))),
-        }
-        Poll::Ready(())
     }
 
     /// Whether no more events are to be delivered.
@@ -394,7 +377,6 @@ impl<H: Handler> Session<H> {
         }
         let mut delivery = Delivery {
             shared: &self.shared,
-            keepalive: self.keepalive.as_deref_mut(),
             high_water: self.shared.info.output.high_water,
             socket: &mut self.socket,
             handler: &mut self.handler,
@@ -408,7 +390,6 @@ impl<H: Handler> Session<H> {
 /// Gives the peer what it is owed for an event, and the handler the event.
 struct Delivery<'a, H> {
     shared: &'a Shared,
-    keepalive: Option<&'a mut Keepalive>,
     high_water: usize,
     socket: &'a mut Socket,
     handler: &'a mut H,
@@ -440,12 +421,11 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
             Event::Ping(payload) => {
                 let answer = OwnedEvent::Ping(Bytes::copy_from_slice(payload));
                 let _ = self.socket.apply(Command::Answer(answer));
+                self.shared.is_own(payload, false);
                 self.handler.on_ping(self.socket, payload);
             }
-            Event::Pong(payload) => match self.keepalive.as_mut().and_then(|k| k.pong(payload)) {
-                Some(rtt) => self.shared.note_rtt(rtt),
-                None => self.handler.on_pong(self.socket, payload),
-            },
+            Event::Pong(payload) if self.shared.is_own(payload, true) => {}
+            Event::Pong(payload) => self.handler.on_pong(self.socket, payload),
             Event::Close(frame) => {
                 self.shared.end_by_close(frame.clone());
                 let _ = self.socket.apply(Command::Answer(OwnedEvent::Close(frame)));

@@ -1,30 +1,39 @@
-//! Whether the peer is still there: pings, their round-trip time, and the deadlines for silence
-//! (RFC 6455 §5.5.2).
+//! Staying connected: pings and their deadline, how long they took, and when a connection has been
+//! idle for too long (RFC 6455 §5.5.2, §5.5.3).
 //!
-//! No message touches a timer: a read leaves a mark, and the one timer of a connection looks at it
-//! when it next runs out.
+//! [`Keepalive`] knows when what is due, and nothing of sockets and clocks. An [`Alarm`] is that with
+//! a timer, and lives with the sending side. A [`Pulse`] is what the receiving side tells it, without a
+//! lock: reading stores how many bytes have come, and nothing is timed or counted a message.
 
 use std::{
-    io,
-    pin::Pin,
+    mem,
+    pin::{Pin, pin},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
 
-/// How long a peer may be silent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// Between two pings; none are sent without.
+/// How long a connection is kept, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Staying {
+    /// From one ping to the next.
     pub(crate) interval: Option<Duration>,
-    /// How long after a ping something must come.
+    /// How long the peer may be silent after a ping.
     pub(crate) timeout: Duration,
-    /// How long no message may come.
+    /// How long there may be no message in either direction.
     pub(crate) idle: Option<Duration>,
 }
 
-impl Default for Patience {
+impl Default for Staying {
+    /// Half a minute keeps the mappings of common NATs and proxies, which begin to forget after one.
     fn default() -> Self {
         Self {
             interval: Some(Duration::from_secs(30)),
@@ -34,240 +43,578 @@ impl Default for Patience {
     }
 }
 
-/// What a read leaves behind for the timer.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Heard {
-    /// Whether anything has come.
-    pub(crate) anything: bool,
-    /// Whether part of a message has.
-    pub(crate) message: bool,
+/// A time of this crate's settings: none where it is zero, as people write "never", and no longer than
+/// any clock can tell.
+pub(crate) fn some_time(time: impl Into<Option<Duration>>) -> Option<Duration> {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let time = time.into().filter(|time| !time.is_zero())?;
+    Some(time.clamp(Duration::from_millis(1), YEAR))
 }
 
-/// What is to be done now.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Due {
-    /// Send a ping with this payload.
-    Ping(Vec<u8>),
-    /// Nothing has come for so long after a ping: give the peer up.
-    Silent(Duration),
-    /// No message has come for so long: close.
-    Idle(Duration),
+/// A moment, in microseconds since the connection opened.
+type Micros = u64;
+
+fn micros(time: Duration) -> Micros {
+    Micros::try_from(time.as_micros()).unwrap_or(Micros::MAX)
 }
 
-/// The timer of one connection.
+/// A deadline that is looked at this much too late was not the peer's fault: this end slept, or had
+/// other things to do.
+const LATE: Micros = 1_000_000;
+
+/// When what is due.
+///
+/// A ping goes out each interval, whatever else does: that measures the way there and back on a busy
+/// connection too, and keeps open the mappings on the way in both directions. Anything that comes
+/// after it, not only its pong, shows that the peer is there.
 #[derive(Debug)]
 pub(crate) struct Keepalive {
-    patience: Patience,
-    timer: Pin<Box<Sleep>>,
-    /// The task that the timer wakes, once it runs.
-    task: Option<Waker>,
-    /// When the next ping is due, or the deadline of the one on its way.
-    next: Instant,
-    /// The ping on its way: its number, and when it was sent.
-    ping: Option<(u32, Instant)>,
-    /// The number of the last ping.
-    count: u32,
-    last_message: Instant,
+    /// 0 for never, as in `idle`.
+    interval: Micros,
+    timeout: Micros,
+    idle: Micros,
+    /// When the last ping was sent.
+    pinged: Micros,
+    /// When to look next: the next ping is due, or its deadline has come.
+    due: Micros,
+    /// When to look next whether there was a message.
+    look: Micros,
+    /// The last time that there was known to have been one.
+    active: Micros,
+    /// How much had been received, and written, when the peer was last asked for a sign.
+    received: usize,
+    written: usize,
+    /// How many bytes messages had been in both directions.
+    traffic: usize,
+    /// Whether a ping waits for a sign of the peer.
+    waiting: bool,
+    /// Whether output waited for the peer already when it was sent.
+    clogged: bool,
+    /// Whether this ping's deadline was looked at too late.
+    late: bool,
+    /// Whether no sign came for the ping before either.
+    silent: bool,
+}
+
+/// What a tick goes by.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    /// How many bytes have come.
+    pub(crate) received: usize,
+    /// How many bytes the transport has taken.
+    pub(crate) written: usize,
+    /// Whether output waits.
+    pub(crate) waits: bool,
+    /// How many bytes messages were, in both directions.
+    pub(crate) traffic: usize,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Send a ping.
+    Ping,
+    /// Ask whoever reads whether anything has come. Where nothing has beyond so many bytes, the peer
+    /// is gone.
+    Ask { received: usize },
+    /// Give the peer up. It takes nothing, and nobody reads what might come.
+    GiveUp,
+    /// Close: nothing was said for too long.
+    Close,
 }
 
 impl Keepalive {
-    /// A timer for that much patience; none where there is nothing to time.
-    pub(crate) fn new(patience: Patience) -> Option<Box<Self>> {
-        patience.interval.or(patience.idle)?;
-        let now = Instant::now();
-        let mut keepalive = Box::new(Self {
-            patience,
-            timer: Box::pin(sleep_until(now)),
-            task: None,
-            next: now + patience.interval.unwrap_or_default(),
-            ping: None,
-            count: 0,
-            last_message: now,
-        });
-        keepalive.arm();
-        Some(keepalive)
+    /// None where nothing is ever due.
+    pub(crate) fn new(staying: Staying) -> Option<Self> {
+        let micros = |time| some_time(time).map_or(0, micros);
+        let (interval, idle) = (micros(staying.interval), micros(staying.idle));
+        (interval > 0 || idle > 0).then_some(Self {
+            interval,
+            timeout: micros(Some(staying.timeout)).max(1),
+            idle,
+            pinged: 0,
+            due: interval,
+            look: idle / 4,
+            active: 0,
+            received: 0,
+            written: 0,
+            traffic: 0,
+            waiting: false,
+            clogged: false,
+            late: false,
+            silent: false,
+        })
     }
 
-    fn arm(&mut self) {
-        let idle = self.patience.idle.map(|idle| self.last_message + idle);
-        let next = self.patience.interval.map(|_| self.next);
-        if let Some(deadline) = idle.into_iter().chain(next).min() {
-            self.timer.as_mut().reset(deadline);
+    /// When to [`tick`](Self::tick) next.
+    pub(crate) fn due(&self) -> Duration {
+        let next = match (self.interval, self.idle) {
+            (0, _) => self.look,
+            (_, 0) => self.due,
+            _ => self.due.min(self.look),
+        };
+        Duration::from_micros(next)
+    }
+
+    /// What is to be done now. Call it again until there is nothing.
+    pub(crate) fn tick(&mut self, now: Duration, seen: Seen) -> Option<Step> {
+        let now = micros(now);
+        if self.idle > 0 && now >= self.look && self.is_idle(now, seen) {
+            return Some(Step::Close);
+        }
+        if self.interval == 0 || now < self.due {
+            return None;
+        }
+        if !mem::take(&mut self.waiting) {
+            self.pinged = now;
+            (self.waiting, self.late) = (true, false);
+            self.ask(now, seen);
+            return Some(Step::Ping);
+        }
+        if seen.received != self.received {
+            self.silent = false;
+            self.rest(now);
+            // Where the deadline is longer than the interval, the next ping is due.
+            return self.tick(Duration::from_micros(now), seen);
+        }
+        // The ping stands behind other things, and the peer is still taking those.
+        let is_taking = self.clogged && seen.written != self.written;
+        let is_late = now > self.due.saturating_add(LATE) && !self.late;
+        if is_taking || is_late {
+            (self.waiting, self.late) = (true, is_late);
+            self.ask(now, seen);
+            return None;
+        }
+        let is_stuck = seen.waits && seen.written == self.written;
+        if mem::replace(&mut self.silent, true) && is_stuck {
+            return Some(Step::GiveUp);
+        }
+        self.rest(now);
+        Some(Step::Ask {
+            received: self.received,
+        })
+    }
+
+    /// Gives the peer its time to show itself.
+    fn ask(&mut self, now: Micros, seen: Seen) {
+        (self.received, self.written) = (seen.received, seen.written);
+        self.clogged = seen.waits;
+        self.due = now.saturating_add(self.timeout);
+    }
+
+    /// Until the next ping.
+    fn rest(&mut self, now: Micros) {
+        self.due = self.pinged.saturating_add(self.interval).max(now);
+    }
+
+    /// Looks four times as often as needed, so that nothing has to be timed a message: a connection is
+    /// idle for up to a quarter longer than it may.
+    fn is_idle(&mut self, now: Micros, seen: Seen) -> bool {
+        if seen.traffic != self.traffic {
+            (self.traffic, self.active) = (seen.traffic, now);
+        }
+        let end = self.active.saturating_add(self.idle);
+        self.look = now
+            .saturating_add((self.idle / 4).max(1))
+            .min(end.max(now + 1));
+        now >= end
+    }
+}
+
+/// What the receiving side tells of the peer.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    opened: Instant,
+    /// How many bytes have come. Only whoever reads stores it; it wraps, and is compared only.
+    received: AtomicUsize,
+    /// How many of them were pings and pongs.
+    control: AtomicUsize,
+    /// Whether whoever reads is asked if anything has come beyond so many bytes.
+    asked: AtomicBool,
+    beyond: AtomicUsize,
+    beat: Mutex<Beat>,
+}
+
+/// The last pings, each named by when it was sent in nanoseconds, from 1, which is its payload too; 0 for
+/// none.
+#[derive(Debug, Default)]
+struct Beat {
+    sent: [u64; 2],
+    /// How long the last one took there and back, in nanoseconds.
+    took: Option<u64>,
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            received: AtomicUsize::new(0),
+            control: AtomicUsize::new(0),
+            asked: AtomicBool::new(false),
+            beyond: AtomicUsize::new(0),
+            beat: Mutex::default(),
         }
     }
 
-    /// What is due, once something is. To be asked whenever there is nothing to read.
+    fn beat(&self) -> MutexGuard<'_, Beat> {
+        self.beat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says how many bytes have come by now.
     #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, heard: &mut Heard) -> Poll<Due> {
-        // Only where someone has set this deadline is it worth a look at the clock.
-        if self.patience.idle.is_some() && std::mem::take(&mut heard.message) {
-            self.last_message = Instant::now();
-        }
-        let runs = matches!(&self.task, Some(task) if task.will_wake(cx.waker()));
-        if runs && !self.timer.is_elapsed() {
-            return Poll::Pending;
-        }
-        self.poll_timer(cx, heard)
+    pub(crate) fn heard(&self, received: usize) {
+        self.received.store(received, Ordering::Relaxed);
+    }
+
+    pub(crate) fn received(&self) -> usize {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes have come that were no pings and pongs.
+    pub(crate) fn messages(&self) -> usize {
+        self.received()
+            .wrapping_sub(self.control.load(Ordering::Relaxed))
+    }
+
+    /// Counts a ping or a pong that came, with its header.
+    pub(crate) fn control(&self, payload: usize, client: bool) {
+        // To a client nothing comes masked (§5.1).
+        let header = if client { 2 } else { 6 };
+        self.control.fetch_add(header + payload, Ordering::Relaxed);
+    }
+
+    /// The payload of a ping that is sent now.
+    pub(crate) fn ping(&self) -> [u8; 8] {
+        let now = self.now();
+        let mut beat = self.beat();
+        beat.sent = [now, beat.sent[0]];
+        now.to_be_bytes()
+    }
+
+    /// Whether a pong answers one of the last pings of ours, once each; it is then timed.
+    pub(crate) fn pong(&self, payload: &[u8]) -> bool {
+        let Ok(payload) = payload.try_into() else {
+            return false;
+        };
+        let named = u64::from_be_bytes(payload);
+        let mut beat = self.beat();
+        let Some(sent) = beat
+            .sent
+            .iter_mut()
+            .find(|sent| **sent == named && named > 0)
+        else {
+            return false;
+        };
+        *sent = 0;
+        beat.took = Some(self.now().saturating_sub(named));
+        true
+    }
+
+    /// How long the last ping of ours took there and back.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.beat().took.map(Duration::from_nanos)
+    }
+
+    fn now(&self) -> u64 {
+        let elapsed = u64::try_from(self.opened.elapsed().as_nanos());
+        elapsed.map_or(u64::MAX, |now| now.saturating_add(1))
+    }
+
+    /// Asks whoever reads whether anything has come beyond so many bytes.
+    pub(crate) fn ask(&self, beyond: usize) {
+        self.beyond.store(beyond, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Release);
+    }
+
+    /// Whether the peer is gone, told by whoever has just found nothing to read: only then is it sure
+    /// that what shows the opposite is not there already, and was only not read yet.
+    #[inline]
+    pub(crate) fn is_silent(&self) -> bool {
+        self.asked.load(Ordering::Acquire) && self.received() == self.beyond.load(Ordering::Relaxed)
+    }
+}
+
+/// [`Keepalive`] with a timer. In a box with the connection, where there is one.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    opened: Instant,
+    keepalive: Keepalive,
+    sleep: Pin<Box<Sleep>>,
+    /// The task that the timer wakes.
+    wakes: Option<Waker>,
+}
+
+impl Alarm {
+    /// Made where the runtime is known, which whoever polls need not be in.
+    pub(crate) fn new(staying: Staying) -> Option<Box<Self>> {
+        let keepalive = Keepalive::new(staying)?;
+        let opened = Instant::now();
+        Some(Box::new(Self {
+            opened,
+            sleep: Box::pin(sleep_until(opened + keepalive.due())),
+            keepalive,
+            wakes: None,
+        }))
+    }
+
+    /// Whether to [`tick`](Self::tick); else the task is woken when to. Asked in every poll, and so
+    /// only the task's first one troubles the timer.
+    #[inline]
+    pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+        self.sleep.is_elapsed()
+            || !matches!(&self.wakes, Some(waker) if waker.will_wake(cx.waker()))
+                && self.wake(cx).is_ready()
     }
 
     #[cold]
-    fn poll_timer(&mut self, cx: &mut Context<'_>, heard: &mut Heard) -> Poll<Due> {
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            if let Some(idle) = self.patience.idle
-                && now >= self.last_message + idle
-            {
-                // Once: the closing handshake has a deadline of its own.
-                self.patience.idle = None;
-                self.task = None;
-                self.arm_or_rest(now);
-                return Poll::Ready(Due::Idle(idle));
-            }
-            if let Some(interval) = self.patience.interval
-                && now >= self.next
-            {
-                let anything = std::mem::take(&mut heard.anything);
-                match self.ping {
-                    // Whatever comes shows that the peer is there, though its pong may be queued
-                    // behind a large message.
-                    Some(_) if anything => {
-                        self.ping = None;
-                        self.next = now + interval;
-                    }
-                    Some(_) => {
-                        self.patience.interval = None;
-                        self.task = None;
-                        self.arm_or_rest(now);
-                        return Poll::Ready(Due::Silent(self.patience.timeout));
-                    }
-                    None => {
-                        self.count = self.count.wrapping_add(1);
-                        self.ping = Some((self.count, now));
-                        self.next = now + self.patience.timeout;
-                        self.task = None;
-                        self.arm();
-                        return Poll::Ready(Due::Ping(payload(self.count)));
-                    }
-                }
-            }
-            self.arm();
-        }
-        self.task = Some(cx.waker().clone());
-        Poll::Pending
+    fn wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wakes = Some(cx.waker().clone());
+        // A timer that says Pending because the task has done much would not have the waker.
+        pin!(unconstrained(self.sleep.as_mut())).poll(cx)
     }
 
-    /// Arms the timer for what is left to time; far away where nothing is.
-    fn arm_or_rest(&mut self, now: Instant) {
-        const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-        self.timer.as_mut().reset(now + FAR);
-        self.arm();
-    }
-
-    /// The round-trip time, where a pong answers our ping; other pongs are not ours.
-    pub(crate) fn pong(&mut self, received: &[u8]) -> Option<Duration> {
-        let (number, sent) = self.ping?;
-        if received != payload(number) {
-            return None;
+    /// What is to be done; with nothing left to do, the timer is set anew.
+    pub(crate) fn tick(&mut self, seen: Seen) -> Option<Step> {
+        let step = self.keepalive.tick(self.opened.elapsed(), seen);
+        if step.is_none() {
+            self.sleep
+                .as_mut()
+                .reset(self.opened + self.keepalive.due());
+            self.wakes = None;
         }
-        self.ping = None;
-        if let Some(interval) = self.patience.interval {
-            self.next = sent + interval.max(sent.elapsed());
-        }
-        self.task = None;
-        self.arm();
-        Some(sent.elapsed())
+        step
     }
-}
-
-/// How a connection to a silent peer was lost.
-pub(crate) fn silent(patience: Duration) -> io::Error {
-    let problem = format!("the peer was silent for {patience:?} after a ping");
-    io::Error::new(io::ErrorKind::TimedOut, problem)
-}
-
-/// Tells our pings from a user's, and one from the other.
-fn payload(number: u32) -> Vec<u8> {
-    [*b"keep", number.to_be_bytes()].concat()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::poll_fn;
 
-    fn patience(idle: Option<u64>) -> Patience {
-        Patience {
-            idle: idle.map(Duration::from_secs),
-            ..Patience::default()
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn keepalive(interval: u32, timeout: u32, idle: u32) -> Keepalive {
+        let some = |seconds: u32| (seconds > 0).then_some(seconds * SECOND);
+        Keepalive::new(Staying {
+            interval: some(interval),
+            timeout: timeout * SECOND,
+            idle: some(idle),
+        })
+        .unwrap()
+    }
+
+    fn received(received: usize) -> Seen {
+        Seen {
+            received,
+            ..Seen::default()
         }
     }
 
-    async fn due(keepalive: &mut Keepalive, heard: &mut Heard) -> Due {
-        poll_fn(|cx| keepalive.poll(cx, heard)).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_peer_is_given_up_a_timeout_after_the_ping() {
-        let mut keepalive = Keepalive::new(patience(None)).unwrap();
-        let (mut heard, began) = (Heard::default(), Instant::now());
-        assert_eq!(due(&mut keepalive, &mut heard).await, Due::Ping(payload(1)));
-        assert_eq!(began.elapsed().as_secs(), 30);
-        let silent = Due::Silent(Duration::from_secs(20));
-        assert_eq!(due(&mut keepalive, &mut heard).await, silent);
-        assert_eq!(began.elapsed().as_secs(), 50);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pong_measures_the_way_and_another_pong_does_not() {
-        let mut keepalive = Keepalive::new(patience(None)).unwrap();
-        let (mut heard, began) = (Heard::default(), Instant::now());
-        for round in 1..=3 {
-            let ping = due(&mut keepalive, &mut heard).await;
-            assert_eq!(ping, Due::Ping(payload(round)));
-            assert_eq!(began.elapsed().as_secs(), 30 * u64::from(round));
-            tokio::time::advance(Duration::from_millis(70)).await;
-            assert_eq!(keepalive.pong(b"mine"), None);
-            assert_eq!(
-                keepalive.pong(&payload(round)),
-                Some(Duration::from_millis(70))
-            );
-            assert_eq!(keepalive.pong(&payload(round)), None, "it was answered");
+    /// All steps at the next time that something is due, and that time in seconds.
+    fn next(keepalive: &mut Keepalive, seen: Seen) -> (u64, Vec<Step>) {
+        let now = keepalive.due();
+        let mut steps = Vec::new();
+        while let Some(step) = keepalive.tick(now, seen) {
+            steps.push(step);
+            assert!(steps.len() < 5, "{steps:?}");
+            if step == Step::Close || step == Step::GiveUp {
+                break;
+            }
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn anything_that_comes_shows_that_the_peer_is_there() {
-        let mut keepalive = Keepalive::new(patience(None)).unwrap();
-        let (mut heard, began) = (Heard::default(), Instant::now());
-        due(&mut keepalive, &mut heard).await;
-        heard.anything = true;
-        assert_eq!(due(&mut keepalive, &mut heard).await, Due::Ping(payload(2)));
-        assert_eq!(began.elapsed().as_secs(), 80);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn idle_is_counted_from_the_last_message() {
-        let settings = Patience {
-            interval: None,
-            ..patience(Some(60))
-        };
-        let mut keepalive = Keepalive::new(settings).unwrap();
-        let (mut heard, began) = (Heard::default(), Instant::now());
-        tokio::time::advance(Duration::from_secs(40)).await;
-        heard.message = true;
-        assert_eq!(
-            due(&mut keepalive, &mut heard).await,
-            Due::Idle(Duration::from_secs(60))
+        assert!(
+            keepalive.due() > now || steps.contains(&Step::Close) || steps.contains(&Step::GiveUp)
         );
-        assert_eq!(began.elapsed().as_secs(), 100);
+        (now.as_secs(), steps)
     }
 
-    #[tokio::test]
-    async fn nothing_to_time_needs_no_timer() {
-        let settings = Patience {
-            interval: None,
-            ..patience(None)
+    #[test]
+    fn a_silent_peer_is_asked_for_after_interval_and_timeout() {
+        let mut keepalive = keepalive(30, 20, 0);
+        assert_eq!(next(&mut keepalive, received(7)), (30, vec![Step::Ping]));
+        let ask = Step::Ask { received: 7 };
+        assert_eq!(next(&mut keepalive, received(7)), (50, vec![ask]));
+        // Nobody read: pings go on.
+        assert_eq!(next(&mut keepalive, received(7)), (60, vec![Step::Ping]));
+    }
+
+    #[test]
+    fn anything_heard_will_do() {
+        let mut keepalive = keepalive(30, 20, 0);
+        for round in 1..100_u32 {
+            let at = u64::from(round) * 30;
+            let before = received(round as usize);
+            assert_eq!(next(&mut keepalive, before), (at, vec![Step::Ping]));
+            assert_eq!(
+                next(&mut keepalive, received(round as usize + 1)),
+                (at + 20, vec![])
+            );
+        }
+    }
+
+    #[test]
+    fn a_timeout_longer_than_the_interval_puts_the_next_ping_off() {
+        let mut keepalive = keepalive(10, 25, 0);
+        assert_eq!(next(&mut keepalive, received(0)), (10, vec![Step::Ping]));
+        assert_eq!(next(&mut keepalive, received(1)), (35, vec![Step::Ping]));
+    }
+
+    #[test]
+    fn what_is_not_due_is_not_done() {
+        let mut keepalive = keepalive(30, 20, 40);
+        for now in 0..10 {
+            assert_eq!(keepalive.tick(now * SECOND, received(0)), None);
+        }
+    }
+
+    /// This process was stopped, or its machine slept: what the peer sent meanwhile was not read.
+    #[test]
+    fn a_deadline_seen_too_late_is_set_anew_once() {
+        let mut keepalive = keepalive(30, 20, 0);
+        next(&mut keepalive, received(0));
+        let woken = Duration::from_secs(500);
+        assert_eq!(keepalive.tick(woken, received(0)), None);
+        assert_eq!(keepalive.due(), woken + 20 * SECOND);
+        let again = keepalive.tick(woken + 100 * SECOND, received(0));
+        assert_eq!(again, Some(Step::Ask { received: 0 }));
+    }
+
+    /// A large message on a slow line: the ping stands behind it, so no pong can come yet.
+    #[test]
+    fn a_peer_that_takes_what_stands_before_the_ping_is_there() {
+        let mut keepalive = keepalive(30, 20, 0);
+        let clogged = |written| Seen {
+            written,
+            waits: true,
+            ..Seen::default()
         };
-        assert!(Keepalive::new(settings).is_none());
+        assert_eq!(next(&mut keepalive, clogged(1)), (30, vec![Step::Ping]));
+        for round in 1..10 {
+            assert_eq!(
+                next(&mut keepalive, clogged(round + 1)),
+                (30 + 20 * round as u64, vec![])
+            );
+        }
+        // All is taken, and the last deadline counts from there.
+        let done = Seen {
+            waits: false,
+            ..clogged(11)
+        };
+        assert_eq!(next(&mut keepalive, done), (230, vec![]));
+        assert_eq!(
+            next(&mut keepalive, done),
+            (250, vec![Step::Ask { received: 0 }, Step::Ping])
+        );
+    }
+
+    /// Nobody reads, as callbacks are not called while too much output waits: then no one can tell
+    /// whether the peer has said anything. One that takes nothing either is given up.
+    #[test]
+    fn a_peer_that_takes_nothing_is_given_up_after_the_second_ping() {
+        let mut keepalive = keepalive(30, 20, 0);
+        let stuck = Seen {
+            written: 1,
+            waits: true,
+            ..Seen::default()
+        };
+        assert_eq!(next(&mut keepalive, stuck), (30, vec![Step::Ping]));
+        assert_eq!(
+            next(&mut keepalive, stuck),
+            (50, vec![Step::Ask { received: 0 }])
+        );
+        assert_eq!(next(&mut keepalive, stuck), (60, vec![Step::Ping]));
+        assert_eq!(next(&mut keepalive, stuck), (80, vec![Step::GiveUp]));
+    }
+
+    #[test]
+    fn idle_is_no_message_for_so_long_and_at_most_a_quarter_more() {
+        for last in 0..100 {
+            let mut keepalive = keepalive(0, 1, 40);
+            let closed = loop {
+                let now = keepalive.due();
+                let seen = Seen {
+                    traffic: usize::from(now.as_secs() >= last),
+                    ..Seen::default()
+                };
+                if keepalive.tick(now, seen).is_some() {
+                    break now.as_secs();
+                }
+                assert!(keepalive.due() > now);
+            };
+            if last <= 40 {
+                assert!(
+                    (last.max(40)..=last + 50).contains(&closed),
+                    "{last} {closed}"
+                );
+            } else {
+                assert_eq!(closed, 40);
+            }
+        }
+    }
+
+    #[test]
+    fn pings_are_no_messages() {
+        let mut keepalive = keepalive(30, 20, 100);
+        let mut received = 0;
+        let mut steps = Vec::new();
+        while steps.last() != Some(&Step::Close) {
+            received += 1;
+            let seen = Seen {
+                received,
+                ..Seen::default()
+            };
+            let now = keepalive.due();
+            while let Some(step) = keepalive.tick(now, seen) {
+                steps.push(step);
+                if step == Step::Close {
+                    assert_eq!(now.as_secs(), 100);
+                    break;
+                }
+            }
+        }
+        assert_eq!(steps.len(), 4, "{steps:?}");
+    }
+
+    #[test]
+    fn without_any_of_it_there_is_no_timer() {
+        let never = Staying {
+            interval: None,
+            idle: None,
+            ..Staying::default()
+        };
+        assert!(Keepalive::new(never).is_none());
+        assert_eq!(some_time(Duration::ZERO), None);
+        assert!(some_time(Duration::MAX) < Some(Duration::MAX));
+        assert_eq!(
+            some_time(Duration::from_nanos(1)),
+            Some(Duration::from_millis(1))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pong_is_timed_and_taken_once() {
+        let pulse = Pulse::new();
+        let first = pulse.ping();
+        tokio::time::advance(40 * SECOND).await;
+        let second = pulse.ping();
+        assert_ne!(first, second);
+        for other in [&b""[..], b"1234567", &[0; 8], &[1; 8], &[0; 9]] {
+            assert!(!pulse.pong(other), "{other:?}");
+        }
+        assert_eq!(pulse.rtt(), None);
+        tokio::time::advance(2 * SECOND).await;
+        assert!(pulse.pong(&first));
+        assert_eq!(pulse.rtt(), Some(42 * SECOND));
+        assert!(pulse.pong(&second) && !pulse.pong(&second));
+        assert_eq!(pulse.rtt(), Some(2 * SECOND));
+    }
+
+    #[test]
+    fn whoever_reads_says_whether_the_peer_is_silent() {
+        let pulse = Pulse::new();
+        pulse.heard(5);
+        assert!(!pulse.is_silent());
+        pulse.ask(5);
+        assert!(pulse.is_silent());
+        pulse.heard(6);
+        assert!(!pulse.is_silent());
     }
 }

@@ -13,7 +13,11 @@ use sockeye_proto::{
 };
 use tokio::time::Instant;
 
-use crate::{Error, Result, buffers, transport::WriteHalf};
+use crate::{
+    Error, Result, buffers,
+    keepalive::{Alarm, Pulse, Seen, Staying, Step},
+    transport::WriteHalf,
+};
 
 /// Why a transport can no longer be written.
 pub(crate) type Lost = Arc<io::Error>;
@@ -29,6 +33,12 @@ pub(crate) struct Link {
     /// Whether the transport may hold back something that was written.
     unflushed: bool,
     shut_down: bool,
+    /// How many bytes the transport has taken, and how many of all that was queued were pings and
+    /// pongs. They wrap, and are compared only.
+    written: usize,
+    control: usize,
+    /// Keeps the connection, where it is to be kept.
+    alarm: Option<Box<Alarm>>,
     /// Why nothing more can be written.
     pub(crate) broken: Option<Lost>,
     /// The task that waits for an event in the poll of the driver that holds this. Often that is
@@ -56,6 +66,8 @@ pub(crate) enum Command<'a> {
     Fail(ProtocolError),
     /// Nothing more will come from the peer.
     PeerGone,
+    /// The peer is silent: nothing more is to be tried.
+    GiveUp,
 }
 
 impl Command<'_> {
@@ -82,12 +94,13 @@ impl Command<'_> {
             Self::Answer(event) => Command::Answer(event),
             Self::Fail(error) => Command::Fail(error),
             Self::PeerGone => Command::PeerGone,
+            Self::GiveUp => Command::GiveUp,
         }
     }
 }
 
 impl Link {
-    pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize) -> Self {
+    pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize, staying: Staying) -> Self {
         Self {
             sender,
             limit,
@@ -95,6 +108,9 @@ impl Link {
             opened: Instant::now(),
             unflushed: false,
             shut_down: false,
+            written: 0,
+            control: 0,
+            alarm: Alarm::new(staying),
             broken: None,
             reading: None,
         }
@@ -134,6 +150,11 @@ impl Link {
 
     fn apply_control(&mut self, command: Command<'_>) -> Result<(), SendError> {
         let now = self.opened.elapsed();
+        let before = self.sender.buffered();
+        let is_control = matches!(
+            command,
+            Command::Ping(_) | Command::Pong(_) | Command::Answer(_)
+        );
         match command {
             Command::Message(message) => self.send(message)?,
             Command::Begin(kind) => self.sender.begin_message(kind)?,
@@ -149,6 +170,14 @@ impl Link {
             Command::Answer(event) => self.sender.respond_owned(&event, now),
             Command::Fail(error) => self.sender.fail(error, now),
             Command::PeerGone => self.sender.peer_is_gone(),
+            Command::GiveUp => {
+                let silence = "nothing came from the peer, not even an answer to a ping";
+                self.break_off(io::Error::new(io::ErrorKind::TimedOut, silence));
+            }
+        }
+        if is_control {
+            let queued = self.sender.buffered().wrapping_sub(before);
+            self.control = self.control.wrapping_add(queued);
         }
         Ok(())
     }
@@ -162,6 +191,39 @@ impl Link {
             && self.broken.is_none()
             && self.sender.buffered() == 0
             && !self.sender.output().has_buffer()
+    }
+
+    /// Whether it is time to [`tick`](Self::tick); else the task is woken when it is.
+    #[inline]
+    pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+        self.alarm.as_mut().is_some_and(|alarm| alarm.is_due(cx))
+    }
+
+    /// Sends the ping that is due, and gives what else is to be done. Call it for as long as
+    /// [`is_due`](Self::is_due) says so.
+    #[cold]
+    pub(crate) fn tick(&mut self, pulse: &Pulse) -> Option<Step> {
+        if !self.sender.is_open() {
+            // From here on the deadline of the Close counts, or none.
+            self.alarm = None;
+        }
+        let buffered = self.sender.buffered();
+        let sent = self.written.wrapping_add(buffered);
+        let step = self.alarm.as_mut()?.tick(Seen {
+            received: pulse.received(),
+            written: self.written,
+            waits: buffered > 0,
+            traffic: (sent.wrapping_sub(self.control)).wrapping_add(pulse.messages()),
+        })?;
+        match step {
+            Step::Ping => {
+                // Refused where the transport has failed, which is noticed without it.
+                let _ = self.apply(Command::Ping(pulse.ping().to_vec()));
+            }
+            Step::Ask { received } => pulse.ask(received),
+            Step::GiveUp | Step::Close => self.alarm = None,
+        }
+        Some(step)
     }
 
     /// When to give up on the peer, once a Close was sent.
@@ -200,6 +262,7 @@ impl Link {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => {
                     output.advance(count);
+                    self.written = self.written.wrapping_add(count);
                     if let Some(payload) = output.take_spent() {
                         buffers::reclaim(payload);
                     }

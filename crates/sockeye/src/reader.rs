@@ -10,11 +10,7 @@ use sockeye_proto::{
     Event, Message, MessageRef, OwnedEvent, Part, ProtocolError, Receiver, deflate::Inflater,
 };
 
-use crate::{
-    buffers,
-    keepalive::{Due, Heard, Keepalive},
-    transport::ReadHalf,
-};
+use crate::{buffers, transport::ReadHalf};
 
 /// From this much still to come, a payload is read straight into the message's own buffer.
 const DIRECT: usize = buffers::READ;
@@ -35,8 +31,8 @@ pub(crate) struct Reader {
     /// Whether the last read has left nothing behind, as far as is known: then asking before the
     /// next costs a third of trying.
     drained: bool,
-    /// For the keepalive.
-    heard: Heard,
+    /// How many bytes have come, for [`Pulse::heard`](crate::keepalive::Pulse::heard).
+    received: usize,
     /// A broken rule that nobody has been told of yet.
     refused: Option<ProtocolError>,
 }
@@ -83,7 +79,7 @@ impl Reader {
             start: 0,
             end,
             drained: false,
-            heard: Heard::default(),
+            received: 0,
             refused: None,
         }
     }
@@ -158,7 +154,6 @@ impl Reader {
         }
         let mut input = &mut self.buffer[self.start..self.end];
         let taken = self.receiver.receive_whole_owned(&mut input)?;
-        self.heard.message = true;
         self.start = self.end - input.len();
         let message = match taken {
             Ok(message) => Some(message),
@@ -198,7 +193,6 @@ impl Reader {
         let flow = self
             .receiver
             .receive_each_whole(&mut input, |message| to.message(message));
-        self.heard.message |= input.len() < self.end - self.start;
         self.start = self.end - input.len();
         let more = matches!(flow, Ok(ControlFlow::Continue(())))
             && !(self.start == self.end && self.receiver.is_fresh());
@@ -254,25 +248,16 @@ impl Reader {
         result
     }
 
-    /// What the keepalive finds due, where there is nothing to read.
-    #[inline]
-    pub(crate) fn poll_keepalive(
-        &mut self,
-        cx: &mut Context<'_>,
-        keepalive: &mut Keepalive,
-    ) -> Poll<Due> {
-        keepalive.poll(cx, &mut self.heard)
-    }
-
-    /// Says that part of a message has come.
-    pub(crate) fn note_message(&mut self) {
-        self.heard.message = true;
-    }
-
     /// Whether bytes were read that no event has been taken off yet.
     #[inline]
     pub(crate) fn has_input(&self) -> bool {
         self.start < self.end
+    }
+
+    /// How many bytes have come in reads.
+    #[inline]
+    pub(crate) fn received(&self) -> usize {
+        self.received
     }
 
     /// Reads once. Call it only where everything read before has been taken.
@@ -290,9 +275,9 @@ impl Reader {
         match self.io.poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(count)) if count > 0 => {
                 (self.start, self.end) = (0, count);
+                self.received = self.received.wrapping_add(count);
                 let full = count == buffer.len();
                 self.drained = !full;
-                self.heard.anything = true;
                 self.buffer = buffer;
                 Poll::Ready(Ok(Read::Some { full }))
             }
@@ -318,11 +303,8 @@ impl Reader {
         let read = self.io.poll_append(cx, payload, limit);
         Some(read.map(|count| {
             let count = count.map_err(Broken::Io)?;
+            self.received = self.received.wrapping_add(count);
             self.receiver.received(count).map_err(Broken::Protocol)?;
-            self.heard = Heard {
-                anything: true,
-                message: true,
-            };
             Ok(if count == 0 {
                 Read::End
             } else {

@@ -14,10 +14,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
-    time::Duration,
 };
 
 use sockeye_proto::{
@@ -28,7 +27,7 @@ use tokio::time::Instant;
 use crate::{
     Ended, Error, Result,
     established::{OutputLimits, PeerHead},
-    keepalive::{self, Due, Patience},
+    keepalive::{Pulse, Step},
     link::{Command, Link, Lost},
     reader::Reader,
     waiting::Waiting,
@@ -42,7 +41,6 @@ pub(crate) struct Info {
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) output: OutputLimits,
-    pub(crate) patience: Patience,
     pub(crate) peer_head: PeerHead,
 }
 
@@ -58,6 +56,7 @@ impl Info {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) info: Info,
+    pub(crate) pulse: Pulse,
     state: Mutex<State>,
     /// Tasks that wait until less output waits; there once one has.
     waiting: OnceLock<Arc<Waiting>>,
@@ -67,8 +66,6 @@ pub(crate) struct Shared {
     pub(crate) writing: AtomicBool,
     /// How much output waits with the driver.
     driver_buffered: AtomicUsize,
-    /// The last round-trip time in nanoseconds, or 0.
-    rtt: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -117,6 +114,7 @@ impl Shared {
     pub(crate) fn new(info: Info, link: Link) -> Arc<Self> {
         Arc::new(Self {
             info,
+            pulse: Pulse::new(),
             state: Mutex::new(State {
                 link: Some(Box::new(link)),
                 reader: None,
@@ -133,7 +131,6 @@ impl Shared {
             posted: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
-            rtt: AtomicU64::new(0),
         })
     }
 
@@ -572,40 +569,6 @@ impl Shared {
         poll()
     }
 
-    /// How long the last ping of the keepalive took to be answered.
-    pub(crate) fn rtt(&self) -> Option<Duration> {
-        let nanos = self.rtt.load(Ordering::Relaxed);
-        (nanos > 0).then(|| Duration::from_nanos(nanos))
-    }
-
-    pub(crate) fn note_rtt(&self, rtt: Duration) {
-        let nanos = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX);
-        self.rtt.store(nanos.max(1), Ordering::Relaxed);
-    }
-
-    /// Does what the keepalive found due. What it sends goes out as with [`apply`](Self::apply).
-    pub(crate) fn keep_alive(&self, due: Due) {
-        // Refused only where the connection is closing, and that has a deadline of its own.
-        match due {
-            Due::Ping(payload) => {
-                let _ = self.apply(Command::Ping(payload));
-            }
-            Due::Idle(patience) => {
-                let reason = format!("no message for {patience:?}");
-                let _ = self.apply(Command::Close(CloseFrame {
-                    code: CloseCode::GOING_AWAY,
-                    reason,
-                }));
-            }
-            // A Close that was sent has a deadline of its own.
-            Due::Silent(_) if !self.is_open() => {}
-            Due::Silent(patience) => {
-                let _ = self.apply(Command::PeerGone);
-                self.end(Ended::Lost(Arc::new(keepalive::silent(patience))));
-            }
-        }
-    }
-
     /// How many bytes wait to be written.
     pub(crate) fn buffered(&self) -> usize {
         self.access(|access| match access {
@@ -664,7 +627,8 @@ impl Shared {
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
     /// peer must have closed; `Err` where the connection has ended already.
     pub(crate) fn park(&self, cx: &mut Context<'_>) -> Result<Option<Instant>, ()> {
-        self.access(|access| match access {
+        let mut is_idle = false;
+        let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
             Access::Driven(link) => {
                 if let Some(lost) = &link.broken {
@@ -680,6 +644,9 @@ impl Shared {
                 Ok(None)
             }
             Access::Free(link, state) => {
+                while link.is_due(cx) {
+                    is_idle |= link.tick(&self.pulse) == Some(Step::Close);
+                }
                 if !link.sender.output().is_empty() {
                     let _ = self.poll_flush_free(cx, link);
                 }
@@ -687,12 +654,30 @@ impl Shared {
                 state.wait_for_event(cx).map(|()| link.deadline())
             }
             Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
-        })
+        })?;
+        if is_idle {
+            let _ = self.apply(Command::Close(idle()));
+            return self.park(cx);
+        }
+        if self.pulse.is_silent() {
+            // First, so that the transport is not said to be at fault.
+            self.end(Ended::Silent);
+            let _ = self.apply(Command::GiveUp);
+            return Err(());
+        }
+        Ok(parked)
     }
 
     /// Takes the receiving side, where its owner has let go of it.
     pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
         self.lock().reader.take()
+    }
+
+    /// Whether a pong answers a ping that keeps the connection: then it is no event. Counts pings and
+    /// pongs.
+    pub(crate) fn is_own(&self, payload: &[u8], pong: bool) -> bool {
+        self.pulse.control(payload.len(), self.info.client);
+        pong && self.pulse.pong(payload)
     }
 
     /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
@@ -780,6 +765,14 @@ impl Drop for Shared {
         if let Some(link) = &mut state.link {
             link.leave();
         }
+    }
+}
+
+/// The Close of a connection that nothing was said on for too long.
+pub(crate) fn idle() -> CloseFrame {
+    CloseFrame {
+        code: CloseCode::GOING_AWAY,
+        reason: "idle".into(),
     }
 }
 

@@ -70,11 +70,11 @@ impl WebSocket {
             deflate: deflate.map(|(_, agreed)| agreed),
             peer_addr: established.peer_addr,
             output: established.output,
-            patience: established.patience,
             peer_head: established.peer_head,
         };
+        let link = Link::new(sender, write, established.output.limit, established.staying);
         let reader = Box::new(Reader::new(read, receiver, deflate.is_some(), early));
-        let shared = Shared::new(info, Link::new(sender, write, established.output.limit));
+        let shared = Shared::new(info, link);
         Self {
             receiver: Receiver::new(shared, reader),
         }
@@ -296,6 +296,12 @@ impl WebSocket {
         self.shared().info.peer_head.response()
     }
 
+    /// How long the last ping that keeps the connection took there and back; `None` before the first
+    /// pong.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared().pulse.rtt()
+    }
+
     /// Whether messages can still be sent: no Close was sent or received, and the transport stands.
     pub fn is_open(&self) -> bool {
         self.shared().is_open()
@@ -304,11 +310,6 @@ impl WebSocket {
     /// How many bytes wait to be written.
     pub fn buffered_amount(&self) -> usize {
         self.shared().buffered()
-    }
-
-    /// How long the peer took to answer the last ping of the keepalive, once it has.
-    pub fn rtt(&self) -> Option<Duration> {
-        self.shared().rtt()
     }
 
     /// Why the connection ended, once it has.

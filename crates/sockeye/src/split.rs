@@ -16,7 +16,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::{
     Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
     driver::Driver,
-    keepalive::Keepalive,
     link::Command,
     message_reader::Incoming,
     reader::{Broken, Reader},
@@ -150,6 +149,12 @@ impl Sender {
             .map_err(Error::Lost)
     }
 
+    /// How long the last ping that keeps the connection took there and back; `None` before the first
+    /// pong.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared.pulse.rtt()
+    }
+
     /// Whether messages can still be sent: no Close was sent or received, and the transport stands.
     pub fn is_open(&self) -> bool {
         self.shared.is_open()
@@ -158,11 +163,6 @@ impl Sender {
     /// How many bytes wait to be written.
     pub fn buffered_amount(&self) -> usize {
         self.shared.buffered()
-    }
-
-    /// How long the peer took to answer the last ping of the keepalive, once it has.
-    pub fn rtt(&self) -> Option<Duration> {
-        self.shared.rtt()
     }
 
     /// Why the connection ended, once it has.
@@ -179,19 +179,16 @@ impl fmt::Debug for Sender {
     }
 }
 
-/// The half that receives. It also answers pings, so keep it receiving.
+/// The half that receives. It also answers pings and sends those that keep the connection, so keep it
+/// receiving.
 pub struct Receiver {
     shared: Arc<Shared>,
     /// There until this is dropped: then the connection has it.
     reader: Option<Box<Reader>>,
     phase: Phase,
-    keepalive: Option<Box<Keepalive>>,
     /// Runs once a Close was sent on a connection that nobody drives.
     timer: Option<Pin<Box<Sleep>>>,
 }
-
-/// What a receiver is made of.
-pub(crate) type Parts = (Arc<Shared>, Option<Box<Reader>>, Option<Box<Keepalive>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -204,7 +201,6 @@ enum Phase {
 impl Receiver {
     pub(crate) fn new(shared: Arc<Shared>, reader: Box<Reader>) -> Self {
         Self {
-            keepalive: Keepalive::new(shared.info.patience),
             shared,
             reader: Some(reader),
             phase: Phase::Open,
@@ -217,12 +213,8 @@ impl Receiver {
     }
 
     /// Gives up the receiving side to a driver that takes it from here.
-    pub(crate) fn into_parts(mut self) -> Parts {
-        (
-            self.shared.clone(),
-            self.reader.take(),
-            self.keepalive.take(),
-        )
+    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Box<Reader>>) {
+        (self.shared.clone(), self.reader.take())
     }
 
     /// The next message, or `None` once the connection was closed cleanly by either side;
@@ -277,14 +269,15 @@ impl Receiver {
         }
     }
 
-    /// How long the peer took to answer the last ping of the keepalive, once it has.
-    pub fn rtt(&self) -> Option<Duration> {
-        self.shared.rtt()
-    }
-
     /// Why the connection ended, once it has.
     pub fn ended(&self) -> Option<Ended> {
         self.shared.ended()
+    }
+
+    /// How long the last ping that keeps the connection took there and back; `None` before the first
+    /// pong.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared.pulse.rtt()
     }
 
     /// Puts the halves together again.
@@ -348,18 +341,19 @@ impl Receiver {
                 }
                 (Phase::Open, None) | (Phase::Done, _) => return Poll::Ready(Ok(None)),
             };
-            match take(reader, cx) {
+            let polled = take(reader, cx);
+            self.shared.pulse.heard(reader.received());
+            match polled {
                 Poll::Ready(Ok(taken)) => {
                     match taken.event() {
-                        None | Some(Event::Message(_)) => reader.note_message(),
+                        None | Some(Event::Message(_)) => {}
                         Some(Event::Pong(payload)) => {
-                            let keepalive = self.keepalive.as_mut();
-                            if let Some(rtt) = keepalive.and_then(|k| k.pong(payload)) {
-                                self.shared.note_rtt(rtt);
+                            if self.shared.is_own(payload, true) {
                                 continue;
                             }
                         }
-                        Some(event @ Event::Ping(_)) => {
+                        Some(event @ Event::Ping(payload)) => {
+                            self.shared.is_own(payload, false);
                             let _ = self.shared.apply(Command::Answer(event.clone()));
                             let _ = self.shared.poll_flush(cx, false);
                         }
@@ -380,7 +374,6 @@ impl Receiver {
                     self.shared.end(ended);
                     self.phase = Phase::Ending;
                 }
-                Poll::Pending if self.poll_keepalive(cx).is_ready() => {}
                 Poll::Pending => match self.shared.park(cx) {
                     Err(()) => self.phase = Phase::Ending,
                     Ok(None) => return Poll::Pending,
@@ -392,18 +385,6 @@ impl Receiver {
                 },
             }
         }
-    }
-
-    /// Looks after the keepalive; ready where that has done something.
-    #[inline]
-    fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (Some(reader), Some(keepalive)) = (&mut self.reader, &mut self.keepalive) else {
-            return Poll::Pending;
-        };
-        let due = ready!(reader.poll_keepalive(cx, keepalive));
-        self.shared.keep_alive(due);
-        let _ = self.shared.poll_flush(cx, false);
-        Poll::Ready(())
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {

@@ -75,7 +75,9 @@ fn client(args: &Connect) -> Result<Client, Failure> {
         .connect_timeout(args.connect_timeout)
         .tls_timeout(args.connect_timeout)
         .handshake_timeout(args.handshake_timeout)
-        .close_timeout(args.close_timeout);
+        .close_timeout(args.close_timeout)
+        .keepalive(args.pings.ping_interval)
+        .keepalive_timeout(args.pings.ping_timeout);
     for name in &args.subprotocol {
         client = client.subprotocol(name);
     }

@@ -22,6 +22,8 @@ use visits::Visits;
 pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     let mut acceptor = Acceptor::new()
         .limits(Limits::default().message(args.max_message))
+        .keepalive(args.pings.ping_interval)
+        .keepalive_timeout(args.pings.ping_timeout)
         .on_request(close_query::check);
     let mut known = Subprotocols::new();
     for name in &args.subprotocol {

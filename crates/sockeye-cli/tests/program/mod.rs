@@ -74,18 +74,25 @@ impl Program {
     /// With these variables about proxies, and no others.
     pub(crate) fn start_with(args: &[&str], proxies: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sockeye"));
+        Self::run_as(command.args(args).envs(proxies.iter().copied()))
+    }
+
+    /// Started by a command that may be another program.
+    pub(crate) fn run_as(command: &mut Command) -> Self {
+        let given: Vec<_> = command
+            .get_envs()
+            .map(|(name, _)| name.to_owned())
+            .collect();
         for (name, _) in std::env::vars_os() {
-            if name
+            let is_proxy = name
                 .to_ascii_lowercase()
                 .to_string_lossy()
-                .ends_with("_proxy")
-            {
+                .ends_with("_proxy");
+            if is_proxy && !given.contains(&name) {
                 command.env_remove(name);
             }
         }
         let mut child = command
-            .envs(proxies.iter().copied())
-            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

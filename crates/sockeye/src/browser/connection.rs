@@ -119,7 +119,9 @@ async fn talk(
         _ if socket.lock().full => Some("the peer does not read: the buffer is full".to_owned()),
         // Closed by this end, which then waited long enough: nothing has failed.
         Ended::ByPeer(_) | Ended::ByUs(_) | Ended::TimedOut => None,
-        Ended::Lost(_) | Ended::Protocol(_) | Ended::Overflow { .. } => Some(ended.to_string()),
+        Ended::Lost(_) | Ended::Silent | Ended::Protocol(_) | Ended::Overflow { .. } => {
+            Some(ended.to_string())
+        }
     };
     let closed = match heard {
         Some(frame) if ended.was_clean() => Closed {

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Established, OutputLimits},
-    keepalive::Patience,
+    keepalive::{Staying, some_time},
     stream::{Io, Stream},
 };
 
@@ -71,7 +71,7 @@ pub struct Client {
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) output: OutputLimits,
-    pub(super) patience: Patience,
+    pub(super) staying: Staying,
     redirects: usize,
     proxy: ProxyChoice,
     dial: Dial,
@@ -105,7 +105,7 @@ impl Client {
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             output: OutputLimits::default(),
-            patience: Patience::default(),
+            staying: Staying::default(),
             redirects: 0,
             proxy: ProxyChoice::default(),
             dial: Dial::default(),
@@ -198,28 +198,34 @@ impl Client {
         self
     }
 
-    /// Sets how often the server is pinged (RFC 6455 §5.5.2), or with `None` that it is not. Default 30 s.
+    /// Sets how often the server is sent a ping that keeps the connection, or with `None` that it never
+    /// is. Default 30 s.
     ///
-    /// That keeps the ways through middleboxes open, measures the round-trip time
-    /// ([`WebSocket::rtt`](crate::WebSocket::rtt)) and finds a peer that is gone. Pings go out while
-    /// the connection is being received on.
+    /// Each keeps what is on the way from forgetting the connection, measures the
+    /// [round trip](WebSocket::rtt), and finds out whether the server is still there: see
+    /// [`keepalive_timeout`](Self::keepalive_timeout). Its pong is no event. Pings are sent while the
+    /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`]) or its
+    /// [`recv`](WebSocket::recv) is polled, and at no other time.
     pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        self.patience.interval = interval.into();
+        self.staying.interval = some_time(interval);
         self
     }
 
-    /// Sets how long after such a ping something must come from the server, be it the pong or not: else
-    /// the connection is [lost](crate::Ended::Lost), with [`std::io::ErrorKind::TimedOut`]. Default
-    /// 20 s.
+    /// Sets how long the server may be silent after such a ping. Default 20 s.
+    ///
+    /// Anything that comes will do, not only the pong, and where much waits to be sent, so will that the
+    /// server takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
+    /// That takes someone who receives, since only they can tell that nothing has come.
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
-        self.patience.timeout = timeout;
+        self.staying.timeout = timeout;
         self
     }
 
-    /// Sets how long no message may come from the server before it is sent a Close with 1001. Default
-    /// `None`: for ever.
+    /// Sets after how long without a message in either direction the connection is closed, with 1001
+    /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default
+    /// never.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.patience.idle = timeout.into();
+        self.staying.idle = some_time(timeout);
         self
     }
 

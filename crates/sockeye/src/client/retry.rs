@@ -26,7 +26,7 @@ impl Cause {
     /// first:
     ///
     /// - the name, the address, the network or the way of a proxy to the server failed; a deadline
-    ///   passed; the connection broke off
+    ///   passed; the connection broke off, or the server fell silent
     /// - the server, or the proxy, answered 408, 425, 429 or 5xx
     /// - the server closed with 1001, 1011, 1012, 1013, 1014 or 3008
     ///
@@ -42,7 +42,7 @@ impl Cause {
                 Ended::ByPeer(Some(frame)) => {
                     matches!(frame.code.as_u16(), 1001 | 1011..=1014 | 3008)
                 }
-                Ended::Lost(_) | Ended::Overflow { .. } => true,
+                Ended::Lost(_) | Ended::Silent | Ended::Overflow { .. } => true,
                 Ended::ByPeer(None) | Ended::ByUs(_) | Ended::Protocol(_) | Ended::TimedOut => {
                     false
                 }

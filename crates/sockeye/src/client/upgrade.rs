@@ -164,7 +164,7 @@ impl Client {
             limits: self.limits,
             close_timeout: self.close_timeout,
             output: self.output,
-            patience: self.patience,
+            staying: self.staying,
             peer_head: PeerHead::Response(Box::new(response)),
         })
     }

@@ -22,7 +22,7 @@ use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Established, OutputLimits, PeerHead},
     head::read_head,
-    keepalive::Patience,
+    keepalive::{Staying, some_time},
     stream::{Io, Stream},
 };
 
@@ -66,7 +66,7 @@ pub struct Acceptor {
     handshake_timeout: Duration,
     close_timeout: Duration,
     output: OutputLimits,
-    patience: Patience,
+    staying: Staying,
     on_request: Option<Arc<OnRequest>>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
@@ -89,7 +89,7 @@ impl Acceptor {
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             output: OutputLimits::default(),
-            patience: Patience::default(),
+            staying: Staying::default(),
             on_request: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -134,28 +134,34 @@ impl Acceptor {
         self
     }
 
-    /// Sets how often the client is pinged (RFC 6455 §5.5.2), or with `None` that it is not. Default 30 s.
+    /// Sets how often the client is sent a ping that keeps the connection, or with `None` that it never
+    /// is. Default 30 s.
     ///
-    /// That keeps the ways through middleboxes open, measures the round-trip time
-    /// ([`WebSocket::rtt`](crate::WebSocket::rtt)) and finds a peer that is gone. Pings go out while
-    /// the connection is being received on.
+    /// Each keeps what is on the way from forgetting the connection, measures the
+    /// [round trip](WebSocket::rtt), and finds out whether the client is still there: see
+    /// [`keepalive_timeout`](Self::keepalive_timeout). Its pong is no event. Pings are sent while the
+    /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`]) or its
+    /// [`recv`](WebSocket::recv) is polled, and at no other time.
     pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        self.patience.interval = interval.into();
+        self.staying.interval = some_time(interval);
         self
     }
 
-    /// Sets how long after such a ping something must come from the client, be it the pong or not: else
-    /// the connection is [lost](crate::Ended::Lost), with [`std::io::ErrorKind::TimedOut`]. Default
-    /// 20 s.
+    /// Sets how long the client may be silent after such a ping. Default 20 s.
+    ///
+    /// Anything that comes will do, not only the pong, and where much waits to be sent, so will that the
+    /// client takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
+    /// That takes someone who receives, since only they can tell that nothing has come.
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
-        self.patience.timeout = timeout;
+        self.staying.timeout = timeout;
         self
     }
 
-    /// Sets how long no message may come from the client before it is sent a Close with 1001. Default
-    /// `None`: for ever.
+    /// Sets after how long without a message in either direction the connection is closed, with 1001
+    /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default
+    /// never.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.patience.idle = timeout.into();
+        self.staying.idle = some_time(timeout);
         self
     }
 
@@ -383,7 +389,7 @@ impl Acceptor {
             limits: self.limits,
             close_timeout: self.close_timeout,
             output: self.output,
-            patience: self.patience,
+            staying: self.staying,
             peer_addr,
             peer_head: PeerHead::Request(Box::new(request)),
         }
@@ -433,6 +439,7 @@ impl fmt::Debug for Acceptor {
             .field("head_limits", &self.head_limits)
             .field("handshake_timeout", &self.handshake_timeout)
             .field("close_timeout", &self.close_timeout)
+            .field("staying", &self.staying)
             .finish_non_exhaustive()
     }
 }

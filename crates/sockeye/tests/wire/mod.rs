@@ -46,6 +46,9 @@ pub struct Setup {
     /// What the peer offers or answers of extensions.
     pub extensions: &'static str,
     pub close_timeout: Duration,
+    pub keepalive: Option<Duration>,
+    pub keepalive_timeout: Duration,
+    pub idle_timeout: Option<Duration>,
     pub high_water: usize,
     pub output_limit: usize,
     /// Bytes that the pipe between the ends holds.
@@ -61,6 +64,9 @@ impl Default for Setup {
             deflate: None,
             extensions: "",
             close_timeout: Duration::from_secs(5),
+            keepalive: Some(Duration::from_secs(30)),
+            keepalive_timeout: Duration::from_secs(20),
+            idle_timeout: None,
             high_water: 1 << 20,
             output_limit: 32 << 20,
             pipe: 1 << 20,
@@ -87,6 +93,9 @@ impl Setup {
             .limits(self.limits)
             .deflate(self.deflate)
             .close_timeout(self.close_timeout)
+            .keepalive(self.keepalive)
+            .keepalive_timeout(self.keepalive_timeout)
+            .idle_timeout(self.idle_timeout)
             .high_water(self.high_water)
             .output_limit(self.output_limit)
     }
@@ -96,6 +105,9 @@ impl Setup {
             .limits(self.limits)
             .deflate(self.deflate)
             .close_timeout(self.close_timeout)
+            .keepalive(self.keepalive)
+            .keepalive_timeout(self.keepalive_timeout)
+            .idle_timeout(self.idle_timeout)
             .high_water(self.high_water)
             .output_limit(self.output_limit)
     }
@@ -258,6 +270,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                 return None;
             }
         }
+    }
+
+    /// As [`next`](Self::next), and `None` too where none has come after so long. A future that is
+    /// dropped loses nothing.
+    pub async fn next_in_time(&mut self, time: Duration) -> Option<Frame> {
+        let whole = async { while parse(&self.read).is_none() && self.more().await {} };
+        timeout(time, whole).await.ok()?;
+        self.next().await
     }
 
     /// The payload of the next frame, which has to begin with the byte `first`.
