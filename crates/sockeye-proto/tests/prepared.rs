@@ -2,7 +2,7 @@
 //! agreed, and compressed no more often than there are parameters.
 #![allow(clippy::unwrap_used)]
 
-use std::{sync::Arc, thread, time::Duration};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use sockeye_proto::{
@@ -104,6 +104,11 @@ fn direction(keeps_context: bool, window: u8) -> Direction {
 
 #[cfg(feature = "deflate")]
 mod section_7_2_1_compression {
+    use std::{
+        sync::{Arc, Barrier},
+        thread,
+    };
+
     use super::*;
 
     fn config(level: u8, mem_level: u8, threshold: usize) -> DeflateConfig {
@@ -210,7 +215,7 @@ mod section_7_2_1_compression {
     fn threads_that_come_at_once_share_one_frame() {
         let message = Message::from(json(500_000));
         let prepared = Prepared::new(&message);
-        let barrier = Arc::new(std::sync::Barrier::new(8));
+        let barrier = Arc::new(Barrier::new(8));
         let threads: Vec<_> = (0..8)
             .map(|n| {
                 let (prepared, barrier) = (prepared.clone(), barrier.clone());
