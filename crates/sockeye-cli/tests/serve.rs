@@ -187,7 +187,8 @@ async fn a_message_larger_than_max_message_is_closed_with_1009() {
 mod page {
     use super::*;
 
-    const HOST: &str = "Host: localhost\r\n\r\n";
+    /// The server would wait for a further request.
+    const HOST: &str = "Host: localhost\r\nConnection: close\r\n\r\n";
 
     #[test]
     fn is_served_at_the_root_under_a_policy() {
