@@ -72,7 +72,7 @@ async fn a_peer_that_does_not_read_gets_the_newest_of_each_key() {
             for tick in 0..TICKS {
                 for symbol in 0..3 {
                     sender
-                        .send_latest(symbol, &Prepared::new(price(symbol, tick)))
+                        .send_latest(symbol, Prepared::new(price(symbol, tick)))
                         .unwrap();
                 }
                 if tick % 7 == 0 {

@@ -297,7 +297,7 @@ impl Acceptor {
             .in_time(Box::pin(self.judge(stream, peer_addr)))
             .await?;
         match verdict {
-            Verdict::Accepted(incoming) => Ok(incoming),
+            Verdict::Accepted(incoming) => Ok(*incoming),
             Verdict::Refused(stream, error) => Err(Box::pin(refuse(stream, error)).await),
         }
     }
@@ -325,11 +325,11 @@ impl Acceptor {
                 let early = buffer.split_off(end);
                 self.answer(stream, early, request, peer_addr).await
             }
-            request => Ok(Verdict::Accepted(Incoming::Http(PlainHttp {
+            request => Ok(Verdict::Accepted(Box::new(Incoming::Http(PlainHttp {
                 stream,
                 bytes: buffer,
                 request,
-            }))),
+            })))),
         }
     }
 
@@ -378,7 +378,9 @@ impl Acceptor {
         stream.write_all(&acceptance.to_bytes()).await?;
         stream.flush().await?;
         let established = self.established(stream, early, request, terms, peer_addr);
-        Ok(Verdict::Accepted(Incoming::WebSocket(established)))
+        Ok(Verdict::Accepted(Box::new(Incoming::WebSocket(
+            established,
+        ))))
     }
 
     /// The connection, once the client has been told of the terms.
@@ -456,7 +458,7 @@ impl fmt::Debug for Acceptor {
 
 /// What comes of a connection within the deadline. A refusal is written after it.
 enum Verdict {
-    Accepted(Incoming),
+    Accepted(Box<Incoming>),
     Refused(Stream, HandshakeError),
 }
 
