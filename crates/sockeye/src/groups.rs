@@ -171,13 +171,14 @@ impl Groups {
     ///
     /// It is compressed once for all, as a [`Prepared`] is.
     pub fn send_to<'a>(&self, group: &str, message: impl Into<Outgoing<'a>>) -> usize {
-        self.send_but(group, None, message.into())
+        self.group(group)
+            .map_or(0, |members| self.send_but(members, None, message.into()))
     }
 
     /// Sends a message to every member, and gives the number of members it was given to.
     pub fn send_to_all<'a>(&self, message: impl Into<Outgoing<'a>>) -> usize {
         let everyone = self.lock().everyone.clone();
-        self.deliver(everyone, None, message.into())
+        self.send_but(everyone, None, message.into())
     }
 
     /// How many members there are.
@@ -196,31 +197,52 @@ impl Groups {
         state.groups.keys().map(|name| name.to_string()).collect()
     }
 
-    fn send_but(&self, group: &str, but: Option<u64>, message: Outgoing<'_>) -> usize {
-        let Some(members) = self.lock().groups.get(group).cloned() else {
+    /// Sends a message of which only the newest is worth having to everyone in a group, and gives the
+    /// number of members it was given to: where one with the same key still waits for a member, this
+    /// replaces it, as with [`Sender::send_latest`]. So nobody is too slow for it.
+    pub fn send_latest_to<'a>(
+        &self,
+        group: &str,
+        key: u64,
+        message: impl Into<Outgoing<'a>>,
+    ) -> usize {
+        let Some(members) = self.group(group) else {
             return 0;
         };
-        self.deliver(members, but, message)
+        let message = prepare(message.into());
+        self.deliver(members, None, |sender| sender.send_latest(key, &message))
     }
 
-    /// Gives a message to members, with nothing locked: those who are woken by it may themselves be
-    /// here next.
-    fn deliver(&self, members: Members, but: Option<u64>, message: Outgoing<'_>) -> usize {
-        let message = match message {
-            Outgoing::Prepared(prepared) => prepared,
-            other => Prepared::new(other.into_owned()),
-        };
+    fn group(&self, name: &str) -> Option<Members> {
+        self.lock().groups.get(name).cloned()
+    }
+
+    fn send_but(&self, members: Members, but: Option<u64>, message: Outgoing<'_>) -> usize {
+        let message = prepare(message);
         let (Slow::Skip { above } | Slow::Close { above, .. }) = self.settings.slow;
+        self.deliver(members, but, |sender| {
+            sender.shared.send_below((&message).into(), above)
+        })
+    }
+
+    /// Gives members a message, with nothing locked: those who are woken by it may themselves be here
+    /// next.
+    fn deliver(
+        &self,
+        members: Members,
+        but: Option<u64>,
+        send: impl Fn(&Sender) -> Result<()>,
+    ) -> usize {
         let mut count = 0;
         let mut left = Vec::new();
         for (number, sender) in members.0.iter() {
             if but == Some(*number) {
                 continue;
             }
-            match sender.shared.send_below((&message).into(), above) {
+            match send(sender) {
                 Ok(()) => count += 1,
                 Err(error) if error.is_full() => {
-                    if let Slow::Close { code, .. } = self.settings.slow {
+                    if let Slow::Close { code, above } = self.settings.slow {
                         give_up(sender, code, above);
                         left.push(*number);
                     }
@@ -259,6 +281,13 @@ impl fmt::Debug for Groups {
             .field("members", &state.everyone.len())
             .field("groups", &state.groups.len())
             .finish_non_exhaustive()
+    }
+}
+
+fn prepare(message: Outgoing<'_>) -> Prepared {
+    match message {
+        Outgoing::Prepared(prepared) => prepared,
+        other => Prepared::new(other.into_owned()),
     }
 }
 
@@ -353,8 +382,10 @@ impl Member {
 
     /// As [`Groups::send_to`], to everyone in the group but this member, which need not be in it.
     pub fn send_to_others<'a>(&self, group: &str, message: impl Into<Outgoing<'a>>) -> usize {
-        self.groups
-            .send_but(group, Some(self.number), message.into())
+        self.groups.group(group).map_or(0, |members| {
+            self.groups
+                .send_but(members, Some(self.number), message.into())
+        })
     }
 }
 

@@ -278,6 +278,33 @@ async fn who_reads_slowly_misses_messages_and_delays_nobody() {
     }
 }
 
+/// Of each key the newest, whatever becomes of other messages.
+#[tokio::test(start_paused = true)]
+async fn of_what_is_sent_latest_one_waits() {
+    for form in FORMS {
+        let groups = Groups::new();
+        let mut slow = seat(&groups, form, Role::Server, &narrow()).await;
+        slow.member.join("prices").unwrap();
+        for number in 0..1000 {
+            for key in [1, 2] {
+                let text = format!("{key} {number:050}");
+                assert_eq!(groups.send_latest_to("prices", key, &text), 1);
+                assert_eq!(groups.send_latest_to("elsewhere", key, &text), 0);
+            }
+            tokio::task::yield_now().await;
+        }
+        let mut read = Vec::new();
+        while !["1", "2"].iter().all(|key| {
+            let newest = format!("{key} {:050}", 999);
+            read.iter().any(|text| *text == newest)
+        }) {
+            read.push(slow.peer.next().await.unwrap().text().to_owned());
+        }
+        assert!(read.len() < 20, "{read:?}");
+        slow.peer.expect_echo("and nothing more").await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_reads_nothing_is_closed_and_delays_nobody() {
     for (asked, code) in [
