@@ -62,7 +62,7 @@ async fn everyone_in_the_group_gets_the_same_bytes_and_nobody_else() {
             outside.member.join("other").unwrap();
             let text = "a text that is long enough to be compressed, ".repeat(20);
             assert_eq!(groups.send_to("room", &text), 3);
-            assert_eq!(groups.send_to("room", &Prepared::new(&text)), 3);
+            assert_eq!(groups.send_to("room", Prepared::new(&text)), 3);
             assert_eq!(groups.send_to("nobody's", &text), 0);
             let mut first = None;
             for seat in &mut inside {
@@ -296,7 +296,7 @@ async fn of_what_is_sent_latest_one_waits() {
         let mut read = Vec::new();
         while !["1", "2"].iter().all(|key| {
             let newest = format!("{key} {:050}", 999);
-            read.iter().any(|text| *text == newest)
+            read.contains(&newest)
         }) {
             read.push(slow.peer.next().await.unwrap().text().to_owned());
         }
