@@ -14,7 +14,7 @@ use sockeye::{
     Acceptor, Deadline, Error, Limits, Server, proto::handshake::Subprotocols, server::ServerTls,
 };
 
-use crate::{args::Serve, failure::Failure, signals::Signals};
+use crate::{args::Serve, examples::Example, failure::Failure, signals::Signals};
 use broadcast::{Room, Visitor};
 use config::{Faults, Problem};
 use echo::Echo;
@@ -47,8 +47,12 @@ fn subprotocols(args: &Serve) -> Result<(), Failure> {
 }
 
 pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
+    let max_message = match args.example {
+        None => args.max_message,
+        Some(_) => args.max_message.min(Example::LONGEST_MESSAGE),
+    };
     let mut acceptor = Acceptor::new()
-        .limits(Limits::default().message(args.max_message))
+        .limits(Limits::default().message(max_message))
         .keepalive(args.pings.ping_interval)
         .keepalive_timeout(args.pings.ping_timeout)
         .on_request(close_query::check);
@@ -72,13 +76,15 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     let server = Server::bind(args.listen.as_str()).await?;
     let address = server.local_addr()?;
     let visits = Arc::new(Visits::new(args.quiet));
-    visits.say(&greeting(address, args.broadcast, tls.as_ref()));
+    visits.say(&greeting(address, &args, tls.as_ref()));
     let (refused, closing) = (visits.clone(), visits.clone());
     let mut signals = Signals::new()
         .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
     let server = server
         .acceptor(acceptor)
-        .http(page::service())
+        .http(page::service(
+            args.example.map_or(page::CLIENT, Example::page),
+        ))
         .on_error(move |peer, error| {
             if before_open(error) {
                 refused.refused(peer, error);
@@ -93,6 +99,13 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
             });
         });
     let log = visits.clone();
+    if let Some(example) = args.example {
+        return example
+            .serve(server)
+            .await
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into);
+    }
     if args.broadcast {
         let room = Arc::new(Room::default());
         server
@@ -154,7 +167,7 @@ impl Tls {
 }
 
 /// What is served where, and how to try it.
-fn greeting(address: SocketAddr, broadcast: bool, tls: Option<&Tls>) -> String {
+fn greeting(address: SocketAddr, args: &Serve, tls: Option<&Tls>) -> String {
     let mut reachable = address;
     let mut everywhere = "";
     if address.ip().is_unspecified() {
@@ -169,7 +182,11 @@ fn greeting(address: SocketAddr, broadcast: bool, tls: Option<&Tls>) -> String {
         Some(Tls::Files(_)) => ("s", ""),
         Some(Tls::SelfSigned(_)) => ("s", " --insecure"),
     };
-    let what = if broadcast { "Broadcasting" } else { "Echoing" };
+    let what = match (args.example, args.broadcast) {
+        (Some(example), _) => example.title(),
+        (None, true) => "Broadcasting",
+        (None, false) => "Echoing",
+    };
     let mut text = format!(
         "{what} on ws{s}://{reachable}/{everywhere}\n\
          Open http{s}://{reachable}/ in a browser, or run: sockeye connect{insecure} ws{s}://{reachable}/\n"
