@@ -28,6 +28,7 @@ use crate::{
     Ended, Error, Result,
     established::{OutputLimits, PeerHead},
     keepalive::{Pulse, Step},
+    latest::Latest,
     link::{Command, Link, Lost},
     reader::Reader,
     waiting::Waiting,
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     waiting: OnceLock<Arc<Waiting>>,
     /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
+    /// Whether it is to close as soon as whoever receives waits for an event.
+    leaving: AtomicBool,
     /// Whether a message is being sent in parts: others wait for their turn.
     pub(crate) writing: AtomicBool,
     /// How much output waits with the driver.
@@ -78,6 +81,8 @@ pub(crate) struct State {
     /// What was sent while a driver held the link, and its size.
     inbox: Vec<Command<'static>>,
     inbox_size: usize,
+    /// What of that is replaced while it waits.
+    latest: Option<Box<Latest>>,
     /// The task of the driver that holds the link.
     driver: Option<Waker>,
     /// The task of another driver that is to have the link.
@@ -88,6 +93,8 @@ pub(crate) struct State {
     reading: Option<Waker>,
     /// The Close that this end sent first.
     our_close: Option<CloseFrame>,
+    /// The Close that is to be sent once all that has come is handled.
+    leaving: Option<Box<CloseFrame>>,
     ended: Option<Ended>,
 }
 
@@ -122,15 +129,18 @@ impl Shared {
                 reader: None,
                 inbox: Vec::new(),
                 inbox_size: 0,
+                latest: None,
                 driver: None,
                 wanted: None,
                 broken: None,
                 reading: None,
                 our_close: None,
+                leaving: None,
                 ended: None,
             }),
             waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
         })
@@ -360,6 +370,31 @@ impl Shared {
         })
     }
 
+    /// Queues a message where nothing waits, and writes it as [`try_send`](Self::try_send) does; else
+    /// puts it in place of the one that waits for the same key.
+    pub(crate) fn send_latest(&self, key: u64, message: Outgoing<'_>) -> Result<()> {
+        self.access(|access| match access {
+            Access::Driven(link) => link.send_latest(key, message),
+            Access::Free(link, state) => {
+                link.send_latest(key, message)?;
+                let cx = &mut Context::from_waker(Waker::noop());
+                match self.poll_flush_sent(cx, link, state) {
+                    Poll::Ready(written) => written.map_err(Error::Lost),
+                    Poll::Pending => Ok(()),
+                }
+            }
+            Access::Remote(state) => {
+                state.check_open()?;
+                if state.latest.is_none() {
+                    self.posted.store(true, Ordering::Release);
+                    state.wake_driver();
+                }
+                state.latest.get_or_insert_default().put(key, message);
+                Ok(())
+            }
+        })
+    }
+
     /// Waits until what was queued is written. Where a driver writes when the task yields, there is
     /// nothing to wait for unless `fully` asks for it.
     #[inline]
@@ -369,7 +404,7 @@ impl Shared {
             Access::Driven(_) | Access::Remote(_) if !fully => Poll::Ready(Ok(())),
             Access::Driven(link) => match &link.broken {
                 Some(lost) => Poll::Ready(Err(lost.clone())),
-                None if link.sender.buffered() == 0 => Poll::Ready(Ok(())),
+                None if link.is_drained() => Poll::Ready(Ok(())),
                 None => {
                     self.waiting().drained.add(cx.waker());
                     Poll::Pending
@@ -379,7 +414,8 @@ impl Shared {
                 if let Some(lost) = &state.broken {
                     return Poll::Ready(Err(lost.clone()));
                 }
-                if self.buffered_remote(state) == 0 || state.ended.is_some() {
+                let drained = self.buffered_remote(state) == 0 && state.latest.is_none();
+                if drained || state.ended.is_some() {
                     return Poll::Ready(Ok(()));
                 }
                 self.waiting().drained.add(cx.waker());
@@ -444,6 +480,7 @@ impl Shared {
     pub(crate) fn free_link(&self, mut link: Box<Link>) {
         link.reading = None;
         let mut state = self.lock();
+        self.take_latest(&mut state, &mut link);
         for command in self.take_inbox(&mut state) {
             let _ = link.apply(command);
         }
@@ -473,6 +510,7 @@ impl Shared {
     pub(crate) fn collect(&self, link: &mut Link) -> bool {
         let mut state = self.lock();
         let wanted = state.wanted.is_some();
+        self.take_latest(&mut state, link);
         let inbox = self.take_inbox(&mut state);
         drop(state);
         for command in inbox {
@@ -485,7 +523,10 @@ impl Shared {
 
     /// Takes what was sent while the driver was not looking, without a promise to look again.
     pub(crate) fn take_posted(&self, link: &mut Link) {
-        let inbox = self.take_inbox(&mut self.lock());
+        let mut state = self.lock();
+        self.take_latest(&mut state, link);
+        let inbox = self.take_inbox(&mut state);
+        drop(state);
         for command in inbox {
             let _ = link.apply(command);
         }
@@ -499,6 +540,15 @@ impl Shared {
                 .fetch_add(mem::take(&mut state.inbox_size), Ordering::Relaxed);
         }
         mem::take(&mut state.inbox)
+    }
+
+    /// First, so that what is sent before a Close still comes before it.
+    fn take_latest(&self, state: &mut State, link: &mut Link) {
+        if let Some(latest) = state.latest.take() {
+            self.driver_buffered
+                .fetch_add(latest.size(), Ordering::Relaxed);
+            link.absorb_latest(latest);
+        }
     }
 
     /// Leaves a command to the driver.
@@ -629,6 +679,10 @@ impl Shared {
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
     /// peer must have closed; `Err` where the connection has ended already.
     pub(crate) fn park(&self, cx: &mut Context<'_>) -> Result<Option<Instant>, ()> {
+        self.pulse.attend();
+        if self.is_leaving() {
+            self.close_now();
+        }
         let mut is_idle = false;
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
@@ -670,6 +724,47 @@ impl Shared {
         Ok(parked)
     }
 
+    /// Asks for a Close: it is sent as soon as whoever receives has handled all that has come, and waits
+    /// for more. At once where nobody has received anything yet.
+    #[cfg(feature = "server")]
+    pub(crate) fn leave(&self, close: &CloseFrame) {
+        {
+            let mut state = self.lock();
+            if state.our_close.is_some() || state.ended.is_some() {
+                return;
+            }
+            state.leaving = Some(Box::new(close.clone()));
+            self.leaving.store(true, Ordering::Release);
+        }
+        if self.pulse.is_attended() {
+            let _ = self.apply(Command::Look);
+        } else {
+            self.close_now();
+        }
+        self.wake_reading();
+    }
+
+    /// Whether this end is to close as soon as whoever receives has nothing to do.
+    #[inline]
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// The Close that was asked for and has not been sent.
+    pub(crate) fn take_leave(&self) -> Option<CloseFrame> {
+        self.leaving.store(false, Ordering::Relaxed);
+        self.lock().leaving.take().map(|close| *close)
+    }
+
+    /// Sends the Close that was asked for.
+    #[cold]
+    pub(crate) fn close_now(&self) {
+        if let Some(close) = self.take_leave() {
+            // Refused where it is closing already.
+            let _ = self.apply(Command::Close(close));
+        }
+    }
+
     /// Takes the receiving side, where its owner has let go of it.
     pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
         self.lock().reader.take()
@@ -708,6 +803,15 @@ impl State {
         self.ended.is_none() && self.our_close.is_none() && self.broken.is_none()
     }
 
+    /// Whether a user can still send.
+    fn check_open(&self) -> Result<()> {
+        match &self.broken {
+            Some(lost) => Err(Error::Lost(lost.clone())),
+            None if self.is_open() => Ok(()),
+            None => Err(SendError::Closed.into()),
+        }
+    }
+
     /// Leaves a command to the driver.
     fn post(&mut self, command: Command<'_>) -> Result<()> {
         let of_user = matches!(
@@ -720,11 +824,8 @@ impl State {
                 | Command::Ping(_)
                 | Command::Pong(_)
         );
-        if of_user && let Some(lost) = &self.broken {
-            return Err(Error::Lost(lost.clone()));
-        }
-        if of_user && !self.is_open() {
-            return Err(SendError::Closed.into());
+        if of_user {
+            self.check_open()?;
         }
         if let Command::Ping(payload) | Command::Pong(payload) = &command
             && payload.len() > 125
