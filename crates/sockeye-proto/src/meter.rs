@@ -163,14 +163,12 @@ impl Flow<'_> {
         add(&self.seldom.uncompressed, uncompressed);
     }
 
-    /// Counts a frame that is a whole message, a ping or a pong.
-    #[inline]
-    pub(crate) fn frame(self, opcode: OpCode, len: usize) {
+    /// Counts a ping or a pong; a Close is nothing to count.
+    pub(crate) fn control(self, opcode: OpCode) {
         match opcode {
-            OpCode::Text | OpCode::Binary => self.message(opcode == OpCode::Text, len),
             OpCode::Ping => add(&self.seldom.pings, 1),
             OpCode::Pong => add(&self.seldom.pongs, 1),
-            OpCode::Continuation | OpCode::Close => {}
+            _ => {}
         }
     }
 

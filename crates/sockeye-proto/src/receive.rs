@@ -234,10 +234,10 @@ impl Receiver {
         input: &mut &'i mut [u8],
     ) -> Option<Result<MessageRef<'i>, ProtocolError>> {
         let whole = self.whole()?.take(input)?;
-        let (text, len) = whole.kind();
         Some(match whole.lend() {
             Ok(message) => {
-                self.meter.received().message(text, len);
+                let flow = self.meter.received();
+                flow.message(message.is_text(), message.len());
                 Ok(message)
             }
             Err(error) => Err(self.fail(input, error)),
@@ -260,10 +260,10 @@ impl Receiver {
             return Ok(ControlFlow::Continue(()));
         };
         while let Some(whole) = wholes.take(input) {
-            let (text, len) = whole.kind();
             match whole.lend() {
                 Ok(message) => {
-                    self.meter.received().message(text, len);
+                    let flow = self.meter.received();
+                    flow.message(message.is_text(), message.len());
                     if each(message).is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
@@ -284,10 +284,10 @@ impl Receiver {
         input: &mut &mut [u8],
     ) -> Option<Result<Message, ProtocolError>> {
         let whole = self.whole()?.take(input)?;
-        let (text, len) = whole.kind();
         Some(match whole.into_owned() {
             Ok(message) => {
-                self.meter.received().message(text, len);
+                let flow = self.meter.received();
+                flow.message(message.is_text(), message.len());
                 Ok(message)
             }
             Err(error) => Err(self.fail(input, error)),
@@ -336,7 +336,7 @@ impl Receiver {
             }
             Found::Control { opcode, place } => {
                 let payload = &*place.bytes(&mut self.control);
-                flow.frame(opcode, payload.len());
+                flow.control(opcode);
                 match opcode {
                     OpCode::Ping => Ok(Event::Ping(payload)),
                     OpCode::Pong => Ok(Event::Pong(payload)),
@@ -417,7 +417,7 @@ impl Receiver {
             }
             Found::Control { opcode, place } => {
                 let payload = &*place.bytes(&mut self.control);
-                flow.frame(opcode, payload.len());
+                flow.control(opcode);
                 match opcode {
                     OpCode::Ping => Ok(OwnedEvent::Ping(Bytes::copy_from_slice(payload))),
                     OpCode::Pong => Ok(OwnedEvent::Pong(Bytes::copy_from_slice(payload))),
@@ -800,11 +800,6 @@ impl Wholes {
 }
 
 impl<'i> Whole<'i> {
-    #[inline]
-    fn kind(&self) -> (bool, usize) {
-        (self.text, self.frame.len() - self.start)
-    }
-
     #[inline]
     fn lend(self) -> Result<MessageRef<'i>, ProtocolError> {
         let bytes = &self.frame[self.start..];

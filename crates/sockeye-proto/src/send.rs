@@ -169,7 +169,7 @@ impl Sender {
             Outgoing::Borrowed(message) => {
                 if !self.send_quick(message) {
                     let (opcode, payload) = opcode_and_payload(message);
-                    self.frame(opcode, payload);
+                    self.frame_message(opcode, payload);
                 }
             }
             Outgoing::Owned(message) => {
@@ -177,7 +177,7 @@ impl Sender {
                 if payload.len() >= LARGE {
                     self.frame_large(opcode, message);
                 } else if !self.send_quick(message.as_ref()) {
-                    self.frame(opcode, payload);
+                    self.frame_message(opcode, payload);
                 }
             }
             Outgoing::Prepared(prepared) => self.send_shared(prepared.message()),
@@ -336,7 +336,7 @@ impl Sender {
         if payload.len() > 125 {
             return Err(SendError::ControlTooLong { len: payload.len() });
         }
-        self.frame(opcode, payload);
+        self.frame_control(opcode, payload);
         Ok(())
     }
 
@@ -349,7 +349,7 @@ impl Sender {
         } else {
             // A pong that waited answers an older ping: this one answers both (§5.5.3).
             self.pong = None;
-            self.frame(OpCode::Pong, payload);
+            self.frame_control(OpCode::Pong, payload);
         }
     }
 
@@ -358,7 +358,7 @@ impl Sender {
         if self.output.len() < PONG_BACKLOG
             && let Some(payload) = self.pong.take()
         {
-            self.frame(OpCode::Pong, &payload);
+            self.frame_control(OpCode::Pong, &payload);
         }
     }
 
@@ -374,18 +374,32 @@ impl Sender {
 
     fn queue_close(&mut self, payload: &[u8], now: Duration) {
         if let Some(pong) = self.pong.take() {
-            self.frame(OpCode::Pong, &pong);
+            self.frame_control(OpCode::Pong, &pong);
         }
-        self.frame(OpCode::Close, payload);
+        self.frame_control(OpCode::Close, payload);
         self.parts = None;
         self.close_sent = true;
         self.quick = 0;
         self.deadline = Some(now + self.close_timeout);
     }
 
+    /// Queues one frame that is a whole message, its payload copied.
+    #[inline]
+    fn frame_message(&mut self, opcode: OpCode, payload: &[u8]) {
+        self.meter
+            .sent()
+            .message(opcode == OpCode::Text, payload.len());
+        self.frame(opcode, payload);
+    }
+
+    /// Queues a control frame.
+    fn frame_control(&mut self, opcode: OpCode, payload: &[u8]) {
+        self.meter.sent().control(opcode);
+        self.frame(opcode, payload);
+    }
+
     /// Queues one frame, its payload copied.
     fn frame(&mut self, opcode: OpCode, payload: &[u8]) {
-        self.meter.sent().frame(opcode, payload.len());
         let header = header(self.role, opcode, false, payload.len());
         let (bytes, len) = header.encode();
         let out = self.output.append(len + payload.len());
@@ -404,7 +418,7 @@ impl Sender {
         if payload.len() >= LARGE {
             self.frame_large(opcode, message.clone());
         } else if !self.send_quick(message.as_ref()) {
-            self.frame(opcode, payload);
+            self.frame_message(opcode, payload);
         }
     }
 
@@ -413,7 +427,9 @@ impl Sender {
     #[inline(never)]
     fn frame_large(&mut self, opcode: OpCode, message: Message) {
         let mut payload = message.into_bytes();
-        self.meter.sent().frame(opcode, payload.len());
+        self.meter
+            .sent()
+            .message(opcode == OpCode::Text, payload.len());
         let header = header(self.role, opcode, false, payload.len());
         let (bytes, len) = header.encode();
         if let Some(key) = header.mask {
@@ -481,7 +497,7 @@ impl Sender {
         };
         let (opcode, payload) = opcode_and_payload(prepared.message().as_ref());
         let flow = self.meter.sent();
-        flow.frame(opcode, payload.len());
+        flow.message(opcode == OpCode::Text, payload.len());
         flow.compressed(frame.len() - header, payload.len());
         true
     }
@@ -516,7 +532,7 @@ impl Sender {
                 out.truncate(start);
                 return;
             }
-            flow.frame(opcode, payload.len());
+            flow.message(opcode == OpCode::Text, payload.len());
             flow.compressed(out.len() - body, payload.len());
             let header = header(role, opcode, true, out.len() - body);
             let (bytes, len) = header.encode();

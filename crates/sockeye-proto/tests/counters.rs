@@ -22,7 +22,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        Self::with(|role| Config::new(role))
+        Self::with(Config::new)
     }
 
     fn with(config: impl Fn(Role) -> Config) -> Self {
