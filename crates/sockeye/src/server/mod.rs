@@ -4,6 +4,7 @@
 
 mod accept;
 mod connections;
+mod decision;
 #[cfg(feature = "hyper")]
 mod http;
 #[cfg(feature = "http2")]
@@ -14,11 +15,15 @@ mod per_core;
 mod rewound;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_identity;
 
 pub(crate) use accept::Incoming;
+pub use accept::{Acceptor, accept};
 #[cfg(feature = "hyper")]
-pub(crate) use accept::PlainHttp;
-pub use accept::{Acceptor, Answer, accept};
+pub(crate) use accept::{PlainHttp, Terms};
+pub use decision::{Answer, IncomingRequest};
+pub(crate) use decision::{Peer, State};
 pub use listen::Server;
 pub use per_core::PerCore;
 #[cfg(feature = "hyper")]
@@ -26,6 +31,8 @@ pub(crate) use rewound::Rewound;
 pub use sockeye_proto::handshake::{Refusal, Request};
 #[cfg(feature = "tls")]
 pub use tls::ServerTls;
+#[cfg(feature = "tls")]
+pub use tls_identity::TlsIdentity;
 
 #[cfg(feature = "hyper")]
 #[doc = include_str!("../../docs/server.md")]
