@@ -5,7 +5,7 @@ use std::any::Any;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use sockeye_proto::{
-    Limits, Role,
+    CloseCode, Limits, Role,
     deflate::{DeflateConfig, DeflateParams},
     handshake::{Request, Response},
 };
@@ -101,6 +101,8 @@ pub(crate) struct OutputLimits {
     pub(crate) high_water: usize,
     /// Where nothing can wait, in callbacks, more than this ends the connection.
     pub(crate) limit: usize,
+    /// What it is then closed with; else it is cut off.
+    pub(crate) overflow: Option<CloseCode>,
 }
 
 impl Default for OutputLimits {
@@ -108,6 +110,7 @@ impl Default for OutputLimits {
         Self {
             high_water: 1 << 20,
             limit: 32 << 20,
+            overflow: None,
         }
     }
 }

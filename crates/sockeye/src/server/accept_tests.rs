@@ -332,7 +332,8 @@ async fn the_user_decides_by_path_and_header() {
 #[tokio::test]
 async fn the_user_is_not_asked_about_what_the_standard_refuses() {
     let acceptor = Acceptor::new().on_request(async |_| panic!("asked"));
-    let (error, _) = exchange(&acceptor, with("Sec-WebSocket-Key", "").as_bytes()).await;
+    let (error, answer) = exchange(&acceptor, with("Sec-WebSocket-Key", "").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert!(error.unwrap_err().is_handshake());
 }
 
