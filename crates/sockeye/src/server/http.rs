@@ -37,7 +37,7 @@ type Failure = Box<dyn StdError + Send + Sync>;
 /// What a connection that serves HTTP needs of its server.
 pub(super) struct Serving {
     pub(super) acceptor: Arc<Acceptor>,
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Option<SocketAddr>,
     /// How long the connection may wait for a request.
     pub(super) keep_alive: Duration,
     /// Becomes true when the server ends.
@@ -215,7 +215,9 @@ where
             let response = self.upgrade(&mut request);
             return Box::pin(async { Ok(response.await) });
         }
-        request.extensions_mut().insert(self.serving.peer);
+        if let Some(peer) = self.serving.peer {
+            request.extensions_mut().insert(peer);
+        }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.peer.tls {
             request.extensions_mut().insert(tls.clone());

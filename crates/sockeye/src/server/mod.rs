@@ -10,9 +10,11 @@ mod http;
 #[cfg(feature = "http2")]
 mod idle;
 mod listen;
+mod listener;
 mod per_core;
 #[cfg(feature = "hyper")]
 mod rewound;
+mod shutdown;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(feature = "tls")]
@@ -25,9 +27,11 @@ pub(crate) use accept::{PlainHttp, Terms};
 pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
 pub use listen::Server;
+pub use listener::Listener;
 pub use per_core::PerCore;
 #[cfg(feature = "hyper")]
 pub(crate) use rewound::Rewound;
+pub use shutdown::{Departed, Farewell, Shutdown, ShutdownHandle};
 pub use sockeye_proto::handshake::{Refusal, Request};
 #[cfg(feature = "tls")]
 pub use tls::ServerTls;
