@@ -294,12 +294,13 @@ pub(crate) struct Connect {
     )]
     pub(crate) binary: bool,
 
-    /// In a pipe: connect again when the connection is lost, and carry on
+    /// Connect again when the connection is lost, and carry on
     ///
     /// After longer and longer random waits of at most 30 seconds, or as long as the server asks for up to
     /// 5 minutes. What the server refuses or closes for good (401, 403, 404, a close with 1000 ...) stays an end.
     /// A line that is being written when the connection breaks is sent again; one that was on its way may be
-    /// lost, and so may be what the server sent meanwhile.
+    /// lost, and so may be what the server sent meanwhile. What is typed or read while there is no connection
+    /// waits for one.
     #[arg(long)]
     pub(crate) reconnect: bool,
 

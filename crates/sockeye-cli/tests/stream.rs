@@ -118,7 +118,7 @@ impl Drop for Connect {
 
 /// A part of a long message that is like no other.
 fn part(number: u64) -> Vec<u8> {
-    let mut part: Vec<u8> = (0..65_521_u32).map(|at| (at * 31 >> 7) as u8).collect();
+    let mut part: Vec<u8> = (0..65_521_u32).map(|at| ((at * 31) >> 7) as u8).collect();
     part[..8].copy_from_slice(&number.to_be_bytes());
     part
 }

@@ -41,10 +41,10 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
     let is_terminal = !is_bytes && stdin().is_terminal() && stdout().is_terminal();
     let began = Instant::now();
     if args.reconnect {
-        if is_terminal {
-            return Err(again::refuse_terminal());
-        }
-        let outcome = again::run(client, &args, signals()?).await;
+        let outcome = match is_terminal {
+            true => session::run_again(client, &args, signals()?).await?,
+            false => again::run(client, &args, signals()?).await,
+        };
         return outcome.tell(&args, began);
     }
     let socket = client.connect().await?;
