@@ -4,10 +4,9 @@
 
 use std::time::Duration;
 
-use proptest::prelude::*;
 use sockeye_proto::{
     CloseCode, Message, Output, Prepared, Role, SendError, Sender,
-    deflate::{DeflateConfig, Deflaters, Direction, Level, MemLevel, WindowBits},
+    deflate::{DeflateConfig, Deflaters, Direction, WindowBits},
 };
 
 const CLIENT: Role = Role::Client {
@@ -108,6 +107,9 @@ mod section_7_2_1_compression {
         sync::{Arc, Barrier},
         thread,
     };
+
+    use proptest::prelude::*;
+    use sockeye_proto::deflate::{Level, MemLevel};
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use sockeye_proto::{
-    Limits, Role,
+    CloseCode, Limits, Role,
     deflate::{DeflateConfig, DeflateParams},
     handshake::{Request, Response},
 };
@@ -68,6 +68,8 @@ pub(crate) struct OutputLimits {
     pub(crate) high_water: usize,
     /// Where nothing can wait, in callbacks, more than this ends the connection.
     pub(crate) limit: usize,
+    /// What it is then closed with; else it is cut off.
+    pub(crate) overflow: Option<CloseCode>,
 }
 
 impl Default for OutputLimits {
@@ -75,6 +77,7 @@ impl Default for OutputLimits {
         Self {
             high_water: 1 << 20,
             limit: 32 << 20,
+            overflow: None,
         }
     }
 }

@@ -17,6 +17,7 @@ use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEven
 use crate::{
     Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
     driver::Driver,
+    established::OutputLimits,
     link::Command,
     reader::{Broken, Deliver, Read, Reader},
     shared::Shared,
@@ -87,8 +88,8 @@ impl Socket {
     /// Queues a message; it is written when all that was received has been handled.
     ///
     /// As in a browser, a message sent after the connection has begun to close is discarded. Where
-    /// more output waits than the output limit (the peer does not read), the connection is given
-    /// up: [`Ended::Overflow`].
+    /// more output would wait than the output limit (the peer does not read), the connection is given
+    /// up: [`Ended::Overflow`], or what `close_on_overflow` says.
     #[inline]
     pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) {
         let message = message.into();
@@ -114,16 +115,57 @@ impl Socket {
         let Some(link) = self.driver.link() else {
             return;
         };
-        let limit = link.limit;
         let waits = link.sender.buffered() + link.sender.held();
-        if waits + message.as_ref().len() > limit && link.sender.is_open() {
-            link.sender.peer_is_gone();
-            self.driver.shared.end(Ended::Overflow { limit });
+        if waits + message.as_ref().len() > link.limit && link.sender.is_open() {
+            self.overflow();
             return;
         }
         link.lend_buffer();
         // Refused only where the connection is closing.
         let _ = link.send(message);
+    }
+
+    /// Gives up a peer that does not read.
+    #[cold]
+    fn overflow(&mut self) {
+        let OutputLimits {
+            limit, overflow, ..
+        } = self.driver.shared.info.output;
+        let reason = Error::Overflow { limit }.to_string();
+        if let Some(code) = overflow
+            && self.close(code, &reason).is_ok()
+        {
+            return;
+        }
+        if let Some(link) = self.driver.link() {
+            link.sender.peer_is_gone();
+        }
+        self.driver.shared.end(Ended::Overflow { limit });
+    }
+
+    /// Queues a message unless as much output waits already as the high-water mark: for what is worth
+    /// less than its room, such as a position in a game of which the next will come soon.
+    ///
+    /// # Errors
+    /// [`Error::is_full`], and the message was not queued; [`Error::is_closed`].
+    pub fn try_send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
+        let high_water = self.driver.shared.info.output.high_water;
+        if self.is_open() && self.buffered_amount() >= high_water {
+            return Err(Error::Full { high_water });
+        }
+        self.apply(Command::Message(message.into()))
+    }
+
+    /// Sends a message that replaces the one before with the same key, where that still waits: see
+    /// [`Sender::send_latest`].
+    ///
+    /// # Errors
+    /// [`Error::is_closed`], [`Error::is_lost`].
+    pub fn send_latest<'a>(&mut self, key: u64, message: impl Into<Outgoing<'a>>) -> Result<()> {
+        match self.driver.link() {
+            Some(link) => link.send_latest(key, message.into()),
+            None => Err(crate::SendError::Closed.into()),
+        }
     }
 
     /// Queues a ping of at most 125 bytes.

@@ -89,6 +89,7 @@ mod head;
 #[cfg(feature = "hyper")]
 pub mod hyper;
 mod keepalive;
+mod latest;
 mod link;
 mod message_reader;
 mod message_writer;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::{
     Error, Result, buffers,
     keepalive::{Alarm, Pulse, Seen, Staying, Step},
+    latest::Latest,
     transport::WriteHalf,
 };
 
@@ -41,6 +42,9 @@ pub(crate) struct Link {
     alarm: Option<Box<Alarm>>,
     /// Why nothing more can be written.
     pub(crate) broken: Option<Lost>,
+    /// Messages that wait until nothing else does, and are replaced meanwhile. Boxed and there only
+    /// while some do.
+    latest: Option<Box<Latest>>,
     /// The task that waits for an event in the poll of the driver that holds this. Often that is
     /// the driver's own task, but not where it polls a set of futures.
     pub(crate) reading: Option<Waker>,
@@ -112,6 +116,7 @@ impl Link {
             control: 0,
             alarm: Alarm::new(staying),
             broken: None,
+            latest: None,
             reading: None,
         }
     }
@@ -148,8 +153,68 @@ impl Link {
         }
     }
 
+    /// Queues a message where nothing waits; else puts it in place of the one that waits for the same
+    /// key.
+    pub(crate) fn send_latest(&mut self, key: u64, message: Outgoing<'_>) -> Result<()> {
+        if let Some(lost) = &self.broken {
+            return Err(Error::Lost(lost.clone()));
+        }
+        if !self.sender.is_open() {
+            return Err(SendError::Closed.into());
+        }
+        if self.latest.is_none() && self.sender.buffered() == 0 && !self.sender.is_sending_parts() {
+            self.lend_buffer();
+            return Ok(self.send(message)?);
+        }
+        self.latest.get_or_insert_default().put(key, message);
+        Ok(())
+    }
+
+    /// Takes what was left for the driver by [`send_latest`](Self::send_latest) from elsewhere.
+    pub(crate) fn absorb_latest(&mut self, newer: Box<Latest>) {
+        match &mut self.latest {
+            Some(latest) => latest.absorb(*newer),
+            None => self.latest = Some(newer),
+        }
+    }
+
+    /// Whether nothing waits to be written, in whichever way it was sent.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.sender.buffered() == 0 && self.latest.is_none()
+    }
+
+    /// Queues what is replaced while it waits: as much as makes a write worthwhile, once nothing else
+    /// waits; `all` of it before a Close.
+    #[cold]
+    fn queue_latest(&mut self, all: bool) {
+        /// A write of so much costs little more a byte than a larger one, and is soon out.
+        const WRITE: usize = 16 * 1024;
+        if !all && (self.sender.buffered() > 0 || self.sender.is_sending_parts()) {
+            return;
+        }
+        self.lend_buffer();
+        while let Some(latest) = &mut self.latest
+            && (all || self.sender.buffered() < WRITE)
+        {
+            let message = latest.take();
+            if latest.is_empty() {
+                self.latest = None;
+            }
+            // Refused only where the connection is closing: then nothing of it will be sent.
+            if let Some(message) = message
+                && self.send(message).is_err()
+            {
+                self.latest = None;
+            }
+        }
+    }
+
     fn apply_control(&mut self, command: Command<'_>) -> Result<(), SendError> {
         let now = self.opened.elapsed();
+        if self.latest.is_some() && matches!(command, Command::Close(_) | Command::CloseWithoutCode)
+        {
+            self.queue_latest(true);
+        }
         let before = self.sender.buffered();
         let is_control = matches!(
             command,
@@ -190,6 +255,7 @@ impl Link {
             && !self.unflushed
             && self.broken.is_none()
             && self.sender.buffered() == 0
+            && self.latest.is_none()
             && !self.sender.output().has_buffer()
     }
 
@@ -254,6 +320,9 @@ impl Link {
     #[inline]
     fn poll_write_all(&mut self, cx: &mut Context<'_>, client: bool) -> Poll<io::Result<()>> {
         loop {
+            if self.latest.is_some() {
+                self.queue_latest(false);
+            }
             let output = self.sender.output();
             if output.is_empty() {
                 break;
@@ -311,6 +380,7 @@ impl Link {
     }
 
     fn forget_output(&mut self) {
+        self.latest = None;
         self.sender.peer_is_gone();
         let output = self.sender.output();
         output.advance(usize::MAX);

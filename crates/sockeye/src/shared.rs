@@ -28,6 +28,7 @@ use crate::{
     Ended, Error, Result,
     established::{OutputLimits, PeerHead},
     keepalive::{Pulse, Step},
+    latest::Latest,
     link::{Command, Link, Lost},
     reader::Reader,
     waiting::Waiting,
@@ -77,6 +78,8 @@ pub(crate) struct State {
     /// What was sent while a driver held the link, and its size.
     inbox: Vec<Command<'static>>,
     inbox_size: usize,
+    /// What of that is replaced while it waits.
+    latest: Option<Box<Latest>>,
     /// The task of the driver that holds the link.
     driver: Option<Waker>,
     /// The task of another driver that is to have the link.
@@ -120,6 +123,7 @@ impl Shared {
                 reader: None,
                 inbox: Vec::new(),
                 inbox_size: 0,
+                latest: None,
                 driver: None,
                 wanted: None,
                 broken: None,
@@ -358,6 +362,31 @@ impl Shared {
         })
     }
 
+    /// Queues a message where nothing waits, and writes it as [`try_send`](Self::try_send) does; else
+    /// puts it in place of the one that waits for the same key.
+    pub(crate) fn send_latest(&self, key: u64, message: Outgoing<'_>) -> Result<()> {
+        self.access(|access| match access {
+            Access::Driven(link) => link.send_latest(key, message),
+            Access::Free(link, state) => {
+                link.send_latest(key, message)?;
+                let cx = &mut Context::from_waker(Waker::noop());
+                match self.poll_flush_sent(cx, link, state) {
+                    Poll::Ready(written) => written.map_err(Error::Lost),
+                    Poll::Pending => Ok(()),
+                }
+            }
+            Access::Remote(state) => {
+                state.check_open()?;
+                if state.latest.is_none() {
+                    self.posted.store(true, Ordering::Release);
+                    state.wake_driver();
+                }
+                state.latest.get_or_insert_default().put(key, message);
+                Ok(())
+            }
+        })
+    }
+
     /// Waits until what was queued is written. Where a driver writes when the task yields, there is
     /// nothing to wait for unless `fully` asks for it.
     #[inline]
@@ -367,7 +396,7 @@ impl Shared {
             Access::Driven(_) | Access::Remote(_) if !fully => Poll::Ready(Ok(())),
             Access::Driven(link) => match &link.broken {
                 Some(lost) => Poll::Ready(Err(lost.clone())),
-                None if link.sender.buffered() == 0 => Poll::Ready(Ok(())),
+                None if link.is_drained() => Poll::Ready(Ok(())),
                 None => {
                     self.waiting().drained.add(cx.waker());
                     Poll::Pending
@@ -377,7 +406,8 @@ impl Shared {
                 if let Some(lost) = &state.broken {
                     return Poll::Ready(Err(lost.clone()));
                 }
-                if self.buffered_remote(state) == 0 || state.ended.is_some() {
+                let drained = self.buffered_remote(state) == 0 && state.latest.is_none();
+                if drained || state.ended.is_some() {
                     return Poll::Ready(Ok(()));
                 }
                 self.waiting().drained.add(cx.waker());
@@ -442,6 +472,7 @@ impl Shared {
     pub(crate) fn free_link(&self, mut link: Box<Link>) {
         link.reading = None;
         let mut state = self.lock();
+        self.take_latest(&mut state, &mut link);
         for command in self.take_inbox(&mut state) {
             let _ = link.apply(command);
         }
@@ -471,6 +502,7 @@ impl Shared {
     pub(crate) fn collect(&self, link: &mut Link) -> bool {
         let mut state = self.lock();
         let wanted = state.wanted.is_some();
+        self.take_latest(&mut state, link);
         let inbox = self.take_inbox(&mut state);
         drop(state);
         for command in inbox {
@@ -483,7 +515,10 @@ impl Shared {
 
     /// Takes what was sent while the driver was not looking, without a promise to look again.
     pub(crate) fn take_posted(&self, link: &mut Link) {
-        let inbox = self.take_inbox(&mut self.lock());
+        let mut state = self.lock();
+        self.take_latest(&mut state, link);
+        let inbox = self.take_inbox(&mut state);
+        drop(state);
         for command in inbox {
             let _ = link.apply(command);
         }
@@ -497,6 +532,15 @@ impl Shared {
                 .fetch_add(mem::take(&mut state.inbox_size), Ordering::Relaxed);
         }
         mem::take(&mut state.inbox)
+    }
+
+    /// First, so that what is sent before a Close still comes before it.
+    fn take_latest(&self, state: &mut State, link: &mut Link) {
+        if let Some(latest) = state.latest.take() {
+            self.driver_buffered
+                .fetch_add(latest.size(), Ordering::Relaxed);
+            link.absorb_latest(latest);
+        }
     }
 
     /// Leaves a command to the driver.
@@ -706,6 +750,15 @@ impl State {
         self.ended.is_none() && self.our_close.is_none() && self.broken.is_none()
     }
 
+    /// Whether a user can still send.
+    fn check_open(&self) -> Result<()> {
+        match &self.broken {
+            Some(lost) => Err(Error::Lost(lost.clone())),
+            None if self.is_open() => Ok(()),
+            None => Err(SendError::Closed.into()),
+        }
+    }
+
     /// Leaves a command to the driver.
     fn post(&mut self, command: Command<'_>) -> Result<()> {
         let of_user = matches!(
@@ -718,11 +771,8 @@ impl State {
                 | Command::Ping(_)
                 | Command::Pong(_)
         );
-        if of_user && let Some(lost) = &self.broken {
-            return Err(Error::Lost(lost.clone()));
-        }
-        if of_user && !self.is_open() {
-            return Err(SendError::Closed.into());
+        if of_user {
+            self.check_open()?;
         }
         if let Command::Ping(payload) | Command::Pong(payload) = &command
             && payload.len() > 125

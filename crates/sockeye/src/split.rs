@@ -76,6 +76,30 @@ impl Sender {
         self.shared.try_send(message.into())
     }
 
+    /// Sends a message of which only the newest is worth having: a price, a position, a progress. It
+    /// never waits: where the peer has not taken yet what was sent before, the message waits with its
+    /// `key`, and replaces the one that waits with the same. So a peer that reads slowly gets fewer,
+    /// always the newest, and never a backlog: of each key one message waits here, however many are
+    /// sent. (The system's own buffer for the connection comes on top of it.)
+    ///
+    /// It goes out when nothing else waits, keys in the order in which they began to wait; a Close
+    /// sends what waits before it. It is not part of [`buffered_amount`](Self::buffered_amount).
+    ///
+    /// ```
+    /// use sockeye::{Prepared, Sender};
+    ///
+    /// /// Tells everyone of a price. Those who left are forgotten.
+    /// fn publish(members: &mut Vec<Sender>, symbol: u64, price: &Prepared) {
+    ///     members.retain(|member| member.send_latest(symbol, price).is_ok());
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_latest<'a>(&self, key: u64, message: impl Into<Outgoing<'a>>) -> Result<()> {
+        self.shared.send_latest(key, message.into())
+    }
+
     /// Begins a message whose length need not be known, and that is never whole in memory: see
     /// [`MessageWriter`]. Waits while another is being sent so.
     ///

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use sockeye_proto::{
-    Limits,
+    CloseCode, Limits,
     deflate::DeflateConfig,
     handshake::{HandshakeError, HeadLimits},
 };
@@ -239,6 +239,16 @@ impl Client {
     /// more ends the connection. Default 32 MiB.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         self.output.limit = bytes;
+        self
+    }
+
+    /// Has the connection closed with this code where that much output waits, in place of cutting it
+    /// off: 1008 to one that reads too slowly ([`CloseCode::POLICY_VIOLATION`]), or 1013 to one that may
+    /// come back ([`CloseCode::TRY_AGAIN_LATER`]). What waits is written before it, as far as the close
+    /// timeout permits; a code that this end may not send cuts off too. Default: it is cut off, with
+    /// [`Ended::Overflow`](crate::Ended::Overflow), which frees what waits at once.
+    pub fn close_on_overflow(mut self, code: CloseCode) -> Self {
+        self.output.overflow = Some(code);
         self
     }
 

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use sockeye_proto::{
-    Limits, Role,
+    CloseCode, Limits, Role,
     deflate::{DeflateConfig, DeflateParams},
     handshake::{
         Acceptance, HandshakeError, HeadLimits, HeadScanner, Offer, Refusal, Request, Subprotocols,
@@ -178,6 +178,16 @@ impl Acceptor {
         self
     }
 
+    /// Has the connection closed with this code where that much output waits, in place of cutting it
+    /// off: 1008 to one that reads too slowly ([`CloseCode::POLICY_VIOLATION`]), or 1013 to one that may
+    /// come back ([`CloseCode::TRY_AGAIN_LATER`]). What waits is written before it, as far as the close
+    /// timeout permits; a code that this end may not send cuts off too. Default: it is cut off, with
+    /// [`Ended::Overflow`](crate::Ended::Overflow), which frees what waits at once.
+    pub fn close_on_overflow(mut self, code: CloseCode) -> Self {
+        self.output.overflow = Some(code);
+        self
+    }
+
     /// Has each request looked at that passed the standard's rules: its path, its headers, its
     /// origin. The closure answers or refuses, and must not block.
     ///
@@ -287,7 +297,7 @@ impl Acceptor {
             .in_time(Box::pin(self.judge(stream, peer_addr)))
             .await?;
         match verdict {
-            Verdict::Accepted(incoming) => Ok(incoming),
+            Verdict::Accepted(incoming) => Ok(*incoming),
             Verdict::Refused(stream, error) => Err(Box::pin(refuse(stream, error)).await),
         }
     }
@@ -315,11 +325,11 @@ impl Acceptor {
                 let early = buffer.split_off(end);
                 self.answer(stream, early, request, peer_addr).await
             }
-            request => Ok(Verdict::Accepted(Incoming::Http(PlainHttp {
+            request => Ok(Verdict::Accepted(Box::new(Incoming::Http(PlainHttp {
                 stream,
                 bytes: buffer,
                 request,
-            }))),
+            })))),
         }
     }
 
@@ -368,7 +378,9 @@ impl Acceptor {
         stream.write_all(&acceptance.to_bytes()).await?;
         stream.flush().await?;
         let established = self.established(stream, early, request, terms, peer_addr);
-        Ok(Verdict::Accepted(Incoming::WebSocket(established)))
+        Ok(Verdict::Accepted(Box::new(Incoming::WebSocket(
+            established,
+        ))))
     }
 
     /// The connection, once the client has been told of the terms.
@@ -446,7 +458,7 @@ impl fmt::Debug for Acceptor {
 
 /// What comes of a connection within the deadline. A refusal is written after it.
 enum Verdict {
-    Accepted(Incoming),
+    Accepted(Box<Incoming>),
     Refused(Stream, HandshakeError),
 }
 

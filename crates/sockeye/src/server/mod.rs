@@ -3,6 +3,7 @@
 //! With the feature `hyper` pages and sockets share a port, which the module `guide` tells of.
 
 mod accept;
+mod connections;
 #[cfg(feature = "hyper")]
 mod http;
 #[cfg(feature = "http2")]

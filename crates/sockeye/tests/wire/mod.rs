@@ -10,8 +10,8 @@
 use std::{fmt::Debug, future::Future, time::Duration};
 
 use sockeye::{
-    Acceptor, Client, DeflateConfig, Ended, Error, Handler, Limits, Message, MessageRef, Result,
-    Socket, WebSocket, proto::handshake::Key,
+    Acceptor, Client, CloseCode, DeflateConfig, Ended, Error, Handler, Limits, Message, MessageRef,
+    Result, Socket, WebSocket, proto::handshake::Key,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
@@ -51,6 +51,7 @@ pub struct Setup {
     pub idle_timeout: Option<Duration>,
     pub high_water: usize,
     pub output_limit: usize,
+    pub close_on_overflow: Option<CloseCode>,
     /// Bytes that the pipe between the ends holds.
     pub pipe: usize,
     /// What the peer sends in the same write as its head.
@@ -69,6 +70,7 @@ impl Default for Setup {
             idle_timeout: None,
             high_water: 1 << 20,
             output_limit: 32 << 20,
+            close_on_overflow: None,
             pipe: 1 << 20,
             early: Vec::new(),
         }
@@ -89,7 +91,7 @@ impl Setup {
     }
 
     pub fn acceptor(&self) -> Acceptor {
-        Acceptor::new()
+        let acceptor = Acceptor::new()
             .limits(self.limits)
             .deflate(self.deflate)
             .close_timeout(self.close_timeout)
@@ -97,11 +99,15 @@ impl Setup {
             .keepalive_timeout(self.keepalive_timeout)
             .idle_timeout(self.idle_timeout)
             .high_water(self.high_water)
-            .output_limit(self.output_limit)
+            .output_limit(self.output_limit);
+        match self.close_on_overflow {
+            Some(code) => acceptor.close_on_overflow(code),
+            None => acceptor,
+        }
     }
 
     pub fn client(&self, url: &str) -> Client {
-        Client::new(url)
+        let client = Client::new(url)
             .limits(self.limits)
             .deflate(self.deflate)
             .close_timeout(self.close_timeout)
@@ -109,7 +115,11 @@ impl Setup {
             .keepalive_timeout(self.keepalive_timeout)
             .idle_timeout(self.idle_timeout)
             .high_water(self.high_water)
-            .output_limit(self.output_limit)
+            .output_limit(self.output_limit);
+        match self.close_on_overflow {
+            Some(code) => client.close_on_overflow(code),
+            None => client,
+        }
     }
 
     /// A socket of `role` and the peer it is connected to.
