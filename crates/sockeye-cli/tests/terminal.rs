@@ -483,9 +483,11 @@ mod reconnecting {
         terminal
             .line("ne")
             .shows("it is sent when there is a connection");
+        terminal.prompts(">");
         terminal
             .line("/ping")
             .shows("not sent: there is no connection");
+        terminal.prompts(">");
         terminal.line("another").until("a second note", |lines| {
             let note = |line: &&String| line.starts_with("it is sent when");
             lines.iter().filter(note).count() == 2
@@ -512,6 +514,8 @@ mod reconnecting {
             let mut terminal = start("nobody", &[&url]);
             terminal.shows("; attempt 2 in ");
             terminal.line("hello").shows("it is sent when");
+            // Only then is each key taken.
+            terminal.prompts(">");
             terminal.keys(leave).shows("not sent: 1 message");
             terminal.shows("left without waiting for the peer");
             assert_eq!(terminal.end(), Some(4));
