@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     waiting: OnceLock<Arc<Waiting>>,
     /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
+    /// Whether it is to close as soon as whoever receives waits for an event.
+    leaving: AtomicBool,
     /// Whether a message is being sent in parts: others wait for their turn.
     pub(crate) writing: AtomicBool,
     /// How much output waits with the driver.
@@ -90,6 +92,8 @@ pub(crate) struct State {
     reading: Option<Waker>,
     /// The Close that this end sent first.
     our_close: Option<CloseFrame>,
+    /// The Close that is to be sent once all that has come is handled.
+    leaving: Option<Box<CloseFrame>>,
     ended: Option<Ended>,
 }
 
@@ -129,10 +133,12 @@ impl Shared {
                 broken: None,
                 reading: None,
                 our_close: None,
+                leaving: None,
                 ended: None,
             }),
             waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
         })
@@ -671,6 +677,10 @@ impl Shared {
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
     /// peer must have closed; `Err` where the connection has ended already.
     pub(crate) fn park(&self, cx: &mut Context<'_>) -> Result<Option<Instant>, ()> {
+        self.pulse.attend();
+        if self.is_leaving() {
+            self.close_now();
+        }
         let mut is_idle = false;
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
@@ -710,6 +720,47 @@ impl Shared {
             return Err(());
         }
         Ok(parked)
+    }
+
+    /// Asks for a Close: it is sent as soon as whoever receives has handled all that has come, and waits
+    /// for more. At once where nobody has received anything yet.
+    #[cfg(feature = "server")]
+    pub(crate) fn leave(&self, close: &CloseFrame) {
+        {
+            let mut state = self.lock();
+            if state.our_close.is_some() || state.ended.is_some() {
+                return;
+            }
+            state.leaving = Some(Box::new(close.clone()));
+            self.leaving.store(true, Ordering::Release);
+        }
+        if self.pulse.is_attended() {
+            let _ = self.apply(Command::Look);
+        } else {
+            self.close_now();
+        }
+        self.wake_reading();
+    }
+
+    /// Whether this end is to close as soon as whoever receives has nothing to do.
+    #[inline]
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// The Close that was asked for and has not been sent.
+    pub(crate) fn take_leave(&self) -> Option<CloseFrame> {
+        self.leaving.store(false, Ordering::Relaxed);
+        self.lock().leaving.take().map(|close| *close)
+    }
+
+    /// Sends the Close that was asked for.
+    #[cold]
+    pub(crate) fn close_now(&self) {
+        if let Some(close) = self.take_leave() {
+            // Refused where it is closing already.
+            let _ = self.apply(Command::Close(close));
+        }
     }
 
     /// Takes the receiving side, where its owner has let go of it.

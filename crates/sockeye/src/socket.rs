@@ -73,8 +73,12 @@ impl WebSocket {
             peer_head: established.peer_head,
         };
         let link = Link::new(sender, write, established.output.limit, established.staying);
+        let has_early = !early.is_empty();
         let reader = Box::new(Reader::new(read, receiver, deflate.is_some(), early));
         let shared = Shared::new(info, link);
+        if has_early {
+            shared.pulse.attend();
+        }
         Self {
             receiver: Receiver::new(shared, reader),
         }
