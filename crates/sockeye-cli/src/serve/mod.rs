@@ -11,11 +11,12 @@ mod visits;
 use std::{future::ready, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use sockeye::{
-    Acceptor, Deadline, Error, Limits, Server, proto::handshake::Subprotocols, server::ServerTls,
+    Acceptor, Deadline, Error, Groups, Limits, Server, proto::handshake::Subprotocols,
+    server::ServerTls,
 };
 
 use crate::{args::Serve, examples::Example, failure::Failure, signals::Signals};
-use broadcast::{Room, Visitor};
+use broadcast::Visitor;
 use config::{Faults, Problem};
 use echo::Echo;
 use self_signed::SelfSigned;
@@ -107,9 +108,9 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
             .map_err(Into::into);
     }
     if args.broadcast {
-        let room = Arc::new(Room::default());
+        let everyone = Groups::new();
         server
-            .serve_handler(move || Visitor::new(log.visit(), room.clone()))
+            .serve_handler(move || Visitor::new(log.visit(), everyone.clone()))
             .await?;
     } else {
         server.serve_handler(move || Echo::new(log.visit())).await?;
