@@ -1,8 +1,8 @@
 //! A message received in parts, none of it kept (RFC 6455 §5.4).
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::boxed::Box;
 
-use super::{Inflating, OwnedEvent, Receiver};
+use super::{Inflating, OwnedEvent, Receiver, gathered::Gathered};
 use crate::{
     MessageKind, ProtocolError,
     deflate::{Inflater, Progress},
@@ -187,7 +187,7 @@ impl Receiver {
                     let (codec, keep_context) = codec(parts, self.deflate.as_mut())?;
                     codec.finish_parts(&mut progress, keep_context)?;
                 }
-                (self.message, self.parts, self.payload) = (None, None, Vec::new());
+                (self.message, self.parts, self.payload) = (None, None, Gathered::new());
                 return Ok(Step::End);
             }
             let mut frame = match self.frame {
@@ -265,7 +265,7 @@ impl Receiver {
             parts.used = 0;
             self.payload.clear();
             if self.payload.capacity() > STAGE {
-                self.payload = Vec::new();
+                self.payload = Gathered::new();
             }
         }
         Ok(written)
