@@ -3,14 +3,14 @@
 mod gathered;
 mod parts;
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use core::ops::ControlFlow;
 
 use bytes::Bytes;
 
 use crate::{
-    CloseFrame, FrameHeader, Limits, Message, MessageRef, OpCode, ProtocolError, Role, Text,
+    CloseFrame, FrameHeader, Limits, Message, MessageRef, Meter, OpCode, ProtocolError, Role, Text,
     TextRef,
     deflate::{Direction, Inflater, WindowBits},
     mask::{Mask, is_short_ascii},
@@ -90,6 +90,7 @@ pub struct Receiver {
     ended: bool,
     /// Whether all of the above is as it was at first, so that the input begins with a header.
     fresh: bool,
+    meter: Arc<Meter>,
 }
 
 /// permessage-deflate as agreed for the direction that is received.
@@ -164,6 +165,16 @@ impl Receiver {
     ///
     /// `deflate` is what was agreed for the direction it receives, where anything was.
     pub fn new(role: Role, limits: Limits, deflate: Option<Direction>) -> Self {
+        Self::counting(role, limits, deflate, Arc::default())
+    }
+
+    /// As [`new`](Self::new), for a connection whose other half counts too.
+    pub(crate) fn counting(
+        role: Role,
+        limits: Limits,
+        deflate: Option<Direction>,
+        meter: Arc<Meter>,
+    ) -> Self {
         Self {
             peer_masks: matches!(role, Role::Server),
             limits,
@@ -182,7 +193,14 @@ impl Receiver {
             lent: None,
             ended: false,
             fresh: true,
+            meter,
         }
+    }
+
+    /// What counts the messages that this gives.
+    #[inline]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// Takes the next event off the front of `input`, unmasking it in place.
@@ -218,7 +236,14 @@ impl Receiver {
         input: &mut &'i mut [u8],
     ) -> Option<Result<MessageRef<'i>, ProtocolError>> {
         let whole = self.whole()?.take(input)?;
-        Some(whole.lend().map_err(|error| self.fail(input, error)))
+        Some(match whole.lend() {
+            Ok(message) => {
+                let flow = self.meter.received();
+                flow.message(message.is_text(), message.len());
+                Ok(message)
+            }
+            Err(error) => Err(self.fail(input, error)),
+        })
     }
 
     /// As [`receive_whole`](Self::receive_whole), for all such messages at the front of `input`,
@@ -239,6 +264,8 @@ impl Receiver {
         while let Some(whole) = wholes.take(input) {
             match whole.lend() {
                 Ok(message) => {
+                    let flow = self.meter.received();
+                    flow.message(message.is_text(), message.len());
                     if each(message).is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
@@ -259,7 +286,14 @@ impl Receiver {
         input: &mut &mut [u8],
     ) -> Option<Result<Message, ProtocolError>> {
         let whole = self.whole()?.take(input)?;
-        Some(whole.into_owned().map_err(|error| self.fail(input, error)))
+        Some(match whole.into_owned() {
+            Ok(message) => {
+                let flow = self.meter.received();
+                flow.message(message.is_text(), message.len());
+                Ok(message)
+            }
+            Err(error) => Err(self.fail(input, error)),
+        })
     }
 
     /// As [`receive`](Self::receive), whatever comes.
@@ -274,25 +308,37 @@ impl Receiver {
             Err(error) => return Err(self.fail(input, error)),
         };
         let (ended, fresh) = (&mut self.ended, &mut self.fresh);
+        let flow = self.meter.received();
         let event = match found {
             Found::Message {
                 text,
                 compressed: false,
                 place,
-            } => borrow(text, place.bytes(&mut self.payload)).map(Event::Message),
+            } => {
+                let bytes = &*place.bytes(&mut self.payload);
+                borrow(text, bytes)
+                    .inspect(|message| flow.message(text, message.len()))
+                    .map(Event::Message)
+            }
             Found::Message {
                 text,
                 compressed: true,
                 place,
             } => {
                 let compressed = place.bytes(&mut self.payload);
+                let count = compressed.len();
                 codec(self.deflate.as_mut(), inflater)
                     .and_then(|codec| codec.inflate(compressed, self.limits.message))
                     .and_then(|inflated| borrow(text, inflated))
+                    .inspect(|message| {
+                        flow.message(text, message.len());
+                        flow.compressed(count, message.len());
+                    })
                     .map(Event::Message)
             }
             Found::Control { opcode, place } => {
                 let payload = &*place.bytes(&mut self.control);
+                flow.control(opcode);
                 match opcode {
                     OpCode::Ping => Ok(Event::Ping(payload)),
                     OpCode::Pong => Ok(Event::Pong(payload)),
@@ -336,19 +382,24 @@ impl Receiver {
             Ok(None) => return Ok(None),
             Err(error) => return Err(self.fail(input, error)),
         };
+        let flow = self.meter.received();
         let event = match found {
             Found::Message {
                 text,
                 compressed: false,
                 place: Place::Input(bytes),
-            } => borrow(text, bytes).map(|message| OwnedEvent::Message(message.to_owned())),
+            } => borrow(text, bytes)
+                .inspect(|message| flow.message(text, message.len()))
+                .map(|message| OwnedEvent::Message(message.to_owned())),
             Found::Message {
                 text,
                 compressed: false,
                 place: Place::Own,
             } => {
                 self.lent = None;
-                own(text, core::mem::take(&mut self.payload).into_bytes()).map(OwnedEvent::Message)
+                own(text, core::mem::take(&mut self.payload).into_bytes())
+                    .inspect(|message| flow.message(text, message.len()))
+                    .map(OwnedEvent::Message)
             }
             Found::Message {
                 text,
@@ -356,13 +407,19 @@ impl Receiver {
                 place,
             } => {
                 let compressed = place.bytes(&mut self.payload);
+                let count = compressed.len();
                 codec(self.deflate.as_mut(), inflater)
                     .and_then(|codec| codec.inflate_owned(compressed, self.limits.message))
                     .and_then(|inflated| own(text, inflated.into()))
+                    .inspect(|message| {
+                        flow.message(text, message.len());
+                        flow.compressed(count, message.len());
+                    })
                     .map(OwnedEvent::Message)
             }
             Found::Control { opcode, place } => {
                 let payload = &*place.bytes(&mut self.control);
+                flow.control(opcode);
                 match opcode {
                     OpCode::Ping => Ok(OwnedEvent::Ping(Bytes::copy_from_slice(payload))),
                     OpCode::Pong => Ok(OwnedEvent::Pong(Bytes::copy_from_slice(payload))),

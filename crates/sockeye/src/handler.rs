@@ -1,6 +1,8 @@
 //! The event form: callbacks, as a browser's `WebSocket` has them, with messages lent from where
 //! they were received. The fastest way to use a connection: no allocation a message.
 
+#[cfg(feature = "server")]
+use std::any::Any;
 use std::{
     fmt,
     future::poll_fn,
@@ -15,7 +17,7 @@ use bytes::Bytes;
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
 
 use crate::{
-    Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
+    Counters, Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
     driver::Driver,
     established::OutputLimits,
     link::Command,
@@ -213,6 +215,17 @@ impl Socket {
         }
     }
 
+    /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
+    /// Free of cost, for any number of calls: see [`Counters`].
+    pub fn counters(&self) -> Counters {
+        self.driver.shared.meter.counters()
+    }
+
+    /// How long ago the connection opened.
+    pub fn age(&self) -> Duration {
+        self.driver.shared.pulse.age()
+    }
+
     /// How long the last ping that keeps the connection took there and back; `None` before the first
     /// pong.
     pub fn rtt(&self) -> Option<Duration> {
@@ -248,6 +261,19 @@ impl Socket {
     #[cfg(feature = "server")]
     pub fn request(&self) -> Option<&crate::server::Request> {
         self.driver.shared.info.peer_head.request()
+    }
+
+    /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;
+    /// `None` where there is nothing of that type.
+    #[cfg(feature = "server")]
+    pub fn state<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.driver.shared.info.state()
+    }
+
+    /// What TLS says of the client, at the server: as [`WebSocket::tls`].
+    #[cfg(all(feature = "server", feature = "tls"))]
+    pub fn tls(&self) -> Option<&crate::server::TlsIdentity> {
+        self.driver.shared.info.tls()
     }
 }
 

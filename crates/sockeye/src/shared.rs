@@ -20,13 +20,13 @@ use std::{
 };
 
 use sockeye_proto::{
-    CloseCode, CloseFrame, MessageRef, Outgoing, SendError, deflate::DeflateParams,
+    CloseCode, CloseFrame, MessageRef, Meter, Outgoing, SendError, deflate::DeflateParams,
 };
 use tokio::time::Instant;
 
 use crate::{
     Ended, Error, Result,
-    established::{OutputLimits, PeerHead},
+    established::{Admitted, OutputLimits, PeerHead},
     keepalive::{Pulse, Step},
     latest::Latest,
     link::{Command, Link, Lost},
@@ -43,6 +43,8 @@ pub(crate) struct Info {
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) output: OutputLimits,
     pub(crate) peer_head: PeerHead,
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for servers"))]
+    pub(crate) admitted: Option<Box<Admitted>>,
 }
 
 impl Info {
@@ -51,6 +53,18 @@ impl Info {
         self.deflate
             .map_or_else(String::new, |agreed| agreed.to_string())
     }
+
+    /// The value of that type that a server's user has the connection remember.
+    #[cfg(feature = "server")]
+    pub(crate) fn state<T: std::any::Any>(&self) -> Option<&T> {
+        self.admitted.as_ref()?.state()
+    }
+
+    /// What TLS said of the client, at the server.
+    #[cfg(all(feature = "server", feature = "tls"))]
+    pub(crate) fn tls(&self) -> Option<&crate::server::TlsIdentity> {
+        self.admitted.as_ref()?.tls.as_ref()
+    }
 }
 
 /// What the parts of a connection share.
@@ -58,6 +72,7 @@ impl Info {
 pub(crate) struct Shared {
     pub(crate) info: Info,
     pub(crate) pulse: Pulse,
+    pub(crate) meter: Arc<Meter>,
     state: Mutex<State>,
     /// Tasks that wait until less output waits; there once one has.
     waiting: OnceLock<Arc<Waiting>>,
@@ -122,6 +137,7 @@ impl Shared {
         Arc::new(Self {
             info,
             pulse: Pulse::new(),
+            meter: link.sender.meter().clone(),
             state: Mutex::new(State {
                 link: Some(Box::new(link)),
                 reader: None,

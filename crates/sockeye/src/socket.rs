@@ -1,5 +1,7 @@
 //! A WebSocket, in the async form: one type for both roles.
 
+#[cfg(feature = "server")]
+use std::any::Any;
 use std::{
     fmt,
     future::Future,
@@ -15,8 +17,8 @@ use futures_sink::Sink;
 use sockeye_proto::{CloseCode, Config, Message, OwnedEvent as Event};
 
 use crate::{
-    ByteStream, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Receiver,
-    Result, Sender,
+    ByteStream, Counters, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing,
+    Receiver, Result, Sender,
     driver::{Driver, code_of},
     established::Established,
     link::{Command, Link},
@@ -71,6 +73,7 @@ impl WebSocket {
             peer_addr: established.peer_addr,
             output: established.output,
             peer_head: established.peer_head,
+            admitted: established.admitted,
         };
         let link = Link::new(sender, write, established.output.limit, established.staying);
         let has_early = !early.is_empty();
@@ -299,10 +302,35 @@ impl WebSocket {
         self.shared().info.peer_head.request()
     }
 
+    /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;
+    /// `None` where there is nothing of that type.
+    #[cfg(feature = "server")]
+    pub fn state<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.shared().info.state()
+    }
+
+    /// What TLS says of the client, at the server: its certificates, and what was agreed. Also where TLS
+    /// is spoken by whoever accepted the connection, on a stream of tokio-rustls over TCP.
+    #[cfg(all(feature = "server", feature = "tls"))]
+    pub fn tls(&self) -> Option<&crate::server::TlsIdentity> {
+        self.shared().info.tls()
+    }
+
     /// The response that opened the connection, at the client.
     #[cfg(feature = "client")]
     pub fn response(&self) -> Option<&crate::client::Response> {
         self.shared().info.peer_head.response()
+    }
+
+    /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
+    /// Free of cost, for any number of calls: see [`Counters`].
+    pub fn counters(&self) -> Counters {
+        self.shared().meter.counters()
+    }
+
+    /// How long ago the connection opened.
+    pub fn age(&self) -> Duration {
+        self.shared().pulse.age()
     }
 
     /// How long the last ping that keeps the connection took there and back; `None` before the first

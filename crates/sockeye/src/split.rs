@@ -1,5 +1,7 @@
 //! The halves of a WebSocket, owned: one receives, any number send.
 
+#[cfg(feature = "server")]
+use std::any::Any;
 use std::{
     fmt,
     future::poll_fn,
@@ -14,7 +16,7 @@ use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
-    Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
+    Counters, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
     driver::Driver,
     link::Command,
     message_reader::Incoming,
@@ -173,6 +175,17 @@ impl Sender {
             .map_err(Error::Lost)
     }
 
+    /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
+    /// Free of cost, for any number of calls: see [`Counters`].
+    pub fn counters(&self) -> Counters {
+        self.shared.meter.counters()
+    }
+
+    /// How long ago the connection opened.
+    pub fn age(&self) -> Duration {
+        self.shared.pulse.age()
+    }
+
     /// How long the last ping that keeps the connection took there and back; `None` before the first
     /// pong.
     pub fn rtt(&self) -> Option<Duration> {
@@ -182,6 +195,13 @@ impl Sender {
     /// Whether messages can still be sent: no Close was sent or received, and the transport stands.
     pub fn is_open(&self) -> bool {
         self.shared.is_open()
+    }
+
+    /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;
+    /// `None` where there is nothing of that type.
+    #[cfg(feature = "server")]
+    pub fn state<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.shared.info.state()
     }
 
     /// How many bytes wait to be written.
@@ -296,6 +316,17 @@ impl Receiver {
     /// Why the connection ended, once it has.
     pub fn ended(&self) -> Option<Ended> {
         self.shared.ended()
+    }
+
+    /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
+    /// Free of cost, for any number of calls: see [`Counters`].
+    pub fn counters(&self) -> Counters {
+        self.shared.meter.counters()
+    }
+
+    /// How long ago the connection opened.
+    pub fn age(&self) -> Duration {
+        self.shared.pulse.age()
     }
 
     /// How long the last ping that keeps the connection took there and back; `None` before the first
