@@ -1,6 +1,10 @@
 //! Numbers as people write and read them: sizes, counts, durations.
 
-use std::{fmt, ops::AddAssign, time::Duration};
+use std::{
+    fmt,
+    ops::{AddAssign, Sub},
+    time::Duration,
+};
 
 /// A number with its thousands apart.
 pub(crate) struct Whole(pub(crate) u64);
@@ -40,16 +44,32 @@ impl AddAssign for Traffic {
     }
 }
 
+/// What has come since.
+impl Sub for Traffic {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            messages: self.messages - before.messages,
+            bytes: self.bytes - before.bytes,
+        }
+    }
+}
+
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { messages, bytes } = *self;
-        let plural = if messages == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{} message{plural} ({} B)",
-            Whole(messages),
-            Whole(bytes)
-        )
+        write!(f, "{} ({} B)", Messages(messages), Whole(bytes))
+    }
+}
+
+/// How many messages.
+pub(crate) struct Messages(pub(crate) u64);
+
+impl fmt::Display for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.0 == 1 { "" } else { "s" };
+        write!(f, "{} message{plural}", Whole(self.0))
     }
 }
 

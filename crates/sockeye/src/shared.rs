@@ -332,8 +332,12 @@ impl Shared {
         if self.send_quick(message.as_ref()) {
             return Ok(());
         }
+        self.send_below(message, self.info.output.high_water)
+    }
+
+    /// As [`try_send`](Self::try_send), with another mark than the connection's.
+    pub(crate) fn send_below(&self, message: Outgoing<'_>, high_water: usize) -> Result<()> {
         let message = Command::Message(message);
-        let high_water = self.info.output.high_water;
         let full = |buffered: usize| match buffered >= high_water {
             true => Err(Error::Full { high_water }),
             false => Ok(()),
@@ -366,6 +370,15 @@ impl Shared {
                 self.post(state, message)
             }
         })
+    }
+
+    /// Sends a Close, which goes out with what waits before it.
+    pub(crate) fn close_without_waiting(&self, close: CloseFrame) -> Result<()> {
+        self.apply(Command::Close(close))?;
+        self.wake_reading();
+        // Nobody is there to be told of a transport that fails.
+        let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()), false);
+        Ok(())
     }
 
     /// Queues a message where nothing waits, and writes it as [`try_send`](Self::try_send) does; else
@@ -645,6 +658,13 @@ impl Shared {
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.wake_waiting();
+        self.wake_ended();
+    }
+
+    fn wake_ended(&self) {
+        if let Some(waiting) = self.waiting.get() {
+            waiting.ended.wake();
+        }
     }
 
     /// The end that a Close from the peer means: an answer to ours, or its own.
@@ -708,7 +728,12 @@ impl Shared {
                 state.wait_for_event(cx).map(|()| link.deadline())
             }
             Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
-        })?;
+        });
+        if parked.is_err() {
+            // It may have been found out right there that the transport has failed.
+            self.wake_ended();
+        }
+        let parked = parked?;
         if is_idle {
             let _ = self.apply(Command::Close(idle()));
             return self.park(cx);

@@ -88,6 +88,11 @@ impl WebSocket {
         Self { receiver }
     }
 
+    #[cfg(feature = "client")]
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>>> {
+        self.receiver.poll_event(cx)
+    }
+
     pub(crate) fn into_receiver(self) -> Receiver {
         self.receiver
     }

@@ -19,7 +19,7 @@ use sockeye::{
 };
 
 use crate::{args::Serve, failure::Failure, signals::Signals};
-use broadcast::{Member, Room};
+use broadcast::{Room, Visitor};
 use config::{Faults, Problem};
 use echo::Echo;
 use self_signed::SelfSigned;
@@ -98,7 +98,7 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     if args.broadcast {
         let room = Arc::new(Room::default());
         server
-            .serve_handler(move || Member::new(log.visit(), room.clone()))
+            .serve_handler(move || Visitor::new(log.visit(), room.clone()))
             .await?;
     } else {
         server.serve_handler(move || Echo::new(log.visit())).await?;

@@ -149,10 +149,6 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
     /// Notes that the connection is open; and closes it, where the client asks for that.
     pub(super) fn open(&mut self, socket: &mut Socket) {
         self.opened = Some(Instant::now());
