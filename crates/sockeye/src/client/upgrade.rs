@@ -166,6 +166,7 @@ impl Client {
             output: self.output,
             staying: self.staying,
             peer_head: PeerHead::Response(Box::new(response)),
+            admitted: None,
         })
     }
 }

@@ -205,7 +205,8 @@ impl Server {
     /// takes nothing of its response for a minute is given up. How long a request's body may take is
     /// up to the service.
     ///
-    /// A request has the client's address, a [`SocketAddr`], among its extensions where it has one.
+    /// A request has the client's address, a [`SocketAddr`], among its extensions where it has one, and
+    /// over TLS what that says of the client, a [`TlsIdentity`](super::TlsIdentity).
     #[cfg(feature = "hyper")]
     pub fn http<S, B>(mut self, service: S) -> Self
     where
