@@ -540,8 +540,9 @@ async fn handlers_can_see_it_coming() {
         let ending = seen.clone();
         async move {
             tokio::select! {
-                message = socket.recv() => assert_eq!(message?, None),
+                biased;
                 () = ending.begun() => socket.send("we are about to restart").await?,
+                message = socket.recv() => assert_eq!(message?, None),
             }
             while socket.recv().await?.is_some() {}
             Ok(())
