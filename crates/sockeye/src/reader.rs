@@ -71,6 +71,7 @@ impl Reader {
     /// A reader that begins with `early`, the bytes that came with the handshake.
     pub(crate) fn new(io: ReadHalf, receiver: Receiver, deflate: bool, early: Vec<u8>) -> Self {
         let end = early.len();
+        receiver.meter().count_read(end);
         Self {
             io,
             receiver,
@@ -276,6 +277,7 @@ impl Reader {
             Poll::Ready(Ok(count)) if count > 0 => {
                 (self.start, self.end) = (0, count);
                 self.received = self.received.wrapping_add(count);
+                self.receiver.meter().count_read(count);
                 let full = count == buffer.len();
                 self.drained = !full;
                 self.buffer = buffer;
@@ -304,6 +306,7 @@ impl Reader {
         Some(read.map(|count| {
             let count = count.map_err(Broken::Io)?;
             self.received = self.received.wrapping_add(count);
+            self.receiver.meter().count_read(count);
             self.receiver.received(count).map_err(Broken::Protocol)?;
             Ok(if count == 0 {
                 Read::End
@@ -322,7 +325,7 @@ impl Reader {
         let mut buffer = buffers::take_read();
         let result = loop {
             match self.io.poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(Ok(count)) if count > 0 => self.receiver.meter().count_read(count),
                 Poll::Ready(_) => break Poll::Ready(()),
                 Poll::Pending => break Poll::Pending,
             }
