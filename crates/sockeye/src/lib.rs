@@ -93,6 +93,8 @@ mod latest;
 mod link;
 mod message_reader;
 mod message_writer;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "set at servers"))]
+mod rate;
 mod reader;
 #[cfg(feature = "server")]
 pub mod server;
@@ -100,6 +102,8 @@ mod shared;
 mod socket;
 mod split;
 mod stream;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "set at servers"))]
+mod throttle;
 mod transport;
 mod waiting;
 

@@ -669,9 +669,14 @@ impl Shared {
     }
 
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
-    /// peer must have closed; `Err` where the connection has ended already.
-    pub(crate) fn park(&self, cx: &mut Context<'_>) -> Result<Option<Instant>, ()> {
-        let mut is_idle = false;
+    /// peer must have closed; `Err` where the connection has ended already. While the peer is `held_back`
+    /// nothing is read, and nobody can say that nothing has come.
+    pub(crate) fn park(
+        &self,
+        cx: &mut Context<'_>,
+        held_back: bool,
+    ) -> Result<Option<Instant>, ()> {
+        let mut left = None;
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
             Access::Driven(link) => {
@@ -689,7 +694,9 @@ impl Shared {
             }
             Access::Free(link, state) => {
                 while link.is_due(cx) {
-                    is_idle |= link.tick(&self.pulse) == Some(Step::Close);
+                    if let Some(Step::Close { reason }) = link.tick(&self.pulse) {
+                        left = Some(reason);
+                    }
                 }
                 if !link.sender.output().is_empty() {
                     let _ = self.poll_flush_free(cx, link);
@@ -699,11 +706,13 @@ impl Shared {
             }
             Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
         })?;
-        if is_idle {
-            let _ = self.apply(Command::Close(idle()));
-            return self.park(cx);
+        if let Some(reason) = left {
+            let _ = self.apply(Command::Close(leaving(reason)));
+            return self.park(cx, held_back);
         }
-        if self.pulse.is_silent() {
+        if held_back {
+            self.pulse.excuse();
+        } else if self.pulse.is_silent() {
             // First, so that the transport is not said to be at fault.
             self.end(Ended::Silent);
             let _ = self.apply(Command::GiveUp);
@@ -818,11 +827,11 @@ impl Drop for Shared {
     }
 }
 
-/// The Close of a connection that nothing was said on for too long.
-pub(crate) fn idle() -> CloseFrame {
+/// The Close of a connection that this end leaves by itself.
+pub(crate) fn leaving(reason: &str) -> CloseFrame {
     CloseFrame {
         code: CloseCode::GOING_AWAY,
-        reason: "idle".into(),
+        reason: reason.into(),
     }
 }
 

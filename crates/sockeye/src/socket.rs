@@ -73,7 +73,9 @@ impl WebSocket {
             peer_head: established.peer_head,
         };
         let link = Link::new(sender, write, established.output.limit, established.staying);
-        let reader = Box::new(Reader::new(read, receiver, deflate.is_some(), early));
+        let reader = Box::new(
+            Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
+        );
         let shared = Shared::new(info, link);
         Self {
             receiver: Receiver::new(shared, reader),

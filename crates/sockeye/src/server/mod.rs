@@ -15,6 +15,7 @@ mod rewound;
 #[cfg(feature = "tls")]
 mod tls;
 
+pub use crate::{rate::Rate, throttle::Excess};
 pub(crate) use accept::Incoming;
 #[cfg(feature = "hyper")]
 pub(crate) use accept::PlainHttp;
