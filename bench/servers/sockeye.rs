@@ -1,13 +1,13 @@
 //! Sockeye: the event form and the async form; on one thread, on several, and once a core; and one
-//! message for everyone, prepared or sent to each.
+//! message for everyone: prepared, sent to each, or by the registry of groups.
 
 use std::{
     env,
-    sync::{Mutex, PoisonError},
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use sockeye::{
-    Acceptor, DeflateConfig, Handler, MessageRef, PerCore, Prepared, Result, Sender, Server,
+    Acceptor, DeflateConfig, Groups, Handler, MessageRef, PerCore, Prepared, Result, Sender, Server,
     Socket, WebSocket, proto::deflate::Level, server::ServerTls,
 };
 
@@ -49,6 +49,7 @@ async fn run(server: Server, acceptor: Acceptor, form: &str) -> Result<()> {
         "events" => server.serve_handler(|| Echo).await,
         "prepared" => server.serve(publish_prepared).await,
         "send" => server.serve(publish_to_each).await,
+        "groups" => server.serve(publish_to_group).await,
         _ => server.serve(echo).await,
     }
 }
@@ -88,6 +89,16 @@ async fn publish_to_each(mut socket: WebSocket) -> Result<()> {
     Ok(())
 }
 
+async fn publish_to_group(mut socket: WebSocket) -> Result<()> {
+    static GROUPS: LazyLock<Groups> = LazyLock::new(Groups::new);
+    let member = GROUPS.member(socket.sender());
+    member.join("everyone")?;
+    while let Some(message) = socket.recv().await? {
+        GROUPS.send_to("everyone", message);
+    }
+    Ok(())
+}
+
 /// Compression at `ECHO_LEVEL`, TLS where `ECHO_TLS` is set. A broadcast is compressed whatever its
 /// size.
 fn acceptor(form: &str) -> Acceptor {
@@ -98,7 +109,7 @@ fn acceptor(form: &str) -> Acceptor {
             level: level.expect("ECHO_LEVEL is a level of zlib"),
             ..DeflateConfig::default()
         };
-        if matches!(form, "prepared" | "send") {
+        if matches!(form, "prepared" | "send" | "groups") {
             config.threshold = 0;
         }
         acceptor = acceptor.deflate(config);

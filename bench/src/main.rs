@@ -382,6 +382,7 @@ fn broadcast(options: &Options) -> Result<String> {
                 ..KINDS[0]
             },
         ),
+        ("sockeye, a group of `Groups`", sockeye("groups")),
         ("sockeye, `try_send` of one `Prepared`", sockeye("prepared")),
         ("sockeye, `send` of the message to each", sockeye("send")),
     ];

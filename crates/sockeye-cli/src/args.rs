@@ -45,6 +45,18 @@ pub(crate) enum Command {
 #[derive(Debug, ArgGroup)]
 #[command(after_long_help = SERVE_HELP)]
 pub(crate) struct Serve {
+    /// Read settings from a file, in TOML: these flags by their long names, as in listen = "127.0.0.1:9000"
+    ///
+    /// A table is the beginning of a name: cert in [tls] is --tls-cert. A flag that can be repeated takes a list,
+    /// a switch true or false. Paths are as seen from the file. What is said on the command line has the last
+    /// word. All faults are told, each with its line and column, before anything is listened on.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Check the settings, and the files they name, and end without serving
+    #[arg(long)]
+    pub(crate) check: bool,
+
     /// Listen on this address; port 0 lets the system choose one that is free
     #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
@@ -106,11 +118,13 @@ Examples:
       Try wss:// and https:// without a certificate
   sockeye serve --tls-cert chain.pem --tls-key key.pem --subprotocol chat
       With a certificate, and a subprotocol
+  sockeye serve --config sockeye.toml --check
+      Say what is wrong with a file of settings, all of it, and serve nothing
 
 Exit status:
   0  ended by Ctrl-C or SIGTERM, every connection closed
   1  it could not serve; one line on standard error says why and what to do
-  2  the command line was not understood";
+  2  the command line, or the file of --config, was not understood";
 
 /// Connect to a WebSocket server: type messages, see what comes
 ///
@@ -452,7 +466,7 @@ mod tests {
             Args::try_parse_from(words(command)).unwrap_or_else(|error| panic!("{line}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 15);
+        assert_eq!(count, 16);
     }
 
     #[test]

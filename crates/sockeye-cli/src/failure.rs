@@ -28,6 +28,12 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The library's words, and what helps here.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {

@@ -16,8 +16,21 @@ use clap::Parser;
 use failure::Failure;
 use tokio::runtime::{Builder, Runtime};
 
+/// What clap ends with too.
+const MISUNDERSTOOD: u8 = 2;
+
 fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    let command = match Args::parse().command {
+        Command::Serve(args) => match serve::with_file(args) {
+            Ok(args) => Command::Serve(args),
+            Err(faults) => {
+                faults.print();
+                return ExitCode::from(MISUNDERSTOOD);
+            }
+        },
+        other => other,
+    };
+    let result = match command {
         // Everyone is in one room. On one thread, whoever has seen its connection open is in it:
         // nothing is published between the answer to its request and its entry.
         Command::Serve(args) if args.broadcast => {

@@ -184,10 +184,67 @@ async fn a_message_larger_than_max_message_is_closed_with_1009() {
     assert_eq!(socket.ended().unwrap().code(), 1009);
 }
 
+mod config {
+    use super::*;
+
+    fn file(name: &str, text: &str) -> String {
+        let path = program::directory(name).join("sockeye.toml");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().into()
+    }
+
+    #[tokio::test]
+    async fn a_file_sets_what_the_command_line_does_not() {
+        let file = file(
+            "config-serve",
+            "listen = \"127.0.0.1:1\"\nsubprotocol = [\"chat\"]\nmax-message = \"1K\"",
+        );
+        // The helper's own --listen has the last word.
+        let server = serve(&["--config", &file]);
+        let client = Client::new(&server.url).subprotocol("chat");
+        let mut socket = client.connect().await.unwrap();
+        assert_eq!(socket.subprotocol(), Some("chat"));
+        socket.send(vec![0; 1025]).await.unwrap();
+        let _ = within(socket.recv()).await;
+        assert_eq!(socket.ended().unwrap().code(), 1009);
+    }
+
+    #[test]
+    fn faults_are_told_before_it_listens() {
+        let file = file(
+            "config-faults",
+            "lissten = \"127.0.0.1:0\"\n[tls]\ncert = \"no.pem\"\nkey = \"no.key\"\n",
+        );
+        let ran = run(&["serve", "--config", &file], "");
+        assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+        assert!(
+            ran.stderr
+                .contains(&format!("{file}:1:1: there is no setting lissten")),
+            "{}",
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.contains(&format!("{file}:3:8: ")) && ran.stderr.contains("no.pem"),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(ran.stdout, "");
+    }
+
+    #[test]
+    fn check_ends_without_serving() {
+        let file = file("config-check", "quiet = true\n");
+        let ran = run(&["serve", "--config", &file, "--check"], "");
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        assert_eq!(ran.stdout, "The settings are sound\n");
+    }
+}
+
 mod page {
     use super::*;
 
-    const HOST: &str = "Host: localhost\r\n\r\n";
+    /// The server would wait for a further request.
+    const HOST: &str = "Host: localhost\r\nConnection: close\r\n\r\n";
 
     #[test]
     fn is_served_at_the_root_under_a_policy() {

@@ -2,26 +2,14 @@
 //!
 //! `cargo run --example broadcast -- 127.0.0.1:8080`
 
-use std::sync::{Arc, Mutex, PoisonError};
+use sockeye::{Groups, Result, Server, WebSocket};
 
-use sockeye::{Prepared, Result, Sender, Server, WebSocket};
-
-#[derive(Clone, Default)]
-struct Room(Arc<Mutex<Vec<Sender>>>);
-
-impl Room {
-    fn with<R>(&self, work: impl FnOnce(&mut Vec<Sender>) -> R) -> R {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-async fn visit(mut socket: WebSocket, room: Room) -> Result<()> {
-    room.with(|members| members.push(socket.sender()));
+async fn visit(mut socket: WebSocket, groups: Groups) -> Result<()> {
+    // Leaves when it is dropped, at the end of this function.
+    let _member = groups.member(socket.sender());
     while let Some(message) = socket.recv().await? {
-        let message = Prepared::new(message);
-        // Whoever reads too slowly misses it; whoever has left is forgotten.
-        let stays = |sent: Result<()>| sent.map_or_else(|error| error.is_full(), |()| true);
-        room.with(|members| members.retain(|member| stays(member.try_send(&message))));
+        // Whoever does not read, so that 8 MiB wait for it, is closed.
+        groups.send_to_all(message);
     }
     Ok(())
 }
@@ -31,8 +19,8 @@ async fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
     let server = Server::bind(address).await?;
     println!("ws://{}", server.local_addr()?);
-    let room = Room::default();
+    let groups = Groups::new();
     server
-        .serve(move |socket| visit(socket, room.clone()))
+        .serve(move |socket| visit(socket, groups.clone()))
         .await
 }

@@ -183,7 +183,9 @@ impl Driver {
     pub(crate) async fn finish(mut self, code: CloseCode) -> Option<Ended> {
         self.reader = self.shared.take_reader();
         self.reader.as_mut()?.let_run();
-        self.close(without_reason(code));
+        let leaving = self.shared.take_leave();
+        let close = leaving.filter(|_| code == CloseCode::NORMAL);
+        self.close(close.unwrap_or_else(|| without_reason(code)));
         poll_fn(|cx| {
             let Some(mut reader) = self.reader.take() else {
                 return Poll::Ready(());

@@ -9,6 +9,7 @@ use sockeye_proto::{
 
 #[cfg(feature = "client")]
 use crate::client::{ProxyError, RedirectError};
+use crate::groups::JoinError;
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -92,6 +93,8 @@ pub enum Error {
         /// The high-water mark, in bytes.
         high_water: usize,
     },
+    /// A member may not join a group; nothing has changed.
+    Join(JoinError),
     /// The system gives no random numbers, without which no client may send (§10.3).
     Random(Arc<io::Error>),
     /// An error of the user's own, made with [`Error::other`].
@@ -274,6 +277,7 @@ impl fmt::Display for Error {
                 f,
                 "not sent: {high_water} bytes or more wait for the peer already, which reads too slowly"
             ),
+            Self::Join(error) => error.fmt(f),
             Self::Random(error) => write!(f, "the system gives no random numbers: {error}"),
             Self::Other(error) => error.fmt(f),
         }
@@ -305,6 +309,7 @@ impl StdError for Error {
             Self::Handshake(error) => Some(error),
             Self::Protocol(error) => Some(error),
             Self::Send(error) => Some(error),
+            Self::Join(error) => Some(error),
         }
     }
 }
@@ -334,6 +339,12 @@ impl From<ProtocolError> for Error {
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         Self::Send(error)
+    }
+}
+
+impl From<JoinError> for Error {
+    fn from(error: JoinError) -> Self {
+        Self::Join(error)
     }
 }
 

@@ -318,6 +318,7 @@ impl<H: Handler> Session<H> {
 
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.socket.driver.poll_take_over(cx));
+        self.shared.pulse.attend();
         self.handler.on_open(&mut self.socket);
         Poll::Ready(())
     }
@@ -382,6 +383,11 @@ impl<H: Handler> Session<H> {
                     // What was delivered before is answered first.
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
+                        // All that has come is handled.
+                        None if self.shared.is_leaving() => {
+                            self.close_now();
+                            return Poll::Ready(false);
+                        }
                         None if !self.shared.pulse.is_silent() => return Poll::Pending,
                         None => {
                             self.shared.end(Ended::Silent);
@@ -407,12 +413,25 @@ impl<H: Handler> Session<H> {
     /// Close is waited for, behind whatever comes.
     #[cold]
     fn poll_hold_back(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.shared.is_leaving() {
+            self.close_now();
+        }
         if !self.socket.is_open() {
             self.reader.let_run();
         }
         // Nothing is read meanwhile, so that nobody can say that nothing has come.
         self.shared.pulse.excuse();
         self.reader.poll_ready(cx)
+    }
+
+    /// Sends the Close that was asked for from elsewhere.
+    #[cold]
+    fn close_now(&mut self) {
+        if let Some(close) = self.shared.take_leave()
+            && self.shared.note_close(&close).is_ok()
+        {
+            let _ = self.socket.apply(Command::Close(close));
+        }
     }
 
     /// Whether no more events are to be delivered.

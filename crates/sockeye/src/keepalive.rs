@@ -250,6 +250,8 @@ pub(crate) struct Pulse {
     opened: Instant,
     /// How many bytes have come. Only whoever reads stores it; it wraps, and is compared only.
     received: AtomicUsize,
+    /// Whether anyone reads, or has something to read.
+    attended: AtomicBool,
     /// How many of them were pings and pongs.
     control: AtomicUsize,
     /// Whether whoever reads is asked if anything has come beyond so many bytes.
@@ -272,6 +274,7 @@ impl Pulse {
         Self {
             opened: Instant::now(),
             received: AtomicUsize::new(0),
+            attended: AtomicBool::new(false),
             control: AtomicUsize::new(0),
             asked: AtomicBool::new(false),
             beyond: AtomicUsize::new(0),
@@ -291,6 +294,18 @@ impl Pulse {
 
     pub(crate) fn received(&self) -> usize {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Says that someone reads, or has something to read.
+    #[inline]
+    pub(crate) fn attend(&self) {
+        self.attended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether anyone reads, or has something to read.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_attended(&self) -> bool {
+        self.attended.load(Ordering::Relaxed) || self.received() > 0
     }
 
     /// How many bytes have come that were no pings and pongs.

@@ -84,6 +84,7 @@ mod ended;
 mod entropy;
 mod error;
 mod established;
+pub mod groups;
 mod handler;
 mod head;
 #[cfg(feature = "hyper")]
@@ -112,6 +113,7 @@ pub use byte_stream::ByteStream;
 pub use client::{Client, connect};
 pub use ended::Ended;
 pub use error::{Attempt, Deadline, Error, Result};
+pub use groups::{Groups, Member};
 pub use handler::{Handler, Socket};
 pub use message_reader::MessageReader;
 pub use message_writer::MessageWriter;

@@ -72,6 +72,8 @@ pub(crate) enum Command<'a> {
     PeerGone,
     /// The peer is silent: nothing more is to be tried.
     GiveUp,
+    /// Nothing is sent: whoever receives is to look at what has changed.
+    Look,
 }
 
 impl Command<'_> {
@@ -99,6 +101,7 @@ impl Command<'_> {
             Self::Fail(error) => Command::Fail(error),
             Self::PeerGone => Command::PeerGone,
             Self::GiveUp => Command::GiveUp,
+            Self::Look => Command::Look,
         }
     }
 }
@@ -235,6 +238,7 @@ impl Link {
             Command::Answer(event) => self.sender.respond_owned(&event, now),
             Command::Fail(error) => self.sender.fail(error, now),
             Command::PeerGone => self.sender.peer_is_gone(),
+            Command::Look => self.wake_reading(),
             Command::GiveUp => {
                 let silence = "nothing came from the peer, not even an answer to a ping";
                 self.break_off(io::Error::new(io::ErrorKind::TimedOut, silence));

@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     waiting: OnceLock<Arc<Waiting>>,
     /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
+    /// Whether it is to close as soon as whoever receives waits for an event.
+    leaving: AtomicBool,
     /// Whether a message is being sent in parts: others wait for their turn.
     pub(crate) writing: AtomicBool,
     /// How much output waits with the driver.
@@ -90,6 +92,8 @@ pub(crate) struct State {
     reading: Option<Waker>,
     /// The Close that this end sent first.
     our_close: Option<CloseFrame>,
+    /// The Close that is to be sent once all that has come is handled.
+    leaving: Option<Box<CloseFrame>>,
     ended: Option<Ended>,
 }
 
@@ -129,10 +133,12 @@ impl Shared {
                 broken: None,
                 reading: None,
                 our_close: None,
+                leaving: None,
                 ended: None,
             }),
             waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
         })
@@ -326,8 +332,12 @@ impl Shared {
         if self.send_quick(message.as_ref()) {
             return Ok(());
         }
+        self.send_below(message, self.info.output.high_water)
+    }
+
+    /// As [`try_send`](Self::try_send), with another mark than the connection's.
+    pub(crate) fn send_below(&self, message: Outgoing<'_>, high_water: usize) -> Result<()> {
         let message = Command::Message(message);
-        let high_water = self.info.output.high_water;
         let full = |buffered: usize| match buffered >= high_water {
             true => Err(Error::Full { high_water }),
             false => Ok(()),
@@ -360,6 +370,15 @@ impl Shared {
                 self.post(state, message)
             }
         })
+    }
+
+    /// Sends a Close, which goes out with what waits before it.
+    pub(crate) fn close_without_waiting(&self, close: CloseFrame) -> Result<()> {
+        self.apply(Command::Close(close))?;
+        self.wake_reading();
+        // Nobody is there to be told of a transport that fails.
+        let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()), false);
+        Ok(())
     }
 
     /// Queues a message where nothing waits, and writes it as [`try_send`](Self::try_send) does; else
@@ -639,6 +658,13 @@ impl Shared {
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.wake_waiting();
+        self.wake_ended();
+    }
+
+    fn wake_ended(&self) {
+        if let Some(waiting) = self.waiting.get() {
+            waiting.ended.wake();
+        }
     }
 
     /// The end that a Close from the peer means: an answer to ours, or its own.
@@ -676,6 +702,10 @@ impl Shared {
         cx: &mut Context<'_>,
         held_back: bool,
     ) -> Result<Option<Instant>, ()> {
+        self.pulse.attend();
+        if self.is_leaving() {
+            self.close_now();
+        }
         let mut left = None;
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
@@ -705,7 +735,12 @@ impl Shared {
                 state.wait_for_event(cx).map(|()| link.deadline())
             }
             Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
-        })?;
+        });
+        if parked.is_err() {
+            // It may have been found out right there that the transport has failed.
+            self.wake_ended();
+        }
+        let parked = parked?;
         if let Some(reason) = left {
             let _ = self.apply(Command::Close(leaving(reason)));
             return self.park(cx, held_back);
@@ -719,6 +754,47 @@ impl Shared {
             return Err(());
         }
         Ok(parked)
+    }
+
+    /// Asks for a Close: it is sent as soon as whoever receives has handled all that has come, and waits
+    /// for more. At once where nobody has received anything yet.
+    #[cfg(feature = "server")]
+    pub(crate) fn leave(&self, close: &CloseFrame) {
+        {
+            let mut state = self.lock();
+            if state.our_close.is_some() || state.ended.is_some() {
+                return;
+            }
+            state.leaving = Some(Box::new(close.clone()));
+            self.leaving.store(true, Ordering::Release);
+        }
+        if self.pulse.is_attended() {
+            let _ = self.apply(Command::Look);
+        } else {
+            self.close_now();
+        }
+        self.wake_reading();
+    }
+
+    /// Whether this end is to close as soon as whoever receives has nothing to do.
+    #[inline]
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// The Close that was asked for and has not been sent.
+    pub(crate) fn take_leave(&self) -> Option<CloseFrame> {
+        self.leaving.store(false, Ordering::Relaxed);
+        self.lock().leaving.take().map(|close| *close)
+    }
+
+    /// Sends the Close that was asked for.
+    #[cold]
+    pub(crate) fn close_now(&self) {
+        if let Some(close) = self.take_leave() {
+            // Refused where it is closing already.
+            let _ = self.apply(Command::Close(close));
+        }
     }
 
     /// Takes the receiving side, where its owner has let go of it.

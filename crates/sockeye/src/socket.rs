@@ -73,10 +73,14 @@ impl WebSocket {
             peer_head: established.peer_head,
         };
         let link = Link::new(sender, write, established.output.limit, established.staying);
+        let has_early = !early.is_empty();
         let reader = Box::new(
             Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
         );
         let shared = Shared::new(info, link);
+        if has_early {
+            shared.pulse.attend();
+        }
         Self {
             receiver: Receiver::new(shared, reader),
         }

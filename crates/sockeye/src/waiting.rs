@@ -9,7 +9,8 @@ use std::{
     task::{Wake, Waker},
 };
 
-/// Tasks that wait for output to be written. As a waker it wakes them all.
+/// Tasks that wait for output to be written. As a waker it wakes all that wait
+/// for something to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     /// For room below the high-water mark.
@@ -18,6 +19,8 @@ pub(crate) struct Waiting {
     pub(crate) drained: Wakers,
     /// For the end of a message that is sent in parts.
     pub(crate) turn: Wakers,
+    /// For the end of the connection, and for nothing else.
+    pub(crate) ended: Wakers,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +44,10 @@ impl Wakers {
             tasks.push(waker.clone());
         }
         self.any.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn remove(&self, waker: &Waker) {
+        self.tasks().retain(|task| !task.will_wake(waker));
     }
 
     pub(crate) fn wake(&self) {

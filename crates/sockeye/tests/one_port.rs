@@ -10,7 +10,7 @@ use axum::{Extension, Router, routing::get};
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, Version, body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use sockeye::{Acceptor, Client, Error, HeadLimits, Result, Server};
+use sockeye::{Acceptor, Client, Error, HeadLimits, Result, Server, server::Shutdown};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -330,6 +330,34 @@ async fn curl_reads_pages_in_every_version() {
             "{version}: {errors}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_longer_than_the_deadline_is_cut_off() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let pages = Router::new().route(
+        "/",
+        get(async move || {
+            tell.send(()).unwrap();
+            std::future::pending::<&str>().await
+        }),
+    );
+    let server = Server::bind("127.0.0.1:0").await.unwrap().router(pages);
+    let (address, handle) = (server.local_addr().unwrap(), server.shutdown_handle());
+    let serving = tokio::spawn(server.serve(async |_| Ok(())));
+    let (mut stream, _) = connect(address).await;
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    within(told.recv()).await.unwrap();
+    let how = Shutdown::new().deadline(Duration::from_millis(100));
+    let farewell = within(handle.shutdown(how)).await;
+    assert_eq!((farewell.http_cut, farewell.connections.len()), (1, 0));
+    assert!(
+        farewell.to_string().contains("1 cut off in HTTP"),
+        "{farewell}"
+    );
+    assert_eq!(within(stream.read(&mut [0; 16])).await.unwrap(), 0);
+    within(serving).await.unwrap().unwrap();
 }
 
 #[tokio::test]

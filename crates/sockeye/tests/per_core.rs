@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use sockeye::{Error, Handler, MessageRef, PerCore, Result, Socket, WebSocket};
+use sockeye::{Error, Handler, MessageRef, PerCore, Result, Socket, WebSocket, server::Shutdown};
 use tokio::sync::watch;
 use wire::within;
 
@@ -146,6 +146,30 @@ fn a_signal_that_one_thread_has_ends_all_with_1001() {
         serving.join().unwrap().unwrap();
     });
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_handle_ends_all_threads_and_tells_of_every_connection() {
+    let server = PerCore::bind("127.0.0.1:0").unwrap().threads(3);
+    let (address, handle) = (server.local_addr(), server.shutdown_handle());
+    let serving = thread::spawn(move || server.serve(|server| server.serve(name_thread)));
+    block_on(async {
+        let mut sockets = Vec::new();
+        for _ in 0..60 {
+            let mut socket = sockeye::connect(format!("ws://{address}/")).await.unwrap();
+            ask(&mut socket).await;
+            sockets.push(socket);
+        }
+        let how = Shutdown::restart().spread(Duration::from_millis(200));
+        let farewell = handle.shutdown(how);
+        for socket in &mut sockets {
+            assert_eq!(socket.recv().await.unwrap(), None);
+            assert_eq!(socket.ended().unwrap().code(), 1012);
+        }
+        let farewell = farewell.await;
+        assert_eq!((farewell.closed(), farewell.connections.len()), (60, 60));
+    });
+    serving.join().unwrap().unwrap();
 }
 
 #[test]

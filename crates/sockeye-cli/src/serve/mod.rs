@@ -2,6 +2,7 @@
 
 mod broadcast;
 mod close_query;
+mod config;
 mod echo;
 mod page;
 mod self_signed;
@@ -14,10 +15,36 @@ use sockeye::{
 };
 
 use crate::{args::Serve, failure::Failure, signals::Signals};
-use broadcast::{Member, Room};
+use broadcast::{Room, Visitor};
+use config::{Faults, Problem};
 use echo::Echo;
 use self_signed::SelfSigned;
 use visits::Visits;
+
+/// The settings, with those of the file they name.
+pub(crate) fn with_file(args: Serve) -> Result<Serve, Faults> {
+    match &args.config {
+        Some(file) => config::read(file, &std::env::args_os().collect::<Vec<_>>(), problems),
+        None => Ok(args),
+    }
+}
+
+/// What is wrong with settings that were understood, each with the flag that it is about.
+fn problems(args: &Serve) -> Vec<Problem> {
+    let subprotocols = subprotocols(args)
+        .err()
+        .map(|failure| ("subprotocol", failure));
+    let tls = Tls::of(args).err().map(|failure| ("tls-cert", failure));
+    subprotocols.into_iter().chain(tls).collect()
+}
+
+fn subprotocols(args: &Serve) -> Result<(), Failure> {
+    let mut known = Subprotocols::new();
+    for name in &args.subprotocol {
+        known.push(name).map_err(Error::from)?;
+    }
+    Ok(())
+}
 
 pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     let mut acceptor = Acceptor::new()
@@ -25,9 +52,8 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         .keepalive(args.pings.ping_interval)
         .keepalive_timeout(args.pings.ping_timeout)
         .on_request(close_query::check);
-    let mut known = Subprotocols::new();
+    subprotocols(&args)?;
     for name in &args.subprotocol {
-        known.push(name).map_err(sockeye::Error::from)?;
         acceptor = acceptor.subprotocol(name);
     }
     if args.no_compress {
@@ -38,6 +64,10 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         acceptor = acceptor.tls(tls.server()?);
     }
 
+    if args.check {
+        println!("The settings are sound");
+        return Ok(ExitCode::SUCCESS);
+    }
     permit_connections();
     let server = Server::bind(args.listen.as_str()).await?;
     let address = server.local_addr()?;
@@ -66,7 +96,7 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     if args.broadcast {
         let room = Arc::new(Room::default());
         server
-            .serve_handler(move || Member::new(log.visit(), room.clone()))
+            .serve_handler(move || Visitor::new(log.visit(), room.clone()))
             .await?;
     } else {
         server.serve_handler(move || Echo::new(log.visit())).await?;

@@ -66,8 +66,8 @@ impl Visits {
     }
 
     /// A request that did not become a connection.
-    pub(super) fn refused(&self, peer: SocketAddr, error: &Error) {
-        let error = one_line(&error.to_string());
+    pub(super) fn refused(&self, peer: Option<SocketAddr>, error: &Error) {
+        let (peer, error) = (named(peer), one_line(&error.to_string()));
         self.line(BAD, "refused", format_args!("{peer}  {error}"));
     }
 
@@ -116,6 +116,11 @@ impl Visits {
     }
 }
 
+/// A client, as it is told of. One that comes by a Unix socket has no address.
+fn named(peer: Option<SocketAddr>) -> String {
+    peer.map_or_else(|| "unix".into(), |peer| peer.to_string())
+}
+
 /// One connection.
 pub(super) struct Visit {
     visits: Arc<Visits>,
@@ -128,16 +133,10 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
     /// Notes that the connection is open; and closes it, where the client asks for that.
     pub(super) fn open(&mut self, socket: &mut Socket) {
         self.opened = Some(Instant::now());
-        self.peer = socket
-            .peer_addr()
-            .map_or_else(|| "unknown".into(), |peer| peer.to_string());
+        self.peer = named(socket.peer_addr());
         {
             let mut totals = self.visits.lock();
             totals.connections += 1;

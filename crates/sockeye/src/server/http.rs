@@ -34,7 +34,7 @@ type Failure = Box<dyn StdError + Send + Sync>;
 /// What a connection that serves HTTP needs of its server.
 pub(super) struct Serving {
     pub(super) acceptor: Arc<Acceptor>,
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Option<SocketAddr>,
     /// How long the connection may wait for a request.
     pub(super) keep_alive: Duration,
     /// Becomes true when the server ends.
@@ -195,7 +195,9 @@ where
             let response = self.upgrade(request);
             return Box::pin(async { Ok(response) });
         }
-        request.extensions_mut().insert(self.serving.peer);
+        if let Some(peer) = self.serving.peer {
+            request.extensions_mut().insert(peer);
+        }
         #[cfg(feature = "http2")]
         let busy = self.idle.busy();
         let answer = self.service.call(request);

@@ -3,22 +3,21 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::Poll,
+    task::{self, Poll},
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream, ToSocketAddrs},
-    sync::watch,
-    time::sleep,
-};
+use tokio::{net::ToSocketAddrs, time::sleep};
 
 use super::{
-    Acceptor, Incoming,
+    Acceptor, Incoming, Listener, Shutdown, ShutdownHandle,
     connections::{Connections, Place},
+    listener::cannot_listen,
+    shutdown::{Begun, Running},
 };
 #[cfg(feature = "hyper")]
 use super::{PlainHttp, http::Serving};
@@ -51,11 +50,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// ```
 #[must_use = "a server does nothing before `serve`"]
 pub struct Server {
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     acceptor: Acceptor,
-    shutdown: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Servers that end together: told when this one begins to.
-    together: Option<watch::Sender<bool>>,
+    signals: Vec<Pin<Box<dyn Future<Output = Shutdown> + Send>>>,
+    running: Running,
     #[cfg(feature = "hyper")]
     http: Option<Arc<ServeHttp>>,
     #[cfg(feature = "hyper")]
@@ -69,31 +67,48 @@ type ServeHttp = dyn Fn(PlainHttp, Serving) -> Pin<Box<dyn Future<Output = Resul
     + Send
     + Sync;
 
-pub(super) type OnError = dyn Fn(SocketAddr, &Error) + Send + Sync;
+pub(super) type OnError = dyn Fn(Option<SocketAddr>, &Error) + Send + Sync;
 
 impl Server {
-    /// Listens on an address; port 0 lets the system choose.
+    /// Listens on a TCP address; port 0 lets the system choose.
     ///
     /// # Errors
     /// [`Error::Listen`] where the address cannot be had.
     pub async fn bind(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
-        let name = format!("{address:?}").replace('"', "");
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| Error::Listen {
-                address: name.into(),
-                source: Arc::new(source),
-            })?;
-        Ok(Self::from_listener(listener))
+        Ok(Self::from_listener(Listener::tcp(address).await?))
     }
 
-    /// Serves a socket that listens already.
-    pub fn from_listener(listener: TcpListener) -> Self {
+    /// Listens on a Unix socket: see [`Listener::unix`]. Its clients have no address.
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    #[cfg(unix)]
+    pub fn bind_unix(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        Ok(Self::from_listener(Listener::unix(path)?))
+    }
+
+    /// Serves all the sockets that systemd has handed over: see [`Listener::systemd`].
+    ///
+    /// # Errors
+    /// [`Error::Listen`], also where there are none.
+    #[cfg(target_os = "linux")]
+    pub fn from_systemd() -> Result<Self> {
+        let mut listeners = Listener::systemd()?.into_iter();
+        let Some(first) = listeners.next() else {
+            let none = "none were handed over: LISTEN_FDS and LISTEN_PID say so";
+            let error = io::Error::new(io::ErrorKind::NotFound, none);
+            return Err(cannot_listen("the sockets of systemd", error));
+        };
+        Ok(listeners.fold(Self::from_listener(first), Self::also))
+    }
+
+    /// Serves a socket that listens already: a [`Listener`], or one of tokio's.
+    pub fn from_listener(listener: impl Into<Listener>) -> Self {
         Self {
-            listener,
+            listeners: vec![listener.into()],
             acceptor: Acceptor::new(),
-            shutdown: Vec::new(),
-            together: None,
+            signals: Vec::new(),
+            running: Running::new(ShutdownHandle::new()),
             #[cfg(feature = "hyper")]
             http: None,
             #[cfg(feature = "hyper")]
@@ -102,15 +117,27 @@ impl Server {
         }
     }
 
-    /// The address that is listened on.
+    /// Serves another socket besides.
+    pub fn also(mut self, listener: impl Into<Listener>) -> Self {
+        self.listeners.push(listener.into());
+        self
+    }
+
+    /// The address that is listened on: the first one that is TCP's.
     ///
     /// # Errors
-    /// [`Error::Listen`] where the system does not say.
+    /// [`Error::Listen`] where there is none, or the system does not say.
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        self.listener.local_addr().map_err(|source| Error::Listen {
-            address: "the listening socket".into(),
-            source: Arc::new(source),
+        let mut addresses = self.listeners.iter().filter_map(Listener::local_addr);
+        addresses.next().ok_or_else(|| {
+            let error = io::Error::new(io::ErrorKind::AddrNotAvailable, "it has no TCP address");
+            cannot_listen("the listening socket", error)
         })
+    }
+
+    /// What is listened on.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
     }
 
     /// Sets how connections are accepted: TLS, subprotocols, compression, limits, deadlines, and
@@ -124,24 +151,46 @@ impl Server {
     /// 1001, HTTP requests that have arrived are answered, and `serve` returns when all have ended.
     /// A handler that goes on although its connection has closed is dropped a second after the close
     /// timeout, and so is an answer that takes longer. Of several signals the first one does.
-    pub fn shutdown_on(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.shutdown.push(Box::pin(signal));
+    ///
+    /// A signal that gives a [`Shutdown`] says how:
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use sockeye::{Server, server::Shutdown};
+    /// # async fn signal() {}
+    /// # fn example(server: Server) -> Server {
+    /// server.shutdown_on(async {
+    ///     signal().await;
+    ///     Shutdown::restart().spread(Duration::from_secs(30))
+    /// })
+    /// # }
+    /// ```
+    pub fn shutdown_on<S>(mut self, signal: S) -> Self
+    where
+        S: Future<Output: Into<Shutdown>> + Send + 'static,
+    {
+        self.signals
+            .push(Box::pin(async move { signal.await.into() }));
         self
     }
 
-    /// Ends this server when another of the same set ends, and the others when this one does.
-    pub(super) fn ending_with(mut self, others: watch::Sender<bool>) -> Self {
-        let mut ending = others.subscribe();
-        self.together = Some(others);
-        self.shutdown_on(async move {
-            // Refused only where nobody is left who could say so.
-            let _ = ending.wait_for(|ending| *ending).await;
-        })
+    /// A handle that ends the server, waits for its end, and tells how each connection ended.
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.running.0.clone()
+    }
+
+    /// Ends with the others of a set: what ends one ends all.
+    pub(super) fn ending_with(mut self, others: &ShutdownHandle) -> Self {
+        self.running = Running::new(others.clone());
+        self
     }
 
     /// Has every connection told that failed: in the opening handshake, or by an error that its
-    /// handler returned. By default nobody is.
-    pub fn on_error(mut self, tell: impl Fn(SocketAddr, &Error) + Send + Sync + 'static) -> Self {
+    /// handler returned. By default nobody is. A client of a Unix socket has no address.
+    pub fn on_error(
+        mut self,
+        tell: impl Fn(Option<SocketAddr>, &Error) + Send + Sync + 'static,
+    ) -> Self {
         self.on_error = Some(Arc::new(tell));
         self
     }
@@ -156,7 +205,7 @@ impl Server {
     /// takes nothing of its response for a minute is given up. How long a request's body may take is
     /// up to the service.
     ///
-    /// A request has the client's address, a [`SocketAddr`], among its extensions.
+    /// A request has the client's address, a [`SocketAddr`], among its extensions where it has one.
     #[cfg(feature = "hyper")]
     pub fn http<S, B>(mut self, service: S) -> Self
     where
@@ -224,8 +273,9 @@ impl Server {
     /// object. What it sends goes out in one write whenever it yields. When it is done the
     /// connection is closed: with 1000, after an error with 1011.
     ///
-    /// Returns after [`shutdown_on`](Self::shutdown_on); without that, never. Where the system runs
-    /// out of descriptors, accepting goes on when some are free again.
+    /// Returns after [`shutdown_on`](Self::shutdown_on), or when a
+    /// [`shutdown_handle`](Self::shutdown_handle) has ended it; else never. Where the system runs out of
+    /// descriptors, accepting goes on when some are free again.
     ///
     /// # Errors
     /// None today.
@@ -285,9 +335,9 @@ impl Server {
             keep_alive: self.keep_alive,
             on_error: self.on_error.clone(),
         });
-        while let Some((stream, peer)) = self.next().await {
+        let open = |(stream, peer): Accepted| {
             let (context, work) = (context.clone(), work.clone());
-            connections.spawn(move |entry| {
+            connections.spawn(move |mut entry| {
                 // Boxed, so that what opening a connection needs is not kept while it is open; and
                 // here, since a future keeps room for all that it begins with.
                 let opening = Box::pin(context.clone().open(stream, peer, entry.place.clone()));
@@ -307,40 +357,85 @@ impl Server {
                     }
                 }
             });
+        };
+        let mut beginning = Box::pin(self.running.0.beginning());
+        let begun = loop {
+            match self.next(beginning.as_mut()).await {
+                Next::Connection(accepted) => open(accepted),
+                Next::End(begun) => break begun,
+            }
+        };
+        let schedule = begun.how.schedule(self.acceptor.close_time());
+        for listener in self.listeners {
+            let last = listener.last();
+            // Without a window they would be cut off before they can open.
+            if !schedule.window.is_zero() {
+                last.into_iter().for_each(&open);
+            }
         }
-        drop(self.listener);
-        if let Some(others) = &self.together {
-            others.send_replace(true);
-        }
-        connections.close(self.acceptor.close_time()).await;
+        let farewell = connections.leave(&begun, schedule).await;
+        self.running.add(farewell);
         Ok(())
     }
 
-    /// The next connection; `None` once the server is to end.
-    async fn next(&mut self) -> Option<(TcpStream, SocketAddr)> {
+    /// What comes next: a connection, or the end.
+    async fn next(
+        &mut self,
+        mut beginning: Pin<&mut (impl Future<Output = Option<Begun>> + Send)>,
+    ) -> Next {
         loop {
             let accepted = poll_fn(|cx| {
-                let mut signals = self.shutdown.iter_mut();
-                if signals.any(|signal| signal.as_mut().poll(cx).is_ready()) {
-                    return Poll::Ready(None);
+                let mut signals = self.signals.iter_mut();
+                let given = signals.find_map(|signal| match signal.as_mut().poll(cx) {
+                    Poll::Ready(how) => Some(how),
+                    Poll::Pending => None,
+                });
+                if let Some(how) = given {
+                    self.signals.clear();
+                    self.running.0.begin(how);
                 }
-                self.listener.poll_accept(cx).map(Some)
+                if let Poll::Ready(Some(begun)) = beginning.as_mut().poll(cx) {
+                    return Poll::Ready(Err(begun));
+                }
+                self.poll_accept(cx).map(Ok)
             })
-            .await?;
+            .await;
             match accepted {
-                Ok(accepted) => return Some(accepted),
+                Err(begun) => return Next::End(begun),
+                Ok(Ok(accepted)) => return Next::Connection(accepted),
                 // A client that gave up before it was accepted is no fault of this end's.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
-                Err(_) => sleep(EXHAUSTED_PAUSE).await,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Ok(Err(_)) => sleep(EXHAUSTED_PAUSE).await,
             }
         }
     }
+
+    /// A connection from whichever listener has one. Each comes first in its turn.
+    fn poll_accept(&mut self, cx: &mut task::Context<'_>) -> Poll<io::Result<Accepted>> {
+        for _ in 0..self.listeners.len() {
+            let accepted = self.listeners[0].poll_accept(cx);
+            self.listeners.rotate_left(1);
+            if accepted.is_ready() {
+                return accepted;
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// A stream, and where it comes from, as far as it has an address.
+type Accepted = (Stream, Option<SocketAddr>);
+
+/// What comes to a listening server.
+enum Next {
+    Connection(Accepted),
+    End(Begun),
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("listener", &self.listener)
+            .field("listeners", &self.listeners)
             .field("acceptor", &self.acceptor)
             .finish_non_exhaustive()
     }
@@ -360,16 +455,15 @@ impl Context {
     /// The opening handshake; `None` where the client came for something else, and was served.
     async fn open(
         self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
+        stream: Stream,
+        peer: Option<SocketAddr>,
         #[cfg_attr(
             not(feature = "hyper"),
             allow(unused_variables, reason = "for HTTP alone")
         )]
         place: Place,
     ) -> Result<Option<WebSocket>> {
-        let stream = Stream::Tcp(stream);
-        let plain = match self.acceptor.receive(stream, Some(peer)).await? {
+        let plain = match self.acceptor.receive(stream, peer).await? {
             Incoming::WebSocket(established) => return Ok(Some(WebSocket::new(established))),
             Incoming::Http(plain) => plain,
         };

@@ -9,9 +9,11 @@ mod http;
 #[cfg(feature = "http2")]
 mod idle;
 mod listen;
+mod listener;
 mod per_core;
 #[cfg(feature = "hyper")]
 mod rewound;
+mod shutdown;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -21,9 +23,11 @@ pub(crate) use accept::Incoming;
 pub(crate) use accept::PlainHttp;
 pub use accept::{Acceptor, Answer, accept};
 pub use listen::Server;
+pub use listener::Listener;
 pub use per_core::PerCore;
 #[cfg(feature = "hyper")]
 pub(crate) use rewound::Rewound;
+pub use shutdown::{Departed, Farewell, Shutdown, ShutdownHandle};
 pub use sockeye_proto::handshake::{Refusal, Request};
 #[cfg(feature = "tls")]
 pub use tls::ServerTls;

@@ -5,17 +5,17 @@ use std::{
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     num::NonZeroUsize,
     panic,
-    sync::Arc,
     thread::{self, Builder},
 };
 
-use tokio::{runtime, sync::watch};
+use tokio::runtime;
 
-use super::Server;
-use crate::{Error, Result};
-
-/// How many connections may wait to be accepted on each socket, as tokio asks for too.
-const BACKLOG: i32 = 1024;
+use super::{
+    Server, Shutdown, ShutdownHandle,
+    listener::{cannot_listen, listen},
+    shutdown::Running,
+};
+use crate::Result;
 
 /// The same server once a core: each thread has a runtime of its own, and accepts, serves and ends
 /// its own connections. Nothing of a connection ever moves to another thread, or waits for one.
@@ -49,6 +49,7 @@ pub struct PerCore {
     listener: TcpListener,
     address: SocketAddr,
     threads: usize,
+    running: Running,
 }
 
 impl PerCore {
@@ -56,13 +57,13 @@ impl PerCore {
     /// port 0 lets the system choose.
     ///
     /// # Errors
-    /// [`Error::Listen`] where the address cannot be had.
+    /// [`Error::Listen`](crate::Error::Listen) where the address cannot be had.
     pub fn bind(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
         let name = format!("{address:?}").replace('"', "");
         let bound = || {
             let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
             for address in address.to_socket_addrs()? {
-                match listen(address) {
+                match listen(address, cfg!(target_os = "linux")) {
                     Ok(listener) => return Ok((listener.local_addr()?, listener)),
                     Err(error) => last = error,
                 }
@@ -74,6 +75,7 @@ impl PerCore {
             listener,
             address,
             threads: thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            running: Running::new(ShutdownHandle::new()),
         })
     }
 
@@ -86,6 +88,11 @@ impl PerCore {
     /// The address that is listened on.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A handle that ends the servers of all threads, as each one's own does.
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.running.0.clone()
     }
 
     /// Runs `serve` on every thread, with a server to be set up and run there, and blocks until all
@@ -110,7 +117,7 @@ impl PerCore {
     /// ```
     ///
     /// # Errors
-    /// What a thread has returned; [`Error::Listen`] where the address cannot be had once more, or
+    /// What a thread has returned; [`Error::Listen`](crate::Error::Listen) where the address cannot be had once more, or
     /// the system has no room for a thread and its runtime.
     ///
     /// # Panics
@@ -126,14 +133,13 @@ impl PerCore {
             let another = another(&listeners[0], self.address);
             listeners.push(another.map_err(|error| cannot_listen(self.address, error))?);
         }
-        let stop = watch::Sender::new(false);
-        let (address, serve) = (self.address, &serve);
+        let (handle, address, serve) = (self.running.0.clone(), self.address, &serve);
         thread::scope(|scope| {
             let threads: Vec<_> = listeners
                 .into_iter()
                 .enumerate()
                 .map(|(number, listener)| {
-                    let guard = StopAll(stop.clone());
+                    let guard = StopAll(handle.clone());
                     Builder::new()
                         .name(format!("sockeye-{number}"))
                         .spawn_scoped(scope, move || {
@@ -169,11 +175,11 @@ impl fmt::Debug for PerCore {
 }
 
 /// Ends all threads when one ends, also where that panics or was never started.
-struct StopAll(watch::Sender<bool>);
+struct StopAll(ShutdownHandle);
 
 impl Drop for StopAll {
     fn drop(&mut self) {
-        self.0.send_replace(true);
+        self.0.begin(Shutdown::new());
     }
 }
 
@@ -188,38 +194,16 @@ where
         .build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let server = Server::from_listener(listener).ending_with(stop.0.clone());
+        let server = Server::from_listener(listener).ending_with(&stop.0);
         Ok(serve(server).await)
     })
-}
-
-/// A socket that listens on an address which others may share.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    use socket2::{Domain, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // What was there before may still have connections in TIME_WAIT. On Windows this means more.
-    #[cfg(not(windows))]
-    socket.set_reuse_address(true)?;
-    #[cfg(target_os = "linux")]
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }
 
 /// A socket for one more thread: elsewhere `SO_REUSEPORT` does not spread connections.
 fn another(first: &TcpListener, address: SocketAddr) -> io::Result<TcpListener> {
     if cfg!(target_os = "linux") {
-        listen(address)
+        listen(address, true)
     } else {
         first.try_clone()
-    }
-}
-
-fn cannot_listen(address: impl ToString, source: io::Error) -> Error {
-    Error::Listen {
-        address: address.to_string().into(),
-        source: Arc::new(source),
     }
 }

@@ -1,0 +1,492 @@
+//! The file of `sockeye serve --config`: flags by their names, in TOML. Every fault in it is told, with its place.
+
+use std::{
+    any::TypeId,
+    error::Error as _,
+    ffi::OsString,
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
+};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use crate::{
+    args::{Args, Serve},
+    failure::Failure,
+};
+
+/// A file larger than this is none of ours.
+const LARGEST: u64 = 1 << 20;
+
+/// What was said on the command line and in the file together; the command line has the last word. `line` is
+/// all of it, with the name of the program.
+///
+/// A name in a table is the flag of both: `cert` in `[tls]` is `--tls-cert`. What `check` finds wrong with all of it
+/// is told where it stands in the file.
+pub(crate) fn read(
+    path: &Path,
+    line: &[OsString],
+    check: impl FnOnce(&Serve) -> Vec<Problem>,
+) -> Result<Serve, Faults> {
+    let text = load(path).map_err(|problem| Faults::of_file(path, problem))?;
+    let command = Args::command();
+    let on_line = command
+        .clone()
+        .try_get_matches_from(line)
+        .map_err(|error| Faults::of_file(path, one_line(&error)))?;
+    let mut reading = Reading {
+        path,
+        text: &text,
+        command: &command,
+        on_line: on_line.subcommand_matches("serve").unwrap_or(&on_line),
+        settings: Vec::new(),
+        faults: Faults::default(),
+    };
+    reading.file();
+    reading.finish(line, check)
+}
+
+fn load(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if size.len() > LARGEST {
+        return Err(format!(
+            "it is larger than {LARGEST} bytes: no such file as this"
+        ));
+    }
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
+/// What is wrong with a flag's value, as only its use shows.
+pub(crate) type Problem = (&'static str, Failure);
+
+/// Something in the file.
+struct Setting {
+    flag: String,
+    /// As on the command line; none for a switch.
+    value: Option<OsString>,
+    span: Range<usize>,
+}
+
+struct Reading<'a> {
+    path: &'a Path,
+    text: &'a str,
+    command: &'a Command,
+    on_line: &'a ArgMatches,
+    settings: Vec<Setting>,
+    faults: Faults,
+}
+
+impl Reading<'_> {
+    fn file(&mut self) {
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        for error in &errors {
+            let span = error.span().unwrap_or(0..0);
+            self.fault(&span, format!("this is no TOML: {}", error.message()));
+        }
+        // What was made of a broken file may not be what was meant.
+        if errors.is_empty() {
+            self.table("", table.get_ref());
+        }
+    }
+
+    fn table(&mut self, prefix: &str, table: &DeTable<'_>) {
+        // In the order of the file, not of the alphabet.
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
+            let name = format!("{prefix}{}", key.get_ref());
+            match value.get_ref() {
+                DeValue::Table(inner) => self.table(&format!("{name}-"), inner),
+                _ => self.setting(&name, key.span(), value),
+            }
+        }
+    }
+
+    fn setting(&mut self, name: &str, at: Range<usize>, value: &Spanned<DeValue<'_>>) {
+        let serve = self.command.find_subcommand("serve");
+        let known = || serve.into_iter().flat_map(Command::get_arguments);
+        let Some(argument) = known().find(|argument| is_setting(argument, name)) else {
+            let names = known().filter_map(Arg::get_long);
+            let near = names
+                .map(|known| (strsim::levenshtein(name, known), known))
+                .filter(|(distance, known)| *distance <= 3 && *known != "config")
+                .min();
+            let hint = near.map_or_else(
+                || "`sockeye serve --help` lists all".into(),
+                |(_, near)| format!("is {near} meant?"),
+            );
+            return self.fault(&at, format!("there is no setting {name}; {hint}"));
+        };
+        let on_line = self.on_line.value_source(argument.get_id().as_str());
+        let overridden = on_line == Some(ValueSource::CommandLine);
+        match (argument.get_action(), value.get_ref()) {
+            (ArgAction::SetTrue, DeValue::Boolean(on)) => {
+                if *on && !overridden {
+                    self.add(name, None, at);
+                }
+            }
+            (ArgAction::SetTrue, other) => {
+                let kind = other.type_str();
+                self.fault(
+                    &value.span(),
+                    format!("{name} is true or false, not this {kind}"),
+                );
+            }
+            (ArgAction::Append, DeValue::Array(values)) => {
+                for value in values.iter() {
+                    self.value(name, argument, value, overridden);
+                }
+            }
+            _ => self.value(name, argument, value, overridden),
+        }
+    }
+
+    fn value(
+        &mut self,
+        name: &str,
+        argument: &Arg,
+        value: &Spanned<DeValue<'_>>,
+        overridden: bool,
+    ) {
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            // Written as the standard has it; decimal is all that a flag takes.
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().replace('_', ""),
+            DeValue::Float(number) => number.as_str().replace('_', ""),
+            other => {
+                let kind = other.type_str();
+                let wanted = match argument.get_action() {
+                    ArgAction::Append => "a text, or several as [\"…\", \"…\"]",
+                    _ => "a text or a number",
+                };
+                return self.fault(
+                    &value.span(),
+                    format!("{name} takes {wanted}, not this {kind}"),
+                );
+            }
+        };
+        let is_path = argument.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+        let text = match is_path {
+            // As seen from the file: who starts the server may stand anywhere.
+            true => self
+                .path
+                .parent()
+                .unwrap_or(Path::new(""))
+                .join(&text)
+                .into_os_string(),
+            false => OsString::from(text),
+        };
+        if let Some(problem) = self.problem(name, &text) {
+            return self.fault(&value.span(), format!("{name}: {problem}"));
+        }
+        if !overridden {
+            self.add(name, Some(text), value.span());
+        }
+    }
+
+    /// What is wrong with a value by itself.
+    fn problem(&self, name: &str, value: &OsString) -> Option<String> {
+        let line = [
+            "sockeye".into(),
+            "serve".into(),
+            argument(name, Some(value)),
+        ];
+        let error = self.command.clone().try_get_matches_from(line).err()?;
+        match error.kind() {
+            ErrorKind::ValueValidation | ErrorKind::InvalidValue => Some(match error.source() {
+                Some(source) => source.to_string(),
+                None => one_line(&error),
+            }),
+            // What goes with it is looked at when all is known.
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, name: &str, value: Option<OsString>, span: Range<usize>) {
+        self.settings.push(Setting {
+            flag: name.into(),
+            value,
+            span,
+        });
+    }
+
+    fn fault(&mut self, span: &Range<usize>, problem: String) {
+        self.fault_at(Some(span), problem);
+    }
+
+    /// A fault; without a place where it is not in the file.
+    fn fault_at(&mut self, span: Option<&Range<usize>>, problem: String) {
+        let at = span.map(|span| place(self.text, span.start));
+        let path = self.path.to_owned();
+        self.faults.0.push(Fault { path, at, problem });
+    }
+
+    /// All together: what one setting requires of another, or excludes.
+    fn finish(
+        mut self,
+        line: &[OsString],
+        check: impl FnOnce(&Serve) -> Vec<Problem>,
+    ) -> Result<Serve, Faults> {
+        let settings = self.settings.iter();
+        let from_file = settings.map(|it| argument(&it.flag, it.value.as_ref()));
+        let all = line.iter().cloned().chain(from_file);
+        let parsed =
+            self.command
+                .clone()
+                .try_get_matches_from(all)
+                .and_then(|matches| match matches.subcommand_matches("serve") {
+                    Some(serve) => Serve::from_arg_matches(serve),
+                    None => Serve::from_arg_matches(&matches),
+                });
+        match parsed {
+            Ok(serve) => {
+                for (flag, failure) in check(&serve) {
+                    let is_it = |it: &&Setting| it.flag == flag;
+                    let span = self.settings.iter().find(is_it).map(|it| it.span.clone());
+                    self.fault_at(span.as_ref(), failure.to_string());
+                }
+                if self.faults.0.is_empty() {
+                    return Ok(serve);
+                }
+            }
+            Err(error) => {
+                // Of what the complaint is about, the first that stands in the file.
+                let named = error.to_string();
+                let is_named = |it: &&Setting| named.contains(&format!("--{}", it.flag));
+                let span = self
+                    .settings
+                    .iter()
+                    .find(is_named)
+                    .map(|it| it.span.clone());
+                self.fault_at(span.as_ref(), one_line(&error));
+            }
+        }
+        Err(self.faults)
+    }
+}
+
+fn is_setting(argument: &Arg, name: &str) -> bool {
+    argument.get_long() == Some(name)
+        && !matches!(name, "config" | "check" | "help")
+        && matches!(
+            argument.get_action(),
+            ArgAction::Set | ArgAction::Append | ArgAction::SetTrue
+        )
+}
+
+/// A setting as it would stand on the command line.
+fn argument(name: &str, value: Option<&OsString>) -> OsString {
+    let mut argument = OsString::from(format!("--{name}"));
+    if let Some(value) = value {
+        argument.push("=");
+        argument.push(value);
+    }
+    argument
+}
+
+/// What clap complains about, without its usage.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let end = text.find("\n\nUsage:").unwrap_or(text.len());
+    let text = text[..end].trim_start_matches("error: ");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match error.get(ContextKind::Suggested) {
+        Some(ContextValue::StyledStrs(hints)) => {
+            let hints = hints.iter().map(StyledStr::to_string).collect::<Vec<_>>();
+            format!("{words}; {}", hints.join("; "))
+        }
+        _ => words,
+    }
+}
+
+/// The line and the column of a byte, both counted from 1, the column in characters.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+    (line, column)
+}
+
+/// What is wrong with a file, all of it.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(Vec<Fault>);
+
+#[derive(Debug)]
+struct Fault {
+    path: PathBuf,
+    at: Option<(usize, usize)>,
+    problem: String,
+}
+
+impl Faults {
+    fn of_file(path: &Path, problem: String) -> Self {
+        Self(vec![Fault {
+            path: path.to_owned(),
+            at: None,
+            problem,
+        }])
+    }
+
+    /// On standard error, a line each.
+    pub(crate) fn print(&self) {
+        for fault in &self.0 {
+            eprintln!("sockeye: {}", crate::connect::one_line(&fault.to_string()));
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.path.display())?;
+        if let Some((line, column)) = self.at {
+            write!(f, "{line}:{column}:")?;
+        }
+        write!(f, " {}", self.problem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of these lines, read beside a command line.
+    fn read_with(file: &str, line: &[&str]) -> Result<Serve, Vec<String>> {
+        let directory = tempfile();
+        let path = directory.join("sockeye.toml");
+        std::fs::write(&path, file).unwrap();
+        let line = ["sockeye", "serve", "--config", path.to_str().unwrap()]
+            .iter()
+            .chain(line)
+            .map(OsString::from)
+            .collect::<Vec<_>>();
+        let result = read(&path, &line, |_| Vec::new());
+        let of_directory = format!("{}/", directory.display());
+        std::fs::remove_dir_all(directory).unwrap();
+        result.map_err(|faults| {
+            let lines = faults.0.iter().map(Fault::to_string);
+            lines.map(|line| line.replace(&of_directory, "")).collect()
+        })
+    }
+
+    fn tempfile() -> PathBuf {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sockeye-config-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn settings_are_flags_and_tables_begin_their_names() {
+        let file = r#"
+            listen = "127.0.0.1:0"
+            subprotocol = ["chat", "superchat"]
+            max-message = "1M"
+            ping-interval = 2.5
+            ping.timeout = 7
+            quiet = true
+            broadcast = false
+            [tls]
+            cert = "chain.pem"
+            key = "/etc/key.pem"
+        "#;
+        let serve = read_with(file, &[]).unwrap();
+        assert_eq!(serve.listen, "127.0.0.1:0");
+        assert_eq!(serve.subprotocol, ["chat", "superchat"]);
+        assert_eq!(serve.max_message, 1 << 20);
+        assert_eq!(serve.pings.ping_interval.as_millis(), 2500);
+        assert_eq!(serve.pings.ping_timeout.as_secs(), 7);
+        assert!(serve.quiet && !serve.broadcast);
+        let cert = serve.tls_cert.unwrap();
+        assert!(
+            cert.is_absolute() && cert.ends_with("chain.pem"),
+            "{cert:?}"
+        );
+        assert_eq!(serve.tls_key.unwrap(), Path::new("/etc/key.pem"));
+    }
+
+    #[test]
+    fn the_command_line_has_the_last_word() {
+        let file = "listen = \"127.0.0.1:1\"\nsubprotocol = [\"a\", \"b\"]\nmax-message = 5";
+        let serve = read_with(file, &["--listen", "127.0.0.1:2", "-s", "c"]).unwrap();
+        assert_eq!(serve.listen, "127.0.0.1:2");
+        assert_eq!(serve.subprotocol, ["c"]);
+        assert_eq!(serve.max_message, 5);
+    }
+
+    #[test]
+    fn every_fault_is_told_with_its_place() {
+        let file = "max-message = \"16X\"\n  lisen = \"a\"\nquiet = 1\nping-interval = [1]\n[tls]\nselfsigned = true\ncert = \"c\"\n";
+        let faults = read_with(file, &[]).unwrap_err();
+        let begin = [
+            "sockeye.toml:1:15: max-message: a size is a number",
+            "sockeye.toml:2:3: there is no setting lisen; is listen meant?",
+            "sockeye.toml:3:9: quiet is true or false, not this integer",
+            "sockeye.toml:4:17: ping-interval takes a text or a number, not this array",
+            "sockeye.toml:6:1: there is no setting tls-selfsigned; is tls-self-signed meant?",
+            "sockeye.toml:7:8: the following required arguments were not provided: --tls-key <FILE>",
+        ];
+        assert_eq!(faults.len(), begin.len(), "{faults:#?}");
+        for (fault, begin) in faults.iter().zip(begin) {
+            assert!(fault.starts_with(begin), "{fault}\n{begin}");
+        }
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_told() {
+        let file = "[tls]\nself-signed = true\ncert = \"c\"\nkey = \"k\"";
+        let faults = read_with(file, &[]).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:#?}");
+        assert!(faults[0].contains("cannot be used with"), "{faults:#?}");
+        assert!(faults[0].starts_with("sockeye.toml:2:1: "), "{faults:#?}");
+    }
+
+    #[test]
+    fn what_is_no_toml_is_told_with_its_place() {
+        let faults = read_with("listen = \"a\nquiet = true", &[]).unwrap_err();
+        assert!(faults[0].starts_with("sockeye.toml:1:"), "{faults:#?}");
+        assert!(faults[0].contains("this is no TOML"), "{faults:#?}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_told() {
+        let missing = Path::new("/nonexistent/sockeye.toml");
+        let line = ["sockeye", "serve"].map(OsString::from);
+        let faults = read(missing, &line, |_| Vec::new()).unwrap_err();
+        assert!(
+            faults.0[0]
+                .to_string()
+                .starts_with("/nonexistent/sockeye.toml: ")
+        );
+    }
+
+    #[test]
+    fn what_use_shows_is_told_where_it_stands() {
+        let directory = tempfile();
+        let path = directory.join("sockeye.toml");
+        std::fs::write(&path, "quiet = true\nlisten = \"a\"").unwrap();
+        let line = ["sockeye", "serve"].map(OsString::from);
+        let check = |_: &Serve| vec![("listen", Failure::new("no address"))];
+        let faults = read(&path, &line, check).unwrap_err();
+        std::fs::remove_dir_all(directory).unwrap();
+        assert!(faults.0[0].to_string().ends_with(":2:10: no address"));
+    }
+
+    #[test]
+    fn places_are_counted_in_characters() {
+        assert_eq!(place("a\nпривет x", "a\nпривет ".len()), (2, 8));
+        assert_eq!(place("", 0), (1, 1));
+    }
+}

@@ -1,0 +1,388 @@
+//! What a server listens on: TCP, a Unix socket, or what systemd hands over.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+};
+#[cfg(unix)]
+use std::{
+    fs::{self, Metadata, Permissions},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use socket2::{Domain, Socket, Type};
+#[cfg(unix)]
+use tokio::net::UnixListener;
+use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
+
+use crate::{Error, Result, stream::Stream};
+
+/// How many connections may wait to be accepted, as tokio asks for too.
+const BACKLOG: i32 = 1024;
+
+/// How many that wait are still taken when a server ends: what the system lets wait by default.
+const LAST: usize = 4096;
+
+/// A socket that listens.
+///
+/// ```no_run
+/// # async fn example() -> sockeye::Result<()> {
+/// use sockeye::{Server, server::Listener};
+///
+/// Server::bind("127.0.0.1:8080").await?
+///     .also(Listener::unix_with_mode("/run/app/app.sock", 0o660)?)
+///     .serve(|mut socket| async move { socket.send("Привет").await })
+///     .await
+/// # }
+/// ```
+pub struct Listener {
+    socket: Listening,
+    name: Option<String>,
+    /// Whether others have the socket too: what waits on it is then left to them.
+    inherited: bool,
+    #[cfg(unix)]
+    file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Listening {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Listens on a TCP address; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// [`Error::Listen`] where the address cannot be had.
+    pub async fn tcp(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
+        let name = name_of(&address);
+        let listener = TcpListener::bind(address).await;
+        listener
+            .map(Self::from)
+            .map_err(|error| cannot_listen(name, error))
+    }
+
+    /// Listens on a TCP address that other programs of the same user may listen on too, where they also
+    /// say so (`SO_REUSEPORT`): the next version of a server beside this one. On Linux the system spreads
+    /// new connections over them.
+    ///
+    /// When a server ends, it serves what has waited to be accepted, if its [`Shutdown`](super::Shutdown)
+    /// has a window. A connection that comes in the moment between that and the end of the socket is
+    /// reset by the system, and has to try again; to lose none, have systemd hold the
+    /// [socket](Self::systemd).
+    ///
+    /// # Errors
+    /// [`Error::Listen`] where the address cannot be had.
+    #[cfg(unix)]
+    pub async fn reuse_port(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
+        let name = name_of(&address);
+        let bound = async {
+            let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+            for address in lookup_host(address).await? {
+                match listen(address, true).and_then(TcpListener::from_std) {
+                    Ok(listener) => return Ok(listener),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        };
+        bound
+            .await
+            .map(Self::from)
+            .map_err(|error| cannot_listen(name, error))
+    }
+
+    /// Listens on a Unix socket, which is made at `path` and removed when the server ends. Who may
+    /// connect is what the process's umask leaves of 0777: whoever may write to it.
+    ///
+    /// A socket that is there already is replaced where nobody listens on it any more; where somebody
+    /// does, or it is no socket, that is an error. A path is at most 107 bytes long on Linux.
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    #[cfg(unix)]
+    pub fn unix(path: impl AsRef<Path>) -> Result<Self> {
+        Self::unix_at(path.as_ref(), None)
+    }
+
+    /// As [`unix`](Self::unix), with the permissions of the socket, such as `0o660` for its owner and its
+    /// group. They are there before anybody can connect.
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    #[cfg(unix)]
+    pub fn unix_with_mode(path: impl AsRef<Path>, mode: u32) -> Result<Self> {
+        Self::unix_at(path.as_ref(), Some(mode))
+    }
+
+    #[cfg(unix)]
+    fn unix_at(path: &Path, mode: Option<u32>) -> Result<Self> {
+        let bound = || {
+            remove_stale(path)?;
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.bind(&socket2::SockAddr::unix(path)?)?;
+            let file = SocketFile {
+                made: fs::symlink_metadata(path)?,
+                path: path.into(),
+            };
+            if let Some(mode) = mode {
+                fs::set_permissions(path, Permissions::from_mode(mode))?;
+            }
+            socket.listen(BACKLOG)?;
+            socket.set_nonblocking(true)?;
+            let mut listener = Self::from(UnixListener::from_std(socket.into())?);
+            listener.file = Some(file);
+            Ok(listener)
+        };
+        bound().map_err(|error| cannot_listen(format!("unix:{}", path.display()), error))
+    }
+
+    /// The sockets that systemd has handed over to this process (`LISTEN_FDS`, `LISTEN_PID`), TCP and
+    /// Unix, in the order of the `.socket` unit; none where there are none, or they have been taken
+    /// before. systemd keeps them when this process ends: what comes meanwhile waits for the next one.
+    ///
+    /// # Errors
+    /// [`Error::Listen`] where the environment cannot be understood, or what was handed over is no
+    /// listening stream socket.
+    #[cfg(target_os = "linux")]
+    pub fn systemd() -> Result<Vec<Self>> {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        /// A descriptor has one owner.
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+
+        if TAKEN.swap(true, Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        let given = sd_listen_fds::get()
+            .map_err(|error| cannot_listen("the sockets of systemd", io::Error::other(error)))?;
+        let listeners = given
+            .into_iter()
+            .enumerate()
+            .map(|(place, (name, socket))| {
+                let called = match &name {
+                    Some(name) => format!("the socket {name:?} of systemd"),
+                    None => format!("socket {place} of systemd"),
+                };
+                let socket = Socket::from(socket.into_std());
+                Self::inherited(socket, name).map_err(|error| cannot_listen(called, error))
+            });
+        listeners.collect()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn inherited(socket: Socket, name: Option<String>) -> io::Result<Self> {
+        if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+            let message =
+                "it does not listen for streams; the unit needs ListenStream=, and Accept=no";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        socket.set_cloexec(true)?;
+        socket.set_nonblocking(true)?;
+        let domain = socket.domain()?;
+        let socket = if domain == Domain::UNIX {
+            Listening::Unix(UnixListener::from_std(socket.into())?)
+        } else if domain == Domain::IPV4 || domain == Domain::IPV6 {
+            Listening::Tcp(TcpListener::from_std(socket.into())?)
+        } else {
+            let message = "it is neither TCP nor a Unix socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        };
+        Ok(Self {
+            name,
+            inherited: true,
+            ..Self::new(socket)
+        })
+    }
+
+    fn new(socket: Listening) -> Self {
+        Self {
+            socket,
+            name: None,
+            inherited: false,
+            #[cfg(unix)]
+            file: None,
+        }
+    }
+
+    /// The name that systemd has for the socket (`FileDescriptorName=`, else that of the unit).
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The address that is listened on; none for a Unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Listening::Tcp(tcp) => tcp.local_addr().ok(),
+            #[cfg(unix)]
+            Listening::Unix(_) => None,
+        }
+    }
+
+    pub(super) fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Stream, Option<SocketAddr>)>> {
+        match &self.socket {
+            Listening::Tcp(tcp) => tcp
+                .poll_accept(cx)
+                .map_ok(|(stream, peer)| (Stream::Tcp(stream), Some(peer))),
+            #[cfg(unix)]
+            Listening::Unix(unix) => unix
+                .poll_accept(cx)
+                .map_ok(|(stream, _)| (Stream::new(stream), None)),
+        }
+    }
+
+    /// Ends it, and gives what waits to be accepted. Where others have the socket too, it is theirs.
+    pub(super) fn last(self) -> Vec<(Stream, Option<SocketAddr>)> {
+        let mut last = Vec::new();
+        if self.inherited {
+            return last;
+        }
+        // First, so that nobody comes any more while the others are taken.
+        #[cfg(unix)]
+        drop(self.file);
+        // The system is asked directly: tokio may not have heard of what came just now. What fails
+        // there has nobody waiting who could be served.
+        match self.socket {
+            Listening::Tcp(tcp) => {
+                let Ok(tcp) = tcp.into_std() else { return last };
+                while last.len() < LAST
+                    && let Ok((stream, peer)) = tcp.accept()
+                    && stream.set_nonblocking(true).is_ok()
+                    && let Ok(stream) = tokio::net::TcpStream::from_std(stream)
+                {
+                    last.push((Stream::Tcp(stream), Some(peer)));
+                }
+            }
+            #[cfg(unix)]
+            Listening::Unix(unix) => {
+                let Ok(unix) = unix.into_std() else {
+                    return last;
+                };
+                while last.len() < LAST
+                    && let Ok((stream, _)) = unix.accept()
+                    && stream.set_nonblocking(true).is_ok()
+                    && let Ok(stream) = tokio::net::UnixStream::from_std(stream)
+                {
+                    last.push((Stream::new(stream), None));
+                }
+            }
+        }
+        last
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::new(Listening::Tcp(listener))
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Self::new(Listening::Unix(listener))
+    }
+}
+
+/// Where it listens: `127.0.0.1:8080`, or `unix:/run/app.sock`.
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.socket {
+            Listening::Tcp(tcp) => match tcp.local_addr() {
+                Ok(address) => write!(f, "{address}"),
+                Err(_) => f.write_str("an unknown address"),
+            },
+            #[cfg(unix)]
+            Listening::Unix(unix) => {
+                let address = unix.local_addr().ok();
+                match address.as_ref().and_then(|address| address.as_pathname()) {
+                    Some(path) => write!(f, "unix:{}", path.display()),
+                    None => f.write_str("a Unix socket without a path"),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("socket", &self.socket)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Listens on a TCP address, which others may do too where it is shared.
+pub(super) fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // What was there before may still have connections in TIME_WAIT. On Windows this means more.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(shared)?;
+    #[cfg(not(unix))]
+    let _ = shared;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Removes a socket that nobody listens on.
+#[cfg(unix)]
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let there = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        there => there?,
+    };
+    if !there.file_type().is_socket() {
+        let message = "something else than a socket is there";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // One with many waiting would let this wait too.
+    client.set_nonblocking(true)?;
+    match client.connect(&socket2::SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+/// A socket in the file system. It goes when it is dropped, unless another has taken its place.
+#[cfg(unix)]
+struct SocketFile {
+    path: PathBuf,
+    made: Metadata,
+}
+
+#[cfg(unix)]
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let same =
+            |there: Metadata| there.ino() == self.made.ino() && there.dev() == self.made.dev();
+        if fs::symlink_metadata(&self.path).is_ok_and(same) {
+            // A socket that stays is no harm: nobody listens on it, and the next server removes it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn name_of(address: &impl fmt::Debug) -> String {
+    format!("{address:?}").replace('"', "")
+}
+
+pub(super) fn cannot_listen(address: impl ToString, source: io::Error) -> Error {
+    Error::Listen {
+        address: address.to_string().into(),
+        source: Arc::new(source),
+    }
+}
