@@ -108,8 +108,10 @@ fn written_by_a_server(mut choices: Choices<'_>) {
     let value = String::from_utf8_lossy(choices.take(value_len));
     let text = String::from_utf8_lossy(choices.rest());
 
-    let mut refusal = Refusal::new(status as u16, &*text);
-    let set = refusal.header(&name, &value).is_ok();
+    let plain = Refusal::new(status as u16, &*text);
+    let headed = plain.clone().header(&name, &value);
+    let set = headed.is_ok();
+    let refusal = headed.unwrap_or(plain);
     let response = check_refusal(&refusal);
     if set {
         let found = response.headers().values(&name).next();

@@ -135,7 +135,7 @@ Exit status:
 /// break. A text message in is a line out, with any line breaks of its own as they are; a binary message is a
 /// line of hexadecimal. What was agreed and how the connection ended is told on standard error. After the end
 /// of the input, what is left is sent, the peer is waited for (see --linger), and the connection is closed with
-/// 1000.
+/// 1000. Bytes instead of lines: --one-message and --binary.
 #[derive(Debug, ArgGroup)]
 #[command(after_long_help = CONNECT_HELP)]
 pub(crate) struct Connect {
@@ -210,6 +210,24 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "PATH", help_heading = "The way there")]
     pub(crate) unix_socket: Option<PathBuf>,
 
+    /// Connect from this address of the machine, or through this network interface
+    #[arg(
+        long,
+        value_name = "ADDRESS|NAME",
+        value_parser = parse_interface,
+        conflicts_with_all = ["ipv4", "ipv6"],
+        help_heading = "The way there"
+    )]
+    pub(crate) interface: Option<Interface>,
+
+    /// Have the system hold small writes back to join them to others (Nagle's algorithm)
+    #[arg(long, help_heading = "The way there")]
+    pub(crate) no_tcp_nodelay: bool,
+
+    /// Have the system ask whether the other end is there after this long without a byte (SO_KEEPALIVE)
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "The way there")]
+    pub(crate) keepalive_time: Option<Duration>,
+
     /// Connect over IPv4 only
     #[arg(
         short = '4',
@@ -258,6 +276,10 @@ pub(crate) struct Connect {
     #[command(flatten)]
     pub(crate) pings: Pings,
 
+    /// Close with 1001 when there was no message in either direction for this long; never with 0
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0")]
+    pub(crate) idle_timeout: Duration,
+
     /// In a pipe, after the end of the input: close once no message has come for this long
     ///
     /// While messages come they are printed; the peer may also close first. 0 closes at once, and prints what
@@ -265,12 +287,34 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "2")]
     pub(crate) linger: Duration,
 
-    /// In a pipe: connect again when the connection is lost, and carry on
+    /// Send all of standard input as one message, of any size, and write the first that comes as it comes
+    ///
+    /// The message is text, or binary with --binary, and neither is ever whole in memory: --max-message does not
+    /// apply. The connection is closed once it is sent and one has come; where none begins, see --linger. An
+    /// input without a byte is no message.
+    #[arg(
+        short = '1',
+        long,
+        conflicts_with = "reconnect",
+        help_heading = "Bytes instead of lines"
+    )]
+    pub(crate) one_message: bool,
+
+    /// Send standard input as binary messages as it is read, and write what comes as it is: a tunnel
+    #[arg(
+        long,
+        conflicts_with = "reconnect",
+        help_heading = "Bytes instead of lines"
+    )]
+    pub(crate) binary: bool,
+
+    /// Connect again when the connection is lost, and carry on
     ///
     /// After longer and longer random waits of at most 30 seconds, or as long as the server asks for up to
     /// 5 minutes. What the server refuses or closes for good (401, 403, 404, a close with 1000 ...) stays an end.
     /// A line that is being written when the connection breaks is sent again; one that was on its way may be
-    /// lost, and so may be what the server sent meanwhile.
+    /// lost, and so may be what the server sent meanwhile. What is typed or read while there is no connection
+    /// waits for one.
     #[arg(long)]
     pub(crate) reconnect: bool,
 
@@ -310,6 +354,10 @@ Examples:
       Over a Unix socket
   tail -f commands | sockeye connect --reconnect wss://example.com/feed
       Stay connected over restarts of the server
+  tar c . | sockeye connect -1 --binary wss://example.com/upload
+      Send one message of any size, and print the answer
+  sockeye connect --quiet --binary wss://example.com/tunnel
+      A tunnel for bytes, such as ssh -o ProxyCommand='…' host
   tail -f log | sockeye connect --quiet ws://127.0.0.1:8080/ > /dev/null
       Send lines as they are written
 
@@ -382,6 +430,24 @@ pub(crate) struct Resolve {
     /// With its port.
     pub(crate) host: String,
     pub(crate) addresses: Vec<SocketAddr>,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Interface {
+    Address(IpAddr),
+    #[cfg(target_os = "linux")]
+    Name(String),
+}
+
+/// As curl's --interface has it.
+fn parse_interface(text: &str) -> Result<Interface, String> {
+    match text.trim_matches(['[', ']']).parse() {
+        Ok(address) => Ok(Interface::Address(address)),
+        #[cfg(target_os = "linux")]
+        Err(_) if !text.is_empty() => Ok(Interface::Name(text.into())),
+        Err(_) => Err("it is an IP address of this machine, such as 192.0.2.1".into()),
+    }
 }
 
 /// As curl's --resolve has it; brackets around IPv6 are optional.
@@ -466,7 +532,17 @@ mod tests {
             Args::try_parse_from(words(command)).unwrap_or_else(|error| panic!("{line}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 16);
+        assert_eq!(count, 18);
+    }
+
+    #[test]
+    fn an_interface_is_an_address_or_a_name() {
+        let address = |text: &str| Interface::Address(text.parse().unwrap());
+        assert_eq!(parse_interface("127.0.0.2"), Ok(address("127.0.0.2")));
+        assert_eq!(parse_interface("[::1]"), Ok(address("::1")));
+        #[cfg(target_os = "linux")]
+        assert_eq!(parse_interface("lo"), Ok(Interface::Name("lo".into())));
+        assert!(parse_interface("").is_err());
     }
 
     #[test]

@@ -59,13 +59,17 @@ impl Sub for Traffic {
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { messages, bytes } = *self;
-        let plural = if messages == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{} message{plural} ({} B)",
-            Whole(messages),
-            Whole(bytes)
-        )
+        write!(f, "{} ({} B)", Messages(messages), Whole(bytes))
+    }
+}
+
+/// How many messages.
+pub(crate) struct Messages(pub(crate) u64);
+
+impl fmt::Display for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.0 == 1 { "" } else { "s" };
+        write!(f, "{} message{plural}", Whole(self.0))
     }
 }
 

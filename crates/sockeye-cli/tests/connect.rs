@@ -4,7 +4,7 @@
 
 mod program;
 
-use std::{net::TcpListener, process::Stdio};
+use std::{future::ready, net::TcpListener, process::Stdio};
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use program::{Program, certificates, run, serve, within};
@@ -384,8 +384,8 @@ async fn headers_origin_and_subprotocols_reach_the_server() {
     let (requests, mut seen) = mpsc::unbounded_channel::<Request>();
     let (server, url) = bind().await;
     let acceptor = sockeye::Acceptor::new().on_request(move |request| {
-        requests.send(request.clone()).unwrap();
-        Ok(sockeye::server::Answer::new())
+        requests.send(Request::clone(&request)).unwrap();
+        ready(Ok(sockeye::server::Answer::new()))
     });
     tokio::spawn(server.acceptor(acceptor).serve(async |_| Ok(())));
     let args = [

@@ -445,3 +445,103 @@ fn a_terminal_that_can_nothing_is_enough() {
         .shows("closed by this end with 1000");
     assert_eq!(terminal.end(), Some(0));
 }
+
+mod reconnecting {
+    use super::*;
+    use program::{Program, Server};
+
+    fn start(name: &str, args: &[&str]) -> Terminal {
+        Terminal::start(&directory(name), &[&["--reconnect"], args].concat())
+    }
+
+    /// A server on the address of one that is gone.
+    fn restarted(address: std::net::SocketAddr) -> Program {
+        let program = Program::start(&["serve", "--listen", &address.to_string()]);
+        program.stdout.expect("Ctrl-C closes");
+        program
+    }
+
+    #[test]
+    fn what_is_typed_meanwhile_is_sent_when_the_server_is_back() {
+        let Server {
+            mut program,
+            address,
+            url,
+        } = serve(&[]);
+        let mut terminal = start("again", &[&url]);
+        terminal.shows("connected to ");
+        terminal.line("before").shows("↓ text         6 B  before");
+        terminal.line("/ping").shows("↓ pong         1 B  1  took ");
+        terminal.keys("half a li");
+        terminal.prompts("> half a li");
+        // No Close, no goodbye.
+        program.kill();
+        drop(program);
+        // Above the line that is being typed.
+        terminal.shows("; attempt 2 in ");
+        terminal.prompts("> half a li");
+        terminal
+            .line("ne")
+            .shows("it is sent when there is a connection");
+        terminal.prompts(">");
+        terminal
+            .line("/ping")
+            .shows("not sent: there is no connection");
+        terminal.prompts(">");
+        terminal.line("another").until("a second note", |lines| {
+            let note = |line: &&String| line.starts_with("it is sent when");
+            lines.iter().filter(note).count() == 2
+        });
+        let _program = restarted(address);
+        terminal.shows("↓ text        11 B  half a line");
+        let screen = terminal.shows("↓ text         7 B  another");
+        let opened = |line: &&String| line.starts_with("connected to ");
+        assert_eq!(screen.iter().filter(opened).count(), 2, "{screen:?}");
+        terminal.line("/help").shows("With --reconnect");
+        terminal
+            .line("/quit")
+            .shows("closed by this end with 1000 (normal closure), after");
+        terminal.shows("3 messages (24 B) received, 3 messages (24 B) sent");
+        assert_eq!(terminal.end(), Some(0));
+    }
+
+    #[test]
+    fn leaving_while_there_is_no_connection_tells_what_was_not_sent() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        drop(listener);
+        for leave in ["/quit\r", "\x03", "\x04"] {
+            let mut terminal = start("nobody", &[&url]);
+            terminal.shows("; attempt 2 in ");
+            terminal.line("hello").shows("it is sent when");
+            // Only then is each key taken.
+            terminal.prompts(">");
+            terminal.keys(leave).shows("not sent: 1 message");
+            terminal.shows("left without waiting for the peer");
+            assert_eq!(terminal.end(), Some(4));
+        }
+    }
+
+    #[test]
+    fn a_refusal_that_stays_one_is_an_end() {
+        let server = serve(&[]);
+        // A code that no server may send is answered with 400.
+        let mut terminal = start("refused", &[&format!("{}?close=1", server.url)]);
+        terminal.shows("400");
+        assert_eq!(terminal.end(), Some(1));
+    }
+
+    #[test]
+    fn a_close_of_ours_or_the_servers_for_good_is_an_end() {
+        let server = serve(&[]);
+        let mut terminal = start("for-good", &[&server.url]);
+        terminal.shows("connected to ");
+        terminal
+            .line("/close 4000 so long")
+            .shows("closed by this end with 4000 (private use): so long");
+        assert_eq!(terminal.end(), Some(0));
+        let mut terminal = start("for-good", &[&format!("{}?close=1000", server.url)]);
+        terminal.shows("closed by the peer with 1000");
+        assert_eq!(terminal.end(), Some(0));
+    }
+}

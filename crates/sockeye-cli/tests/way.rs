@@ -5,6 +5,7 @@
 mod program;
 
 use std::{
+    future::ready,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
@@ -179,8 +180,8 @@ async fn server(
 ) -> (SocketAddr, mpsc::UnboundedReceiver<Request>) {
     let (requests, seen) = mpsc::unbounded_channel();
     let acceptor = Acceptor::new().on_request(move |request| {
-        requests.send(request.clone()).unwrap();
-        look(request)
+        requests.send(Request::clone(&request)).unwrap();
+        ready(look(&request))
     });
     let server = Server::bind("127.0.0.1:0").await.unwrap();
     let address = server.local_addr().unwrap();
@@ -218,10 +219,8 @@ async fn redirects_are_followed_where_that_is_wanted() {
     let (address, _seen) = server(|request| match request.target() {
         "/there" => Ok(Answer::new()),
         target => {
-            let mut refusal = Refusal::new(302, "");
             let next = if target == "/" { "/next" } else { "/there" };
-            refusal.header("Location", next).unwrap();
-            Err(refusal)
+            Err(Refusal::new(302, "").header("Location", next)?)
         }
     })
     .await;

@@ -7,10 +7,10 @@ use axum_core::{
     extract::FromRequestParts,
     response::{IntoResponse, Response},
 };
-use hyper::{http::request::Parts, upgrade::OnUpgrade};
+use hyper::http::request::Parts;
 use sockeye_proto::handshake::{HandshakeError, Offer, Refusal, Request};
 
-use crate::{Acceptor, Error, WebSocket};
+use crate::{Acceptor, Error, WebSocket, hyper::Asked, server::Answer};
 
 /// Extracts a request for a WebSocket, to be answered with [`on_upgrade`](Self::on_upgrade).
 ///
@@ -41,9 +41,9 @@ use crate::{Acceptor, Error, WebSocket};
 #[must_use = "nothing is answered before `on_upgrade`"]
 pub struct WebSocketUpgrade {
     acceptor: Acceptor,
-    request: Request,
+    asked: Asked,
     offer: Offer,
-    on_upgrade: Option<OnUpgrade>,
+    answer: Answer,
     on_failed: Option<Box<dyn FnOnce(Error) + Send>>,
 }
 
@@ -73,7 +73,7 @@ impl WebSocketUpgrade {
 
     /// Who asks, as browsers say it (RFC 6455 §10.2), where it is text.
     pub fn origin(&self) -> Option<&str> {
-        self.request.headers().first_str("Origin")
+        self.asked.head.headers().first_str("Origin")
     }
 
     /// Sets how large a message may be, in bytes. Default 16 MiB.
@@ -90,8 +90,43 @@ impl WebSocketUpgrade {
 
     /// Sets everything that can be said about a connection: limits, deadlines, compression. It takes
     /// the place of what was set before.
-    pub fn acceptor(mut self, acceptor: Acceptor) -> Self {
+    ///
+    /// It waits for the decision of the acceptor's [`on_request`](Acceptor::on_request), whose refusal is
+    /// the error; the client's address and what TLS says of it are known where they are among the
+    /// extensions of the request, as a [`SocketAddr`](std::net::SocketAddr) and a
+    /// [`TlsIdentity`](crate::server::TlsIdentity).
+    ///
+    /// ```
+    /// use axum::{extract::State, response::Response};
+    /// use sockeye::{Acceptor, Result, axum::{WebSocketUpgrade, WebSocketUpgradeRejection}};
+    ///
+    /// async fn chat(
+    ///     State(acceptor): State<Acceptor>,
+    ///     upgrade: WebSocketUpgrade,
+    /// ) -> Result<Response, WebSocketUpgradeRejection> {
+    ///     let upgrade = upgrade.acceptor(acceptor).await?;
+    ///     Ok(upgrade.on_upgrade(|mut socket| async move { socket.send("Привет").await }))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// What the acceptor refuses.
+    pub async fn acceptor(mut self, acceptor: Acceptor) -> Result<Self, WebSocketUpgradeRejection> {
+        let Asked { head, peer, .. } = &self.asked;
+        self.answer = async {
+            acceptor.check(head, peer)?;
+            acceptor.decision(head, peer, acceptor.deadline()).await
+        }
+        .await
+        .map_err(WebSocketUpgradeRejection)?;
         self.acceptor = acceptor;
+        Ok(self)
+    }
+
+    /// Adds to the 101, and has the connection remember a value: what
+    /// [`on_request`](Acceptor::on_request) would answer, where the handler itself decides.
+    pub fn answer(mut self, answer: Answer) -> Self {
+        self.answer = answer;
         self
     }
 
@@ -116,7 +151,7 @@ impl WebSocketUpgrade {
         F: FnOnce(WebSocket) -> Fut + Send + 'static,
         Fut: Future<Output: Outcome> + Send + 'static,
     {
-        let (response, upgrade) = match self.acceptor.agree(self.request, self.on_upgrade) {
+        let (response, upgrade) = match self.acceptor.begin_with(self.asked, self.answer) {
             Ok(agreed) => agreed,
             Err(error) => {
                 let response = WebSocketUpgradeRejection(error.clone()).into_response();
@@ -149,18 +184,19 @@ impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
     type Rejection = WebSocketUpgradeRejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let judged = || {
+        let mut judged = || {
             let request =
                 Request::from_http(&parts.method, &parts.uri, parts.version, &parts.headers)?;
             let offer = request.check()?;
-            Ok((request, offer))
+            let on_upgrade = parts.extensions.remove();
+            Ok((Asked::new(request, &parts.extensions, on_upgrade), offer))
         };
-        let (request, offer) = judged().map_err(WebSocketUpgradeRejection)?;
+        let (asked, offer) = judged().map_err(WebSocketUpgradeRejection)?;
         Ok(Self {
             acceptor: Acceptor::new(),
-            request,
+            asked,
             offer,
-            on_upgrade: parts.extensions.remove(),
+            answer: Answer::new(),
             on_failed: None,
         })
     }
@@ -170,7 +206,7 @@ impl fmt::Debug for WebSocketUpgrade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebSocketUpgrade")
             .field("acceptor", &self.acceptor)
-            .field("request", &self.request)
+            .field("request", &self.asked.head)
             .finish_non_exhaustive()
     }
 }

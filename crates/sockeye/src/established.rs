@@ -1,6 +1,8 @@
 //! A connection whose opening handshake is done, and all that was agreed in it.
 
-use std::{net::SocketAddr, time::Duration};
+#[cfg(feature = "server")]
+use std::any::Any;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use sockeye_proto::{
     CloseCode, Limits, Role,
@@ -8,6 +10,10 @@ use sockeye_proto::{
     handshake::{Request, Response},
 };
 
+#[cfg(feature = "server")]
+use crate::server::State;
+#[cfg(all(feature = "server", feature = "tls"))]
+use crate::server::TlsIdentity;
 use crate::{keepalive::Staying, stream::Stream, throttle::Rates};
 
 /// What a WebSocket is made of.
@@ -30,6 +36,7 @@ pub(crate) struct Established {
     /// None for a stream that is no socket's.
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) peer_head: PeerHead,
+    pub(crate) admitted: Option<Box<Admitted>>,
 }
 
 /// What the peer said in HTTP.
@@ -37,7 +44,7 @@ pub(crate) struct Established {
 pub(crate) enum PeerHead {
     /// A client's request, at its server.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "made by servers"))]
-    Request(Box<Request>),
+    Request(Arc<Request>),
     /// A server's response, at its client.
     #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "made by clients"))]
     Response(Box<Response>),
@@ -60,6 +67,32 @@ impl PeerHead {
             Self::Response(response) => Some(response),
             Self::Request(_) => None,
         }
+    }
+}
+
+/// What a server knows of a client that it has let in, where it knows anything.
+#[derive(Debug, Default)]
+pub(crate) struct Admitted {
+    /// What the user has the connection remember.
+    #[cfg(feature = "server")]
+    pub(crate) state: Option<State>,
+    #[cfg(all(feature = "server", feature = "tls"))]
+    pub(crate) tls: Option<TlsIdentity>,
+}
+
+#[cfg(feature = "server")]
+impl Admitted {
+    /// The value of that type that the user has the connection remember.
+    pub(crate) fn state<T: Any>(&self) -> Option<&T> {
+        self.state.as_ref()?.downcast_ref()
+    }
+
+    /// Where there is nothing to know, no memory is held.
+    pub(crate) fn some(self) -> Option<Box<Self>> {
+        let nothing = self.state.is_none();
+        #[cfg(feature = "tls")]
+        let nothing = nothing && self.tls.is_none();
+        (!nothing).then(|| Box::new(self))
     }
 }
 

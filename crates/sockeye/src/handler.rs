@@ -1,6 +1,8 @@
 //! The event form: callbacks, as a browser's `WebSocket` has them, with messages lent from where
 //! they were received. The fastest way to use a connection: no allocation a message.
 
+#[cfg(feature = "server")]
+use std::any::Any;
 use std::{
     fmt,
     future::poll_fn,
@@ -248,6 +250,19 @@ impl Socket {
     #[cfg(feature = "server")]
     pub fn request(&self) -> Option<&crate::server::Request> {
         self.driver.shared.info.peer_head.request()
+    }
+
+    /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;
+    /// `None` where there is nothing of that type.
+    #[cfg(feature = "server")]
+    pub fn state<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.driver.shared.info.state()
+    }
+
+    /// What TLS says of the client, at the server: as [`WebSocket::tls`].
+    #[cfg(all(feature = "server", feature = "tls"))]
+    pub fn tls(&self) -> Option<&crate::server::TlsIdentity> {
+        self.driver.shared.info.tls()
     }
 }
 

@@ -5,22 +5,24 @@ use std::{
     error::Error as StdError,
     fmt, io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use hyper::{
     Request, Response,
     body::Bytes,
+    http::Extensions,
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::{net::TcpStream, time::timeout};
 
-use sockeye_proto::handshake::{HandshakeError, Refusal, Request as Head};
+use sockeye_proto::handshake::{Acceptance, HandshakeError, Refusal, Request as Head};
 
 use crate::{
     Acceptor, Deadline, Error, Result, WebSocket,
-    server::Rewound,
+    server::{Answer, Peer, Rewound, Terms},
     stream::{Io, Stream},
 };
 
@@ -55,43 +57,63 @@ use crate::{
 /// `auto` server has wrapped them once more: such a socket is as fast as one of this crate's own
 /// [`Server`](crate::Server). Any other stream works through a box.
 pub fn upgrade<B>(request: &mut Request<B>) -> (Response<String>, Upgrade) {
-    Acceptor::new().upgrade(request)
+    let begun = Asked::take(request);
+    respond(begun.and_then(|asked| Acceptor::new().begin_with(asked, Answer::new())))
 }
 
 impl Acceptor {
-    /// Answers a request that hyper has read. Else as [`hyper::upgrade`](upgrade).
+    /// Answers a request that hyper has read. Else as [`hyper::upgrade`](upgrade), with the decision of
+    /// [`on_request`](Self::on_request) to wait for. The request itself is not held meanwhile.
     ///
     /// Of the acceptor's settings those do not apply that are about what hyper did already: TLS, and
-    /// the size of the head. [`handshake_timeout`](Self::handshake_timeout) is how long the answer
-    /// may take to be sent.
-    pub fn upgrade<B>(&self, request: &mut Request<B>) -> (Response<String>, Upgrade) {
-        match self.begin(request) {
-            Ok((response, upgrade)) => (response.map(|()| String::new()), upgrade),
-            Err(error) => {
-                let response = Refusal::from(&error).to_http();
-                (response, Upgrade(Box::pin(async { Err(error.into()) })))
-            }
+    /// the size of the head. [`handshake_timeout`](Self::handshake_timeout) is how long the decision may
+    /// take, and then how long the answer may take to be sent.
+    pub fn upgrade<B>(
+        &self,
+        request: &mut Request<B>,
+    ) -> impl Future<Output = (Response<String>, Upgrade)> + Send + use<B> {
+        let asked = Asked::take(request);
+        let acceptor = self.clone();
+        async move {
+            respond(match asked {
+                Ok(asked) => acceptor.begin(asked).await,
+                Err(error) => Err(error),
+            })
         }
     }
 
     /// Judges a request, and answers it where it is for a WebSocket that may be opened.
-    pub(crate) fn begin<B>(
+    pub(crate) async fn begin(
         &self,
-        request: &mut Request<B>,
+        asked: Asked,
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
-        let on_upgrade = request.extensions_mut().remove();
-        let (method, uri, version) = (request.method(), request.uri(), request.version());
-        let head = Head::from_http(method, uri, version, request.headers())?;
-        self.agree(head, on_upgrade)
+        let deadline = self.deadline();
+        let agreed = self.terms(&asked.head, &asked.peer, deadline).await?;
+        self.take_over(asked, agreed)
     }
 
-    /// As [`begin`](Self::begin), with the request in parts.
-    pub(crate) fn agree(
+    /// As [`begin`](Self::begin), where the user has decided already.
+    pub(crate) fn begin_with(
         &self,
-        request: Head,
-        on_upgrade: Option<OnUpgrade>,
+        asked: Asked,
+        answer: Answer,
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
-        let (acceptance, terms) = self.terms(&request)?;
+        let offer = self.check(&asked.head, &asked.peer)?;
+        let agreed = self.agree(&offer, answer)?;
+        self.take_over(asked, agreed)
+    }
+
+    /// Answers, and takes the stream over from hyper once that is sent.
+    fn take_over(
+        &self,
+        asked: Asked,
+        (acceptance, terms): (Acceptance, Terms),
+    ) -> Result<(Response<()>, Upgrade), HandshakeError> {
+        let Asked {
+            head,
+            mut peer,
+            on_upgrade,
+        } = asked;
         let on_upgrade = on_upgrade.ok_or_else(not_upgradable)?;
         let acceptor = self.clone();
         let open = async move {
@@ -101,11 +123,51 @@ impl Acceptor {
                 .map_err(not_upgraded)?;
             let (stream, early) = take_back(upgraded);
             stream.set_nodelay();
-            let peer_addr = stream.peer_addr();
-            let established = acceptor.established(stream, early, request, terms, peer_addr);
+            peer.look_at(&stream);
+            let established = acceptor.established(stream, early, head, terms, peer);
             Ok(WebSocket::new(established))
         };
         Ok((acceptance.to_http(), Upgrade(Box::pin(open))))
+    }
+}
+
+/// The response, whatever it says, and the socket or why there is none.
+fn respond(begun: Result<(Response<()>, Upgrade), HandshakeError>) -> (Response<String>, Upgrade) {
+    match begun {
+        Ok((response, upgrade)) => (response.map(|()| String::new()), upgrade),
+        Err(error) => {
+            let response = Refusal::from(&error).to_http();
+            (response, Upgrade(Box::pin(async { Err(error.into()) })))
+        }
+    }
+}
+
+/// A request that hyper has read, and the way to its connection.
+pub(crate) struct Asked {
+    pub(crate) head: Arc<Head>,
+    pub(crate) peer: Peer,
+    on_upgrade: Option<OnUpgrade>,
+}
+
+impl Asked {
+    pub(crate) fn take<B>(request: &mut Request<B>) -> Result<Self, HandshakeError> {
+        let on_upgrade = request.extensions_mut().remove();
+        let (method, uri, version) = (request.method(), request.uri(), request.version());
+        let head = Head::from_http(method, uri, version, request.headers())?;
+        Ok(Self::new(head, request.extensions(), on_upgrade))
+    }
+
+    pub(crate) fn new(head: Head, extensions: &Extensions, on_upgrade: Option<OnUpgrade>) -> Self {
+        let peer = Peer {
+            addr: extensions.get().copied(),
+            #[cfg(feature = "tls")]
+            tls: extensions.get().cloned(),
+        };
+        Self {
+            head: Arc::new(head),
+            peer,
+            on_upgrade,
+        }
     }
 }
 

@@ -67,6 +67,12 @@ impl Bucket {
         let wait = after.saturating_sub(now.saturating_add(rate.time(rate.burst)));
         (wait > 0).then(|| Duration::from_nanos(wait))
     }
+
+    /// Whether it is full, so that nothing needs to be known of it.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_full(self, now: u64) -> bool {
+        self.0 <= now
+    }
 }
 
 #[cfg(test)]

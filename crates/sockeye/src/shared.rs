@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::{
     Ended, Error, Result,
-    established::{OutputLimits, PeerHead},
+    established::{Admitted, OutputLimits, PeerHead},
     keepalive::{Pulse, Step},
     latest::Latest,
     link::{Command, Link, Lost},
@@ -43,6 +43,8 @@ pub(crate) struct Info {
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) output: OutputLimits,
     pub(crate) peer_head: PeerHead,
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for servers"))]
+    pub(crate) admitted: Option<Box<Admitted>>,
 }
 
 impl Info {
@@ -50,6 +52,18 @@ impl Info {
     pub(crate) fn extensions(&self) -> String {
         self.deflate
             .map_or_else(String::new, |agreed| agreed.to_string())
+    }
+
+    /// The value of that type that a server's user has the connection remember.
+    #[cfg(feature = "server")]
+    pub(crate) fn state<T: std::any::Any>(&self) -> Option<&T> {
+        self.admitted.as_ref()?.state()
+    }
+
+    /// What TLS said of the client, at the server.
+    #[cfg(all(feature = "server", feature = "tls"))]
+    pub(crate) fn tls(&self) -> Option<&crate::server::TlsIdentity> {
+        self.admitted.as_ref()?.tls.as_ref()
     }
 }
 

@@ -1,5 +1,7 @@
 //! A WebSocket, in the async form: one type for both roles.
 
+#[cfg(feature = "server")]
+use std::any::Any;
 use std::{
     fmt,
     future::Future,
@@ -71,6 +73,7 @@ impl WebSocket {
             peer_addr: established.peer_addr,
             output: established.output,
             peer_head: established.peer_head,
+            admitted: established.admitted,
         };
         let link = Link::new(sender, write, established.output.limit, established.staying);
         let has_early = !early.is_empty();
@@ -88,6 +91,11 @@ impl WebSocket {
 
     pub(crate) fn from_receiver(receiver: Receiver) -> Self {
         Self { receiver }
+    }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>>> {
+        self.receiver.poll_event(cx)
     }
 
     pub(crate) fn into_receiver(self) -> Receiver {
@@ -294,6 +302,20 @@ impl WebSocket {
     #[cfg(feature = "server")]
     pub fn request(&self) -> Option<&crate::server::Request> {
         self.shared().info.peer_head.request()
+    }
+
+    /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;
+    /// `None` where there is nothing of that type.
+    #[cfg(feature = "server")]
+    pub fn state<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.shared().info.state()
+    }
+
+    /// What TLS says of the client, at the server: its certificates, and what was agreed. Also where TLS
+    /// is spoken by whoever accepted the connection, on a stream of tokio-rustls over TCP.
+    #[cfg(all(feature = "server", feature = "tls"))]
+    pub fn tls(&self) -> Option<&crate::server::TlsIdentity> {
+        self.shared().info.tls()
     }
 
     /// The response that opened the connection, at the client.

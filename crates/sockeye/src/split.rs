@@ -1,5 +1,7 @@
 //! The halves of a WebSocket, owned: one receives, any number send.
 
+#[cfg(feature = "server")]
+use std::any::Any;
 use std::{
     fmt,
     future::poll_fn,
@@ -182,6 +184,13 @@ impl Sender {
     /// Whether messages can still be sent: no Close was sent or received, and the transport stands.
     pub fn is_open(&self) -> bool {
         self.shared.is_open()
+    }
+
+    /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;
+    /// `None` where there is nothing of that type.
+    #[cfg(feature = "server")]
+    pub fn state<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.shared.info.state()
     }
 
     /// How many bytes wait to be written.

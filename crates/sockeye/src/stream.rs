@@ -67,6 +67,15 @@ impl Stream {
         let _ = tcp.set_nodelay(true);
     }
 
+    /// What TLS says of the client, where it is spoken on this stream as a server.
+    #[cfg(all(feature = "tls", feature = "server"))]
+    pub(crate) fn tls_identity(&self) -> Option<crate::server::TlsIdentity> {
+        match self {
+            Self::ServerTls(tls) => Some(tls.get_ref().1.into()),
+            _ => None,
+        }
+    }
+
     /// The address of the other end, where the stream is a socket's.
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
         match self {

@@ -198,7 +198,11 @@ async fn a_response_that_is_replaced_is_told_of_after_the_handshake_timeout() {
     let route = get(async move |upgrade: WebSocketUpgrade| {
         let soon = Acceptor::new().handshake_timeout(Duration::from_millis(50));
         let tell = move |error| tell.send(error).unwrap();
-        let upgrade = upgrade.acceptor(soon).on_failed_upgrade(tell);
+        let upgrade = upgrade
+            .acceptor(soon)
+            .await
+            .unwrap()
+            .on_failed_upgrade(tell);
         upgrade.on_upgrade(echo)
     });
     async fn replace(request: Request, next: Next) -> Response {

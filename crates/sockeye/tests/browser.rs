@@ -6,7 +6,7 @@ mod wire;
 
 use sockeye::{
     Client, Limits, Server,
-    browser::{BinaryType, Data, Exception, ReadyState, WebSocket},
+    browser::{BinaryType, Blob, Data, Exception, ReadyState, WebSocket},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -241,16 +241,16 @@ mod the_attributes {
         let (tell, mut data) = mpsc::unbounded_channel();
         socket.on_message(move |event| tell.send(event.data).unwrap());
         peer.send_frame(0x82, [0, 255]).await;
-        let Some(Data::Blob(blob)) = within(data.recv()).await else {
-            panic!("no blob");
-        };
-        assert_eq!(blob.size(), 2);
-        assert_eq!(blob.array_buffer(), [0, 255][..]);
-        assert_eq!(blob.text(), "\0\u{FFFD}");
-        let mut read = Vec::new();
-        blob.stream().read_to_end(&mut read).await.unwrap();
-        assert_eq!(read, [0, 255]);
-        assert_eq!(Data::Blob(blob).to_string(), "[object Blob]");
+        assert_eq!(
+            blob(&mut data).await.array_buffer().await.unwrap(),
+            [0, 255][..]
+        );
+        peer.send_frame(0x82, [0, 255]).await;
+        assert_eq!(blob(&mut data).await.text().await.unwrap(), "\0\u{FFFD}");
+        peer.send_frame(0x82, [0, 255]).await;
+        let data_of_blob = Data::Blob(blob(&mut data).await);
+        assert_eq!(data_of_blob.to_string(), "[object Blob]");
+        drop(data_of_blob);
 
         socket.set_binary_type(BinaryType::ArrayBuffer);
         peer.send_frame(0x82, [1, 2]).await;
@@ -459,6 +459,195 @@ mod the_send_method {
             socket.send("").unwrap();
         }
         log.expect_last(&socket, &FAILED).await;
+    }
+}
+
+/// The blob of the next message.
+async fn blob(data: &mut mpsc::UnboundedReceiver<Data>) -> Blob {
+    match within(data.recv()).await {
+        Some(Data::Blob(blob)) => blob,
+        other => panic!("{other:?}"),
+    }
+}
+
+mod a_blob {
+    use super::*;
+
+    /// A socket whose messages are given to the test, its peer and those.
+    async fn given() -> (WebSocket, Peer<TcpStream>, mpsc::UnboundedReceiver<Data>) {
+        let door = Door::new().await;
+        let socket = WebSocket::with_client(door.client()).unwrap();
+        let data = data(&socket);
+        (socket, door.accept().await, data)
+    }
+
+    fn data(socket: &WebSocket) -> mpsc::UnboundedReceiver<Data> {
+        let (tell, data) = mpsc::unbounded_channel();
+        // Nobody listens any more at the end of a test.
+        socket.on_message(move |event| drop(tell.send(event.data)));
+        data
+    }
+
+    #[tokio::test]
+    async fn is_read_while_it_arrives_and_pings_are_answered_between() {
+        let (_socket, mut peer, mut data) = given().await;
+        peer.send_frame(0x02, "one").await;
+        let mut blob = blob(&mut data).await.stream();
+        let mut bytes = [0; 10];
+        for (word, ping) in [("one", "a"), ("two", "b"), ("three", "c")] {
+            let count = within(blob.read(&mut bytes)).await.unwrap();
+            assert_eq!(&bytes[..count], word.as_bytes());
+            peer.send_frame(0x89, ping).await;
+            assert_eq!(peer.expect(0x8A).await, ping.as_bytes());
+            match word {
+                "one" => peer.send_frame(0x00, "two").await,
+                "two" => peer.send_frame(0x80, "three").await,
+                _ => peer.send_frame(0x81, "next").await,
+            }
+        }
+        assert_eq!(within(blob.read(&mut bytes)).await.unwrap(), 0);
+        assert_eq!(within(data.recv()).await.unwrap().to_string(), "next");
+    }
+
+    #[tokio::test]
+    async fn that_is_dropped_is_discarded_and_the_next_message_comes() {
+        let (_socket, mut peer, mut data) = given().await;
+        peer.send_frame(0x02, "one").await;
+        drop(blob(&mut data).await);
+        // More than is ever taken ahead.
+        for _ in 0..20 {
+            peer.send_frame(0x00, vec![7; 64 * 1024]).await;
+        }
+        peer.send_frame(0x80, "end").await;
+        peer.send_frame(0x81, "next").await;
+        assert_eq!(within(data.recv()).await.unwrap().to_string(), "next");
+    }
+
+    #[tokio::test]
+    async fn that_is_not_read_holds_the_peer_back() {
+        let (_socket, mut peer, mut data) = given().await;
+        peer.send_frame(0x02, "one").await;
+        let blob = blob(&mut data).await;
+        let sending = async {
+            for _ in 0..1000 {
+                peer.send_frame(0x00, vec![7; 64 * 1024]).await;
+            }
+            peer.send_frame(0x80, "").await;
+        };
+        let mut sending = std::pin::pin!(sending);
+        // The system's buffers take some of the 64 MiB, and then nothing more.
+        let stuck = tokio::time::timeout(std::time::Duration::from_secs(1), &mut sending).await;
+        assert!(stuck.is_err(), "all of it was taken");
+        let reading = tokio::spawn(async move {
+            let mut blob = blob.stream();
+            let (mut bytes, mut all) = (vec![0; 64 * 1024], 0);
+            loop {
+                match blob.read(&mut bytes).await.unwrap() {
+                    0 => return all,
+                    count => all += count,
+                }
+            }
+        });
+        within(sending).await;
+        assert_eq!(within(reading).await.unwrap(), 3 + 1000 * 64 * 1024);
+    }
+
+    #[tokio::test]
+    async fn with_more_than_may_be_held_is_read_as_a_stream_alone() {
+        let door = Door::new().await;
+        let client = door.client().limits(Limits::default().message(10));
+        let socket = WebSocket::with_client(client).unwrap();
+        let mut data = data(&socket);
+        let mut peer = door.accept().await;
+        for (text, whole) in [("ten bytes.", true), ("eleven byte", false)] {
+            peer.send_frame(0x82, text).await;
+            let result = within(blob(&mut data).await.array_buffer()).await;
+            match whole {
+                true => assert_eq!(result.unwrap(), text),
+                false => assert!(
+                    result
+                        .unwrap_err()
+                        .to_string()
+                        .contains("more than 10 bytes")
+                ),
+            }
+            peer.send_frame(0x82, text).await;
+            let mut read = String::new();
+            let mut blob = blob(&mut data).await.stream();
+            within(blob.read_to_string(&mut read)).await.unwrap();
+            assert_eq!(read, text);
+        }
+        // What is told when it is whole may not be larger.
+        socket.set_binary_type(BinaryType::ArrayBuffer);
+        peer.send_frame(0x82, "eleven byte").await;
+        assert_eq!(peer.expect_close().await.0, 1009);
+    }
+
+    #[tokio::test]
+    async fn whose_connection_ends_is_an_error_and_never_short() {
+        for end in ["lost", "broken", "closed"] {
+            let (socket, mut peer, mut data) = given().await;
+            peer.send_frame(0x02, "one").await;
+            let blob = blob(&mut data).await;
+            match end {
+                "lost" => {}
+                "broken" => peer.send_frame(0x81, "").await,
+                _ => peer.send_close(1000, "").await,
+            }
+            drop(peer);
+            let error = within(blob.array_buffer()).await.unwrap_err();
+            let words = match end {
+                "lost" => "without a Close",
+                "broken" => "before the last one ended",
+                _ => "within a message",
+            };
+            assert!(error.to_string().contains(words), "{end}: {error}");
+            within(socket.closed()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn is_given_up_when_the_socket_is_closed_even_if_nobody_reads_it() {
+        for reads in [true, false] {
+            let (socket, mut peer, mut data) = given().await;
+            peer.send_frame(0x02, "one").await;
+            let mut blob = blob(&mut data).await;
+            peer.send_frame(0x00, "two").await;
+            if reads {
+                within(blob.read_exact(&mut [0; 6])).await.unwrap();
+            }
+            socket.close(1000, "").unwrap();
+            assert_eq!(peer.expect_close().await.0, 1000);
+            peer.send_frame(0x80, "three").await;
+            peer.send_close(1000, "").await;
+            drop(peer);
+            within(socket.closed()).await;
+            let error = within(blob.read_to_end(&mut Vec::new())).await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+        }
+    }
+
+    /// Nobody receives then; the pings of ours find that the peer takes nothing.
+    #[tokio::test]
+    async fn that_nobody_reads_does_not_hide_the_end_of_the_connection() {
+        let door = Door::new().await;
+        let often = std::time::Duration::from_millis(50);
+        let client = door.client().keepalive(often).keepalive_timeout(often);
+        let socket = WebSocket::with_client(client).unwrap();
+        let mut data = data(&socket);
+        let mut peer = door.accept().await;
+        peer.send_frame(0x02, "one").await;
+        for _ in 0..8 {
+            peer.send_frame(0x00, "more").await;
+        }
+        let blob = blob(&mut data).await;
+        for _ in 0..16 {
+            socket.send(vec![0; 1 << 20]).unwrap();
+        }
+        within(socket.closed()).await;
+        let error = within(blob.array_buffer()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+        drop(peer);
     }
 }
 
@@ -778,7 +967,8 @@ mod handles {
     fn go_anywhere() {
         fn goes_anywhere<T: Clone + Send + Sync + 'static>() {}
         goes_anywhere::<WebSocket>();
-        goes_anywhere::<Data>();
+        fn moves_anywhere<T: Send + Sync + 'static>() {}
+        moves_anywhere::<Data>();
         goes_anywhere::<Exception>();
     }
 

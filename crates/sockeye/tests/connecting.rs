@@ -197,9 +197,7 @@ mod redirects {
     use super::*;
 
     fn to(status: u16, location: impl AsRef<str>) -> Result<Answer, Refusal> {
-        let mut refusal = Refusal::new(status, "elsewhere\n");
-        refusal.header("Location", location.as_ref()).unwrap();
-        Err(refusal)
+        Err(Refusal::new(status, "elsewhere\n").header("Location", location.as_ref())?)
     }
 
     /// `/302/302/x` leads to `/302/x`, and that to `/x`, which is an echo; `/loop` leads to itself.
@@ -323,9 +321,7 @@ async fn a_certificate_is_not_shown_to_another_origin() {
     let strict = format!("wss://{strict}/");
     let elsewhere = strict.clone();
     let (home, _) = server(Acceptor::new().tls(pki.server()), move |_| {
-        let mut refusal = Refusal::new(302, "");
-        refusal.header("Location", &elsewhere).unwrap();
-        Err(refusal)
+        Err(Refusal::new(302, "").header("Location", &elsewhere)?)
     })
     .await;
     echoes(&client(&strict).tls(pki.known())).await.unwrap();

@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use sockeye::{Acceptor, Client, CloseCode, DeflateConfig, MessageKind, Server};
+use sockeye::{Acceptor, Client, CloseCode, DeflateConfig, MessageKind, Server, browser};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy};
 
 /// The most that this process may ever have had resident, in bytes.
@@ -132,6 +132,40 @@ async fn there_and_back(len: u64, deflate: Option<DeflateConfig>) {
     );
 }
 
+/// Sends `len` bytes as one message to a browser's WebSocket, which reads them as a blob.
+async fn as_a_blob(len: u64) {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", server.local_addr().unwrap());
+    let server = server.acceptor(Acceptor::new().deflate(None));
+    let serving = tokio::spawn(server.serve(move |mut socket| async move {
+        let mut message = socket.send_stream(MessageKind::Binary).await?;
+        copy(&mut Sequence::new(len), &mut message).await?;
+        message.finish().await?;
+        while socket.recv().await?.is_some() {}
+        Ok(())
+    }));
+    let socket = browser::WebSocket::new(&url).unwrap();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let mut tell = Some(tell);
+    socket.on_message(move |event| {
+        let browser::Data::Blob(blob) = event.data else {
+            panic!("{:?}", event.data);
+        };
+        let tell = tell.take().unwrap();
+        tokio::spawn(async move {
+            let read = copy(&mut blob.stream(), &mut Sequence::new(len)).await;
+            tell.send(read.unwrap()).unwrap();
+        });
+    });
+    assert_eq!(told.await.unwrap(), len);
+    serving.abort();
+    println!(
+        "{} MiB as a blob: at most {:.1} MiB resident",
+        len >> 20,
+        peak() as f64 / (1 << 20) as f64,
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_larger_than_memory() {
     let asked = std::env::var("SOCKEYE_STREAMED_MIB").ok();
@@ -141,6 +175,7 @@ async fn messages_larger_than_memory() {
     // Compressing costs ten times as much.
     let compressed = if asked.is_some() { len } else { len / 8 };
     there_and_back(compressed, DeflateConfig::available()).await;
+    as_a_blob(len / 2).await;
     let peak = peak();
     assert!(peak > 1 << 20, "{peak} bytes: measured wrongly");
     assert!(peak < BOUND, "{peak} bytes were resident");

@@ -1,4 +1,4 @@
-//! The pipe over as many connections as it takes: `--reconnect`.
+//! As many connections as it takes, and the pipe over them: `--reconnect`.
 
 use std::{
     future::{Future, pending},
@@ -8,12 +8,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use sockeye::{
     Client, CloseCode, Sender,
-    client::{Reconnecting, Update},
+    client::{Cause, Reconnecting, Update},
 };
 use tokio::{
     io::{AsyncWriteExt, BufWriter},
@@ -26,7 +26,6 @@ use super::{
 };
 use crate::{
     args::Connect,
-    failure::Failure,
     quantity::Took,
     signals::{Signal, Signals},
 };
@@ -34,14 +33,53 @@ use crate::{
 /// A line on its way, given back with what became of it.
 type Sending = Pin<Box<dyn Future<Output = (String, sockeye::Result<()>)> + Send>>;
 
-pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) -> Outcome {
-    let closing = Arc::new(AtomicBool::new(false));
-    let is_closing = closing.clone();
-    let mut socket = Reconnecting::new(client)
-        .retry_if(move |cause| !is_closing.load(Ordering::Relaxed) && cause.is_transient());
-    if let Some(attempts) = args.max_attempts {
-        socket = socket.max_attempts(attempts);
+/// One connection after another.
+pub(super) struct Again {
+    pub(super) socket: Reconnecting,
+    /// Whether none is to follow.
+    closing: Arc<AtomicBool>,
+}
+
+impl Again {
+    pub(super) fn new(client: Client, args: &Connect) -> Self {
+        let closing = Arc::new(AtomicBool::new(false));
+        let is_closing = closing.clone();
+        let mut socket = Reconnecting::new(client)
+            .retry_if(move |cause| !is_closing.load(Ordering::Relaxed) && cause.is_transient());
+        if let Some(attempts) = args.max_attempts {
+            socket = socket.max_attempts(attempts);
+        }
+        Self { socket, closing }
     }
+
+    /// No connection is to follow.
+    pub(super) fn no_more(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Closes now, or as soon as it is open; what still comes is received.
+    async fn close(&mut self, code: CloseCode) {
+        self.no_more();
+        // Refused where it is closing already.
+        let _ = match self.socket.socket().map(|open| open.sender()) {
+            Some(sender) => sender.close(code, "").await,
+            None => self.socket.close(code, "").await,
+        };
+    }
+}
+
+/// Why there is no connection, and when there will be another attempt.
+pub(super) fn waiting(cause: &Cause, delay: Duration, attempt: u32) -> String {
+    let cause = one_line(&cause.to_string());
+    format!("{cause}; attempt {attempt} in {}", Took(delay))
+}
+
+pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) -> Outcome {
+    let mut again = Again::new(client, args);
     let mut outcome = Outcome::default();
     let mut lines = read_lines();
     let mut output = BufWriter::with_capacity(64 * 1024, tokio::io::stdout());
@@ -53,15 +91,6 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
     let mut sending: Option<Sending> = None;
     let mut has_input = true;
     let mut last_heard = Time::now();
-    // Closes now, or as soon as it is open; what still comes is received.
-    let close = async |socket: &mut Reconnecting, code| {
-        closing.store(true, Ordering::Relaxed);
-        // Refused where it is closing already.
-        let _ = match socket.socket().map(|open| open.sender()) {
-            Some(sender) => sender.close(code, "").await,
-            None => socket.close(code, "").await,
-        };
-    };
     loop {
         if let (Some(to), None) = (&sender, &sending)
             && let Some(line) = held.take()
@@ -83,15 +112,15 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                     Signal::Interrupt => CloseCode::NORMAL,
                     Signal::Terminate => CloseCode::GOING_AWAY,
                 };
-                close(&mut socket, code).await;
+                again.close(code).await;
             }
-            update = socket.recv_update() => match update {
+            update = again.socket.recv_update() => match update {
                 Ok(Some(Update::Message(message))) => {
                     last_heard = Time::now();
                     outcome.received.add(message.len());
                     if let Err(error) = write_line(&mut output, &message).await {
                         outcome.failure = output_failed(&error);
-                        close(&mut socket, CloseCode::GOING_AWAY).await;
+                        again.close(CloseCode::GOING_AWAY).await;
                         break;
                     }
                     unflushed = true;
@@ -99,7 +128,7 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 Ok(Some(Update::Connecting { .. })) => began = Instant::now(),
                 Ok(Some(Update::Open)) => {
                     last_heard = Time::now();
-                    if let Some(open) = socket.socket() {
+                    if let Some(open) = again.socket.socket() {
                         sender = Some(open.sender());
                         if !args.quiet {
                             eprintln!("{}", agreed(args, open, began).join("; "));
@@ -109,8 +138,7 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 Ok(Some(Update::Waiting { cause, delay, attempt })) => {
                     sender = None;
                     if !args.quiet {
-                        let cause = one_line(&cause.to_string());
-                        eprintln!("{cause}; attempt {attempt} in {}", Took(delay));
+                        eprintln!("{}", waiting(&cause, delay, attempt));
                     }
                 }
                 Ok(Some(_)) => {}
@@ -125,7 +153,7 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 unflushed = false;
                 if let Err(error) = flushed {
                     outcome.failure = output_failed(&error);
-                    close(&mut socket, CloseCode::GOING_AWAY).await;
+                    again.close(CloseCode::GOING_AWAY).await;
                     break;
                 }
             }
@@ -148,7 +176,7 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 Some(Err(error)) => {
                     has_input = false;
                     outcome.failure = Some(unreadable(&error, outcome.sent.messages));
-                    close(&mut socket, CloseCode::NORMAL).await;
+                    again.close(CloseCode::NORMAL).await;
                 }
                 None => {
                     has_input = false;
@@ -156,9 +184,9 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 }
             },
             () = sleep_until(last_heard + args.linger),
-                if is_quiet && !closing.load(Ordering::Relaxed) =>
+                if is_quiet && !again.is_closing() =>
             {
-                close(&mut socket, CloseCode::NORMAL).await;
+                again.close(CloseCode::NORMAL).await;
             }
         }
     }
@@ -167,7 +195,7 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
     {
         outcome.failure = output_failed(&error);
     }
-    outcome.ended = socket.ended().cloned();
+    outcome.ended = again.socket.ended().cloned();
     outcome
 }
 
@@ -176,9 +204,4 @@ async fn progress(sending: &mut Option<Sending>) -> (String, sockeye::Result<()>
         Some(sending) => sending.await,
         None => pending().await,
     }
-}
-
-/// A terminal's line editor lives for one connection.
-pub(super) fn refuse_terminal() -> Failure {
-    Failure::new("--reconnect works in a pipe only, where standard input or output is no terminal")
 }

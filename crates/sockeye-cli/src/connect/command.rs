@@ -87,7 +87,8 @@ pub(super) fn help() -> String {
     text + "  //…                     send text that begins with one slash\n\
             Keys: arrows and Ctrl-R go through the history, Tab completes commands and paths.\n\
             A line that begins with a space is sent, and not kept in the history.\n\
-            While the connection is closing, Ctrl-C leaves at once."
+            While the connection is closing, Ctrl-C leaves at once.\n\
+            With --reconnect, a line that is typed while there is no connection is sent when there is one."
 }
 
 fn control(text: &str) -> Result<String, String> {

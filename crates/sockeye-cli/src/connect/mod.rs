@@ -7,6 +7,7 @@ mod history;
 mod pipe;
 mod screen;
 mod session;
+mod stream;
 
 use std::{
     io::{IsTerminal, stdin, stdout},
@@ -23,7 +24,7 @@ use sockeye::{
 };
 
 use crate::{
-    args::{Connect, Resolve, User},
+    args::{Connect, Interface, Resolve, User},
     failure::Failure,
     quantity::{Took, Traffic},
     signals::{Signal, Signals},
@@ -36,13 +37,14 @@ const LOST: u8 = 4;
 
 pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
     let client = client(&args)?;
-    let is_terminal = stdin().is_terminal() && stdout().is_terminal();
+    let is_bytes = args.binary || args.one_message;
+    let is_terminal = !is_bytes && stdin().is_terminal() && stdout().is_terminal();
     let began = Instant::now();
     if args.reconnect {
-        if is_terminal {
-            return Err(again::refuse_terminal());
-        }
-        let outcome = again::run(client, &args, signals()?).await;
+        let outcome = match is_terminal {
+            true => session::run_again(client, &args, signals()?).await?,
+            false => again::run(client, &args, signals()?).await,
+        };
         return outcome.tell(&args, began);
     }
     let socket = client.connect().await?;
@@ -59,7 +61,11 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         if !args.quiet {
             eprintln!("{}", agreed.join("; "));
         }
-        pipe::run(socket, args.linger, signals).await?
+        if is_bytes {
+            stream::run(socket, &args, signals).await?
+        } else {
+            pipe::run(socket, args.linger, signals).await?
+        }
     };
     outcome.tell(&args, opened)
 }
@@ -77,7 +83,9 @@ fn client(args: &Connect) -> Result<Client, Failure> {
         .handshake_timeout(args.handshake_timeout)
         .close_timeout(args.close_timeout)
         .keepalive(args.pings.ping_interval)
-        .keepalive_timeout(args.pings.ping_timeout);
+        .keepalive_timeout(args.pings.ping_timeout)
+        .idle_timeout(args.idle_timeout)
+        .nodelay(!args.no_tcp_nodelay);
     for name in &args.subprotocol {
         client = client.subprotocol(name);
     }
@@ -144,6 +152,15 @@ fn the_way(mut client: Client, args: &Connect) -> Result<Client, Failure> {
         client = client.local_address(Ipv4Addr::UNSPECIFIED.into());
     } else if args.ipv6 {
         client = client.local_address(Ipv6Addr::UNSPECIFIED.into());
+    }
+    match &args.interface {
+        None => {}
+        Some(Interface::Address(address)) => client = client.local_address(*address),
+        #[cfg(target_os = "linux")]
+        Some(Interface::Name(name)) => client = client.interface(name),
+    }
+    if let Some(idle) = args.keepalive_time {
+        client = client.tcp_keepalive(idle);
     }
     if let Some(list) = &args.noproxy {
         client = client.no_proxy_for(list);

@@ -1,15 +1,21 @@
 //! The connection in a terminal: what is typed goes out, what comes is shown.
 
 use std::{
-    collections::VecDeque, fs, future::pending, io, ops::ControlFlow, path::Path, time::Instant,
+    cell::Cell, collections::VecDeque, fs, future::pending, io, ops::ControlFlow, path::Path,
+    time::Instant,
 };
 
 use bytes::Bytes;
-use sockeye::{CloseCode, CloseFrame, Event, Message, Receiver, Sender, WebSocket};
-use tokio::sync::{Notify, mpsc};
+use sockeye::{
+    Client, CloseCode, CloseFrame, Error, Event, Message, Receiver, SendError, Sender, WebSocket,
+    client::Update,
+};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     Outcome,
+    again::{self, Again},
+    agreed,
     command::{self, Action},
     editor::{Editor, Input, Screen},
     history, screen,
@@ -18,45 +24,27 @@ use super::{
 use crate::{
     args::Connect,
     failure::Failure,
-    quantity::{Took, Traffic},
+    quantity::{Messages, Took, Traffic},
     signals::{Signal, Signals},
 };
 
 /// How many pings wait for their pongs; a peer need not answer any but the last.
 const PINGS: usize = 64;
 
+/// One connection.
 pub(super) async fn run(
     socket: WebSocket,
     args: &Connect,
     signals: Signals,
 ) -> Result<Outcome, Failure> {
-    let (history, trouble) = match (args.no_history, history::file()) {
-        (true, _) => (None, None),
-        (false, Ok(file)) => (file, None),
-        (false, Err(error)) => (None, Some(format!("there will be no history: {error}"))),
-    };
-    if !args.quiet {
-        let hint = "A line is sent as a message; /help lists the commands, /quit or Ctrl-D ends.";
-        anstream::print!("{}", screen::note(hint));
-    }
-    let mut editor = Editor::start(history)?;
+    let mut editor = greet(args).await?;
     let screen = editor.screen();
-    if let Some(trouble) = trouble {
-        screen.print(screen::problem(&trouble)).await;
-    }
     let mut outcome = Outcome::default();
     let at_once = Notify::new();
     let result = {
         let talk = socket.drive(async |socket| {
             let (sender, receiver) = socket.split();
-            let session = Session {
-                editor: &mut editor,
-                screen: &screen,
-                outcome: &mut outcome,
-                pings: VecDeque::new(),
-                pinged: 0,
-                closing: false,
-            };
+            let session = Session::new(&mut editor, &screen, &mut outcome);
             if session.talk(&sender, receiver, signals).await.is_break() {
                 at_once.notify_one();
                 pending::<()>().await;
@@ -75,6 +63,45 @@ pub(super) async fn run(
     Ok(outcome)
 }
 
+/// One connection after another, for as long as that makes sense.
+pub(super) async fn run_again(
+    client: Client,
+    args: &Connect,
+    signals: Signals,
+) -> Result<Outcome, Failure> {
+    let mut editor = greet(args).await?;
+    let screen = editor.screen();
+    let mut outcome = Outcome::default();
+    let mut again = Again::new(client, args);
+    let session = Session::new(&mut editor, &screen, &mut outcome);
+    let flow = session.talk_again(&mut again, args, signals).await;
+    outcome.ended = match flow {
+        ControlFlow::Continue(()) => again.socket.ended().cloned(),
+        ControlFlow::Break(()) => None,
+    };
+    drop((again, screen));
+    editor.finish();
+    Ok(outcome)
+}
+
+/// Takes the terminal, and says what can be typed.
+async fn greet(args: &Connect) -> Result<Editor, Failure> {
+    let (history, trouble) = match (args.no_history, history::file()) {
+        (true, _) => (None, None),
+        (false, Ok(file)) => (file, None),
+        (false, Err(error)) => (None, Some(format!("there will be no history: {error}"))),
+    };
+    if !args.quiet {
+        let hint = "A line is sent as a message; /help lists the commands, /quit or Ctrl-D ends.";
+        anstream::print!("{}", screen::note(hint));
+    }
+    let editor = Editor::start(history)?;
+    if let Some(trouble) = trouble {
+        editor.screen().print(screen::problem(&trouble)).await;
+    }
+    Ok(editor)
+}
+
 struct Session<'a> {
     editor: &'a mut Editor,
     screen: &'a Screen,
@@ -87,6 +114,14 @@ struct Session<'a> {
     closing: bool,
 }
 
+/// What the user wants.
+enum Wish {
+    Nothing,
+    Send(Outgoing),
+    /// To close with this code; where that goes on already, to wait for nobody.
+    Leave(CloseCode),
+}
+
 /// What is to be sent, one after another.
 #[derive(Debug)]
 enum Outgoing {
@@ -96,7 +131,18 @@ enum Outgoing {
     Close(CloseFrame),
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(editor: &'a mut Editor, screen: &'a Screen, outcome: &'a mut Outcome) -> Self {
+        Self {
+            editor,
+            screen,
+            outcome,
+            pings: VecDeque::new(),
+            pinged: 0,
+            closing: false,
+        }
+    }
+
     /// Talks until the connection has ended; or breaks off, where the user does not want to wait
     /// for that.
     async fn talk(
@@ -122,28 +168,16 @@ impl Session<'_> {
                     // How it ended is asked later.
                     Ok(None) | Err(_) => break ControlFlow::Continue(()),
                 },
-                input = self.editor.next() => match input {
-                    Input::Line(line) => {
-                        self.typed(&line, &outbox).await;
+                input = self.editor.next() => match self.entered(input).await {
+                    Wish::Nothing => continue,
+                    Wish::Send(outgoing) => {
+                        // The sending ends with the connection, and then so does this.
+                        let _ = outbox.send(outgoing);
                         continue;
                     }
-                    Input::Trouble(why) => {
-                        self.screen.print(screen::problem(&why)).await;
-                        continue;
-                    }
-                    Input::Interrupt | Input::End => CloseCode::NORMAL,
-                    Input::Failed(why) => {
-                        self.outcome.failure = Some(Failure::new(why));
-                        CloseCode::GOING_AWAY
-                    }
+                    Wish::Leave(code) => code,
                 },
-                signal = signals.next() => match signal {
-                    Signal::Interrupt => CloseCode::NORMAL,
-                    Signal::Terminate => {
-                        self.outcome.signal = Some(signal);
-                        CloseCode::GOING_AWAY
-                    }
-                },
+                signal = signals.next() => self.signalled(signal),
             };
             if self.leave(&outbox, leave).await {
                 self.outcome.signal.get_or_insert(Signal::Interrupt);
@@ -155,27 +189,179 @@ impl Session<'_> {
         flow
     }
 
+    /// Talks over one connection after another until none follows; or breaks off, where the user does
+    /// not want to wait for that. What is typed while there is none waits for the next.
+    async fn talk_again(
+        mut self,
+        again: &mut Again,
+        args: &Connect,
+        mut signals: Signals,
+    ) -> ControlFlow<()> {
+        let (outbox, mail) = mpsc::unbounded_channel();
+        let (connect, connected) = watch::channel(None::<Sender>);
+        let mut sent = Traffic::default();
+        // Messages that were typed and are not sent yet.
+        let unsent = Cell::new(0);
+        let sending = send_again(mail, connected, self.screen, &mut sent, &unsent);
+        let mut sending = Box::pin(sending);
+        let mut began = Instant::now();
+        let flow = loop {
+            let is_open = connect.borrow().is_some();
+            let close = tokio::select! {
+                // Goes on for as long as `outbox` is there.
+                () = &mut sending => continue,
+                update = again.socket.recv_update() => match update {
+                    Ok(Some(Update::Connecting { .. })) => {
+                        began = Instant::now();
+                        continue;
+                    }
+                    Ok(Some(Update::Open)) => {
+                        if let Some(open) = again.socket.socket() {
+                            connect.send_replace(Some(open.sender()));
+                            let agreed = agreed(args, open, began);
+                            self.say(args, screen::note(&agreed.join("\n"))).await;
+                        }
+                        continue;
+                    }
+                    Ok(Some(Update::Waiting { cause, delay, attempt })) => {
+                        connect.send_replace(None);
+                        self.pings.clear();
+                        let lost = again::waiting(&cause, delay, attempt);
+                        self.say(args, screen::problem(&lost)).await;
+                        continue;
+                    }
+                    Ok(Some(update)) => {
+                        self.updated(update).await;
+                        continue;
+                    }
+                    Ok(None) => break ControlFlow::Continue(()),
+                    Err(error) => {
+                        self.outcome.failure = Some(error.into());
+                        break ControlFlow::Continue(());
+                    }
+                },
+                input = self.editor.next() => match self.entered(input).await {
+                    Wish::Nothing => continue,
+                    Wish::Send(Outgoing::Close(frame)) => frame,
+                    Wish::Send(outgoing) => {
+                        let is_message = matches!(outgoing, Outgoing::Message(_));
+                        if is_message {
+                            unsent.set(unsent.get() + 1);
+                        }
+                        if is_open || is_message {
+                            let _ = outbox.send(outgoing);
+                        }
+                        if !is_open {
+                            self.screen.print(match is_message {
+                                true => screen::note("it is sent when there is a connection"),
+                                false => screen::problem("not sent: there is no connection"),
+                            }).await;
+                        }
+                        continue;
+                    }
+                    Wish::Leave(_) if self.closing => break ControlFlow::Break(()),
+                    Wish::Leave(code) => self.leaves(code).await,
+                },
+                signal = signals.next() => {
+                    let code = self.signalled(signal);
+                    if self.closing {
+                        break ControlFlow::Break(());
+                    }
+                    self.leaves(code).await
+                }
+            };
+            again.no_more();
+            if is_open {
+                let _ = outbox.send(Outgoing::Close(close));
+            } else {
+                // There is nobody to tell.
+                let _ = again.socket.close(close.code, "").await;
+            }
+        };
+        drop(sending);
+        if unsent.get() > 0 {
+            let unsent = format!("not sent: {}", Messages(unsent.get()));
+            self.screen.print(screen::problem(&unsent)).await;
+        }
+        if flow.is_break() {
+            self.outcome.signal.get_or_insert(Signal::Interrupt);
+        }
+        self.outcome.sent = sent;
+        flow
+    }
+
+    /// Shows a change of state, unless only messages are wanted.
+    async fn say(&self, args: &Connect, shown: String) {
+        if !args.quiet {
+            self.screen.print(shown).await;
+        }
+    }
+
+    async fn updated(&mut self, update: Update) {
+        match update {
+            Update::Message(message) => self.happened(Event::Message(message)).await,
+            Update::Ping(payload) => self.happened(Event::Ping(payload)).await,
+            Update::Pong(payload) => self.happened(Event::Pong(payload)).await,
+            _ => {}
+        }
+    }
+
+    /// What the user asks for.
+    async fn entered(&mut self, input: Input) -> Wish {
+        match input {
+            Input::Line(line) => match self.typed(&line).await {
+                Some(outgoing) => Wish::Send(outgoing),
+                None => Wish::Nothing,
+            },
+            Input::Trouble(why) => {
+                self.screen.print(screen::problem(&why)).await;
+                Wish::Nothing
+            }
+            Input::Interrupt | Input::End => Wish::Leave(CloseCode::NORMAL),
+            Input::Failed(why) => {
+                self.outcome.failure = Some(Failure::new(why));
+                Wish::Leave(CloseCode::GOING_AWAY)
+            }
+        }
+    }
+
+    /// The code that a signal closes with.
+    fn signalled(&mut self, signal: Signal) -> CloseCode {
+        match signal {
+            Signal::Interrupt => CloseCode::NORMAL,
+            Signal::Terminate => {
+                self.outcome.signal = Some(signal);
+                CloseCode::GOING_AWAY
+            }
+        }
+    }
+
     /// Begins to close, once. Tells whether that was going on already, so that the user does not
     /// want to wait for it.
     async fn leave(&mut self, outbox: &mpsc::UnboundedSender<Outgoing>, code: CloseCode) -> bool {
         if self.closing {
             return true;
         }
+        let _ = outbox.send(Outgoing::Close(self.leaves(code).await));
+        false
+    }
+
+    /// Shows the Close that ends the session.
+    async fn leaves(&mut self, code: CloseCode) -> CloseFrame {
         self.closing = true;
         let reason = String::new();
         let frame = CloseFrame { code, reason };
         self.screen.print(screen::close(Up, Some(&frame))).await;
-        let _ = outbox.send(Outgoing::Close(frame));
-        false
+        frame
     }
 
-    /// Does what a line asks for.
-    async fn typed(&mut self, line: &str, outbox: &mpsc::UnboundedSender<Outgoing>) {
+    /// Does what a line asks for, and gives what is to be sent for it.
+    async fn typed(&mut self, line: &str) -> Option<Outgoing> {
         let outgoing = match command::parse(line) {
-            Ok(Action::Nothing) => return,
+            Ok(Action::Nothing) => return None,
             Ok(Action::Help) => {
                 self.screen.print(screen::note(&command::help())).await;
-                return;
+                return None;
             }
             Ok(Action::Text(text)) => Outgoing::Message(text.into()),
             Ok(Action::Binary(bytes)) => Outgoing::Message(bytes.into()),
@@ -183,7 +369,7 @@ impl Session<'_> {
                 Ok(bytes) => Outgoing::Message(bytes.into()),
                 Err(why) => {
                     self.screen.print(screen::problem(&why)).await;
-                    return;
+                    return None;
                 }
             },
             Ok(Action::Ping(text)) => {
@@ -199,7 +385,7 @@ impl Session<'_> {
             }
             Err(why) => {
                 self.screen.print(screen::problem(&why)).await;
-                return;
+                return None;
             }
         };
         // What was typed stands on the screen; what a command made of it does not.
@@ -219,8 +405,7 @@ impl Session<'_> {
         if let Some(shown) = shown {
             self.screen.print(shown).await;
         }
-        // The sending ends with the connection, and then so does this.
-        let _ = outbox.send(outgoing);
+        Some(outgoing)
     }
 
     /// Shows what came.
@@ -256,21 +441,68 @@ async fn send(
     sent: &mut Traffic,
 ) {
     while let Some(outgoing) = mail.recv().await {
-        let (size, result) = match outgoing {
-            Outgoing::Message(message) => (Some(message.len()), sender.send(message).await),
-            Outgoing::Ping(payload) => (None, sender.ping(&payload).await),
-            Outgoing::Pong(payload) => (None, sender.pong(&payload).await),
-            Outgoing::Close(frame) => (None, sender.close(frame.code, &frame.reason).await),
-        };
-        match (result, size) {
-            (Ok(()), Some(size)) => sent.add(size),
-            (Ok(()), None) => {}
-            (Err(error), _) => {
-                screen
-                    .print(screen::problem(&format!("not sent: {error}")))
-                    .await
-            }
+        if let Err(error) = deliver(&outgoing, sender, sent).await {
+            let why = format!("not sent: {error}");
+            screen.print(screen::problem(&why)).await;
         }
+    }
+}
+
+/// Sends one after another, each message on the connection that takes it whole.
+async fn send_again(
+    mut mail: mpsc::UnboundedReceiver<Outgoing>,
+    mut connected: watch::Receiver<Option<Sender>>,
+    screen: &Screen,
+    sent: &mut Traffic,
+    unsent: &Cell<u64>,
+) {
+    while let Some(outgoing) = mail.recv().await {
+        let is_message = matches!(outgoing, Outgoing::Message(_));
+        loop {
+            let sender = match connected
+                .wait_for(|sender| sender.is_some() || !is_message)
+                .await
+            {
+                Ok(sender) => sender.clone(),
+                // The session is over.
+                Err(_) => return,
+            };
+            let result = match &sender {
+                Some(sender) => deliver(&outgoing, sender, sent).await,
+                None => Err(SendError::Closed.into()),
+            };
+            match result {
+                Ok(()) => {}
+                // It goes out again, whole, on the next.
+                Err(Error::Lost(_) | Error::Send(SendError::Closed)) if is_message => {
+                    if connected.changed().await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    let why = format!("not sent: {error}");
+                    screen.print(screen::problem(&why)).await;
+                }
+            }
+            break;
+        }
+        if is_message {
+            unsent.set(unsent.get() - 1);
+        }
+    }
+}
+
+async fn deliver(outgoing: &Outgoing, sender: &Sender, sent: &mut Traffic) -> sockeye::Result<()> {
+    match outgoing {
+        Outgoing::Message(message) => {
+            sender.send(message).await?;
+            sent.add(message.len());
+            Ok(())
+        }
+        Outgoing::Ping(payload) => sender.ping(payload).await,
+        Outgoing::Pong(payload) => sender.pong(payload).await,
+        Outgoing::Close(frame) => sender.close(frame.code, &frame.reason).await,
     }
 }
 

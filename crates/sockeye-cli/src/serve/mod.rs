@@ -8,7 +8,7 @@ mod page;
 mod self_signed;
 mod visits;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{future::ready, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use sockeye::{
     Acceptor, Deadline, Error, Limits, Server, proto::handshake::Subprotocols, server::ServerTls,
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         .limits(Limits::default().message(args.max_message))
         .keepalive(args.pings.ping_interval)
         .keepalive_timeout(args.pings.ping_timeout)
-        .on_request(close_query::check);
+        .on_request(|request| ready(close_query::check(&request)));
     subprotocols(&args)?;
     for name in &args.subprotocol {
         acceptor = acceptor.subprotocol(name);

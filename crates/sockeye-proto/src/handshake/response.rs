@@ -100,8 +100,7 @@ impl Acceptance {
 /// use sockeye_proto::handshake::{HandshakeError, Refusal};
 /// let refusal = Refusal::from(&HandshakeError::Key);
 /// assert_eq!(refusal.status(), 400);
-/// let mut refusal = Refusal::new(401, "Say who you are.");
-/// refusal.header("WWW-Authenticate", "Bearer")?;
+/// let refusal = Refusal::new(401, "Say who you are.").header("WWW-Authenticate", "Bearer")?;
 /// # Ok::<(), HandshakeError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +127,7 @@ impl Refusal {
     ///
     /// # Errors
     /// As [`Acceptance::header`].
-    pub fn header(&mut self, name: &str, value: &str) -> Result<&mut Self, HandshakeError> {
+    pub fn header(mut self, name: &str, value: &str) -> Result<Self, HandshakeError> {
         push_free(&mut self.headers, name, value)?;
         Ok(self)
     }

@@ -238,9 +238,8 @@ mod refusals {
 
     #[test]
     fn of_the_user_travel_as_they_are() {
-        let mut own = Refusal::new(302, "");
-        own.header("Location", "/other").unwrap();
-        own.header("Content-Type", "text/html").unwrap();
+        let own = Refusal::new(302, "").header("Location", "/other").unwrap();
+        let own = own.header("Content-Type", "text/html").unwrap();
         let error = HandshakeError::Refused(own.clone().into());
         assert_eq!(Refusal::from(&error), own);
         let bytes = own.to_bytes();

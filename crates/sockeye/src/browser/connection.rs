@@ -5,20 +5,24 @@ use std::{
     future::{Future, pending, poll_fn},
     pin::{Pin, pin},
     sync::atomic::Ordering,
-    task::Poll,
+    task::{Poll, ready},
 };
 
-use sockeye_proto::{CloseFrame, Message, OwnedEvent};
+use sockeye_proto::{CloseFrame, MessageKind, OwnedEvent, Part, ProtocolError};
 use tokio::{sync::mpsc, time::timeout_at};
 
 use super::{
-    BinaryType, Blob, Callbacks, CloseEvent, Closed, Command, Data, ErrorEvent, Event,
-    MessageEvent, OVERHEAD, ReadyState, WebSocket,
+    BinaryType, Callbacks, CloseEvent, Closed, Command, Data, ErrorEvent, Event, MessageEvent,
+    OVERHEAD, ReadyState, WebSocket,
+    blob::{Pour, blob},
 };
-use crate::{Client, Ended, Receiver, Sender, link};
+use crate::{Client, Ended, Error, Receiver, Sender, link, reader::Broken};
 
 /// How many messages are taken at once, to be written at once.
 const BATCH: usize = 64;
+
+/// How many bytes of a message are received at once, where there are so many.
+const ROOM: usize = 64 * 1024;
 
 /// Runs a connection from the constructor to its last event.
 pub(super) async fn run(
@@ -142,15 +146,129 @@ async fn receive(
 ) {
     socket.opened().await;
     // How it ended is asked later.
-    while let Ok(Some(event)) = receiver.recv_event().await {
-        match event {
-            OwnedEvent::Message(message) => socket.message(message).await,
-            OwnedEvent::Close(frame) => {
-                // "When the WebSocket closing handshake is started"
-                socket.lock().ready_state = ReadyState::Closing;
-                *heard = Some(frame);
+    while let Some(part) = next(&mut receiver, &mut []).await {
+        match part {
+            Part::Begin(kind) => {
+                socket
+                    .wait_for(|callbacks| callbacks.message.is_some())
+                    .await;
+                let binary_type = socket.lock().binary_type;
+                let data = match (kind, binary_type) {
+                    (MessageKind::Binary, BinaryType::Blob) => {
+                        let (pour, blob) = blob(socket.inner.most_message);
+                        socket.message(Data::Blob(blob));
+                        fill(socket, pour, &mut receiver, heard).await;
+                        continue;
+                    }
+                    (MessageKind::Binary, BinaryType::ArrayBuffer) => {
+                        let bytes = gather(socket, &mut receiver, heard).await;
+                        bytes.map(|bytes| Data::ArrayBuffer(bytes.into()))
+                    }
+                    (MessageKind::Text, _) => {
+                        let bytes = gather(socket, &mut receiver, heard).await;
+                        // It was found to be text while it came.
+                        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+                        text.map(|text| Data::Text(text.into()))
+                    }
+                };
+                if let Some(data) = data {
+                    socket.message(data);
+                }
             }
-            OwnedEvent::Ping(_) | OwnedEvent::Pong(_) => {}
+            Part::Event(event) => socket.event(event, heard),
+            Part::Data(_) | Part::End => {}
+        }
+    }
+}
+
+/// The next part of what comes, with bytes put into `room`; `None` once the connection has ended.
+async fn next(receiver: &mut Receiver, room: &mut [u8]) -> Option<Part> {
+    let part =
+        poll_fn(|cx| receiver.poll_next_with(cx, |reader, cx| reader.poll_part(cx, room))).await;
+    part.ok().flatten()
+}
+
+/// The rest of a message that is told when it is whole; `None` where the connection ends before.
+async fn gather(
+    socket: &WebSocket,
+    receiver: &mut Receiver,
+    heard: &mut Option<Option<CloseFrame>>,
+) -> Option<Vec<u8>> {
+    let limit = socket.inner.most_message;
+    let mut bytes = Vec::new();
+    loop {
+        let len = bytes.len();
+        // As much again, and a byte beyond the limit, to see whether there is one.
+        let room = len
+            .clamp(4 * 1024, ROOM)
+            .min((limit - len).saturating_add(1));
+        bytes.resize(len + room, 0);
+        let part = poll_fn(|cx| {
+            receiver.poll_next_with(cx, |reader, cx| {
+                match ready!(reader.poll_part(cx, &mut bytes[len..]))? {
+                    Part::Data(count) if len + count > limit => {
+                        let error = ProtocolError::MessageTooLarge { limit };
+                        Poll::Ready(Err(Broken::Protocol(error)))
+                    }
+                    part => Poll::Ready(Ok(part)),
+                }
+            })
+        })
+        .await;
+        let count = match &part {
+            Ok(Some(Part::Data(count))) => *count,
+            _ => 0,
+        };
+        bytes.truncate(len + count);
+        match part.ok().flatten()? {
+            Part::End => return Some(bytes),
+            Part::Event(event) => socket.event(event, heard),
+            Part::Begin(_) | Part::Data(_) => {}
+        }
+    }
+}
+
+/// Carries a message to its blob as it comes, until it has ended or nobody wants the rest.
+async fn fill(
+    socket: &WebSocket,
+    pour: Pour,
+    receiver: &mut Receiver,
+    heard: &mut Option<Option<CloseFrame>>,
+) {
+    let shared = receiver.shared().clone();
+    first_of([
+        pin!(fill_whole(socket, &pour, receiver, heard)),
+        // As what is told after that: discarded.
+        pin!(socket.when(|socket| socket.ready_state() >= ReadyState::Closing)),
+        // Where the blob is not read, nobody receives, and so nobody else sees the end. It wakes this
+        // task, which then asks.
+        pin!(poll_fn(|_| match shared.ended() {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        })),
+    ])
+    .await;
+    receiver.skip_message();
+}
+
+async fn fill_whole(
+    socket: &WebSocket,
+    pour: &Pour,
+    receiver: &mut Receiver,
+    heard: &mut Option<Option<CloseFrame>>,
+) {
+    let mut buffer = vec![0; ROOM];
+    // First, so that nothing is taken that has no room.
+    while let Some(room) = pour.room().await {
+        match next(receiver, &mut buffer).await {
+            Some(Part::Data(count)) => room.bytes(&buffer[..count]),
+            Some(Part::End) => return room.end(),
+            Some(Part::Event(event)) => socket.event(event, heard),
+            Some(Part::Begin(_)) => {}
+            None => {
+                let error = receiver.ended().and_then(|ended| ended.error());
+                return room.failed(error.unwrap_or(Error::Incomplete));
+            }
         }
     }
 }
@@ -231,9 +349,21 @@ impl WebSocket {
         self.tell_kept();
     }
 
+    /// What comes between messages, or within one.
+    fn event(&self, event: OwnedEvent, heard: &mut Option<Option<CloseFrame>>) {
+        match event {
+            OwnedEvent::Close(frame) => {
+                // "When the WebSocket closing handshake is started"
+                self.lock().ready_state = ReadyState::Closing;
+                *heard = Some(frame);
+            }
+            // No message comes whole here.
+            OwnedEvent::Message(_) | OwnedEvent::Ping(_) | OwnedEvent::Pong(_) => {}
+        }
+    }
+
     /// "When a WebSocket message has been received"
-    async fn message(&self, message: Message) {
-        self.wait_for(|callbacks| callbacks.message.is_some()).await;
+    fn message(&self, data: Data) {
         let mut state = self.lock();
         // Step 1.
         if state.ready_state != ReadyState::Open {
@@ -242,12 +372,7 @@ impl WebSocket {
         let Some(mut callback) = state.callbacks.message.take() else {
             return;
         };
-        // Step 2.
-        let data = match (message, state.binary_type) {
-            (Message::Text(text), _) => Data::Text(text),
-            (Message::Binary(bytes), BinaryType::Blob) => Data::Blob(Blob(bytes)),
-            (Message::Binary(bytes), BinaryType::ArrayBuffer) => Data::ArrayBuffer(bytes),
-        };
+        // Step 2 is done.
         drop(state);
         // Step 3.
         callback(MessageEvent {

@@ -1,12 +1,11 @@
 //! What a browser's WebSocket tells its callbacks, and what it throws.
 
-use std::{fmt, io::Cursor};
+use std::fmt;
 
 use bytes::Bytes;
 use sockeye_proto::Text;
-use tokio::io::AsyncRead;
 
-use super::WebSocket;
+use super::{Blob, WebSocket};
 
 /// The connection is open (`Event`).
 #[derive(Clone, Copy, Debug)]
@@ -16,8 +15,8 @@ pub struct Event<'a> {
     pub target: &'a WebSocket,
 }
 
-/// A message has arrived (`MessageEvent`).
-#[derive(Clone, Debug)]
+/// A message has arrived, or begins to where it is a [`Blob`] (`MessageEvent`).
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct MessageEvent<'a> {
     /// Whose event it is.
@@ -54,7 +53,7 @@ pub struct CloseEvent<'a> {
 }
 
 /// What a message brought.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Data {
     /// A text message.
     Text(Text),
@@ -72,33 +71,6 @@ impl fmt::Display for Data {
             Self::Blob(_) => "[object Blob]",
             Self::ArrayBuffer(_) => "[object ArrayBuffer]",
         })
-    }
-}
-
-/// The bytes of a binary message. They have all been received when the event is told, and are in
-/// memory; cloning shares them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Blob(pub(super) Bytes);
-
-impl Blob {
-    /// How many bytes there are.
-    pub fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    /// The bytes (`arrayBuffer()`), without a copy.
-    pub fn array_buffer(&self) -> Bytes {
-        self.0.clone()
-    }
-
-    /// The bytes as text (`text()`); what is not UTF-8 becomes U+FFFD.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0).into_owned()
-    }
-
-    /// The bytes as a stream (`stream()`), from the beginning.
-    pub fn stream(&self) -> impl AsyncRead + fmt::Debug + Send + Sync + Unpin + 'static {
-        Cursor::new(self.0.clone())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The browser's own WebSocket, after the WHATWG standard (<https://websockets.spec.whatwg.org/>).
 #![doc = include_str!("../../docs/browser.md")]
 
+mod blob;
 mod connection;
 mod event;
 
@@ -21,7 +22,8 @@ use tokio::{
 };
 use url::Url;
 
-pub use event::{Blob, CloseEvent, Data, ErrorEvent, Event, Exception, MessageEvent};
+pub use blob::Blob;
+pub use event::{CloseEvent, Data, ErrorEvent, Event, Exception, MessageEvent};
 
 use crate::Client;
 
@@ -53,6 +55,8 @@ struct Inner {
     patience: Instant,
     /// Bytes that may wait to be written.
     most_output: usize,
+    /// Bytes of a message that may be held.
+    most_message: usize,
 }
 
 struct State {
@@ -119,7 +123,7 @@ pub enum ReadyState {
 /// As what binary messages arrive ("binary type").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BinaryType {
-    /// As a [`Blob`], which can be read as a stream.
+    /// As a [`Blob`], which is read while it arrives and need not fit into memory.
     #[default]
     Blob,
     /// In memory: [`Data::ArrayBuffer`].
@@ -188,6 +192,7 @@ impl WebSocket {
             full: Notify::new(),
             patience: Instant::now() + PATIENCE,
             most_output: client.most_output(),
+            most_message: client.most_message(),
         });
         let socket = Self { inner };
         // Step 7.
@@ -274,6 +279,8 @@ impl WebSocket {
         state.ready_state = ReadyState::Closing;
         // Behind the messages that were sent before.
         let _ = self.inner.commands.send(Command::Close(frame));
+        drop(state);
+        self.inner.changed.notify_waiters();
     }
 
     /// Waits until the connection has ended and its last event was told, or waits for a callback.

@@ -350,6 +350,10 @@ impl Client {
         &self.subprotocols
     }
 
+    pub(crate) fn most_message(&self) -> usize {
+        self.limits.message
+    }
+
     pub(crate) fn most_output(&self) -> usize {
         self.output.limit
     }

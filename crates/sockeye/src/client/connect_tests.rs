@@ -366,7 +366,8 @@ mod with_our_server {
 
     #[tokio::test]
     async fn the_client_learns_why_it_is_refused() {
-        let acceptor = Acceptor::new().on_request(|_| Err(Refusal::new(401, "who are you?\n")));
+        let acceptor =
+            Acceptor::new().on_request(async |_| Err(Refusal::new(401, "who are you?\n")));
         let (client, _) = both(|address| Client::new(format!("ws://{address}")), acceptor).await;
         let Err(Error::Handshake(HandshakeError::Status(response))) = client else {
             panic!("{client:?}");

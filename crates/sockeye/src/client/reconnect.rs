@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use futures_core::Stream;
-use sockeye_proto::{CloseCode, Message, SendError};
+use bytes::Bytes;
+use sockeye_proto::{CloseCode, Message, OwnedEvent as Event, SendError};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::{
@@ -75,6 +75,10 @@ pub enum Update {
     Open,
     /// A message has arrived.
     Message(Message),
+    /// A ping has arrived, and has been answered.
+    Ping(Bytes),
+    /// A pong has arrived, other than those that keep the connection.
+    Pong(Bytes),
     /// There is no connection, and another attempt will be made.
     Waiting {
         /// Why there is none.
@@ -308,9 +312,8 @@ impl Reconnecting {
         loop {
             match self.news.front_mut() {
                 Some(News::Remains(socket)) => {
-                    let next = Pin::new(&mut **socket).poll_next(cx);
-                    if let Poll::Ready(Some(Ok(message))) = next {
-                        return Poll::Ready(Ok(Some(Update::Message(message))));
+                    if let Poll::Ready(Ok(Some(update))) = poll_arrived(socket, cx) {
+                        return Poll::Ready(Ok(Some(update)));
                     }
                     // It can no longer be written, so what is not there will not come.
                     self.news.pop_front();
@@ -324,11 +327,9 @@ impl Reconnecting {
                 None => {}
             }
             match &mut self.state {
-                State::Open { socket, .. } => match ready!(Pin::new(&mut **socket).poll_next(cx)) {
-                    Some(Ok(message)) => {
-                        return Poll::Ready(Ok(Some(Update::Message(message))));
-                    }
-                    Some(Err(_)) | None => {
+                State::Open { socket, .. } => match ready!(poll_arrived(socket, cx)) {
+                    Ok(Some(update)) => return Poll::Ready(Ok(Some(update))),
+                    Ok(None) | Err(_) => {
                         let ended = socket.ended().unwrap_or_else(Ended::gone);
                         self.over(Cause::Connection(ended));
                     }
@@ -437,6 +438,21 @@ impl Reconnecting {
             self.news.pop_front();
         }
         self.news.push_back(news);
+    }
+}
+
+/// What arrives next on a connection, and is told. How it ended is asked later.
+fn poll_arrived(socket: &mut WebSocket, cx: &mut Context<'_>) -> Poll<Result<Option<Update>>> {
+    loop {
+        let update = match ready!(socket.poll_event(cx))? {
+            Some(Event::Message(message)) => Update::Message(message),
+            Some(Event::Ping(payload)) => Update::Ping(payload),
+            Some(Event::Pong(payload)) => Update::Pong(payload),
+            // What follows says so.
+            Some(Event::Close(_)) => continue,
+            None => return Poll::Ready(Ok(None)),
+        };
+        return Poll::Ready(Ok(Some(update)));
     }
 }
 

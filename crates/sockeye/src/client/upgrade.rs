@@ -168,6 +168,7 @@ impl Client {
             staying: self.staying,
             rates: Rates::default(),
             peer_head: PeerHead::Response(Box::new(response)),
+            admitted: None,
         })
     }
 }

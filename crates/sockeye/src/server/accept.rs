@@ -5,22 +5,24 @@ use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use sockeye_proto::{
     CloseCode, Limits, Role,
     deflate::{DeflateConfig, DeflateParams},
-    handshake::{
-        Acceptance, HandshakeError, HeadLimits, HeadScanner, Offer, Refusal, Request, Subprotocols,
-    },
+    handshake::{Acceptance, HandshakeError, HeadLimits, HeadScanner, Offer, Refusal, Request},
 };
 
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
+use super::{
+    Answer, IncomingRequest, Peer,
+    decision::{OnRequest, State},
+};
 use crate::{
     Deadline, Error, Result, WebSocket,
-    established::{Established, OutputLimits, PeerHead},
+    established::{Admitted, Established, OutputLimits, PeerHead},
     head::read_head,
     keepalive::{Staying, some_time},
     rate::Rate,
@@ -36,6 +38,9 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// Closing a socket with unread bytes in it resets the connection, and the client may never see
 /// why it was refused. A whole head of the default limit fits many times.
 const LINGER_BYTES: usize = 256 * 1024;
+
+/// Where a timeout is longer than time goes.
+const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 /// How long a refused client may take to read the refusal and to close.
 const LINGER: Duration = Duration::from_secs(2);
@@ -54,9 +59,6 @@ where
     Acceptor::new().accept(stream).await
 }
 
-/// Looks at a request that passed the standard's rules, and answers or refuses.
-type OnRequest = dyn Fn(&Request) -> Result<Answer, Refusal> + Send + Sync;
-
 /// Accepts WebSocket connections on streams, with everything that can be said about how.
 #[derive(Clone)]
 #[must_use = "nothing is accepted before `accept`"]
@@ -70,7 +72,7 @@ pub struct Acceptor {
     output: OutputLimits,
     staying: Staying,
     rates: Rates,
-    on_request: Option<Arc<OnRequest>>,
+    on_request: Option<OnRequest>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
 }
@@ -126,7 +128,7 @@ impl Acceptor {
         self
     }
 
-    /// Sets how long TLS and the request may take together. Default 10 s.
+    /// Sets how long TLS, the request and the decision about it may take together. Default 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
@@ -233,21 +235,36 @@ impl Acceptor {
         self
     }
 
-    /// Has each request looked at that passed the standard's rules: its path, its headers, its
-    /// origin. The closure answers or refuses, and must not block.
+    /// Has each request decided about that has passed the standard's rules: by its path, its headers, the
+    /// address of the client, what TLS says of it. The answer may add headers and choose the subprotocol,
+    /// and have the connection remember who it is with; a refusal has a status, headers and a text.
     ///
     /// ```
     /// use sockeye::server::{Acceptor, Answer, Refusal};
-    /// let acceptor = Acceptor::new().on_request(|request| match request.path() {
-    ///     "/chat" => Ok(Answer::new()),
-    ///     other => Err(Refusal::new(404, format!("there is nothing at {other}\n"))),
+    /// # struct User;
+    /// # async fn look_up(token: &[u8]) -> Option<User> { Some(User) }
+    ///
+    /// let acceptor = Acceptor::new().on_request(|request| async move {
+    ///     let Some(token) = request.headers().first("Authorization") else {
+    ///         let refusal = Refusal::new(401, "say who you are\n");
+    ///         return Err(refusal.header("WWW-Authenticate", "Bearer")?);
+    ///     };
+    ///     match look_up(token).await {
+    ///         Some(user) => Ok(Answer::new().state(user)),
+    ///         None => Err(Refusal::new(403, format!("{} is not for you\n", request.path()))),
+    ///     }
     /// });
     /// ```
-    pub fn on_request(
-        mut self,
-        look: impl Fn(&Request) -> Result<Answer, Refusal> + Send + Sync + 'static,
-    ) -> Self {
-        self.on_request = Some(Arc::new(look));
+    ///
+    /// A decision that waits for nothing is given at once by [`std::future::ready`]. One that takes longer
+    /// than the [handshake timeout](Self::handshake_timeout) leaves, counted from the beginning of the
+    /// connection, is a refusal with 503; one that panics is one with 500.
+    pub fn on_request<F, Fut>(mut self, decide: F) -> Self
+    where
+        F: Fn(IncomingRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+    {
+        self.on_request = Some(OnRequest::new(decide));
         self
     }
 
@@ -256,6 +273,14 @@ impl Acceptor {
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
         self
+    }
+
+    /// Whether anything is only said within TLS.
+    pub(super) fn speaks_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
     }
 
     /// How long a client may take to answer a Close.
@@ -324,32 +349,44 @@ impl Acceptor {
         let peer_addr = stream.peer_addr();
         match self.receive(stream, peer_addr).await? {
             Incoming::WebSocket(established) => Ok(established),
-            Incoming::Http(plain) => Err(plain.refuse().await),
+            Incoming::Http(plain) => Err(Box::pin(plain.refuse()).await),
         }
     }
 
     /// Accepts a WebSocket, or hands back a request for something else with all that was read.
     ///
+    /// The handshake comes in a box of its own, so that what it needs does not stay in the future of
+    /// whoever holds the connection for hours.
+    ///
     /// # Errors
     /// As [`establish`](Self::establish).
-    pub(crate) async fn receive(
+    pub(crate) fn receive(
         &self,
         stream: Stream,
         peer_addr: Option<SocketAddr>,
-    ) -> Result<Incoming> {
+    ) -> Pin<Box<impl Future<Output = Result<Incoming>>>> {
         stream.set_nodelay();
-        let verdict = self
-            .in_time(Box::pin(self.judge(stream, peer_addr)))
-            .await?;
-        match verdict {
-            Verdict::Accepted(incoming) => Ok(*incoming),
+        Box::pin(self.open(stream, peer_addr))
+    }
+
+    async fn open(&self, stream: Stream, peer_addr: Option<SocketAddr>) -> Result<Incoming> {
+        let deadline = self.deadline();
+        match in_time(deadline, self.judge(stream, peer_addr)).await? {
+            Verdict::Asks(asking) => self.answer(asking, deadline).await,
+            Verdict::Http(plain) => Ok(Incoming::Http(plain)),
             Verdict::Refused(stream, error) => Err(Box::pin(refuse(stream, error)).await),
         }
     }
 
-    /// All that happens under the deadline.
+    /// What a client asks for, by the first head that it sends.
     async fn judge(&self, stream: Stream, peer_addr: Option<SocketAddr>) -> Result<Verdict> {
-        let mut stream = self.secure(stream, peer_addr).await?;
+        let mut peer = Peer {
+            addr: peer_addr,
+            #[cfg(feature = "tls")]
+            tls: None,
+        };
+        let mut stream = self.secure(stream, &mut peer).await?;
+        peer.look_at(&stream);
         let mut scanner = HeadScanner::request(self.head_limits);
         let mut buffer = Vec::new();
         let end = match read_head(&mut stream, &mut scanner, &mut buffer).await {
@@ -365,67 +402,71 @@ impl Acceptor {
                 Err(error) => return Ok(Verdict::Refused(stream, error)),
             }
         };
-        match request {
-            Some(request) if request.is_upgrade() => {
-                let early = buffer.split_off(end);
-                self.answer(stream, early, request, peer_addr).await
-            }
-            request => Ok(Verdict::Accepted(Box::new(Incoming::Http(PlainHttp {
+        Ok(match request {
+            Some(request) if request.is_upgrade() => Verdict::Asks(Asking {
+                stream,
+                early: buffer.split_off(end),
+                request: Arc::new(request),
+                peer,
+            }),
+            request => Verdict::Http(PlainHttp {
                 stream,
                 bytes: buffer,
                 request,
-            })))),
-        }
+                peer,
+            }),
+        })
     }
 
-    /// Waits no longer than the handshake may take.
-    ///
-    /// The handshake comes in a box of its own, so that its buffers do not stay in the future of
-    /// whoever holds the connection for hours.
-    async fn in_time(
-        &self,
-        handshake: Pin<Box<impl Future<Output = Result<Verdict>>>>,
-    ) -> Result<Verdict> {
-        timeout(self.handshake_timeout, handshake)
-            .await
-            .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
+    /// By when a connection that begins now has to be open.
+    pub(crate) fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.handshake_timeout)
+            .unwrap_or(now + NEVER)
     }
 
     #[cfg(feature = "tls")]
-    async fn secure(&self, stream: Stream, peer_addr: Option<SocketAddr>) -> Result<Stream> {
+    async fn secure(&self, stream: Stream, peer: &mut Peer) -> Result<Stream> {
         let Some(tls) = &self.tls else {
             return Ok(stream);
         };
-        let peer = peer_addr.map_or_else(|| "the client".to_owned(), |peer| peer.to_string());
+        let name = peer
+            .addr
+            .map_or_else(|| "the client".to_owned(), |addr| addr.to_string());
         Ok(match stream {
-            Stream::Tcp(tcp) => Stream::ServerTls(Box::new(tls.accept(&peer, tcp).await?)),
-            other => Stream::new(tls.accept(&peer, other).await?),
+            Stream::Tcp(tcp) => Stream::ServerTls(Box::new(tls.accept(&name, tcp).await?)),
+            other => {
+                let stream = tls.accept(&name, other).await?;
+                peer.tls = Some(stream.get_ref().1.into());
+                Stream::new(stream)
+            }
         })
     }
 
     #[cfg(not(feature = "tls"))]
-    async fn secure(&self, stream: Stream, _: Option<SocketAddr>) -> Result<Stream> {
+    async fn secure(&self, stream: Stream, _: &mut Peer) -> Result<Stream> {
         Ok(stream)
     }
 
     /// Judges the request and answers it (§4.2.2).
-    async fn answer(
-        &self,
-        mut stream: Stream,
-        early: Vec<u8>,
-        request: Request,
-        peer_addr: Option<SocketAddr>,
-    ) -> Result<Verdict> {
-        let (acceptance, terms) = match self.terms(&request) {
+    async fn answer(&self, asking: Asking, deadline: Instant) -> Result<Incoming> {
+        let Asking {
+            mut stream,
+            early,
+            request,
+            peer,
+        } = asking;
+        let (acceptance, terms) = match self.terms(&request, &peer, deadline).await {
             Ok(terms) => terms,
-            Err(error) => return Ok(Verdict::Refused(stream, error)),
+            Err(error) => return Err(Box::pin(refuse(stream, error)).await),
         };
-        stream.write_all(&acceptance.to_bytes()).await?;
-        stream.flush().await?;
-        let established = self.established(stream, early, request, terms, peer_addr);
-        Ok(Verdict::Accepted(Box::new(Incoming::WebSocket(
-            established,
-        ))))
+        in_time(deadline, async {
+            stream.write_all(&acceptance.to_bytes()).await?;
+            Ok(stream.flush().await?)
+        })
+        .await?;
+        let established = self.established(stream, early, request, terms, peer);
+        Ok(Incoming::WebSocket(established))
     }
 
     /// The connection, once the client has been told of the terms.
@@ -433,10 +474,15 @@ impl Acceptor {
         &self,
         stream: Stream,
         early: Vec<u8>,
-        request: Request,
+        request: Arc<Request>,
         terms: Terms,
-        peer_addr: Option<SocketAddr>,
+        peer: Peer,
     ) -> Established {
+        let admitted = Admitted {
+            state: terms.state,
+            #[cfg(feature = "tls")]
+            tls: peer.tls,
+        };
         Established {
             stream,
             early,
@@ -448,21 +494,50 @@ impl Acceptor {
             output: self.output,
             staying: self.staying,
             rates: self.rates,
-            peer_addr,
-            peer_head: PeerHead::Request(Box::new(request)),
+            peer_addr: peer.addr,
+            peer_head: PeerHead::Request(request),
+            admitted: admitted.some(),
         }
     }
 
-    /// What the connection will be like, and how the client is told.
-    pub(crate) fn terms(&self, request: &Request) -> Result<(Acceptance, Terms), HandshakeError> {
-        let offer = request.check()?;
-        let answer = match &self.on_request {
-            None => Answer::new(),
-            Some(look) => {
-                look(request).map_err(|refusal| HandshakeError::Refused(Box::new(refusal)))?
-            }
+    /// What the connection will be like, and how the client is told; decided by the deadline.
+    pub(crate) async fn terms(
+        &self,
+        request: &Arc<Request>,
+        peer: &Peer,
+        deadline: Instant,
+    ) -> Result<(Acceptance, Terms), HandshakeError> {
+        let offer = self.check(request, peer)?;
+        let answer = self.decision(request, peer, deadline).await?;
+        self.agree(&offer, answer)
+    }
+
+    /// Applies the rules: the standard's, and those that are set here.
+    pub(crate) fn check(&self, request: &Request, _peer: &Peer) -> Result<Offer, HandshakeError> {
+        request.check()
+    }
+
+    /// What the user says to a request that has passed the rules.
+    pub(crate) async fn decision(
+        &self,
+        request: &Arc<Request>,
+        peer: &Peer,
+        deadline: Instant,
+    ) -> Result<Answer, HandshakeError> {
+        let Some(on_request) = &self.on_request else {
+            return Ok(Answer::new());
         };
-        let mut acceptance = Acceptance::new(&offer);
+        let request = IncomingRequest::new(request.clone(), peer.clone());
+        on_request.decide(request, deadline).await
+    }
+
+    /// What is agreed to of an offer, with the user's answer.
+    pub(crate) fn agree(
+        &self,
+        offer: &Offer,
+        answer: Answer,
+    ) -> Result<(Acceptance, Terms), HandshakeError> {
+        let mut acceptance = Acceptance::new(offer);
         let subprotocol = answer.choose(&offer.subprotocols, &self.subprotocols)?;
         if let Some(name) = subprotocol {
             acceptance.subprotocol(name);
@@ -483,6 +558,7 @@ impl Acceptor {
             Terms {
                 subprotocol,
                 deflate,
+                state: answer.state,
             },
         ))
     }
@@ -502,10 +578,23 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// What comes of a connection within the deadline. A refusal is written after it.
+/// What a client asks for.
 enum Verdict {
-    Accepted(Box<Incoming>),
+    /// A WebSocket.
+    Asks(Asking),
+    /// Something else.
+    Http(PlainHttp),
+    /// Nothing that can be answered otherwise. It is written after the deadline.
     Refused(Stream, HandshakeError),
+}
+
+/// A request for a WebSocket.
+struct Asking {
+    stream: Stream,
+    /// What was read behind it.
+    early: Vec<u8>,
+    request: Arc<Request>,
+    peer: Peer,
 }
 
 /// What was agreed.
@@ -513,48 +602,7 @@ enum Verdict {
 pub(crate) struct Terms {
     subprotocol: Option<Box<str>>,
     deflate: Option<(DeflateConfig, DeflateParams)>,
-}
-
-/// A user's answer to a request: what is added to the 101.
-#[derive(Clone, Debug, Default)]
-pub struct Answer {
-    headers: Vec<(String, String)>,
-    subprotocol: Option<String>,
-}
-
-impl Answer {
-    /// Nothing is added.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a header, such as a cookie. Those of the handshake itself cannot be set: the client is
-    /// then refused with 500, and accepting fails with what is wrong.
-    #[must_use]
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.headers.push((name.into(), value.into()));
-        self
-    }
-
-    /// Chooses the subprotocol, in place of the acceptor's order of preference. It must be one
-    /// that the client offers; else the client is refused with 500.
-    #[must_use]
-    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
-        self.subprotocol = Some(name.into());
-        self
-    }
-
-    fn choose<'a>(
-        &'a self,
-        offered: &Subprotocols,
-        supported: &'a [String],
-    ) -> Result<Option<&'a str>, HandshakeError> {
-        match self.subprotocol.as_deref() {
-            None => Ok(offered.choose(supported)),
-            Some(chosen) if offered.contains(chosen) => Ok(Some(chosen)),
-            Some(other) => Err(HandshakeError::SubprotocolNotOffered(other.into())),
-        }
-    }
+    state: Option<State>,
 }
 
 /// What a client came for.
@@ -578,6 +626,11 @@ pub(crate) struct PlainHttp {
     pub(crate) bytes: Vec<u8>,
     /// None for HTTP/2, whose preface is in `bytes`.
     pub(crate) request: Option<Request>,
+    #[cfg_attr(
+        not(feature = "hyper"),
+        allow(dead_code, reason = "nobody else serves HTTP")
+    )]
+    pub(crate) peer: Peer,
 }
 
 impl PlainHttp {
@@ -591,6 +644,13 @@ impl PlainHttp {
         };
         Box::pin(refuse(self.stream, error)).await
     }
+}
+
+/// Waits no longer than the handshake may take.
+async fn in_time<T>(deadline: Instant, step: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout_at(deadline, step)
+        .await
+        .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
 }
 
 /// Answers a request that will not become a WebSocket, and hands the reason on.

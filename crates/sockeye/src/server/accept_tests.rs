@@ -1,5 +1,7 @@
 //! One connection at a time: what is accepted, and every way to be refused (RFC 6455 §4.2).
 
+use std::future::{pending, ready};
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     net::{TcpListener, TcpStream},
@@ -305,7 +307,7 @@ async fn a_refused_client_that_stays_is_not_waited_for_long() {
 
 #[tokio::test]
 async fn the_user_decides_by_path_and_header() {
-    let acceptor = Acceptor::new().on_request(|request| {
+    let acceptor = Acceptor::new().on_request(async |request| {
         if request.headers().first("Origin").is_some() {
             return Err(Refusal::new(403, "not for browsers\n"));
         }
@@ -329,9 +331,114 @@ async fn the_user_decides_by_path_and_header() {
 
 #[tokio::test]
 async fn the_user_is_not_asked_about_what_the_standard_refuses() {
-    let acceptor = Acceptor::new().on_request(|_| panic!("asked"));
-    let (error, _) = exchange(&acceptor, with("Sec-WebSocket-Key", "").as_bytes()).await;
+    let acceptor = Acceptor::new().on_request(async |_| panic!("asked"));
+    let (error, answer) = exchange(&acceptor, with("Sec-WebSocket-Key", "").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert!(error.unwrap_err().is_handshake());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_that_takes_too_long_is_a_refusal_with_503_at_the_deadline() {
+    let acceptor = Acceptor::new()
+        .handshake_timeout(Duration::from_secs(3))
+        .on_request(|_| pending());
+    let (mut client, server) = duplex(1024);
+    let begin = Instant::now();
+    let client = async {
+        // Half of the time goes for the head.
+        let (half, rest) = GOOD.split_at(20);
+        client.write_all(half.as_bytes()).await.unwrap();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        client.write_all(rest.as_bytes()).await.unwrap();
+        let answer = read_head_of(&mut client).await;
+        drop(client);
+        (answer, begin.elapsed().as_secs())
+    };
+    let (error, (answer, elapsed)) = tokio::join!(acceptor.establish(server), client);
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(elapsed, 3);
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("did not decide"), "{error}");
+}
+
+#[tokio::test]
+async fn a_decision_that_panics_is_a_refusal_with_500() {
+    let at_once = Acceptor::new().on_request(|request| {
+        assert_eq!(request.path(), "/nowhere", "it panics here");
+        ready(Ok(Answer::new()))
+    });
+    let later = Acceptor::new().on_request(async |request| {
+        tokio::task::yield_now().await;
+        assert_eq!(request.path(), "/nowhere", "it panics here");
+        Ok(Answer::new())
+    });
+    for acceptor in [at_once, later] {
+        let (error, answer) = exchange(&acceptor, GOOD.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("failed to decide"), "{error}");
+        // The acceptor is as good as before.
+        let elsewhere = GOOD.replace("/chat?room=1", "/nowhere");
+        let (established, _) = exchange(&acceptor, elsewhere.as_bytes()).await;
+        assert!(established.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn the_request_is_at_hand_while_it_is_decided_about_and_not_copied_after() {
+    let kept = Arc::new(std::sync::Mutex::new(None));
+    let keep = kept.clone();
+    let acceptor = Acceptor::new().on_request(move |request| {
+        let keep = keep.clone();
+        async move {
+            tokio::task::yield_now().await;
+            assert_eq!(request.path(), "/chat");
+            assert_eq!(request.query(), Some("room=1"));
+            assert!(request.subprotocols().iter().eq(["a", "b"]));
+            assert!(request.peer_addr().unwrap().ip().is_loopback());
+            *keep.lock().unwrap() = Some(request);
+            Ok(Answer::new())
+        }
+    });
+    let request = and("Sec-WebSocket-Protocol: a, b\r\n");
+    let (established, _) = exchange(&acceptor, request.as_bytes()).await;
+    let established = established.unwrap();
+    let kept = kept.lock().unwrap().take().unwrap();
+    let theirs: &Request = &kept;
+    assert!(std::ptr::eq(
+        established.peer_head.request().unwrap(),
+        theirs
+    ));
+}
+
+#[tokio::test]
+async fn a_refusal_has_headers() {
+    let acceptor = Acceptor::new().on_request(async |_| {
+        let refusal = Refusal::new(401, "say who you are\n");
+        Err(refusal.header("WWW-Authenticate", "Bearer")?)
+    });
+    let (_, answer) = exchange(&acceptor, GOOD.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(
+        answer.contains("\r\nWWW-Authenticate: Bearer\r\n"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_remembers_one_value_of_any_type() {
+    #[derive(Debug, PartialEq)]
+    struct Room(u8);
+    let acceptor =
+        Acceptor::new().on_request(async |_| Ok(Answer::new().state("replaced").state(Room(7))));
+    let (established, _) = exchange(&acceptor, GOOD.as_bytes()).await;
+    let socket = WebSocket::new(established.unwrap());
+    assert_eq!(socket.state(), Some(&Room(7)));
+    assert_eq!(socket.sender().state(), Some(&Room(7)));
+    assert_eq!(socket.state::<&str>(), None);
+    let (established, _) = exchange(&Acceptor::new(), GOOD.as_bytes()).await;
+    // Nothing is kept where there is nothing.
+    assert!(established.unwrap().admitted.is_none());
 }
 
 #[tokio::test]
@@ -341,7 +448,7 @@ async fn an_answer_that_cannot_be_given_is_the_servers_fault() {
         Answer::new().header("X", "a\r\nb"),
         Answer::new().subprotocol("not offered"),
     ] {
-        let acceptor = Acceptor::new().on_request(move |_| Ok(answer.clone()));
+        let acceptor = Acceptor::new().on_request(move |_| ready(Ok(answer.clone())));
         let (error, answer) = exchange(&acceptor, GOOD.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
         assert!(error.unwrap_err().is_handshake());
@@ -362,7 +469,7 @@ async fn section_4_2_2_the_servers_favourite_subprotocol_is_chosen() {
     );
     assert_eq!(established.unwrap().subprotocol.as_deref(), Some("c"));
 
-    let acceptor = acceptor.on_request(|_| Ok(Answer::new().subprotocol("b")));
+    let acceptor = acceptor.on_request(async |_| Ok(Answer::new().subprotocol("b")));
     let (established, _) = exchange(&acceptor, request.as_bytes()).await;
     assert_eq!(established.unwrap().subprotocol.as_deref(), Some("b"));
 }

@@ -23,8 +23,11 @@ use tokio::sync::watch;
 
 #[cfg(feature = "http2")]
 use super::idle::{Busy, Idle};
-use super::{Acceptor, PlainHttp, Rewound, listen::OnError};
-use crate::{Result, WebSocket, hyper::Upgrade};
+use super::{Acceptor, Peer, PlainHttp, Rewound, listen::OnError};
+use crate::{
+    Result, WebSocket,
+    hyper::{Asked, Upgrade},
+};
 
 /// hyper does not permit less room for a head.
 const LEAST_BUFFER: usize = 8 * 1024;
@@ -59,7 +62,7 @@ where
     }
     let heads = serving.acceptor.heads();
     let (keep_alive, ending) = (serving.keep_alive, serving.ending.clone());
-    let front = Front::new(service, serving);
+    let front = Front::new(service, serving, plain.peer.clone());
     let upgrade = front.upgrade.clone();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -101,7 +104,7 @@ where
 
     let heads = serving.acceptor.heads();
     let (keep_alive, ending) = (serving.keep_alive, serving.ending.clone());
-    let front = Front::new(service, serving);
+    let front = Front::new(service, serving, plain.peer.clone());
     let idle = front.idle.clone();
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -145,7 +148,8 @@ async fn until_ending<C: Future>(
 /// The service that hyper sees: it answers requests for a WebSocket itself.
 struct Front<S> {
     service: S,
-    serving: Serving,
+    serving: Arc<Serving>,
+    peer: Peer,
     /// The WebSocket that the connection is becoming.
     upgrade: Arc<Mutex<Option<Upgrade>>>,
     #[cfg(feature = "http2")]
@@ -153,28 +157,44 @@ struct Front<S> {
 }
 
 impl<S> Front<S> {
-    fn new(service: S, serving: Serving) -> Self {
+    fn new(service: S, serving: Serving, peer: Peer) -> Self {
         Self {
             service,
-            serving,
+            serving: Arc::new(serving),
+            peer,
             upgrade: Arc::default(),
             #[cfg(feature = "http2")]
             idle: Arc::default(),
         }
     }
 
-    fn upgrade<B, D>(&self, mut request: Request<B>) -> Response<Body<D>> {
-        match self.serving.acceptor.begin(&mut request) {
-            Ok((response, upgrade)) => {
-                *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
-                response.map(|()| Body::Text(Bytes::new()))
-            }
-            Err(error) => {
-                let response = Refusal::from(&error).to_http();
-                if let Some(tell) = &self.serving.on_error {
-                    tell(self.serving.peer, &error.into());
+    /// Answers a request for a WebSocket, which the connection is then to become.
+    fn upgrade<B, D>(
+        &self,
+        request: &mut Request<B>,
+    ) -> impl Future<Output = Response<Body<D>>> + Send + use<S, B, D> {
+        let asked = Asked::take(request).map(|mut asked| {
+            asked.peer = self.peer.clone();
+            asked
+        });
+        let (serving, upgrade) = (self.serving.clone(), self.upgrade.clone());
+        async move {
+            let begun = match asked {
+                Ok(asked) => serving.acceptor.begin(asked).await,
+                Err(error) => Err(error),
+            };
+            match begun {
+                Ok((response, begun)) => {
+                    *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+                    response.map(|()| Body::Text(Bytes::new()))
                 }
-                response.map(|text| Body::Text(text.into()))
+                Err(error) => {
+                    let response = Refusal::from(&error).to_http();
+                    if let Some(tell) = &serving.on_error {
+                        tell(serving.peer, &error.into());
+                    }
+                    response.map(|text| Body::Text(text.into()))
+                }
             }
         }
     }
@@ -192,11 +212,15 @@ where
     fn call(&self, mut request: Request<body::Incoming>) -> Self::Future {
         let http1 = request.version() <= Version::HTTP_11;
         if http1 && request.headers().contains_token("Upgrade", "websocket") {
-            let response = self.upgrade(request);
-            return Box::pin(async { Ok(response) });
+            let response = self.upgrade(&mut request);
+            return Box::pin(async { Ok(response.await) });
         }
         if let Some(peer) = self.serving.peer {
             request.extensions_mut().insert(peer);
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.peer.tls {
+            request.extensions_mut().insert(tls.clone());
         }
         #[cfg(feature = "http2")]
         let busy = self.idle.busy();

@@ -4,6 +4,7 @@
 
 mod accept;
 mod connections;
+mod decision;
 #[cfg(feature = "hyper")]
 mod http;
 #[cfg(feature = "http2")]
@@ -16,12 +17,16 @@ mod rewound;
 mod shutdown;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_identity;
 
 pub use crate::{rate::Rate, throttle::Excess};
 pub(crate) use accept::Incoming;
+pub use accept::{Acceptor, accept};
 #[cfg(feature = "hyper")]
-pub(crate) use accept::PlainHttp;
-pub use accept::{Acceptor, Answer, accept};
+pub(crate) use accept::{PlainHttp, Terms};
+pub use decision::{Answer, IncomingRequest};
+pub(crate) use decision::{Peer, State};
 pub use listen::Server;
 pub use listener::Listener;
 pub use per_core::PerCore;
@@ -31,6 +36,8 @@ pub use shutdown::{Departed, Farewell, Shutdown, ShutdownHandle};
 pub use sockeye_proto::handshake::{Refusal, Request};
 #[cfg(feature = "tls")]
 pub use tls::ServerTls;
+#[cfg(feature = "tls")]
+pub use tls_identity::TlsIdentity;
 
 #[cfg(feature = "hyper")]
 #[doc = include_str!("../../docs/server.md")]

@@ -125,6 +125,11 @@ mod tests {
             stream: Stream::new(server),
             bytes: bytes.to_vec(),
             request: None,
+            peer: crate::server::Peer {
+                addr: None,
+                #[cfg(feature = "tls")]
+                tls: None,
+            },
         };
         (client, Rewound::new(plain))
     }

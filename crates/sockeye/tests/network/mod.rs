@@ -8,6 +8,7 @@
 )] // tests take what they need
 
 use std::{
+    future::ready,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -58,8 +59,8 @@ pub async fn server(
     let seen = Seen::new();
     let requests = seen.clone();
     let acceptor = acceptor.on_request(move |request| {
-        requests.push(request.clone());
-        look(request)
+        requests.push(Request::clone(&request));
+        ready(look(&request))
     });
     let server = Server::bind("127.0.0.1:0").await.unwrap();
     let address = server.local_addr().unwrap();
@@ -217,6 +218,11 @@ impl Pki {
 
     /// A server that lets in only who has a certificate of the same authority.
     pub fn strict_server(&self) -> ServerTls {
+        ServerTls::from_config(self.strict_config())
+    }
+
+    /// The same, for others than this crate.
+    pub fn strict_config(&self) -> Arc<rustls::ServerConfig> {
         use rustls::{
             RootCertStore,
             pki_types::{CertificateDer, pem::PemObject},
@@ -228,7 +234,38 @@ impl Pki {
             .unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
-        ServerTls::from_config(self.server_config(Some(verifier.build().unwrap())))
+        self.server_config(Some(verifier.build().unwrap()))
+    }
+
+    /// How many bytes the certificate has on the wire.
+    pub fn certificate_len(&self) -> usize {
+        use rustls::pki_types::{CertificateDer, pem::PemObject};
+        let der = CertificateDer::from_pem_slice(self.certificate.as_bytes());
+        der.unwrap().len()
+    }
+
+    /// Speaks TLS as a client with the certificate, for a test that writes HTTP by itself.
+    pub async fn speak_tls(&self, stream: TcpStream) -> tokio_rustls::client::TlsStream<TcpStream> {
+        use rustls::{
+            ClientConfig, RootCertStore,
+            pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+        };
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap();
+        roots.add(ca).unwrap();
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let config = ClientConfig::builder_with_provider(provider.into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(config));
+        within(tls.connect(name, stream)).await.unwrap()
     }
 
     /// Trusts the authority, and has a certificate of it.

@@ -203,6 +203,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         peer
     }
 
+    /// The client of a connection that is open.
+    pub fn opened(stream: S) -> Self {
+        Self {
+            stream,
+            role: Role::Client,
+            read: Vec::new(),
+        }
+    }
+
     /// Answers a client.
     pub async fn server(stream: S, extensions: &str, early: &[u8]) -> Self {
         let mut peer = Self {

@@ -1,0 +1,271 @@
+//! The connection as a pipe of bytes: what is read goes out as it is read, and what comes is written as it
+//! comes. No message is ever whole in memory.
+
+use std::{
+    cell::Cell,
+    io::{self, Read},
+    pin::pin,
+    process,
+    time::Duration,
+};
+
+use sockeye::{
+    CloseCode, Error, MessageKind, MessageWriter, Receiver, SendError, Sender, WebSocket,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Notify, mpsc},
+    time::{Instant, timeout_at},
+};
+
+use super::{Outcome, pipe::output_failed};
+use crate::{
+    args::Connect,
+    failure::Failure,
+    quantity::Traffic,
+    signals::{Signal, Signals},
+};
+
+/// How many bytes are read, and written, at once.
+const CHUNK: usize = 64 * 1024;
+
+/// How many chunks are read ahead of the connection.
+const READ_AHEAD: usize = 2;
+
+pub(super) async fn run(
+    socket: WebSocket,
+    args: &Connect,
+    signals: Signals,
+) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::default();
+    outcome.ended = socket
+        .drive(async |socket| {
+            let (sender, receiver) = socket.split();
+            carry(&sender, receiver, args, signals, &mut outcome).await;
+            Ok(())
+        })
+        .await?;
+    Ok(outcome)
+}
+
+/// Both directions at once, so that neither waits for the other.
+async fn carry(
+    sender: &Sender,
+    receiver: Receiver,
+    args: &Connect,
+    mut signals: Signals,
+    outcome: &mut Outcome,
+) {
+    let heard = Heard::new(args.one_message);
+    let (sent, received) = (&mut outcome.sent, &mut outcome.received);
+    let mut sending = pin!(send(sender, args, sent));
+    let mut receiving = pin!(receive(receiver, &heard, received));
+    let (mut is_sending, mut is_closing) = (true, false);
+    loop {
+        tokio::select! {
+            biased;
+            signal = signals.next() => {
+                if outcome.signal.replace(signal).is_some() {
+                    process::exit(signal.status().into());
+                }
+                (is_sending, is_closing) = (false, true);
+                close(sender, match signal {
+                    Signal::Interrupt => CloseCode::NORMAL,
+                    Signal::Terminate => CloseCode::GOING_AWAY,
+                }).await;
+            }
+            result = &mut receiving => {
+                if let Err(why) = result {
+                    outcome.failure = why;
+                    close(sender, CloseCode::GOING_AWAY).await;
+                }
+                return;
+            }
+            result = &mut sending, if is_sending => {
+                is_sending = false;
+                match result {
+                    Ok(()) => heard.anything(),
+                    Err(why) => {
+                        is_closing = true;
+                        outcome.failure = why;
+                        // Refused where a message was begun: that has closed the connection.
+                        close(sender, CloseCode::NORMAL).await;
+                    }
+                }
+            }
+            () = heard.enough(args.linger), if !is_sending && !is_closing => {
+                is_closing = true;
+                close(sender, CloseCode::NORMAL).await;
+            }
+        }
+    }
+}
+
+/// Begins to close. What still comes is received.
+async fn close(sender: &Sender, code: CloseCode) {
+    // Refused where the connection is closing already.
+    let _ = sender.close(code, "").await;
+}
+
+/// What has come so far.
+struct Heard {
+    /// Whether one message is all that is wanted.
+    one: bool,
+    /// Whether it is there.
+    has_one: Cell<bool>,
+    /// Whether a message is coming.
+    within: Cell<bool>,
+    last: Cell<Instant>,
+    /// A message has begun, or ended.
+    changed: Notify,
+}
+
+impl Heard {
+    fn new(one: bool) -> Self {
+        Self {
+            one,
+            has_one: Cell::new(false),
+            within: Cell::new(false),
+            last: Cell::new(Instant::now()),
+            changed: Notify::new(),
+        }
+    }
+
+    fn anything(&self) {
+        self.last.set(Instant::now());
+    }
+
+    fn begins(&self) {
+        self.within.set(true);
+        self.changed.notify_one();
+    }
+
+    fn ends(&self) {
+        self.anything();
+        self.within.set(false);
+        self.has_one.set(true);
+        self.changed.notify_one();
+    }
+
+    /// Waits until all has come that is wanted, or nothing has for so long. A message that has begun
+    /// may take its time.
+    async fn enough(&self, linger: Duration) {
+        while self.within.get() || !(self.one && self.has_one.get()) {
+            let changed = self.changed.notified();
+            if self.within.get() {
+                changed.await;
+            } else if timeout_at(self.last.get() + linger, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Sends what is read from standard input: as one message, or as one for each chunk. Fails where that
+/// cannot be; the connection's own end is no failure of the input.
+async fn send(sender: &Sender, args: &Connect, sent: &mut Traffic) -> Result<(), Option<Failure>> {
+    let mut chunks = read_chunks();
+    let kind = match args.binary {
+        true => MessageKind::Binary,
+        false => MessageKind::Text,
+    };
+    let mut message = None;
+    while let Some(chunk) = chunks.recv().await {
+        let chunk = chunk.map_err(|error| Failure::new(format!("standard input: {error}")))?;
+        if args.one_message {
+            let message = match &mut message {
+                Some(message) => message,
+                none => none.insert(sender.send_stream(kind).await.map_err(refused)?),
+            };
+            write(message, &chunk).await.map_err(refused)?;
+        } else {
+            sender.send(&chunk[..]).await.map_err(refused)?;
+            sent.messages += 1;
+        }
+        sent.bytes += chunk.len() as u64;
+    }
+    // Without a byte there is no message.
+    if let Some(message) = message {
+        message.finish().await.map_err(refused)?;
+        sent.messages += 1;
+    }
+    sender.flush().await.map_err(refused)
+}
+
+/// Writes a part of a message, so that the peer can read all of it.
+async fn write(message: &mut MessageWriter<'_>, chunk: &[u8]) -> sockeye::Result<()> {
+    message.write_all(chunk).await?;
+    message.flush().await?;
+    Ok(())
+}
+
+fn refused(error: Error) -> Option<Failure> {
+    match error {
+        Error::Send(SendError::InvalidUtf8) => Some(Failure::new(
+            "the input is not UTF-8, which a text message has to be: send it with --binary",
+        )),
+        _ => None,
+    }
+}
+
+/// Writes the payloads of messages to standard output. Fails where that cannot be; how the connection
+/// ended is asked later.
+async fn receive(
+    mut receiver: Receiver,
+    heard: &Heard,
+    received: &mut Traffic,
+) -> Result<(), Option<Failure>> {
+    let mut output = tokio::io::stdout();
+    let mut buffer = vec![0; CHUNK];
+    while let Ok(Some(mut message)) = receiver.recv_stream().await {
+        if heard.one && heard.has_one.get() {
+            // What follows is discarded as it comes.
+            continue;
+        }
+        heard.begins();
+        loop {
+            match message.read(&mut buffer).await.map_err(Error::from) {
+                Ok(0) => break,
+                Ok(count) => {
+                    received.bytes += count as u64;
+                    let written = async {
+                        output.write_all(&buffer[..count]).await?;
+                        // The system's library holds back what has no line break.
+                        output.flush().await
+                    };
+                    written.await.map_err(|error| output_failed(&error))?;
+                }
+                Err(error @ Error::Incomplete) => return Err(Some(error.into())),
+                Err(_) => return Ok(()),
+            }
+        }
+        received.messages += 1;
+        heard.ends();
+    }
+    Ok(())
+}
+
+/// Reads standard input in a thread of its own, as the lines of a pipe are.
+fn read_chunks() -> mpsc::Receiver<io::Result<Vec<u8>>> {
+    let (chunks, receiver) = mpsc::channel(READ_AHEAD);
+    std::thread::spawn(move || {
+        let mut input = io::stdin().lock();
+        loop {
+            let mut chunk = vec![0; CHUNK];
+            let read = match input.read(&mut chunk) {
+                Ok(0) => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(count) => {
+                    chunk.truncate(count);
+                    Ok(chunk)
+                }
+                Err(error) => Err(error),
+            };
+            let is_last = read.is_err();
+            if chunks.blocking_send(read).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    receiver
+}
