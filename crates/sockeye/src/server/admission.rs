@@ -424,10 +424,12 @@ impl Refused {
             Limit::ConnectionsPerAddress | Limit::HandshakeRate => 429,
         };
         let seconds = self.wait.as_secs() + u64::from(self.wait.subsec_nanos() > 0);
-        let mut refusal = Refusal::new(status, format!("{}\n", self.limit));
-        // Only a name that is reserved would be refused.
-        let _ = refusal.header("Retry-After", &seconds.to_string());
+        let refusal = Refusal::new(status, format!("{}\n", self.limit));
         refusal
+            .clone()
+            .header("Retry-After", &seconds.to_string())
+            // Only a name that is reserved would be refused.
+            .unwrap_or(refusal)
     }
 
     /// Answers a client that speaks HTTP in the clear, and closes; within TLS, nothing is spent on it.

@@ -402,7 +402,7 @@ impl Server {
             let Some((stream, place)) = context.admit(stream, peer) else {
                 return;
             };
-            let (handshake, gate) = (self.gate.handshake(peer), &self.gate);
+            let (handshake, gate) = (context.gate.handshake(peer), context.gate.clone());
             let id = handshake.id();
             let (context, work) = (context.clone(), work.clone());
             let task = connections.spawn(move |mut entry| {
