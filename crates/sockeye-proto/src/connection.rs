@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use crate::{
-    CloseCode, Codecs, Event, Limits, MessageKind, Outgoing, Output, Part, ProtocolError, Receiver,
-    Role, SendError, Sender,
+    CloseCode, Codecs, Counters, Event, Limits, MessageKind, Outgoing, Output, Part, ProtocolError,
+    Receiver, Role, SendError, Sender,
     deflate::{DeflateConfig, DeflateParams},
 };
 
@@ -40,10 +40,10 @@ impl Config {
         let send = self
             .deflate
             .map(|(agreed, config)| (agreed.outgoing(&self.role), config));
-        (
-            Receiver::new(self.role, self.limits, receive),
-            Sender::new(self.role, send, self.close_timeout),
-        )
+        let sender = Sender::new(self.role, send, self.close_timeout);
+        let meter = sender.meter().clone();
+        let receiver = Receiver::counting(self.role, self.limits, receive, meter);
+        (receiver, sender)
     }
 }
 
@@ -226,6 +226,12 @@ impl Connection {
     #[inline]
     pub fn output(&mut self) -> &mut Output {
         self.sender.output()
+    }
+
+    /// What the connection has carried so far. How many bytes were read and written only the driver
+    /// knows: they are 0.
+    pub fn counters(&self) -> Counters {
+        self.sender.meter().counters()
     }
 
     /// Whether messages can still be sent.

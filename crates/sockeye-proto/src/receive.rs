@@ -2,14 +2,14 @@
 
 mod parts;
 
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
 
 use core::ops::ControlFlow;
 
 use bytes::Bytes;
 
 use crate::{
-    CloseFrame, FrameHeader, Limits, Message, MessageRef, OpCode, ProtocolError, Role, Text,
+    CloseFrame, FrameHeader, Limits, Message, MessageRef, Meter, OpCode, ProtocolError, Role, Text,
     TextRef,
     deflate::{Direction, Inflater, WindowBits},
     mask::{Mask, is_short_ascii},
@@ -88,6 +88,7 @@ pub struct Receiver {
     ended: bool,
     /// Whether all of the above is as it was at first, so that the input begins with a header.
     fresh: bool,
+    meter: Arc<Meter>,
 }
 
 /// permessage-deflate as agreed for the direction that is received.
@@ -162,6 +163,16 @@ impl Receiver {
     ///
     /// `deflate` is what was agreed for the direction it receives, where anything was.
     pub fn new(role: Role, limits: Limits, deflate: Option<Direction>) -> Self {
+        Self::counting(role, limits, deflate, Arc::default())
+    }
+
+    /// As [`new`](Self::new), for a connection whose other half counts too.
+    pub(crate) fn counting(
+        role: Role,
+        limits: Limits,
+        deflate: Option<Direction>,
+        meter: Arc<Meter>,
+    ) -> Self {
         Self {
             peer_masks: matches!(role, Role::Server),
             limits,
@@ -180,7 +191,14 @@ impl Receiver {
             lent: None,
             ended: false,
             fresh: true,
+            meter,
         }
+    }
+
+    /// What counts the messages that this gives.
+    #[inline]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// Takes the next event off the front of `input`, unmasking it in place.
@@ -216,7 +234,14 @@ impl Receiver {
         input: &mut &'i mut [u8],
     ) -> Option<Result<MessageRef<'i>, ProtocolError>> {
         let whole = self.whole()?.take(input)?;
-        Some(whole.lend().map_err(|error| self.fail(input, error)))
+        Some(match whole.lend() {
+            Ok(message) => {
+                let flow = self.meter.received();
+                flow.message(message.is_text(), message.len());
+                Ok(message)
+            }
+            Err(error) => Err(self.fail(input, error)),
+        })
     }
 
     /// As [`receive_whole`](Self::receive_whole), for all such messages at the front of `input`,
@@ -237,6 +262,8 @@ impl Receiver {
         while let Some(whole) = wholes.take(input) {
             match whole.lend() {
                 Ok(message) => {
+                    let flow = self.meter.received();
+                    flow.message(message.is_text(), message.len());
                     if each(message).is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
@@ -257,7 +284,14 @@ impl Receiver {
         input: &mut &mut [u8],
     ) -> Option<Result<Message, ProtocolError>> {
         let whole = self.whole()?.take(input)?;
-        Some(whole.into_owned().map_err(|error| self.fail(input, error)))
+        Some(match whole.into_owned() {
+            Ok(message) => {
+                let flow = self.meter.received();
+                flow.message(message.is_text(), message.len());
+                Ok(message)
+            }
+            Err(error) => Err(self.fail(input, error)),
+        })
     }
 
     /// As [`receive`](Self::receive), whatever comes.
@@ -272,25 +306,37 @@ impl Receiver {
             Err(error) => return Err(self.fail(input, error)),
         };
         let (ended, fresh) = (&mut self.ended, &mut self.fresh);
+        let flow = self.meter.received();
         let event = match found {
             Found::Message {
                 text,
                 compressed: false,
                 place,
-            } => borrow(text, place.bytes(&mut self.payload)).map(Event::Message),
+            } => {
+                let bytes = &*place.bytes(&mut self.payload);
+                borrow(text, bytes)
+                    .inspect(|message| flow.message(text, message.len()))
+                    .map(Event::Message)
+            }
             Found::Message {
                 text,
                 compressed: true,
                 place,
             } => {
                 let compressed = place.bytes(&mut self.payload);
+                let count = compressed.len();
                 codec(self.deflate.as_mut(), inflater)
                     .and_then(|codec| codec.inflate(compressed, self.limits.message))
                     .and_then(|inflated| borrow(text, inflated))
+                    .inspect(|message| {
+                        flow.message(text, message.len());
+                        flow.compressed(count, message.len());
+                    })
                     .map(Event::Message)
             }
             Found::Control { opcode, place } => {
                 let payload = &*place.bytes(&mut self.control);
+                flow.control(opcode);
                 match opcode {
                     OpCode::Ping => Ok(Event::Ping(payload)),
                     OpCode::Pong => Ok(Event::Pong(payload)),
@@ -334,19 +380,24 @@ impl Receiver {
             Ok(None) => return Ok(None),
             Err(error) => return Err(self.fail(input, error)),
         };
+        let flow = self.meter.received();
         let event = match found {
             Found::Message {
                 text,
                 compressed: false,
                 place: Place::Input(bytes),
-            } => borrow(text, bytes).map(|message| OwnedEvent::Message(message.to_owned())),
+            } => borrow(text, bytes)
+                .inspect(|message| flow.message(text, message.len()))
+                .map(|message| OwnedEvent::Message(message.to_owned())),
             Found::Message {
                 text,
                 compressed: false,
                 place: Place::Own,
             } => {
                 self.lent = None;
-                own(text, core::mem::take(&mut self.payload)).map(OwnedEvent::Message)
+                own(text, core::mem::take(&mut self.payload))
+                    .inspect(|message| flow.message(text, message.len()))
+                    .map(OwnedEvent::Message)
             }
             Found::Message {
                 text,
@@ -354,13 +405,19 @@ impl Receiver {
                 place,
             } => {
                 let compressed = place.bytes(&mut self.payload);
+                let count = compressed.len();
                 codec(self.deflate.as_mut(), inflater)
                     .and_then(|codec| codec.inflate_owned(compressed, self.limits.message))
                     .and_then(|inflated| own(text, inflated))
+                    .inspect(|message| {
+                        flow.message(text, message.len());
+                        flow.compressed(count, message.len());
+                    })
                     .map(OwnedEvent::Message)
             }
             Found::Control { opcode, place } => {
                 let payload = &*place.bytes(&mut self.control);
+                flow.control(opcode);
                 match opcode {
                     OpCode::Ping => Ok(OwnedEvent::Ping(Bytes::copy_from_slice(payload))),
                     OpCode::Pong => Ok(OwnedEvent::Pong(Bytes::copy_from_slice(payload))),

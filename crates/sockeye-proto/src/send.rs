@@ -2,14 +2,14 @@
 
 mod parts;
 
-use alloc::{boxed::Box, string::ToString, vec::Vec};
+use alloc::{boxed::Box, string::ToString, sync::Arc, vec::Vec};
 use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    CloseCode, CloseFrame, Event, FrameHeader, Message, MessageRef, OpCode, Outgoing, OwnedEvent,
-    Prepared, ProtocolError, Role, SendError,
+    CloseCode, CloseFrame, Event, FrameHeader, Message, MessageRef, Meter, OpCode, Outgoing,
+    OwnedEvent, Prepared, ProtocolError, Role, SendError,
     deflate::{DeflateConfig, Deflater, DeflaterSettings, Deflaters, Direction},
     mask::Mask,
     output::Output,
@@ -37,6 +37,7 @@ pub struct Sender {
     /// Messages of fewer bytes go by [`send_quick`](Self::send_quick): none from a client, and none
     /// once a Close was sent or received.
     quick: usize,
+    meter: Arc<Meter>,
 }
 
 /// permessage-deflate as agreed for the direction that is sent.
@@ -92,7 +93,14 @@ impl Sender {
             deadline: None,
             close_sent: false,
             close_received: false,
+            meter: Arc::default(),
         }
+    }
+
+    /// What counts the messages that this is given.
+    #[inline]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// Queues a message in one frame. `deflaters` are lent for this call.
@@ -127,13 +135,19 @@ impl Sender {
         }
         // The header of §5.2 for a server: FIN, and the length in one byte or three.
         let first = 0x80 | opcode as u8;
-        if payload.len() < 126 {
+        let sent = if payload.len() < 126 {
             self.output
                 .append_short([first, payload.len() as u8], payload)
         } else {
             let [a, b] = (payload.len() as u16).to_be_bytes();
             self.output.append_short([first, 126, a, b], payload)
+        };
+        if sent {
+            self.meter
+                .sent()
+                .message(opcode == OpCode::Text, payload.len());
         }
+        sent
     }
 
     /// Queues a message as it is, even where compression was agreed: that needs no compressor.
@@ -155,7 +169,7 @@ impl Sender {
             Outgoing::Borrowed(message) => {
                 if !self.send_quick(message) {
                     let (opcode, payload) = opcode_and_payload(message);
-                    self.frame(opcode, payload);
+                    self.frame_message(opcode, payload);
                 }
             }
             Outgoing::Owned(message) => {
@@ -163,7 +177,7 @@ impl Sender {
                 if payload.len() >= LARGE {
                     self.frame_large(opcode, message);
                 } else if !self.send_quick(message.as_ref()) {
-                    self.frame(opcode, payload);
+                    self.frame_message(opcode, payload);
                 }
             }
             Outgoing::Prepared(prepared) => self.send_shared(prepared.message()),
@@ -322,7 +336,7 @@ impl Sender {
         if payload.len() > 125 {
             return Err(SendError::ControlTooLong { len: payload.len() });
         }
-        self.frame(opcode, payload);
+        self.frame_control(opcode, payload);
         Ok(())
     }
 
@@ -335,7 +349,7 @@ impl Sender {
         } else {
             // A pong that waited answers an older ping: this one answers both (§5.5.3).
             self.pong = None;
-            self.frame(OpCode::Pong, payload);
+            self.frame_control(OpCode::Pong, payload);
         }
     }
 
@@ -344,7 +358,7 @@ impl Sender {
         if self.output.len() < PONG_BACKLOG
             && let Some(payload) = self.pong.take()
         {
-            self.frame(OpCode::Pong, &payload);
+            self.frame_control(OpCode::Pong, &payload);
         }
     }
 
@@ -360,13 +374,28 @@ impl Sender {
 
     fn queue_close(&mut self, payload: &[u8], now: Duration) {
         if let Some(pong) = self.pong.take() {
-            self.frame(OpCode::Pong, &pong);
+            self.frame_control(OpCode::Pong, &pong);
         }
-        self.frame(OpCode::Close, payload);
+        self.frame_control(OpCode::Close, payload);
         self.parts = None;
         self.close_sent = true;
         self.quick = 0;
         self.deadline = Some(now + self.close_timeout);
+    }
+
+    /// Queues one frame that is a whole message, its payload copied.
+    #[inline]
+    fn frame_message(&mut self, opcode: OpCode, payload: &[u8]) {
+        self.meter
+            .sent()
+            .message(opcode == OpCode::Text, payload.len());
+        self.frame(opcode, payload);
+    }
+
+    /// Queues a control frame.
+    fn frame_control(&mut self, opcode: OpCode, payload: &[u8]) {
+        self.meter.sent().control(opcode);
+        self.frame(opcode, payload);
     }
 
     /// Queues one frame, its payload copied.
@@ -389,7 +418,7 @@ impl Sender {
         if payload.len() >= LARGE {
             self.frame_large(opcode, message.clone());
         } else if !self.send_quick(message.as_ref()) {
-            self.frame(opcode, payload);
+            self.frame_message(opcode, payload);
         }
     }
 
@@ -398,6 +427,9 @@ impl Sender {
     #[inline(never)]
     fn frame_large(&mut self, opcode: OpCode, message: Message) {
         let mut payload = message.into_bytes();
+        self.meter
+            .sent()
+            .message(opcode == OpCode::Text, payload.len());
         let header = header(self.role, opcode, false, payload.len());
         let (bytes, len) = header.encode();
         if let Some(key) = header.mask {
@@ -444,12 +476,29 @@ impl Sender {
             (Role::Server, Some(deflate)) if deflate.own.is_none() => deflate.settings,
             _ => return false,
         };
-        match prepared.compressed(settings, deflaters) {
+        let frame = match prepared.compressed(settings, deflaters) {
             None => return false,
-            Some(Some(frame)) if frame.len() >= LARGE => self.output.append_large(frame.clone()),
-            Some(Some(frame)) => self.output.append(frame.len()).copy_from_slice(frame),
-            Some(None) => self.send_shared(prepared.message()),
+            Some(Some(frame)) => frame,
+            Some(None) => {
+                self.send_shared(prepared.message());
+                return true;
+            }
+        };
+        if frame.len() >= LARGE {
+            self.output.append_large(frame.clone());
+        } else {
+            self.output.append(frame.len()).copy_from_slice(frame);
         }
+        // The length of the header, as a server's are.
+        let header = match frame.len() {
+            ..128 => 2,
+            128..0x1_0004 => 4,
+            _ => 10,
+        };
+        let (opcode, payload) = opcode_and_payload(prepared.message().as_ref());
+        let flow = self.meter.sent();
+        flow.message(opcode == OpCode::Text, payload.len());
+        flow.compressed(frame.len() - header, payload.len());
         true
     }
 
@@ -465,6 +514,7 @@ impl Sender {
         };
         let keep_context = own.is_some();
         let role = self.role;
+        let flow = self.meter.sent();
         let mut worth_it = true;
         self.output.append_with(|out| {
             // The header's length is known only afterwards: leave room for the longest, then close
@@ -482,6 +532,8 @@ impl Sender {
                 out.truncate(start);
                 return;
             }
+            flow.message(opcode == OpCode::Text, payload.len());
+            flow.compressed(out.len() - body, payload.len());
             let header = header(role, opcode, true, out.len() - body);
             let (bytes, len) = header.encode();
             if let Some(key) = header.mask {

@@ -103,6 +103,9 @@ pub enum Error {
         /// Where the client came from: itself, not a proxy on the way that is trusted to say.
         address: Option<std::net::IpAddr>,
     },
+    /// What a server is to be set up with cannot be: an origin or a route; the text says what is wrong
+    /// with it.
+    Setup(Box<str>),
     /// The system gives no random numbers, without which no client may send (§10.3).
     Random(Arc<io::Error>),
     /// An error of the user's own, made with [`Error::other`].
@@ -206,7 +209,7 @@ impl Error {
     /// Whether the fault is in what the user asked for: trying again changes nothing.
     pub fn is_user(&self) -> bool {
         match self {
-            Self::Url(_) | Self::Send(_) => true,
+            Self::Url(_) | Self::Send(_) | Self::Setup(_) => true,
             Self::Handshake(error) => matches!(
                 error,
                 HandshakeError::InvalidHeader(_)
@@ -234,7 +237,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Url(problem) => f.write_str(problem),
+            Self::Url(problem) | Self::Setup(problem) => f.write_str(problem),
             Self::Resolve { host, source } => {
                 write!(f, "the name {host} leads to no address: {source}")
             }
@@ -307,6 +310,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Url(_)
+            | Self::Setup(_)
             | Self::Timeout(_)
             | Self::Overflow { .. }
             | Self::Full { .. }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
 
 use crate::{
-    Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
+    Counters, Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
     driver::Driver,
     established::OutputLimits,
     link::Command,
@@ -213,6 +213,17 @@ impl Socket {
         Sender {
             shared: self.driver.shared.clone(),
         }
+    }
+
+    /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
+    /// Free of cost, for any number of calls: see [`Counters`].
+    pub fn counters(&self) -> Counters {
+        self.driver.shared.meter.counters()
+    }
+
+    /// How long ago the connection opened.
+    pub fn age(&self) -> Duration {
+        self.driver.shared.pulse.age()
     }
 
     /// How long the last ping that keeps the connection took there and back; `None` before the first

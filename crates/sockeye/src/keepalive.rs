@@ -353,6 +353,11 @@ impl Pulse {
         self.beat().took.map(Duration::from_nanos)
     }
 
+    /// How long ago the connection opened.
+    pub(crate) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
     fn now(&self) -> u64 {
         let elapsed = u64::try_from(self.opened.elapsed().as_nanos());
         elapsed.map_or(u64::MAX, |now| now.saturating_add(1))

@@ -122,8 +122,9 @@ pub use server::{Acceptor, PerCore, Server, accept};
 pub use socket::WebSocket;
 pub use sockeye_proto as proto;
 pub use sockeye_proto::{
-    CloseCode, CloseFrame, InvalidCloseCode, Limits, Message, MessageKind, MessageRef, Outgoing,
-    OwnedEvent as Event, Prepared, ProtocolError, SendError, Text, TextRef,
+    CloseCode, CloseFrame, Count, Counters, InvalidCloseCode, Limits, Message, MessageKind,
+    MessageRef, Outgoing, OwnedEvent as Event, Prepared, ProtocolError, SendError, Text, TextRef,
+    Traffic,
     deflate::DeflateConfig,
     handshake::{HandshakeError, HeadLimits},
 };

@@ -339,6 +339,7 @@ impl Link {
                     if let Some(payload) = output.take_spent() {
                         buffers::reclaim(payload);
                     }
+                    self.sender.meter().count_written(count);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {

@@ -77,6 +77,7 @@ impl Reader {
     /// A reader that begins with `early`, the bytes that came with the handshake.
     pub(crate) fn new(io: ReadHalf, receiver: Receiver, deflate: bool, early: Vec<u8>) -> Self {
         let end = early.len();
+        receiver.meter().count_read(end);
         Self {
             io,
             receiver,
@@ -219,6 +220,7 @@ impl Reader {
     #[inline]
     fn count(&mut self, count: usize) -> Result<(), Broken> {
         self.received = self.received.wrapping_add(count);
+        self.receiver.meter().count_read(count);
         match &mut self.throttle {
             None => Ok(()),
             Some(throttle) => throttle.read(count).map_err(Broken::Protocol),
@@ -431,7 +433,7 @@ impl Reader {
         let mut buffer = buffers::take_read();
         let result = loop {
             match self.io.poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(Ok(count)) if count > 0 => self.receiver.meter().count_read(count),
                 Poll::Ready(_) => break Poll::Ready(()),
                 Poll::Pending => break Poll::Pending,
             }

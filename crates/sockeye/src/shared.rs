@@ -20,7 +20,7 @@ use std::{
 };
 
 use sockeye_proto::{
-    CloseCode, CloseFrame, MessageRef, Outgoing, SendError, deflate::DeflateParams,
+    CloseCode, CloseFrame, MessageRef, Meter, Outgoing, SendError, deflate::DeflateParams,
 };
 use tokio::time::Instant;
 
@@ -72,6 +72,7 @@ impl Info {
 pub(crate) struct Shared {
     pub(crate) info: Info,
     pub(crate) pulse: Pulse,
+    pub(crate) meter: Arc<Meter>,
     state: Mutex<State>,
     /// Tasks that wait until less output waits; there once one has.
     waiting: OnceLock<Arc<Waiting>>,
@@ -136,6 +137,7 @@ impl Shared {
         Arc::new(Self {
             info,
             pulse: Pulse::new(),
+            meter: link.sender.meter().clone(),
             state: Mutex::new(State {
                 link: Some(Box::new(link)),
                 reader: None,

@@ -17,8 +17,8 @@ use futures_sink::Sink;
 use sockeye_proto::{CloseCode, Config, Message, OwnedEvent as Event};
 
 use crate::{
-    ByteStream, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Receiver,
-    Result, Sender,
+    ByteStream, Counters, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing,
+    Receiver, Result, Sender,
     driver::{Driver, code_of},
     established::Established,
     link::{Command, Link},
@@ -322,6 +322,17 @@ impl WebSocket {
     #[cfg(feature = "client")]
     pub fn response(&self) -> Option<&crate::client::Response> {
         self.shared().info.peer_head.response()
+    }
+
+    /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
+    /// Free of cost, for any number of calls: see [`Counters`].
+    pub fn counters(&self) -> Counters {
+        self.shared().meter.counters()
+    }
+
+    /// How long ago the connection opened.
+    pub fn age(&self) -> Duration {
+        self.shared().pulse.age()
     }
 
     /// How long the last ping that keeps the connection took there and back; `None` before the first

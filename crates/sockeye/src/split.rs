@@ -16,7 +16,7 @@ use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
-    Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
+    Counters, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
     driver::Driver,
     link::Command,
     message_reader::Incoming,
@@ -175,6 +175,17 @@ impl Sender {
             .map_err(Error::Lost)
     }
 
+    /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
+    /// Free of cost, for any number of calls: see [`Counters`].
+    pub fn counters(&self) -> Counters {
+        self.shared.meter.counters()
+    }
+
+    /// How long ago the connection opened.
+    pub fn age(&self) -> Duration {
+        self.shared.pulse.age()
+    }
+
     /// How long the last ping that keeps the connection took there and back; `None` before the first
     /// pong.
     pub fn rtt(&self) -> Option<Duration> {
@@ -305,6 +316,17 @@ impl Receiver {
     /// Why the connection ended, once it has.
     pub fn ended(&self) -> Option<Ended> {
         self.shared.ended()
+    }
+
+    /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
+    /// Free of cost, for any number of calls: see [`Counters`].
+    pub fn counters(&self) -> Counters {
+        self.shared.meter.counters()
+    }
+
+    /// How long ago the connection opened.
+    pub fn age(&self) -> Duration {
+        self.shared.pulse.age()
     }
 
     /// How long the last ping that keeps the connection took there and back; `None` before the first

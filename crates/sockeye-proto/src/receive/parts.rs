@@ -36,6 +36,8 @@ pub(super) struct Parts {
     complete: bool,
     /// Whether nobody wants the rest of it.
     skipped: bool,
+    /// Whether it is text, also once nobody wants the rest.
+    text: bool,
 }
 
 /// What came of looking for the next part.
@@ -155,6 +157,11 @@ impl Receiver {
             return Ok(Step::Control);
         };
         let parts = self.parts.get_or_insert_default();
+        parts.text = message.text;
+        if message.compressed {
+            // What had been gathered before.
+            self.meter.received().compressed(self.payload.len(), 0);
+        }
         if message.compressed
             && let Some(agreed) = &self.deflate
         {
@@ -187,6 +194,7 @@ impl Receiver {
                     let (codec, keep_context) = codec(parts, self.deflate.as_mut())?;
                     codec.finish_parts(&mut progress, keep_context)?;
                 }
+                self.meter.received().end(parts.text);
                 (self.message, self.parts, self.payload) = (None, None, Vec::new());
                 return Ok(Step::End);
             }
@@ -226,6 +234,7 @@ impl Receiver {
                 return Ok(Step::Starved);
             }
             if message.compressed {
+                self.meter.received().compressed(bytes.len(), 0);
                 self.payload.extend_from_slice(bytes);
             } else if take > 0 {
                 if message.text {
@@ -255,6 +264,7 @@ impl Receiver {
             let (codec, _) = codec(parts, self.deflate.as_mut())?;
             let result = codec.inflate_part(kept, room, &mut progress)?;
             parts.progress = progress;
+            self.meter.received().compressed(0, result.1);
             if message.text {
                 message.utf8.push(&room[..result.1])?;
             }
@@ -275,6 +285,9 @@ impl Receiver {
     fn data(&mut self, count: usize) -> Step {
         if let Some(message) = &mut self.message {
             message.fragments = 0;
+        }
+        if let Some(parts) = self.parts.as_ref().filter(|parts| !parts.skipped) {
+            self.meter.received().part(parts.text, count);
         }
         Step::Data(count)
     }

@@ -89,15 +89,18 @@ impl Sender {
     pub fn send_part(&mut self, part: &[u8]) -> Result<(), SendError> {
         let mut parts = self.take_parts()?;
         let mut utf8 = parts.utf8;
-        if parts.kind == MessageKind::Text && utf8.push(part).is_err() {
+        let text = parts.kind == MessageKind::Text;
+        if text && utf8.push(part).is_err() {
             self.parts = Some(parts);
             return Err(SendError::InvalidUtf8);
         }
         parts.utf8 = utf8;
+        self.meter.sent().part(text, part.len());
         if part.is_empty() {
             // An empty frame would say nothing.
         } else if let Some(compression) = &mut parts.compression {
             compression.unflushed = true;
+            self.meter.sent().compressed(0, part.len());
             let mut room = core::mem::take(&mut compression.room);
             if let Some(deflater) = self.deflater(&mut parts) {
                 deflater.compress_part(part, &mut room);
@@ -151,6 +154,7 @@ impl Sender {
         } else {
             self.frame_part(&mut parts, true, &[]);
         }
+        self.meter.sent().end(parts.kind == MessageKind::Text);
         for message in parts.held {
             self.send(message, deflaters)?;
         }
@@ -183,6 +187,7 @@ impl Sender {
     /// Queues a fragment of what a compressor gave, where it gave something, and keeps its room.
     fn fragment(&mut self, parts: &mut Parts, fin: bool, mut room: Vec<u8>) {
         if !room.is_empty() {
+            self.meter.sent().compressed(room.len(), 0);
             self.frame_part(parts, fin, &room);
             room.clear();
         }

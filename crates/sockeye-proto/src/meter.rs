@@ -1,0 +1,227 @@
+//! What a connection has carried so far, counted as it goes.
+
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::OpCode;
+
+/// Counts what a connection carries. Its two halves share one, and anyone else may look.
+///
+/// Each half writes its own direction, and nobody else does: to count is an addition in memory, not
+/// one that the processors have to agree on. What is written most of the two directions is a cache
+/// line apart, since they may be on different cores.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Meter {
+    received: Received,
+    sent: Sent,
+}
+
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Received {
+    often: Often,
+    seldom: Seldom,
+}
+
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Sent {
+    seldom: Seldom,
+    often: Often,
+}
+
+#[derive(Debug, Default)]
+struct Often {
+    bytes: AtomicUsize,
+    text: Counting,
+    binary: Counting,
+}
+
+#[derive(Debug, Default)]
+struct Seldom {
+    pings: AtomicUsize,
+    pongs: AtomicUsize,
+    compressed: AtomicUsize,
+    uncompressed: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Counting {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// One direction, to be written by the half that it belongs to.
+#[derive(Clone, Copy)]
+pub(crate) struct Flow<'a> {
+    often: &'a Often,
+    seldom: &'a Seldom,
+}
+
+/// What a connection has carried since it opened. Everything wraps where `usize` does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// From the peer.
+    pub received: Traffic,
+    /// To the peer.
+    pub sent: Traffic,
+}
+
+/// What a connection has carried in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Bytes read from the transport, or written to it, the opening handshake not among them. Within
+    /// TLS: what TLS adds is not counted.
+    pub bytes: u64,
+    /// Text messages.
+    pub text: Count,
+    /// Binary messages.
+    pub binary: Count,
+    /// Pings.
+    pub pings: u64,
+    /// Pongs.
+    pub pongs: u64,
+    /// Payload bytes of the compressed messages as they travelled.
+    pub compressed: u64,
+    /// Payload bytes of the same messages as they are.
+    pub uncompressed: u64,
+}
+
+/// Messages of one kind. Received ones are counted when they are handed over, sent ones when they are
+/// queued; one in parts when it ends, and its bytes as they come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Count {
+    /// How many.
+    pub messages: u64,
+    /// Their payloads together, uncompressed, in bytes.
+    pub bytes: u64,
+}
+
+impl Meter {
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            received: self.received().read(),
+            sent: self.sent().read(),
+        }
+    }
+
+    /// Counts bytes that were read from the transport.
+    #[inline]
+    pub fn count_read(&self, count: usize) {
+        add(&self.received.often.bytes, count);
+    }
+
+    /// Counts bytes that were written to the transport.
+    #[inline]
+    pub fn count_written(&self, count: usize) {
+        add(&self.sent.often.bytes, count);
+    }
+
+    #[inline]
+    pub(crate) fn received(&self) -> Flow<'_> {
+        Flow {
+            often: &self.received.often,
+            seldom: &self.received.seldom,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn sent(&self) -> Flow<'_> {
+        Flow {
+            often: &self.sent.often,
+            seldom: &self.sent.seldom,
+        }
+    }
+}
+
+impl Flow<'_> {
+    /// Counts a whole message of `len` bytes.
+    #[inline]
+    pub(crate) fn message(self, text: bool, len: usize) {
+        let counting = self.of(text);
+        add(&counting.messages, 1);
+        add(&counting.bytes, len);
+    }
+
+    /// Counts the end of a message in parts.
+    pub(crate) fn end(self, text: bool) {
+        add(&self.of(text).messages, 1);
+    }
+
+    /// Counts a part of a message.
+    pub(crate) fn part(self, text: bool, len: usize) {
+        add(&self.of(text).bytes, len);
+    }
+
+    /// Counts what a compressed message, or a part of one, is on its way, and as it is.
+    pub(crate) fn compressed(self, compressed: usize, uncompressed: usize) {
+        add(&self.seldom.compressed, compressed);
+        add(&self.seldom.uncompressed, uncompressed);
+    }
+
+    /// Counts a ping or a pong; a Close is nothing to count.
+    pub(crate) fn control(self, opcode: OpCode) {
+        match opcode {
+            OpCode::Ping => add(&self.seldom.pings, 1),
+            OpCode::Pong => add(&self.seldom.pongs, 1),
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn of(&self, text: bool) -> &Counting {
+        if text {
+            &self.often.text
+        } else {
+            &self.often.binary
+        }
+    }
+
+    fn read(self) -> Traffic {
+        let Flow { often, seldom } = self;
+        Traffic {
+            bytes: often.bytes.load(Relaxed) as u64,
+            text: often.text.read(),
+            binary: often.binary.read(),
+            pings: seldom.pings.load(Relaxed) as u64,
+            pongs: seldom.pongs.load(Relaxed) as u64,
+            compressed: seldom.compressed.load(Relaxed) as u64,
+            uncompressed: seldom.uncompressed.load(Relaxed) as u64,
+        }
+    }
+}
+
+impl Counting {
+    fn read(&self) -> Count {
+        Count {
+            messages: self.messages.load(Relaxed) as u64,
+            bytes: self.bytes.load(Relaxed) as u64,
+        }
+    }
+}
+
+/// Adds, where nobody else writes: one instruction, and no locked one.
+#[inline]
+fn add(to: &AtomicUsize, count: usize) {
+    to.store(to.load(Relaxed).wrapping_add(count), Relaxed);
+}
+
+impl Traffic {
+    /// Messages of both kinds together.
+    pub fn messages(&self) -> Count {
+        Count {
+            messages: self.text.messages + self.binary.messages,
+            bytes: self.text.bytes + self.binary.bytes,
+        }
+    }
+
+    /// How many bytes one byte of a compressed message stands for, on average; `None` where none was
+    /// compressed.
+    pub fn compression_ratio(&self) -> Option<f64> {
+        (self.compressed > 0).then(|| self.uncompressed as f64 / self.compressed as f64)
+    }
+}
