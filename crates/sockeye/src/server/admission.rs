@@ -340,7 +340,7 @@ pub(super) struct Place {
 impl Place {
     /// Says which address the connection is from, as soon as that is known, and counts it there; what
     /// it was counted for before is given back.
-    pub(super) fn from_address(&self, address: IpAddr) -> Result<(), Refused> {
+    pub(super) fn count_address(&self, address: IpAddr) -> Result<(), Refused> {
         let mut known = lock(&self.client);
         let client = Client::from(address);
         if *known == Some(client) {

@@ -41,7 +41,7 @@ async fn each_address_by_itself() {
     let limits = limits(100, 2);
     let enter = |text| {
         let place = gate.enter(&limits).unwrap();
-        place.from_address(address(text)).map(|()| place)
+        place.count_address(address(text)).map(|()| place)
     };
     let _first = enter("192.0.2.1").unwrap();
     let second = enter("192.0.2.1").unwrap();
@@ -61,7 +61,7 @@ async fn ipv6_by_64_bits() {
     let limits = limits(100, 2);
     let enter = |text| {
         let place = gate.enter(&limits).unwrap();
-        place.from_address(address(text)).map(|()| place)
+        place.count_address(address(text)).map(|()| place)
     };
     let _a = enter("2001:db8:0:1::1").unwrap();
     let _b = enter("2001:db8:0:1:ffff:ffff:ffff:ffff").unwrap();
@@ -75,18 +75,18 @@ async fn the_real_address_takes_the_place_of_the_proxys() {
     let gate = Gate::new();
     let limits = limits(100, 1);
     let place = gate.enter(&limits).unwrap();
-    place.from_address(address("192.0.2.1")).unwrap();
-    place.from_address(address("192.0.2.1")).unwrap();
-    place.from_address(address("192.0.2.9")).unwrap();
+    place.count_address(address("192.0.2.1")).unwrap();
+    place.count_address(address("192.0.2.1")).unwrap();
+    place.count_address(address("192.0.2.9")).unwrap();
     let proxys = gate.enter(&limits).unwrap();
-    proxys.from_address(address("192.0.2.1")).unwrap();
-    let refused = proxys.from_address(address("192.0.2.9"));
+    proxys.count_address(address("192.0.2.1")).unwrap();
+    let refused = proxys.count_address(address("192.0.2.9"));
     assert_eq!(limit(refused), Some(Limit::ConnectionsPerAddress));
     // Where it was refused it is still counted where it was.
     let another = gate.enter(&limits).unwrap();
-    assert!(another.from_address(address("192.0.2.1")).is_err());
+    assert!(another.count_address(address("192.0.2.1")).is_err());
     drop(proxys);
-    another.from_address(address("192.0.2.1")).unwrap();
+    another.count_address(address("192.0.2.1")).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,8 +113,8 @@ async fn defaults_are_for_addresses_of_the_internet() {
         ("198.51.100.7", true),
     ] {
         let (first, second) = (gate.enter(&limits).unwrap(), gate.enter(&limits).unwrap());
-        first.from_address(address(text)).unwrap();
-        let refused = limit(second.from_address(address(text)));
+        first.count_address(address(text)).unwrap();
+        let refused = limit(second.count_address(address(text)));
         let expected = global.then_some(Limit::ConnectionsPerAddress);
         assert_eq!(refused, expected, "{text}");
     }
@@ -129,7 +129,7 @@ async fn handshakes_a_second_and_a_burst() {
     };
     let begin = |text| {
         let place = gate.enter(&limits).unwrap();
-        place.from_address(address(text))
+        place.count_address(address(text))
     };
     for _ in 0..3 {
         begin("192.0.2.1").unwrap();
@@ -160,7 +160,7 @@ async fn what_is_remembered_of_addresses_is_bounded() {
     };
     let come = |number: u32| {
         let place = gate.enter(&limits).unwrap();
-        place.from_address(IpAddr::V4(number.into())).unwrap();
+        place.count_address(IpAddr::V4(number.into())).unwrap();
         place
     };
     let kept = come(7);
@@ -176,13 +176,13 @@ async fn what_is_remembered_of_addresses_is_bounded() {
     // Each that comes has two looked at in its part.
     for number in 0..80_000 {
         let place = gate.enter(&limits).unwrap();
-        let _ = place.from_address(IpAddr::V4((0x0200_0000 + number % 1024).into()));
+        let _ = place.count_address(IpAddr::V4((0x0200_0000 + number % 1024).into()));
     }
     assert!(remembered() < 2048, "{}", remembered());
     // One that has connections is never forgotten.
     let place = gate.enter(&limits).unwrap();
     drop(kept);
-    place.from_address(IpAddr::V4(7.into())).unwrap();
+    place.count_address(IpAddr::V4(7.into())).unwrap();
     for part in &gate.addresses {
         let part = lock(part);
         assert_eq!(part.clients.len(), part.order.len());
@@ -194,14 +194,14 @@ async fn a_panic_gives_its_place_back() {
     let gate = Gate::new();
     let limits = limits(1, 1);
     let place = gate.enter(&limits).unwrap();
-    place.from_address(address("192.0.2.1")).unwrap();
+    place.count_address(address("192.0.2.1")).unwrap();
     let task = tokio::spawn(async move {
         let _place = place;
         panic!("a handler of the test");
     });
     assert!(task.await.unwrap_err().is_panic());
     let place = gate.enter(&limits).unwrap();
-    place.from_address(address("192.0.2.1")).unwrap();
+    place.count_address(address("192.0.2.1")).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -545,7 +545,7 @@ impl Context {
     ) -> Option<(Stream, admission::Place)> {
         let admitted = self.gate.enter(&self.limits).and_then(|place| {
             if let Some(peer) = peer {
-                place.from_address(peer.ip())?;
+                place.count_address(peer.ip())?;
             }
             Ok(place)
         });
