@@ -188,7 +188,7 @@ async fn handshakes_a_second() {
     let mut server =
         Running::start(|server| server.handshake_rate(Rate::per_second(1).burst(3))).await;
     let begin = std::time::Instant::now();
-    let mut sockets = vec![
+    let mut sockets = [
         server.open().await,
         server.open().await,
         server.open().await,
