@@ -94,7 +94,10 @@ mod latest;
 mod link;
 mod message_reader;
 mod message_writer;
-#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "set at servers"))]
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unreachable_pub, reason = "set at servers")
+)]
 mod rate;
 mod reader;
 #[cfg(feature = "server")]
@@ -103,7 +106,10 @@ mod shared;
 mod socket;
 mod split;
 mod stream;
-#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "set at servers"))]
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unreachable_pub, reason = "set at servers")
+)]
 mod throttle;
 mod transport;
 mod waiting;

@@ -25,8 +25,8 @@ mod tls_identity;
 pub use crate::{rate::Rate, throttle::Excess};
 pub(crate) use accept::Incoming;
 pub use accept::{Acceptor, accept};
-pub(crate) use accept::{PlainHttp, Terms};
 #[cfg(feature = "hyper")]
+pub(crate) use accept::{PlainHttp, Terms};
 pub use admission::Limit;
 pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
