@@ -384,10 +384,10 @@ impl Reader {
             return Poll::Pending;
         }
         let mut buffer = buffers::take_read();
-        match self.io.poll_read(cx, &mut buffer) {
+        match self.io.poll_read(cx, &mut buffer[buffers::READ_AT..]) {
             Poll::Ready(Ok(count)) if count > 0 => {
-                (self.start, self.end) = (0, count);
-                let full = count == buffer.len();
+                (self.start, self.end) = (buffers::READ_AT, buffers::READ_AT + count);
+                let full = count == buffers::READ;
                 self.drained = !full;
                 self.buffer = buffer;
                 Poll::Ready(self.count(count).map(|()| Read::Some { full }))

@@ -106,10 +106,10 @@ pub(crate) struct State {
     /// The task that waits for an event, where it must know of more than the transport says.
     reading: Option<Waker>,
     /// The Close that this end sent first.
-    our_close: Option<CloseFrame>,
+    pub(crate) our_close: Option<CloseFrame>,
     /// The Close that is to be sent once all that has come is handled.
     leaving: Option<Box<CloseFrame>>,
-    ended: Option<Ended>,
+    pub(crate) ended: Option<Ended>,
 }
 
 /// Where the link is, as seen by whoever wants to send.
@@ -477,7 +477,12 @@ impl Shared {
         link: &mut Link,
         state: &mut State,
     ) -> Poll<Result<(), Lost>> {
-        let result = self.poll_flush_free(cx, link);
+        let mut result = self.poll_flush_free(cx, link);
+        if result.is_pending() {
+            self.mind(link, state);
+            // Its Close, or what it was given up with, if there is one.
+            result = self.poll_flush_free(cx, link);
+        }
         if !matches!(result, Poll::Ready(Ok(())))
             && let Some(reading) = state.reading.take()
         {
@@ -677,7 +682,7 @@ impl Shared {
         self.wake_ended();
     }
 
-    fn wake_ended(&self) {
+    pub(crate) fn wake_ended(&self) {
         if let Some(waiting) = self.waiting.get() {
             waiting.ended.wake();
         }
@@ -722,7 +727,7 @@ impl Shared {
         if self.is_leaving() {
             self.close_now();
         }
-        let mut left = None;
+        let mut due = None;
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
             Access::Driven(link) => {
@@ -739,11 +744,7 @@ impl Shared {
                 Ok(None)
             }
             Access::Free(link, state) => {
-                while link.is_due(cx) {
-                    if let Some(Step::Close { reason }) = link.tick(&self.pulse) {
-                        left = Some(reason);
-                    }
-                }
+                due = self.tick_free(cx, link);
                 if !link.sender.output().is_empty() {
                     let _ = self.poll_flush_free(cx, link);
                 }
@@ -757,13 +758,14 @@ impl Shared {
             self.wake_ended();
         }
         let parked = parked?;
-        if let Some(reason) = left {
+        if let Some(Step::Close { reason }) = due {
             let _ = self.apply(Command::Close(leaving(reason)));
             return self.park(cx, held_back);
         }
         if held_back {
             self.pulse.excuse();
-        } else if self.pulse.is_silent() {
+        }
+        if due == Some(Step::GiveUp) || !held_back && self.pulse.is_silent() {
             // First, so that the transport is not said to be at fault.
             self.end(Ended::Silent);
             let _ = self.apply(Command::GiveUp);
