@@ -98,6 +98,10 @@ pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) pings: Pings,
 
+    /// Tell metrics for Prometheus at http://ADDRESS/metrics; whoever reaches it can read them
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<String>,
+
     /// Print no line for each connection
     #[arg(short, long)]
     pub(crate) quiet: bool,

@@ -94,6 +94,8 @@ mod latest;
 mod link;
 mod message_reader;
 mod message_writer;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod reader;
 #[cfg(feature = "server")]
 pub mod server;
@@ -103,6 +105,7 @@ mod split;
 mod stream;
 mod transport;
 mod waiting;
+mod watch;
 
 pub use byte_stream::ByteStream;
 #[cfg(feature = "client")]
@@ -113,6 +116,8 @@ pub use groups::{Groups, Member};
 pub use handler::{Handler, Socket};
 pub use message_reader::MessageReader;
 pub use message_writer::MessageWriter;
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
 #[cfg(feature = "server")]
 pub use server::{Acceptor, PerCore, Server, accept};
 pub use socket::WebSocket;

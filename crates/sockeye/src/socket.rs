@@ -74,11 +74,17 @@ impl WebSocket {
             output: established.output,
             peer_head: established.peer_head,
             admitted: established.admitted,
+            #[cfg(feature = "tracing")]
+            url: established.url,
         };
         let link = Link::new(sender, write, established.output.limit, established.staying);
         let has_early = !early.is_empty();
         let reader = Box::new(Reader::new(read, receiver, deflate.is_some(), early));
         let shared = Shared::new(info, link);
+        shared.opened(
+            #[cfg(feature = "metrics")]
+            established.metrics.as_ref(),
+        );
         if has_early {
             shared.pulse.attend();
         }

@@ -11,7 +11,9 @@ mod visits;
 use std::{future::ready, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use sockeye::{
-    Acceptor, Deadline, Error, Limits, Server, proto::handshake::Subprotocols, server::ServerTls,
+    Acceptor, Deadline, Error, Limits, Metrics, Server,
+    proto::handshake::Subprotocols,
+    server::{Listener, ServerTls},
 };
 
 use crate::{args::Serve, failure::Failure, signals::Signals};
@@ -73,11 +75,20 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     let address = server.local_addr()?;
     let visits = Arc::new(Visits::new(args.quiet));
     visits.say(&greeting(address, args.broadcast, tls.as_ref()));
+    let metrics = Metrics::new();
+    if let Some(address) = &args.metrics {
+        let listener = Listener::tcp(address.as_str()).await?;
+        if let Some(address) = listener.local_addr() {
+            visits.say(&format!("Metrics at http://{address}/metrics"));
+        }
+        tokio::spawn(metrics.clone().serve(listener));
+    }
     let (refused, closing) = (visits.clone(), visits.clone());
     let mut signals = Signals::new()
         .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
     let server = server
         .acceptor(acceptor)
+        .metrics(&metrics)
         .http(page::service())
         .on_error(move |peer, error| {
             if before_open(error) {

@@ -59,6 +59,8 @@ pub struct Server {
     #[cfg(feature = "hyper")]
     keep_alive: Duration,
     on_error: Option<Arc<OnError>>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<crate::Metrics>,
 }
 
 /// Serves a connection that asks for something else than a WebSocket, until it does.
@@ -114,6 +116,8 @@ impl Server {
             #[cfg(feature = "hyper")]
             keep_alive: KEEP_ALIVE,
             on_error: None,
+            #[cfg(feature = "metrics")]
+            metrics: None,
         }
     }
 
@@ -270,6 +274,14 @@ impl Server {
         self
     }
 
+    /// Counts connections, messages, refusals and more in `metrics`, which a
+    /// [`PerCore`](super::PerCore) shares by a clone for each server.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, metrics: &crate::Metrics) -> Self {
+        self.metrics = Some(metrics.clone());
+        self
+    }
+
     /// Runs `work` for every connection, each in a task of its own, with the socket as an async
     /// object. What it sends goes out in one write whenever it yields. When it is done the
     /// connection is closed: with 1000, after an error with 1011.
@@ -324,6 +336,10 @@ impl Server {
     {
         let connections = Connections::default();
         let work = Arc::new(work);
+        #[cfg(feature = "metrics")]
+        if let Some(metrics) = &self.metrics {
+            self.acceptor = self.acceptor.metrics(metrics);
+        }
         #[cfg(feature = "http2")]
         if self.http.is_some() {
             self.acceptor.offer_http2();
@@ -349,7 +365,10 @@ impl Server {
                             work(socket).await
                         }
                         Ok(None) => Ok(()),
-                        Err(error) => Err(error),
+                        Err(error) => {
+                            context.acceptor.refused(peer, &error);
+                            Err(error)
+                        }
                     };
                     if let Err(error) = result
                         && let Some(tell) = &context.on_error

@@ -1,0 +1,2 @@
+//! Spans.
+fn main() {}
