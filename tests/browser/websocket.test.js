@@ -245,6 +245,23 @@ for (const [scheme, ...args] of [['ws'], ['wss', '--tls-self-signed']]) {
       }
     });
 
+    test('a page of another origin may not connect', async () => {
+      // Nobody has opened it: its origin is null.
+      const stranger = await page.context().newPage();
+      try {
+        const connect = (url) => new Promise((done) => {
+          const socket = new WebSocket(url);
+          socket.onopen = () => done('opened');
+          socket.onclose = ({ code }) => done(code);
+        });
+        assert.equal(await within(stranger.evaluate(connect, url), 'end'), 1006);
+        assert.equal(await page.run(connect, url), 'opened');
+        await server.output(/a page of "null" may not connect/);
+      } finally {
+        await stranger.close();
+      }
+    });
+
     test('a subprotocol is agreed', async () => {
       const other = await serve('--subprotocol', 'chat', ...args);
       const fresh = await visit(other);

@@ -72,6 +72,13 @@ pub(crate) struct Serve {
     #[arg(short, long, value_name = "NAME")]
     pub(crate) subprotocol: Vec<String>,
 
+    /// Let pages of this origin connect, as https://example.com or https://*.example.com; `same` for those of this
+    /// server, the default, and `any` for all. It can be repeated
+    ///
+    /// Browsers say whose page asks, and other programs need not: what comes without an origin is let in.
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) origin: Vec<String>,
+
     /// Speak TLS (wss, https) with this certificate: a file in PEM, the server's own first, then its chain
     #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "TLS")]
     pub(crate) tls_cert: Option<PathBuf>,

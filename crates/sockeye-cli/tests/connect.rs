@@ -383,7 +383,8 @@ fn tls_with_an_authority_of_ones_own_and_without_any() {
 async fn headers_origin_and_subprotocols_reach_the_server() {
     let (requests, mut seen) = mpsc::unbounded_channel::<Request>();
     let (server, url) = bind().await;
-    let acceptor = sockeye::Acceptor::new().on_request(move |request| {
+    let acceptor = sockeye::Acceptor::new().origins(sockeye::server::Origins::any());
+    let acceptor = acceptor.on_request(move |request| {
         requests.send(Request::clone(&request)).unwrap();
         ready(Ok(sockeye::server::Answer::new()))
     });

@@ -5,7 +5,7 @@
 mod program;
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
-use program::{DEADLINE, certificates, http, run, serve, within};
+use program::{DEADLINE, Server, certificates, http, run, serve, within};
 use sockeye::{Client, CloseCode, Ended, Error, Message, client::ClientTls};
 
 #[tokio::test]
@@ -237,6 +237,54 @@ mod config {
         let ran = run(&["serve", "--config", &file, "--check"], "");
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         assert_eq!(ran.stdout, "The settings are sound\n");
+    }
+}
+
+mod origins {
+    use super::*;
+
+    /// What a page of that origin is refused with, where it is.
+    async fn refused(server: &Server, origin: &str) -> Option<String> {
+        let connected = Client::new(&server.url).origin(origin).connect().await;
+        let error = connected.err()?;
+        let response = error.response().unwrap();
+        assert_eq!(response.status(), 403);
+        Some(String::from_utf8_lossy(response.body()).into_owned())
+    }
+
+    #[tokio::test]
+    async fn pages_of_other_sites_are_refused_unless_they_are_named() {
+        let (good, evil) = ("https://good.example", "https://evil.example");
+        for (args, lets_in) in [
+            (&[][..], [true, false, false]),
+            (&["--origin", "same"], [true, false, false]),
+            (&["--origin", good], [false, true, false]),
+            (&["--origin", "same", "--origin", good], [true, true, false]),
+            (&["--origin", "any"], [true, true, true]),
+        ] {
+            let server = serve(args);
+            let own = format!("http://{}", server.address);
+            for (origin, lets_in) in [&own, good, evil].into_iter().zip(lets_in) {
+                let refused = refused(&server, origin).await;
+                assert_eq!(refused.is_none(), lets_in, "{args:?} {origin} {refused:?}");
+                if let Some(why) = refused {
+                    assert!(why.contains(origin) && why.contains("--origin"), "{why}");
+                    server.program.stdout.expect("refused");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_is_none_is_told_before_it_listens() {
+        let ran = run(&["serve", "--origin", "example.com"], "");
+        assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("\"example.com\" is no origin"),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(ran.stdout, "");
     }
 }
 

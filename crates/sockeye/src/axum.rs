@@ -10,7 +10,11 @@ use axum_core::{
 use hyper::http::request::Parts;
 use sockeye_proto::handshake::{HandshakeError, Offer, Refusal, Request};
 
-use crate::{Acceptor, Error, WebSocket, hyper::Asked, server::Answer};
+use crate::{
+    Acceptor, Error, WebSocket,
+    hyper::Asked,
+    server::{Answer, Origins},
+};
 
 /// Extracts a request for a WebSocket, to be answered with [`on_upgrade`](Self::on_upgrade).
 ///
@@ -31,9 +35,9 @@ use crate::{Acceptor, Error, WebSocket, hyper::Asked, server::Answer};
 /// ```
 ///
 /// The route has to be one for GET. A request that breaks a rule of RFC 6455 is refused with the
-/// status and the words that fit it, and the handler is not called. Nothing is asked about the
-/// `Origin`: a page of any site may connect, so compare it ([`origin`](Self::origin)) where cookies
-/// say who somebody is.
+/// status and the words that fit it, and the handler is not called. Pages of another origin than this
+/// server's are refused with 403 by [`on_upgrade`](Self::on_upgrade), unless [`origins`](Self::origins)
+/// lets them in.
 ///
 /// With [`axum::serve`](https://docs.rs/axum/latest/axum/fn.serve.html) the TCP stream itself is taken
 /// back, so that a socket is as fast as one of [`Server`](crate::Server). WebSockets over HTTP/2
@@ -74,6 +78,12 @@ impl WebSocketUpgrade {
     /// Who asks, as browsers say it (RFC 6455 §10.2), where it is text.
     pub fn origin(&self) -> Option<&str> {
         self.asked.head.headers().first_str("Origin")
+    }
+
+    /// Sets whose pages may connect (RFC 6455 §10.2). Default: those of this server, [`Origins::same`].
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.acceptor = self.acceptor.origins(origins);
+        self
     }
 
     /// Sets how large a message may be, in bytes. Default 16 MiB.

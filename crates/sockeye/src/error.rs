@@ -95,6 +95,9 @@ pub enum Error {
     },
     /// A member may not join a group; nothing has changed.
     Join(JoinError),
+    /// What a server is to be set up with cannot be: an origin or a route; the text says what is wrong
+    /// with it.
+    Setup(Box<str>),
     /// The system gives no random numbers, without which no client may send (§10.3).
     Random(Arc<io::Error>),
     /// An error of the user's own, made with [`Error::other`].
@@ -192,7 +195,7 @@ impl Error {
     /// Whether the fault is in what the user asked for: trying again changes nothing.
     pub fn is_user(&self) -> bool {
         match self {
-            Self::Url(_) | Self::Send(_) => true,
+            Self::Url(_) | Self::Send(_) | Self::Setup(_) => true,
             Self::Handshake(error) => matches!(
                 error,
                 HandshakeError::InvalidHeader(_)
@@ -220,7 +223,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Url(problem) => f.write_str(problem),
+            Self::Url(problem) | Self::Setup(problem) => f.write_str(problem),
             Self::Resolve { host, source } => {
                 write!(f, "the name {host} leads to no address: {source}")
             }
@@ -288,6 +291,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Url(_)
+            | Self::Setup(_)
             | Self::Timeout(_)
             | Self::Overflow { .. }
             | Self::Full { .. }

@@ -24,6 +24,8 @@ use sockeye_proto::{
 };
 use tokio::time::Instant;
 
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+use crate::watch::Watch;
 use crate::{
     Ended, Error, Result,
     established::{Admitted, OutputLimits, PeerHead},
@@ -32,7 +34,6 @@ use crate::{
     link::{Command, Link, Lost},
     reader::Reader,
     waiting::Waiting,
-    watch::Watch,
 };
 
 /// What a connection is, once it is established. None of it changes.
@@ -77,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) info: Info,
     pub(crate) pulse: Pulse,
     pub(crate) meter: Arc<Meter>,
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
     pub(crate) watch: Watch,
     state: Mutex<State>,
     /// Tasks that wait until less output waits; there once one has.
@@ -111,10 +113,10 @@ pub(crate) struct State {
     /// The task that waits for an event, where it must know of more than the transport says.
     reading: Option<Waker>,
     /// The Close that this end sent first.
-    our_close: Option<CloseFrame>,
+    pub(crate) our_close: Option<CloseFrame>,
     /// The Close that is to be sent once all that has come is handled.
     leaving: Option<Box<CloseFrame>>,
-    ended: Option<Ended>,
+    pub(crate) ended: Option<Ended>,
 }
 
 /// Where the link is, as seen by whoever wants to send.
@@ -140,6 +142,7 @@ thread_local! {
 impl Shared {
     pub(crate) fn new(info: Info, link: Link) -> Arc<Self> {
         Arc::new(Self {
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
             watch: Watch::new(&info),
             info,
             pulse: Pulse::new(),
@@ -483,7 +486,12 @@ impl Shared {
         link: &mut Link,
         state: &mut State,
     ) -> Poll<Result<(), Lost>> {
-        let result = self.poll_flush_free(cx, link);
+        let mut result = self.poll_flush_free(cx, link);
+        if result.is_pending() {
+            self.mind(link, state);
+            // Its Close, or what it was given up with, if there is one.
+            result = self.poll_flush_free(cx, link);
+        }
         if !matches!(result, Poll::Ready(Ok(())))
             && let Some(reading) = state.reading.take()
         {
@@ -696,7 +704,7 @@ impl Shared {
         self.wake_ended();
     }
 
-    fn wake_ended(&self) {
+    pub(crate) fn wake_ended(&self) {
         if let Some(waiting) = self.waiting.get() {
             waiting.ended.wake();
         }
@@ -736,7 +744,7 @@ impl Shared {
         if self.is_leaving() {
             self.close_now();
         }
-        let mut is_idle = false;
+        let mut due = None;
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
             Access::Driven(link) => {
@@ -753,9 +761,7 @@ impl Shared {
                 Ok(None)
             }
             Access::Free(link, state) => {
-                while link.is_due(cx) {
-                    is_idle |= link.tick(&self.pulse) == Some(Step::Close);
-                }
+                due = self.tick_free(cx, link);
                 if !link.sender.output().is_empty() {
                     let _ = self.poll_flush_free(cx, link);
                 }
@@ -769,11 +775,11 @@ impl Shared {
             self.wake_ended();
         }
         let parked = parked?;
-        if is_idle {
+        if due == Some(Step::Close) {
             let _ = self.apply(Command::Close(idle()));
             return self.park(cx);
         }
-        if self.pulse.is_silent() {
+        if self.pulse.is_silent() || due == Some(Step::GiveUp) {
             // First, so that the transport is not said to be at fault.
             self.end(Ended::Silent);
             let _ = self.apply(Command::GiveUp);

@@ -5,15 +5,17 @@ use std::sync::Arc;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::shared::{Info, Shared};
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+use crate::shared::Info;
+use crate::shared::Shared;
 #[cfg(feature = "metrics")]
 use crate::{Metrics, metrics::Watched};
 
 /// What is told of one connection.
+#[cfg(any(feature = "metrics", feature = "tracing"))]
 #[derive(Debug)]
 pub(crate) struct Watch {
     /// Whether its end has been told.
-    #[cfg(any(feature = "metrics", feature = "tracing"))]
     closed: AtomicBool,
     #[cfg(feature = "metrics")]
     watched: std::sync::OnceLock<Watched>,
@@ -21,6 +23,7 @@ pub(crate) struct Watch {
     span: tracing::Span,
 }
 
+#[cfg(any(feature = "metrics", feature = "tracing"))]
 impl Watch {
     #[cfg_attr(
         not(feature = "tracing"),
@@ -28,7 +31,6 @@ impl Watch {
     )]
     pub(crate) fn new(info: &Info) -> Self {
         Self {
-            #[cfg(any(feature = "metrics", feature = "tracing"))]
             closed: AtomicBool::new(false),
             #[cfg(feature = "metrics")]
             watched: std::sync::OnceLock::new(),
@@ -82,20 +84,17 @@ impl Shared {
     }
 }
 
-#[cfg(feature = "tracing")]
+#[cfg(all(feature = "tracing", feature = "server"))]
 pub(crate) use spans::refused;
 
 #[cfg(feature = "tracing")]
 mod spans {
-    use std::{
-        net::SocketAddr,
-        sync::atomic::{AtomicU64, Ordering},
-    };
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use tracing::{Span, debug, field, info_span};
 
     use crate::{
-        Ended, Error,
+        Ended,
         established::PeerHead,
         shared::{Info, Shared},
     };
@@ -143,7 +142,8 @@ mod spans {
     }
 
     /// Tells of a client that was not let in.
-    pub(crate) fn refused(peer: Option<SocketAddr>, error: &Error) {
+    #[cfg(feature = "server")]
+    pub(crate) fn refused(peer: Option<std::net::SocketAddr>, error: &crate::Error) {
         debug!(target: "sockeye", peer = peer.map(field::display), "not let in: {error}");
     }
 }

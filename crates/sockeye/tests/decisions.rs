@@ -19,7 +19,7 @@ use network::{Pki, client};
 use sockeye::{
     Acceptor, Handler, MessageRef, Result, Server, Socket, WebSocket,
     axum::{WebSocketUpgrade, WebSocketUpgradeRejection},
-    server::{Answer, IncomingRequest, Refusal, TlsIdentity},
+    server::{Answer, IncomingRequest, Origins, Refusal, TlsIdentity},
 };
 use tokio::net::{TcpListener, TcpStream};
 use wire::{Peer, within};
@@ -348,4 +348,105 @@ async fn a_handler_of_axums_may_decide_by_itself() {
     let mut peer = Peer::opened(stream);
     peer.send_frame(0x81, "who am I?").await;
     peer.expect_text("olga").await;
+}
+
+mod section_10_2_origin_considerations {
+    use super::*;
+
+    /// A request of a page.
+    fn of_page(origin: &str) -> String {
+        http::with("nothing", &format!("Origin: {origin}\r\n")).replace("GET / ", "GET /?anna ")
+    }
+
+    #[tokio::test]
+    async fn by_default_a_page_of_another_origin_is_refused_everywhere() {
+        for (kind, address) in servers().await {
+            for behind in [false, true] {
+                for (origin, status) in [
+                    ("http://peer", 101),
+                    ("https://peer", 101),
+                    ("http://evil.example", 403),
+                    ("http://peer.evil.example", 403),
+                    ("http://peer@evil.example", 403),
+                    ("null", 403),
+                    ("", 403),
+                    ("http://peer\r\nOrigin: http://peer", 400),
+                    ("http://peer\r\nOrigin: http://evil.example", 400),
+                ] {
+                    let mut stream = TcpStream::connect(address).await.unwrap();
+                    if behind {
+                        within(http::get(&mut stream, "/page")).await;
+                    }
+                    let answer = within(http::ask(&mut stream, &of_page(origin))).await;
+                    assert_eq!(answer.status, status, "{kind}, {origin:?}: {answer:?}");
+                    if status == 403 {
+                        let named = format!("a page of {origin:?} may not connect to \"peer\"");
+                        assert!(answer.body.contains(&named), "{answer:?}");
+                        assert!(answer.body.contains("Acceptor::origins"), "{answer:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_user_is_not_asked_about_a_page_of_another_origin() {
+        let acceptor = acceptor().origins(Origins::list(["https://app.example"]).unwrap());
+        let address = hyper_serves(acceptor).await;
+        for (origin, query, status) in [
+            ("https://app.example", "/?anna", 101),
+            ("https://app.example", "/?panic", 500),
+            ("http://peer", "/?panic", 403),
+        ] {
+            let request = of_page(origin).replace("/?anna", query);
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let answer = within(http::ask(&mut stream, &request)).await;
+            assert_eq!(answer.status, status, "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_shortest_forms_on_axum_and_hyper_are_safe_too() {
+        let safe = get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(greet));
+        let open = get(async |upgrade: WebSocketUpgrade| {
+            upgrade.origins(Origins::any()).on_upgrade(greet)
+        });
+        let app = Router::new().route("/safe", safe).route("/open", open);
+        let address = axum_serves(app).await;
+        for (path, status) in [("/safe", 403), ("/open", 101)] {
+            let request = of_page("http://evil.example").replace("/?anna", path);
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let answer = within(http::ask(&mut stream, &request)).await;
+            assert_eq!(answer.status, status, "{answer:?}");
+        }
+        let request = hyper::Request::get("/").header("Origin", "http://evil.example");
+        let request = request
+            .header("Host", "peer")
+            .header("Upgrade", "websocket")
+            .header("Connection", "Upgrade")
+            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("Sec-WebSocket-Version", "13");
+        let (response, _) = sockeye::hyper::upgrade(&mut request.body(()).unwrap());
+        assert_eq!(response.status(), 403);
+    }
+
+    #[tokio::test]
+    async fn where_this_server_speaks_tls_the_page_has_to_come_over_it_too() {
+        let pki = Pki::new();
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let server = server.acceptor(Acceptor::new().tls(pki.server()));
+        tokio::spawn(server.router(pages()).serve(async |_| Ok(())));
+        for behind in [false, true] {
+            for (origin, status) in [("https://peer", 101), ("http://peer", 403)] {
+                let stream = TcpStream::connect(address).await.unwrap();
+                let mut stream = pki.speak_tls(stream).await;
+                if behind {
+                    within(http::get(&mut stream, "/page")).await;
+                }
+                let answer = within(http::ask(&mut stream, &of_page(origin))).await;
+                assert_eq!(answer.status, status, "{answer:?}");
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::{future::ready, net::SocketAddr, process::ExitCode, sync::Arc};
 use sockeye::{
     Acceptor, Deadline, Error, Limits, Metrics, Server,
     proto::handshake::Subprotocols,
-    server::{Listener, ServerTls},
+    server::{Listener, Origins, ServerTls},
 };
 
 use crate::{args::Serve, failure::Failure, signals::Signals};
@@ -36,8 +36,9 @@ fn problems(args: &Serve) -> Vec<Problem> {
     let subprotocols = subprotocols(args)
         .err()
         .map(|failure| ("subprotocol", failure));
+    let origins = origins(args).err().map(|failure| ("origin", failure));
     let tls = Tls::of(args).err().map(|failure| ("tls-cert", failure));
-    subprotocols.into_iter().chain(tls).collect()
+    subprotocols.into_iter().chain(origins).chain(tls).collect()
 }
 
 fn subprotocols(args: &Serve) -> Result<(), Failure> {
@@ -48,12 +49,31 @@ fn subprotocols(args: &Serve) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whose pages may connect.
+fn origins(args: &Serve) -> Result<Origins, Failure> {
+    let has = |word| args.origin.iter().any(|origin| origin == word);
+    let words = ["same", "any"];
+    let listed = args
+        .origin
+        .iter()
+        .filter(|origin| !words.contains(&origin.as_str()));
+    let origins = if has("any") {
+        Origins::any()
+    } else if has("same") || args.origin.is_empty() {
+        Origins::same()
+    } else {
+        Origins::list::<[&str; 0]>([])?
+    };
+    Ok(origins.and(listed)?)
+}
+
 pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     let mut acceptor = Acceptor::new()
         .limits(Limits::default().message(args.max_message))
         .keepalive(args.pings.ping_interval)
         .keepalive_timeout(args.pings.ping_timeout)
         .on_request(|request| ready(close_query::check(&request)));
+    acceptor = acceptor.origins(origins(&args)?);
     subprotocols(&args)?;
     for name in &args.subprotocol {
         acceptor = acceptor.subprotocol(name);

@@ -100,7 +100,7 @@ fn is_transient(error: &Error) -> bool {
         // The connection was closed under what the user did first on it.
         Error::Send(_) => error.is_closed(),
         Error::Url(_) | Error::Listen { .. } | Error::Protocol(_) | Error::Random(_) => false,
-        Error::Join(_) | Error::Other(_) => false,
+        Error::Join(_) | Error::Setup(_) | Error::Other(_) => false,
     }
 }
 

@@ -17,7 +17,7 @@ use sockeye_proto::{
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
 use super::{
-    Answer, IncomingRequest, Peer,
+    Answer, IncomingRequest, Origins, Peer,
     decision::{OnRequest, State},
 };
 use crate::{
@@ -69,6 +69,7 @@ pub struct Acceptor {
     close_timeout: Duration,
     output: OutputLimits,
     staying: Staying,
+    origins: Origins,
     on_request: Option<OnRequest>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
@@ -83,7 +84,8 @@ impl Default for Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts every request that follows the standard, without a subprotocol.
+    /// Accepts every request that follows the standard, unless a browser sends it for a page of another
+    /// origin; without a subprotocol.
     pub fn new() -> Self {
         Self {
             subprotocols: Vec::new(),
@@ -94,6 +96,7 @@ impl Acceptor {
             close_timeout: Duration::from_secs(5),
             output: OutputLimits::default(),
             staying: Staying::default(),
+            origins: Origins::default(),
             on_request: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -191,6 +194,13 @@ impl Acceptor {
     /// [`Ended::Overflow`](crate::Ended::Overflow), which frees what waits at once.
     pub fn close_on_overflow(mut self, code: CloseCode) -> Self {
         self.output.overflow = Some(code);
+        self
+    }
+
+    /// Sets whose pages may connect (RFC 6455 §10.2). Default: those of this server,
+    /// [`Origins::same`]. A page of another origin is refused with 403, and `Origin` given twice with 400.
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.origins = origins;
         self
     }
 
@@ -492,8 +502,10 @@ impl Acceptor {
     }
 
     /// Applies the rules: the standard's, and those that are set here.
-    pub(crate) fn check(&self, request: &Request, _peer: &Peer) -> Result<Offer, HandshakeError> {
-        request.check()
+    pub(crate) fn check(&self, request: &Request, peer: &Peer) -> Result<Offer, HandshakeError> {
+        let offer = request.check()?;
+        self.origins.check(request, peer)?;
+        Ok(offer)
     }
 
     /// What the user says to a request that has passed the rules.
@@ -553,6 +565,7 @@ impl fmt::Debug for Acceptor {
             .field("handshake_timeout", &self.handshake_timeout)
             .field("close_timeout", &self.close_timeout)
             .field("staying", &self.staying)
+            .field("origins", &self.origins)
             .finish_non_exhaustive()
     }
 }

@@ -307,7 +307,8 @@ async fn a_refused_client_that_stays_is_not_waited_for_long() {
 
 #[tokio::test]
 async fn the_user_decides_by_path_and_header() {
-    let acceptor = Acceptor::new().on_request(async |request| {
+    let acceptor = Acceptor::new().origins(Origins::any());
+    let acceptor = acceptor.on_request(async |request| {
         if request.headers().first("Origin").is_some() {
             return Err(Refusal::new(403, "not for browsers\n"));
         }

@@ -90,6 +90,20 @@ impl Peer {
             self.tls = stream.tls_identity();
         }
     }
+
+    /// The host that the client has asked for, with its port where it says one: there is exactly one in
+    /// a request that has passed the rules. What a trusted proxy says in its place belongs here.
+    pub(super) fn host<'a>(&'a self, request: &'a Request) -> &'a [u8] {
+        request.headers().first("Host").unwrap_or_default()
+    }
+
+    /// Whether the client is known to speak TLS: with this server. With a proxy in front, it may too.
+    pub(super) fn is_secure(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
 }
 
 /// A user's answer to a request: what is added to the 101, and what the connection remembers.

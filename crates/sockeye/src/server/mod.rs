@@ -11,6 +11,7 @@ mod http;
 mod idle;
 mod listen;
 mod listener;
+mod origins;
 mod per_core;
 #[cfg(feature = "hyper")]
 mod rewound;
@@ -28,6 +29,7 @@ pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
 pub use listen::Server;
 pub use listener::Listener;
+pub use origins::Origins;
 pub use per_core::PerCore;
 #[cfg(feature = "hyper")]
 pub(crate) use rewound::Rewound;
