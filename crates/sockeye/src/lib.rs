@@ -97,6 +97,11 @@ mod message_reader;
 mod message_writer;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unreachable_pub, reason = "set at servers")
+)]
+mod rate;
 mod reader;
 #[cfg(feature = "server")]
 pub mod server;
@@ -104,6 +109,11 @@ mod shared;
 mod socket;
 mod split;
 mod stream;
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unreachable_pub, reason = "set at servers")
+)]
+mod throttle;
 mod transport;
 mod waiting;
 mod watch;

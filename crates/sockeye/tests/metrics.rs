@@ -266,19 +266,36 @@ async fn refusals_by_reason() {
     ask("GET / HTTP/1.1\r\n").await;
     let refused = Client::new(format!("{url}nowhere")).connect().await;
     assert!(refused.unwrap_err().is_handshake());
+    let elsewhere = Client::new(&url).origin("https://elsewhere.example");
+    assert!(elsewhere.connect().await.unwrap_err().is_handshake());
     let name = |reason| format!("sockeye_handshakes_refused_total{{reason=\"{reason}\"}}");
     for (reason, count) in [
         ("timeout", 1.0),
         ("not_websocket", 2.0),
         ("handshake", 1.0),
         ("decision", 1.0),
+        ("origin", 1.0),
         ("lost", 0.0),
     ] {
         until(&metrics, &name(reason), count).await;
     }
     let samples = Samples::of(&metrics);
-    assert_eq!(samples.sum("sockeye_handshakes_refused_total"), 5.0);
+    assert_eq!(samples.sum("sockeye_handshakes_refused_total"), 6.0);
     assert_eq!(samples.get("sockeye_connections_accepted_total"), 0.0);
+}
+
+#[tokio::test]
+async fn limits_are_reasons() {
+    let metrics = Metrics::new();
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", server.local_addr().unwrap());
+    let server = server.max_connections(1).metrics(&metrics);
+    let serving = tokio::spawn(server.serve(echo));
+    let _first = talk(&url).await;
+    assert!(Client::new(&url).connect().await.is_err());
+    let name = "sockeye_handshakes_refused_total{reason=\"connections\"}";
+    until(&metrics, name, 1.0).await;
+    serving.abort();
 }
 
 #[tokio::test]

@@ -75,10 +75,15 @@ const ROUND_TRIPS: [f64; 14] = [
 ];
 
 /// Why a client was not let in, each there from the first, so that its rate can be told.
-const REASONS: [&str; 7] = [
+const REASONS: [&str; 12] = [
     "handshake",
     "not_websocket",
+    "origin",
     "decision",
+    "connections",
+    "connections_per_address",
+    "handshakes",
+    "handshake_rate",
     "timeout",
     "tls",
     "lost",
@@ -174,6 +179,8 @@ impl fmt::Debug for Watched {
 /// The reason of a refusal, of which there are few.
 fn reason(error: &Error) -> &'static str {
     match error {
+        Error::Limit { limit, .. } => limit.name(),
+        Error::Handshake(HandshakeError::Origin(_)) => "origin",
         Error::Handshake(HandshakeError::Refused(_)) => "decision",
         Error::Handshake(HandshakeError::Upgrade) => "not_websocket",
         Error::Handshake(HandshakeError::UnexpectedEnd) | Error::Lost(_) => "lost",
