@@ -70,6 +70,10 @@
 #[doc = include_str!("../../../docs/large-messages.md")]
 struct LargeMessages;
 
+#[cfg(all(doctest, feature = "client", feature = "server"))]
+#[doc = include_str!("../../../docs/examples.md")]
+struct Examples;
+
 #[cfg(feature = "axum")]
 pub mod axum;
 #[cfg(feature = "client")]
