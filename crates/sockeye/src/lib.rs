@@ -72,6 +72,10 @@
 #[doc = include_str!("../../../docs/large-messages.md")]
 struct LargeMessages;
 
+#[cfg(all(doctest, feature = "client", feature = "server"))]
+#[doc = include_str!("../../../docs/examples.md")]
+struct Examples;
+
 #[cfg(feature = "axum")]
 pub mod axum;
 #[cfg(feature = "client")]
@@ -97,6 +101,8 @@ mod latest;
 mod link;
 mod message_reader;
 mod message_writer;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg_attr(
     not(feature = "server"),
     allow(dead_code, unreachable_pub, reason = "set at servers")
@@ -116,6 +122,7 @@ mod stream;
 mod throttle;
 mod transport;
 mod waiting;
+mod watch;
 
 pub use byte_stream::ByteStream;
 #[cfg(feature = "client")]
@@ -126,6 +133,8 @@ pub use groups::{Groups, Member};
 pub use handler::{Handler, Socket};
 pub use message_reader::MessageReader;
 pub use message_writer::MessageWriter;
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
 #[cfg(feature = "server")]
 pub use server::{Acceptor, PerCore, Server, accept};
 pub use socket::WebSocket;
