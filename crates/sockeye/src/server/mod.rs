@@ -15,6 +15,7 @@ mod origins;
 mod per_core;
 #[cfg(feature = "hyper")]
 mod rewound;
+mod routes;
 mod shutdown;
 #[cfg(feature = "tls")]
 mod tls;
@@ -33,6 +34,8 @@ pub use origins::Origins;
 pub use per_core::PerCore;
 #[cfg(feature = "hyper")]
 pub(crate) use rewound::Rewound;
+pub(crate) use routes::Matched;
+pub use routes::Routes;
 pub use shutdown::{Departed, Farewell, Shutdown, ShutdownHandle};
 pub use sockeye_proto::handshake::{Refusal, Request};
 #[cfg(feature = "tls")]
