@@ -8,7 +8,10 @@ use std::{
 
 use clap::{Args as ArgGroup, Parser, Subcommand};
 
-use crate::quantity::{parse_seconds, parse_size};
+use crate::{
+    examples::Example,
+    quantity::{parse_seconds, parse_size},
+};
 
 /// WebSocket from the command line: serve it, or connect to it.
 #[derive(Debug, Parser)]
@@ -26,6 +29,7 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   sockeye serve                              a server to try things with, and a page for the browser
+  sockeye serve --example chat               a chat to open in two browsers, and to learn from
   sockeye connect ws://127.0.0.1:8080/       talk to it, or to any other WebSocket server
   echo hello | sockeye connect URL           send a line, print what comes back
 
@@ -41,7 +45,8 @@ pub(crate) enum Command {
 ///
 /// The same port serves a page at / that shows a browser's side of a WebSocket. WebSockets are accepted at
 /// every path. A line is printed for each connection that opens and that closes; Ctrl-C closes every
-/// connection with 1001 and prints what there was. A second Ctrl-C ends at once.
+/// connection with 1001 and prints what there was. A second Ctrl-C ends at once. So does SIGTERM; SIGHUP too,
+/// unless there is --tls-cert: then the certificate and its key are read again, and nobody is disconnected.
 #[derive(Debug, ArgGroup)]
 #[command(after_long_help = SERVE_HELP)]
 pub(crate) struct Serve {
@@ -57,9 +62,23 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) check: bool,
 
-    /// Listen on this address; port 0 lets the system choose one that is free
+    /// Listen on this address, on unix:PATH, or on the sockets that systemd hands over; may be repeated
+    ///
+    /// Port 0 lets the system choose one that is free. A Unix socket that nobody listens on any more is
+    /// replaced, and is removed at the end. With systemd in place of an address, the sockets are those of the
+    /// .socket unit (LISTEN_FDS), which outlive a restart.
     #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    pub(crate) listen: String,
+    pub(crate) listen: Vec<String>,
+
+    /// The permissions of Unix sockets, in octal, such as 660; default what the umask leaves
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    pub(crate) socket_mode: Option<u32>,
+
+    /// Let other servers of the same user that say so too listen on the same TCP address (SO_REUSEPORT)
+    ///
+    /// So the next version can start before this one ends.
+    #[arg(long)]
+    pub(crate) reuse_port: bool,
 
     /// Send each message to everyone, its sender too, instead of only back
     ///
@@ -67,6 +86,12 @@ pub(crate) struct Serve {
     /// more than 8 MiB wait is closed with 1008.
     #[arg(short, long)]
     pub(crate) broadcast: bool,
+
+    /// Run an example in place of it, with a page of its own at /
+    ///
+    /// Their sources are made to be read and copied: a server and a page each, in crates/sockeye-cli/src/examples.
+    #[arg(short, long, value_name = "NAME", conflicts_with = "broadcast")]
+    pub(crate) example: Option<Example>,
 
     /// Support a subprotocol; of those that a client offers, the one named first here is chosen
     #[arg(short, long, value_name = "NAME")]
@@ -105,6 +130,18 @@ pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) pings: Pings,
 
+    /// At the end, spread the closes evenly over this long, so that clients do not all come back at once
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0", help_heading = "The end")]
+    pub(crate) drain: Duration,
+
+    /// Close with 1012 (service restart) in place of 1001: clients are to come back
+    #[arg(long, help_heading = "The end")]
+    pub(crate) restart: bool,
+
+    /// Cut off what has not ended so long after the signal; default --drain and 6 seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "The end")]
+    pub(crate) shutdown_timeout: Option<Duration>,
+
     /// Print no line for each connection
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -125,8 +162,14 @@ Examples:
       Try wss:// and https:// without a certificate
   sockeye serve --tls-cert chain.pem --tls-key key.pem --subprotocol chat
       With a certificate, and a subprotocol
+  sockeye serve --example chat
+      A chat to open in two browsers; the others are ticker, game and monitor
   sockeye serve --config sockeye.toml --check
       Say what is wrong with a file of settings, all of it, and serve nothing
+  sockeye serve --listen unix:/run/app.sock --socket-mode 660
+      On a Unix socket, behind a proxy on the same machine
+  sockeye serve --listen 0.0.0.0:80 --reuse-port --restart --drain 30
+      Beside the version before; a SIGTERM then sends its clients away within 30 seconds
 
 Exit status:
   0  ended by Ctrl-C or SIGTERM, every connection closed
@@ -391,6 +434,14 @@ pub(crate) struct Pings {
     pub(crate) ping_timeout: Duration,
 }
 
+/// The bits of a file's mode that say who may do what.
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("a mode is up to three octal digits, such as 660".into()),
+    }
+}
+
 fn parse_header(text: &str) -> Result<(String, String), String> {
     match text.split_once(':') {
         Some((name, value)) if !name.trim().is_empty() => {
@@ -539,7 +590,7 @@ mod tests {
             Args::try_parse_from(words(command)).unwrap_or_else(|error| panic!("{line}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 18);
+        assert_eq!(count, 20);
     }
 
     #[test]
@@ -572,6 +623,15 @@ mod tests {
         assert_eq!(parsed("[::2]:1:[::1]"), "[::2]:1 [[::1]:1]");
         for wrong in ["", "a", "a:1", "a:b:1.2.3.4", "a:1:b", "a:1:"] {
             assert!(parse_resolve(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_mode_is_octal() {
+        assert_eq!(parse_mode("660"), Ok(0o660));
+        assert_eq!(parse_mode("0600"), Ok(0o600));
+        for wrong in ["", "rw", "680", "1777", "-1"] {
+            assert!(parse_mode(wrong).is_err(), "{wrong}");
         }
     }
 

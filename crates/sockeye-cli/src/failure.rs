@@ -56,7 +56,10 @@ fn advice(error: &Error) -> Option<String> {
                 "check the address, and the network".into()
             }
         }
-        Error::Listen { source, .. } => match source.kind() {
+        Error::Listen { address, source } => match source.kind() {
+            std::io::ErrorKind::AddrInUse if address.starts_with("unix:") => {
+                "another program listens there: choose another path with --listen".into()
+            }
             std::io::ErrorKind::AddrInUse => {
                 "choose another port with --listen, or 0 for any that is free".into()
             }

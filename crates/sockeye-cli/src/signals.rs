@@ -8,8 +8,15 @@ pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// None once it means something else.
     #[cfg(unix)]
-    hang_up: tokio::signal::unix::Signal,
+    hang_up: Option<tokio::signal::unix::Signal>,
+}
+
+/// SIGHUP, where it is to do something else than to end the program.
+pub(crate) struct HangUps {
+    #[cfg(unix)]
+    signal: Option<tokio::signal::unix::Signal>,
 }
 
 /// Who wants an end.
@@ -39,7 +46,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
+            hang_up: Some(signal(SignalKind::hangup())?),
         })
     }
 
@@ -48,8 +55,32 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.terminate.recv() => Signal::Terminate,
-            _ = self.hang_up.recv() => Signal::Terminate,
+            _ = next_of(&mut self.hang_up) => Signal::Terminate,
         }
+    }
+
+    /// Takes SIGHUP out of what ends the program.
+    pub(crate) fn hang_ups(&mut self) -> HangUps {
+        HangUps {
+            signal: self.hang_up.take(),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl HangUps {
+    /// Waits for the next; `false` where none will come.
+    pub(crate) async fn next(&mut self) -> bool {
+        next_of(&mut self.signal).await.is_some()
+    }
+}
+
+/// The next of a kind of signal; never, where it is waited for elsewhere.
+#[cfg(unix)]
+async fn next_of(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -65,5 +96,17 @@ impl Signals {
             std::future::pending::<()>().await;
         }
         Signal::Interrupt
+    }
+
+    /// There are none here.
+    pub(crate) fn hang_ups(&mut self) -> HangUps {
+        HangUps {}
+    }
+}
+
+#[cfg(not(unix))]
+impl HangUps {
+    pub(crate) async fn next(&mut self) -> bool {
+        false
     }
 }

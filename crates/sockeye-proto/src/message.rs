@@ -252,6 +252,11 @@ impl fmt::Debug for TextRef<'_> {
 pub struct Text(ByteString);
 
 impl Text {
+    /// Bytes that are UTF-8, without a copy.
+    pub(crate) fn from_utf8(bytes: Bytes) -> Option<Self> {
+        ByteString::try_from(bytes).ok().map(Self)
+    }
+
     /// The text as a string slice.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,8 +1,9 @@
 //! Bytes become events (RFC 6455 §5, §6.2).
 
+mod gathered;
 mod parts;
 
-use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use core::ops::ControlFlow;
 
@@ -16,6 +17,7 @@ use crate::{
     utf8::Utf8,
 };
 
+use gathered::Gathered;
 pub use parts::Part;
 use parts::Parts;
 
@@ -77,7 +79,7 @@ pub struct Receiver {
     frame: Option<Frame>,
     /// The message that has begun and not ended. Its payload so far is in `payload`.
     message: Option<Partial>,
-    payload: Vec<u8>,
+    payload: Gathered,
     /// How that message is received in parts, where it is.
     parts: Option<Box<Parts>>,
     /// The payload so far of a control frame that did not arrive whole.
@@ -185,7 +187,7 @@ impl Receiver {
             header_len: 0,
             frame: None,
             message: None,
-            payload: Vec::new(),
+            payload: Gathered::new(),
             parts: None,
             control: Vec::new(),
             lent: None,
@@ -395,7 +397,7 @@ impl Receiver {
                 place: Place::Own,
             } => {
                 self.lent = None;
-                own(text, core::mem::take(&mut self.payload))
+                own(text, core::mem::take(&mut self.payload).into_bytes())
                     .inspect(|message| flow.message(text, message.len()))
                     .map(OwnedEvent::Message)
             }
@@ -408,7 +410,7 @@ impl Receiver {
                 let count = compressed.len();
                 codec(self.deflate.as_mut(), inflater)
                     .and_then(|codec| codec.inflate_owned(compressed, self.limits.message))
-                    .and_then(|inflated| own(text, inflated))
+                    .and_then(|inflated| own(text, inflated.into()))
                     .inspect(|message| {
                         flow.message(text, message.len());
                         flow.compressed(count, message.len());
@@ -454,17 +456,16 @@ impl Receiver {
         if remaining < worthwhile {
             return None;
         }
-        let spare = self.payload.capacity() - self.payload.len();
-        if spare < remaining.min(STEP / 2) {
-            self.payload
-                .reserve_exact(remaining.min(self.payload.len().max(STEP)));
+        if self.payload.spare() < remaining.min(STEP / 2) {
+            let step = self.payload.len().max(STEP);
+            self.payload.grow(remaining.min(step));
         }
-        let spare = self.payload.capacity() - self.payload.len();
-        Some((&mut self.payload, remaining.min(spare)))
+        let limit = remaining.min(self.payload.spare());
+        Some((self.payload.memory(), limit))
     }
 
-    /// How much room the message in progress would need for what its frame has announced, where
-    /// that is more than it has. A larger buffer that is there anyway can be lent to it with
+    /// How large a buffer the message in progress would need for what its frame has announced, where
+    /// it has none so large. One that is there anyway can be given to it with
     /// [`adopt`](Self::adopt).
     pub fn room_wanted(&self) -> Option<usize> {
         let frame = self
@@ -476,14 +477,13 @@ impl Receiver {
             .len()
             .checked_add(usize::try_from(frame.remaining).ok()?)?;
         let gathers = self.lent.is_none() && self.parts.is_none();
-        (gathers && room > self.payload.capacity()).then_some(room)
+        let too_small = room > self.payload.capacity();
+        (gathers && too_small).then(|| Gathered::memory_for(room))
     }
 
     /// Moves the message in progress into `buffer`, whatever that holds.
-    pub fn adopt(&mut self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        buffer.extend_from_slice(&self.payload);
-        self.payload = buffer;
+    pub fn adopt(&mut self, buffer: Vec<u8>) {
+        self.payload.move_to(buffer);
     }
 
     /// Says that the last `count` bytes of the [`payload_buffer`](Self::payload_buffer) are new.
@@ -531,7 +531,7 @@ impl Receiver {
     /// Lets go of the buffers that lent the last event.
     fn release(&mut self) {
         match self.lent.take() {
-            Some(Lent::Payload) => self.payload = Vec::new(),
+            Some(Lent::Payload) => self.payload = Gathered::new(),
             Some(Lent::Control) => self.control = Vec::new(),
             None => {}
         }
@@ -549,7 +549,7 @@ impl Receiver {
         (self.ended, self.fresh) = (true, false);
         self.header_len = 0;
         (self.frame, self.message, self.parts) = (None, None, None);
-        (self.payload, self.control) = (Vec::new(), Vec::new());
+        (self.payload, self.control) = (Gathered::new(), Vec::new());
     }
 
     /// What takes whole messages off the front of the input; `None` where the input does not begin
@@ -862,12 +862,12 @@ fn borrow(text: bool, bytes: &[u8]) -> Result<MessageRef<'_>, ProtocolError> {
     }
 }
 
-fn own(text: bool, bytes: Vec<u8>) -> Result<Message, ProtocolError> {
+fn own(text: bool, bytes: Bytes) -> Result<Message, ProtocolError> {
     if text {
-        let text = String::from_utf8(bytes).map_err(|_| ProtocolError::InvalidUtf8)?;
-        Ok(Message::Text(Text::from(text)))
+        let text = Text::from_utf8(bytes).ok_or(ProtocolError::InvalidUtf8)?;
+        Ok(Message::Text(text))
     } else {
-        Ok(Message::Binary(Bytes::from(bytes)))
+        Ok(Message::Binary(bytes))
     }
 }
 

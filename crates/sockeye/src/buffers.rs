@@ -9,6 +9,10 @@ use sockeye_proto::deflate::{Deflaters, Inflater};
 /// The size of a read buffer in bytes: what one `recv` can take at most.
 pub(crate) const READ: usize = 128 * 1024;
 
+/// Where in a read buffer is read to. As with [large payloads](sockeye_proto::Receiver::adopt), half a
+/// page from where the system has what it gives: copying it can take 4.5 times as long else.
+pub(crate) const READ_AT: usize = 2048;
+
 /// Buffers kept a thread. More are in use only while more sockets hold bytes nobody has taken.
 const KEPT: usize = 4;
 
@@ -18,7 +22,7 @@ const OUTPUT_MOST: usize = 512 * 1024;
 /// Buffers of large messages that are kept a thread, and their sizes in bytes. Asking the system
 /// for a megabyte anew costs a page fault for every 4 KiB of it: more than to receive and send it.
 const LARGE_KEPT: usize = 8;
-const LARGE: std::ops::RangeInclusive<usize> = 128 * 1024..=2 * 1024 * 1024;
+const LARGE: std::ops::RangeInclusive<usize> = 128 * 1024..=2 * 1024 * 1024 + 4096;
 
 #[derive(Default)]
 struct Pool {
@@ -40,16 +44,16 @@ fn pool<R>(work: impl FnOnce(&mut Pool) -> Option<R>) -> Option<R> {
         .flatten()
 }
 
-/// A buffer of [`READ`] bytes to read into.
+/// A buffer with [`READ`] bytes to read into, from [`READ_AT`] on.
 #[inline]
 pub(crate) fn take_read() -> Vec<u8> {
-    pool(|pool| pool.read.pop()).unwrap_or_else(|| vec![0; READ])
+    pool(|pool| pool.read.pop()).unwrap_or_else(|| vec![0; READ_AT + READ])
 }
 
 /// Gives a read buffer back. One of another size, such as what followed a handshake, is dropped.
 #[inline]
 pub(crate) fn put_read(buffer: Vec<u8>) {
-    if buffer.len() == READ {
+    if buffer.len() == READ_AT + READ {
         pool(|pool| (pool.read.len() < KEPT).then(|| pool.read.push(buffer)));
     }
 }
@@ -80,10 +84,12 @@ pub(crate) fn take_large(room: usize) -> Option<Vec<u8>> {
 }
 
 /// Takes back the buffer of a large message, where nobody else holds it.
-pub(crate) fn reclaim(payload: Bytes) {
+pub(crate) fn reclaim(mut payload: Bytes) {
     if !LARGE.contains(&payload.len()) || !payload.is_unique() {
         return;
     }
+    // Else all of it would be moved to the front; with nothing left, the memory would be gone.
+    payload.truncate(1);
     let buffer = Vec::from(payload);
     if LARGE.contains(&buffer.capacity()) {
         pool(|pool| (pool.large.len() < LARGE_KEPT).then(|| pool.large.push(buffer)));

@@ -84,6 +84,7 @@ mod ended;
 mod entropy;
 mod error;
 mod established;
+mod free;
 pub mod groups;
 mod handler;
 mod head;

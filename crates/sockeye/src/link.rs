@@ -4,6 +4,7 @@
 use std::{
     borrow::Cow,
     io,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
@@ -11,7 +12,7 @@ use std::{
 use sockeye_proto::{
     CloseCode, CloseFrame, MessageKind, Outgoing, OwnedEvent, ProtocolError, SendError, Sender,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::{
     Error, Result, buffers,
@@ -40,6 +41,8 @@ pub(crate) struct Link {
     control: usize,
     /// Keeps the connection, where it is to be kept.
     alarm: Option<Box<Alarm>>,
+    /// Runs once a Close was sent, where a task waits for it to be written and nobody drives.
+    pub(crate) closing: Option<Pin<Box<Sleep>>>,
     /// Why nothing more can be written.
     pub(crate) broken: Option<Lost>,
     /// Messages that wait until nothing else does, and are replaced meanwhile. Boxed and there only
@@ -118,6 +121,7 @@ impl Link {
             written: 0,
             control: 0,
             alarm: Alarm::new(staying),
+            closing: None,
             broken: None,
             latest: None,
             reading: None,
@@ -376,7 +380,7 @@ impl Link {
 
     /// Nothing more can be written: lets go of what waits.
     #[cold]
-    fn break_off(&mut self, error: io::Error) -> Lost {
+    pub(crate) fn break_off(&mut self, error: io::Error) -> Lost {
         let lost = Lost::new(error);
         self.broken = Some(lost.clone());
         self.wake_reading();

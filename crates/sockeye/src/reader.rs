@@ -273,12 +273,12 @@ impl Reader {
             return Poll::Pending;
         }
         let mut buffer = buffers::take_read();
-        match self.io.poll_read(cx, &mut buffer) {
+        match self.io.poll_read(cx, &mut buffer[buffers::READ_AT..]) {
             Poll::Ready(Ok(count)) if count > 0 => {
-                (self.start, self.end) = (0, count);
+                (self.start, self.end) = (buffers::READ_AT, buffers::READ_AT + count);
                 self.received = self.received.wrapping_add(count);
                 self.receiver.meter().count_read(count);
-                let full = count == buffer.len();
+                let full = count == buffers::READ;
                 self.drained = !full;
                 self.buffer = buffer;
                 Poll::Ready(Ok(Read::Some { full }))

@@ -112,10 +112,10 @@ pub(crate) struct State {
     /// The task that waits for an event, where it must know of more than the transport says.
     reading: Option<Waker>,
     /// The Close that this end sent first.
-    our_close: Option<CloseFrame>,
+    pub(crate) our_close: Option<CloseFrame>,
     /// The Close that is to be sent once all that has come is handled.
     leaving: Option<Box<CloseFrame>>,
-    ended: Option<Ended>,
+    pub(crate) ended: Option<Ended>,
 }
 
 /// Where the link is, as seen by whoever wants to send.
@@ -483,7 +483,12 @@ impl Shared {
         link: &mut Link,
         state: &mut State,
     ) -> Poll<Result<(), Lost>> {
-        let result = self.poll_flush_free(cx, link);
+        let mut result = self.poll_flush_free(cx, link);
+        if result.is_pending() {
+            self.mind(link, state);
+            // Its Close, or what it was given up with, if there is one.
+            result = self.poll_flush_free(cx, link);
+        }
         if !matches!(result, Poll::Ready(Ok(())))
             && let Some(reading) = state.reading.take()
         {
@@ -683,7 +688,7 @@ impl Shared {
         self.wake_ended();
     }
 
-    fn wake_ended(&self) {
+    pub(crate) fn wake_ended(&self) {
         if let Some(waiting) = self.waiting.get() {
             waiting.ended.wake();
         }
@@ -723,7 +728,7 @@ impl Shared {
         if self.is_leaving() {
             self.close_now();
         }
-        let mut is_idle = false;
+        let mut due = None;
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
             Access::Driven(link) => {
@@ -740,9 +745,7 @@ impl Shared {
                 Ok(None)
             }
             Access::Free(link, state) => {
-                while link.is_due(cx) {
-                    is_idle |= link.tick(&self.pulse) == Some(Step::Close);
-                }
+                due = self.tick_free(cx, link);
                 if !link.sender.output().is_empty() {
                     let _ = self.poll_flush_free(cx, link);
                 }
@@ -756,11 +759,11 @@ impl Shared {
             self.wake_ended();
         }
         let parked = parked?;
-        if is_idle {
+        if due == Some(Step::Close) {
             let _ = self.apply(Command::Close(idle()));
             return self.park(cx);
         }
-        if self.pulse.is_silent() {
+        if self.pulse.is_silent() || due == Some(Step::GiveUp) {
             // First, so that the transport is not said to be at fault.
             self.end(Ended::Silent);
             let _ = self.apply(Command::GiveUp);

@@ -12,11 +12,11 @@ use std::{
 };
 
 use sockeye::{
-    CloseCode, Deadline, Ended, Error, Event, Handler, MessageRef, Socket, WebSocket,
+    CloseCode, Deadline, Ended, Error, Event, Handler, MessageKind, MessageRef, Socket, WebSocket,
     client::{Reconnecting, Update},
 };
 use tokio::{
-    io::{AsyncReadExt, DuplexStream, duplex},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
     time::{Instant, advance, sleep, timeout},
 };
@@ -195,6 +195,158 @@ mod a_silent_peer {
                 assert_eq!(seconds_since(began), 80, "{role:?} {form:?}");
             }
         }
+    }
+}
+
+/// Nobody drives the connection and nobody receives: a task waits for a peer that takes nothing.
+mod a_send_that_nobody_receives_beside {
+    use super::*;
+
+    fn setup() -> Setup {
+        Setup {
+            pipe: 300,
+            high_water: 1000,
+            ..Setup::default()
+        }
+    }
+
+    fn is_lost_to_silence(error: &Error) -> bool {
+        error.is_lost() && error.to_string().contains("not even an answer to a ping")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_an_error_once_the_peer_is_given_up() {
+        for role in BOTH {
+            let (mut socket, _peer) = setup().open(role).await;
+            let began = Instant::now();
+            let error = in_a_day(socket.send(vec![0; 1000])).await.unwrap_err();
+            assert!(is_lost_to_silence(&error), "{error}");
+            assert_eq!(seconds_since(began), 80, "{role:?}");
+            assert!(is_silent(&socket.ended().unwrap()));
+            let error = in_a_day(socket.recv()).await.unwrap_err();
+            assert!(error.is_timeout(), "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_one_for_every_task_that_waits() {
+        let (socket, _peer) = setup().open(Role::Client).await;
+        let (sender, _receiver) = socket.split();
+        let began = Instant::now();
+        let sends: Vec<_> = (0..4)
+            .map(|_| {
+                let sender = sender.clone();
+                tokio::spawn(async move { sender.send(vec![0; 1000]).await })
+            })
+            .collect();
+        for send in sends {
+            let error = in_a_day(send).await.unwrap().unwrap_err();
+            assert!(is_lost_to_silence(&error), "{error}");
+        }
+        assert_eq!(seconds_since(began), 80);
+    }
+
+    /// Of those that wait, the one that set the timer last is gone.
+    #[tokio::test(start_paused = true)]
+    async fn is_one_for_whoever_is_left() {
+        let (socket, _peer) = setup().open(Role::Client).await;
+        let (sender, mut receiver) = socket.split();
+        let began = Instant::now();
+        let first = sender.clone();
+        let first = tokio::spawn(async move { first.send(vec![0; 1000]).await });
+        sleep(SECOND).await;
+        assert!(timeout(SECOND, sender.send("more")).await.is_err());
+        assert!(timeout(SECOND, receiver.recv()).await.is_err());
+        let error = in_a_day(first).await.unwrap().unwrap_err();
+        assert!(is_lost_to_silence(&error), "{error}");
+        assert_eq!(seconds_since(began), 80);
+    }
+
+    /// Whoever receives keeps the connection as ever, after a task that waited to be written is gone.
+    #[tokio::test(start_paused = true)]
+    async fn leaves_the_timer_to_whoever_receives() {
+        let (socket, mut peer) = setup().open(Role::Client).await;
+        let (sender, mut receiver) = socket.split();
+        let receiving = tokio::spawn(async move { receiver.recv().await });
+        sleep(SECOND).await;
+        let sent = timeout(SECOND, sender.send(vec![0; 1000])).await;
+        assert!(sent.is_err());
+        assert_eq!(in_a_day(peer.next()).await.unwrap().first, 0x82);
+        let pings = answer_pings(&mut peer, SECOND, 301 * SECOND).await;
+        assert_eq!(pings.len(), 10, "{pings:?}");
+        peer.send_frame(0x81, "hello").await;
+        let message = in_a_day(receiving).await.unwrap().unwrap();
+        assert_eq!(message, Some("hello".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_a_peer_that_takes_it_slowly() {
+        let (mut socket, mut peer) = setup().open(Role::Client).await;
+        let began = Instant::now();
+        let taking = async {
+            let mut bytes = [0; 50];
+            loop {
+                sleep(19 * SECOND).await;
+                peer.stream.read_exact(&mut bytes).await.unwrap();
+            }
+        };
+        tokio::select! {
+            sent = in_a_day(socket.send(vec![0; 5000])) => sent.unwrap(),
+            () = taking => {}
+        }
+        assert!(began.elapsed() > 1000 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_an_error_where_it_is_a_message_in_parts_or_a_stream_of_bytes() {
+        let (mut socket, _peer) = setup().open(Role::Client).await;
+        let mut message = socket.send_stream(MessageKind::Binary).await.unwrap();
+        in_a_day(message.write_all(&[0; 5000])).await.unwrap();
+        let error = in_a_day(message.write_all(&[0; 5000])).await.unwrap_err();
+        assert!(is_lost_to_silence(&error.into()));
+        drop(message);
+        let (socket, _peer) = setup().open(Role::Client).await;
+        let mut tunnel = socket.into_byte_stream();
+        let writing = async {
+            loop {
+                tunnel.write_all(&[0; 500]).await?;
+            }
+        };
+        let result: std::io::Result<()> = in_a_day(writing).await;
+        assert!(is_lost_to_silence(&result.unwrap_err().into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn has_the_close_timeout_where_it_is_a_close() {
+        for keepalive in [Some(30 * SECOND), None] {
+            let setup = Setup {
+                keepalive,
+                ..setup()
+            };
+            let (socket, _peer) = setup.open(Role::Client).await;
+            let (sender, _receiver) = socket.split();
+            let began = Instant::now();
+            assert!(sender.try_send(vec![0; 900]).is_ok());
+            in_a_day(sender.close(CloseCode::NORMAL, "")).await.unwrap();
+            assert_eq!(seconds_since(began), 5);
+            assert!(matches!(sender.ended(), Some(Ended::TimedOut)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_with_the_idle_timeout_too() {
+        let setup = Setup {
+            keepalive: None,
+            idle_timeout: Some(40 * SECOND),
+            ..setup()
+        };
+        let (mut socket, _peer) = setup.open(Role::Client).await;
+        let began = Instant::now();
+        let error = in_a_day(socket.send(vec![0; 1000])).await.unwrap_err();
+        assert!(error.is_lost(), "{error}");
+        // As much as a quarter later, and the close timeout.
+        let elapsed = seconds_since(began);
+        assert!((45..=55).contains(&elapsed), "{elapsed}");
     }
 }
 

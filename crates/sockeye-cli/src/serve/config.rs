@@ -403,7 +403,7 @@ mod tests {
             key = "/etc/key.pem"
         "#;
         let serve = read_with(file, &[]).unwrap();
-        assert_eq!(serve.listen, "127.0.0.1:0");
+        assert_eq!(serve.listen, ["127.0.0.1:0"]);
         assert_eq!(serve.subprotocol, ["chat", "superchat"]);
         assert_eq!(serve.max_message, 1 << 20);
         assert_eq!(serve.pings.ping_interval.as_millis(), 2500);
@@ -421,7 +421,7 @@ mod tests {
     fn the_command_line_has_the_last_word() {
         let file = "listen = \"127.0.0.1:1\"\nsubprotocol = [\"a\", \"b\"]\nmax-message = 5";
         let serve = read_with(file, &["--listen", "127.0.0.1:2", "-s", "c"]).unwrap();
-        assert_eq!(serve.listen, "127.0.0.1:2");
+        assert_eq!(serve.listen, ["127.0.0.1:2"]);
         assert_eq!(serve.subprotocol, ["c"]);
         assert_eq!(serve.max_message, 5);
     }

@@ -4,6 +4,8 @@ mod broadcast;
 mod close_query;
 mod config;
 mod echo;
+mod leaving;
+mod listening;
 mod page;
 mod self_signed;
 mod visits;
@@ -11,13 +13,13 @@ mod visits;
 use std::{future::ready, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use sockeye::{
-    Acceptor, Deadline, Error, Limits, Server,
+    Acceptor, Deadline, Error, Groups, Limits,
     proto::handshake::Subprotocols,
-    server::{Origins, ServerTls},
+    server::{Listener, Origins, ServerTls},
 };
 
-use crate::{args::Serve, failure::Failure, signals::Signals};
-use broadcast::{Room, Visitor};
+use crate::{args::Serve, examples::Example, failure::Failure, signals::Signals};
+use broadcast::Visitor;
 use config::{Faults, Problem};
 use echo::Echo;
 use self_signed::SelfSigned;
@@ -68,8 +70,12 @@ fn origins(args: &Serve) -> Result<Origins, Failure> {
 }
 
 pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
+    let max_message = match args.example {
+        None => args.max_message,
+        Some(_) => args.max_message.min(Example::LONGEST_MESSAGE),
+    };
     let mut acceptor = Acceptor::new()
-        .limits(Limits::default().message(args.max_message))
+        .limits(Limits::default().message(max_message))
         .keepalive(args.pings.ping_interval)
         .keepalive_timeout(args.pings.ping_timeout)
         .on_request(|request| ready(close_query::check(&request)));
@@ -91,39 +97,45 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     permit_connections();
-    let server = Server::bind(args.listen.as_str()).await?;
-    let address = server.local_addr()?;
-    let visits = Arc::new(Visits::new(args.quiet));
-    visits.say(&greeting(address, args.broadcast, tls.as_ref()));
-    let (refused, closing) = (visits.clone(), visits.clone());
     let mut signals = Signals::new()
         .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
+    let server = listening::listen(&args).await?;
+    let visits = Arc::new(Visits::new(args.quiet));
+    visits.say(&greeting(server.listeners(), &args, tls.as_ref()));
+    if let Some(Tls::Files(tls)) = &tls {
+        let reload = leaving::reload(tls.clone(), signals.hang_ups(), visits.clone());
+        tokio::spawn(reload);
+    }
+    let signal = leaving::signalled(signals, leaving::how(&args), args.drain, visits.clone());
+    let (handle, refused) = (server.shutdown_handle(), visits.clone());
     let server = server
         .acceptor(acceptor)
-        .http(page::service())
+        .http(page::service(
+            args.example.map_or(page::CLIENT, Example::page),
+        ))
         .on_error(move |peer, error| {
             if before_open(error) {
                 refused.refused(peer, error);
             }
         })
-        .shutdown_on(async move {
-            let signal = signals.next().await;
-            closing.closing();
-            tokio::spawn(async move {
-                signals.next().await;
-                std::process::exit(signal.status().into());
-            });
-        });
+        .shutdown_on(signal);
+    leaving::systemd(leaving::State::Ready);
     let log = visits.clone();
-    if args.broadcast {
-        let room = Arc::new(Room::default());
+    if let Some(example) = args.example {
+        example.serve(server).await?;
+    } else if args.broadcast {
+        let everyone = Groups::new();
         server
-            .serve_handler(move || Visitor::new(log.visit(), room.clone()))
+            .serve_handler(move || Visitor::new(log.visit(), everyone.clone()))
             .await?;
     } else {
         server.serve_handler(move || Echo::new(log.visit())).await?;
     }
-    visits.summary();
+    visits.farewell(&handle.ended().await);
+    // Whoever comes to an example is not counted.
+    if args.example.is_none() {
+        visits.summary();
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -176,28 +188,52 @@ impl Tls {
 }
 
 /// What is served where, and how to try it.
-fn greeting(address: SocketAddr, broadcast: bool, tls: Option<&Tls>) -> String {
-    let mut reachable = address;
-    let mut everywhere = "";
-    if address.ip().is_unspecified() {
-        reachable.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-        everywhere = " and every other address of this machine";
-    }
+fn greeting(listeners: &[Listener], args: &Serve, tls: Option<&Tls>) -> String {
     let (s, insecure) = match tls {
         None => ("", ""),
         Some(Tls::Files(_)) => ("s", ""),
         Some(Tls::SelfSigned(_)) => ("s", " --insecure"),
     };
-    let what = if broadcast { "Broadcasting" } else { "Echoing" };
-    let mut text = format!(
-        "{what} on ws{s}://{reachable}/{everywhere}\n\
-         Open http{s}://{reachable}/ in a browser, or run: sockeye connect{insecure} ws{s}://{reachable}/\n"
-    );
+    let places: Vec<_> = listeners.iter().map(|it| place(it, s)).collect();
+    let what = match (args.example, args.broadcast) {
+        (Some(example), _) => example.title(),
+        (None, true) => "Broadcasting",
+        (None, false) => "Echoing",
+    };
+    let mut text = format!("{what} on {}\n", places.join(", and on "));
+    if let Some(address) = listeners.iter().find_map(Listener::local_addr) {
+        let (reachable, _) = reachable(address);
+        text += &format!(
+            "Open http{s}://{reachable}/ in a browser, or run: sockeye connect{insecure} ws{s}://{reachable}/\n"
+        );
+    }
     if let Some(Tls::SelfSigned(made)) = tls {
         text += &format!("Certificate {made}\n");
     }
     text + "Ctrl-C closes every connection and ends."
+}
+
+/// Where a socket is reached.
+fn place(listener: &Listener, s: &str) -> String {
+    match listener.local_addr() {
+        Some(address) => {
+            let (reachable, everywhere) = reachable(address);
+            format!("ws{s}://{reachable}/{everywhere}")
+        }
+        // TLS there has no URL of its own.
+        None if s.is_empty() => format!("ws+{listener}:/"),
+        None => listener.to_string(),
+    }
+}
+
+/// An address that can be connected to, and whether there are others.
+fn reachable(mut address: SocketAddr) -> (SocketAddr, &'static str) {
+    if !address.ip().is_unspecified() {
+        return (address, "");
+    }
+    address.set_ip(match address {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    });
+    (address, " and every other address of this machine")
 }

@@ -8,11 +8,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anstyle::{AnsiColor, Style};
-use sockeye::{Ended, Error, Socket};
+use sockeye::{Ended, Error, Socket, server::Farewell};
 
 use super::close_query;
 use crate::{
@@ -71,15 +71,26 @@ impl Visits {
         self.line(BAD, "refused", format_args!("{peer}  {error}"));
     }
 
-    /// The server is about to close every connection.
-    pub(super) fn closing(&self) {
+    /// The server is about to close every connection, within so long.
+    pub(super) fn closing(&self, within: Duration) {
         let open = self.lock().open;
         if open > 0 {
             let s = if open == 1 { "" } else { "s" };
+            let within = match within.is_zero() {
+                true => String::new(),
+                false => format!(" within {}", Took(within)),
+            };
             self.say(&format!(
-                "\nClosing {} connection{s}; Ctrl-C again to leave at once",
+                "\nClosing {} connection{s}{within}; Ctrl-C again to leave at once",
                 Whole(open)
             ));
+        }
+    }
+
+    /// How they ended, where there were any.
+    pub(super) fn farewell(&self, farewell: &Farewell) {
+        if !farewell.connections.is_empty() || farewell.http_cut > 0 {
+            self.say(&format!("Closed {farewell}"));
         }
     }
 
@@ -99,6 +110,11 @@ impl Visits {
     pub(super) fn say(&self, text: &str) {
         // The server goes on where nobody reads what it says.
         let _ = writeln!(anstream::stdout().lock(), "{text}");
+    }
+
+    /// Says on standard error what is wrong.
+    pub(super) fn complain(&self, what: &str) {
+        let _ = writeln!(anstream::stderr().lock(), "sockeye: {}", one_line(what));
     }
 
     fn line(&self, style: Style, event: &str, what: impl Display) {

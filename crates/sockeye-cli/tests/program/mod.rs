@@ -79,6 +79,11 @@ impl Program {
 
     /// Started by a command that may be another program.
     pub(crate) fn run_as(command: &mut Command) -> Self {
+        Self::run_with_input(command, Stdio::piped())
+    }
+
+    /// The same, with this as its standard input.
+    pub(crate) fn run_with_input(command: &mut Command, input: Stdio) -> Self {
         let given: Vec<_> = command
             .get_envs()
             .map(|(name, _)| name.to_owned())
@@ -93,7 +98,7 @@ impl Program {
             }
         }
         let mut child = command
-            .stdin(Stdio::piped())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

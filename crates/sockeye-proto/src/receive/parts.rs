@@ -1,8 +1,8 @@
 //! A message received in parts, none of it kept (RFC 6455 §5.4).
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::boxed::Box;
 
-use super::{Inflating, OwnedEvent, Receiver};
+use super::{Inflating, OwnedEvent, Receiver, gathered::Gathered};
 use crate::{
     MessageKind, ProtocolError,
     deflate::{Inflater, Progress},
@@ -195,7 +195,7 @@ impl Receiver {
                     codec.finish_parts(&mut progress, keep_context)?;
                 }
                 self.meter.received().end(parts.text);
-                (self.message, self.parts, self.payload) = (None, None, Vec::new());
+                (self.message, self.parts, self.payload) = (None, None, Gathered::new());
                 return Ok(Step::End);
             }
             let mut frame = match self.frame {
@@ -275,7 +275,7 @@ impl Receiver {
             parts.used = 0;
             self.payload.clear();
             if self.payload.capacity() > STAGE {
-                self.payload = Vec::new();
+                self.payload = Gathered::new();
             }
         }
         Ok(written)

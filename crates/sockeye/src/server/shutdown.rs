@@ -221,7 +221,28 @@ impl ShutdownHandle {
     }
 
     /// Waits until the server has begun to end. A handler that is to say goodbye, or to take nothing more
-    /// on, waits for it beside its messages; its connection goes on until its own turn.
+    /// on, looks at this before its messages: its connection may be the first to have its turn.
+    ///
+    /// ```no_run
+    /// # use sockeye::{Result, WebSocket, server::ShutdownHandle};
+    /// async fn chat(mut socket: WebSocket, ending: ShutdownHandle) -> Result<()> {
+    ///     loop {
+    ///         tokio::select! {
+    ///             biased;
+    ///             () = ending.begun() => break socket.send("we are about to restart").await?,
+    ///             message = socket.recv() => match message? {
+    ///                 Some(message) => socket.send(message).await?,
+    ///                 None => return Ok(()),
+    ///             },
+    ///         }
+    ///     }
+    ///     // Until its turn it goes on.
+    ///     while let Some(message) = socket.recv().await? {
+    ///         socket.send(message).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Cancel safety
     /// Safe: it only waits.

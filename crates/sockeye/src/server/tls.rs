@@ -1,28 +1,31 @@
 //! TLS as a server: the certificate that is shown (RFC 8446).
 
-use std::{fmt, fs, path::Path, sync::Arc};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::{Error, Result, stream::Io};
 
-/// How a server speaks TLS. Cloning is cheap.
+/// How a server speaks TLS. Cloning is cheap, and the clones show the same certificate: one that is kept
+/// can [replace](Self::reload) it while the server runs.
 ///
 /// The cryptography is always that of aws-lc-rs, whatever other providers the program contains.
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
-    /// Whether the configuration is a user's own, which is used as it is.
-    #[cfg_attr(
-        not(feature = "http2"),
-        allow(dead_code, reason = "nothing is changed in it")
-    )]
-    given: bool,
+    /// None where the configuration is a user's own, which is used as it is.
+    shown: Option<Arc<Shown>>,
 }
 
 impl ServerTls {
@@ -31,7 +34,10 @@ impl ServerTls {
     /// # Errors
     /// [`Error::Tls`] where either is not there or they do not fit each other.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self> {
-        Self::from_named_pem("the server's certificate", chain, key)
+        Self::showing(Shown {
+            files: None,
+            certificate: RwLock::new(read(IN_PEM, chain, key)?),
+        })
     }
 
     /// Reads the two from files. Blocks while it does.
@@ -39,12 +45,61 @@ impl ServerTls {
     /// # Errors
     /// [`Error::Tls`], which names the file that is at fault where it is one alone.
     pub fn from_pem_files(chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
-        let read = |path: &Path| {
-            fs::read(path).map_err(|error| Error::tls(path.display().to_string(), error))
+        let files = Files {
+            chain: chain.as_ref().into(),
+            key: key.as_ref().into(),
         };
-        let (chain, key) = (chain.as_ref(), key.as_ref());
-        let subject = format!("{} and {}", chain.display(), key.display());
-        Self::from_named_pem(&subject, &read(chain)?, &read(key)?)
+        Self::showing(Shown {
+            certificate: RwLock::new(files.read()?),
+            files: Some(files),
+        })
+    }
+
+    /// Reads the files again, such as after the certificate was renewed. Blocks while it does.
+    ///
+    /// Whoever connects from now on is shown what is in them; open connections and resumed sessions go
+    /// on. Where something is wrong with the files, the certificate stays as it is.
+    ///
+    /// ```no_run
+    /// # use sockeye::{Acceptor, Server, server::ServerTls};
+    /// # async fn example(server: Server) -> sockeye::Result<()> {
+    /// let tls = ServerTls::from_pem_files("chain.pem", "key.pem")?;
+    /// let server = server.acceptor(Acceptor::new().tls(tls.clone()));
+    /// # drop(server);
+    /// // … and when the files have changed:
+    /// if let Err(error) = tls.reload() {
+    ///     eprintln!("the certificate stays: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`from_pem_files`](Self::from_pem_files); and where it does not come from files.
+    pub fn reload(&self) -> Result<()> {
+        let Some((shown, files)) = self
+            .shown
+            .as_ref()
+            .and_then(|s| Some((s, s.files.as_ref()?)))
+        else {
+            return Err(not_ours("the certificate does not come from files"));
+        };
+        shown.replace(files.read()?);
+        Ok(())
+    }
+
+    /// Shows another certificate from now on, as [`reload`](Self::reload) does: the chain and its key,
+    /// both in PEM.
+    ///
+    /// # Errors
+    /// As [`from_pem`](Self::from_pem); and where the configuration is a user's own, which has a resolver
+    /// of its own.
+    pub fn replace_pem(&self, chain: &[u8], key: &[u8]) -> Result<()> {
+        let Some(shown) = &self.shown else {
+            return Err(not_ours("the configuration is one of rustls' own"));
+        };
+        shown.replace(read(IN_PEM, chain, key)?);
+        Ok(())
     }
 
     /// A configuration of rustls as it is. Its ALPN list should name `http/1.1`, or nothing; `h2`
@@ -52,7 +107,7 @@ impl ServerTls {
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
         Self {
             config,
-            given: true,
+            shown: None,
         }
     }
 
@@ -60,30 +115,23 @@ impl ServerTls {
     /// (RFC 6455 is opened on HTTP/1.1).
     #[cfg(feature = "http2")]
     pub(super) fn offer_http2(&mut self) {
-        if !self.given {
+        if self.shown.is_some() {
             let config = Arc::make_mut(&mut self.config);
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
     }
 
-    fn from_named_pem(subject: &str, chain: &[u8], key: &[u8]) -> Result<Self> {
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| Error::tls(subject, error))?;
-        if chain.is_empty() {
-            return Err(Error::tls(subject, "there is no certificate in the PEM"));
-        }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Error::tls(subject, error))?;
+    fn showing(shown: Shown) -> Result<Self> {
+        let shown = Arc::new(shown);
         let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
-            .map_err(|error| Error::tls(subject, error))?
+            .map_err(|error| Error::tls(IN_PEM, error))?
             .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(|error| Error::tls(subject, error))?;
+            .with_cert_resolver(shown.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
             config: Arc::new(config),
-            given: false,
+            shown: Some(shown),
         })
     }
 
@@ -107,4 +155,71 @@ impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ServerTls(..)")
     }
+}
+
+/// What an error is about, where no file is.
+const IN_PEM: &str = "the server's certificate";
+
+/// The certificate that is shown. It is replaced whole, and so never half of one and half of the other.
+#[derive(Debug)]
+struct Shown {
+    certificate: RwLock<Arc<CertifiedKey>>,
+    /// Where it is from.
+    files: Option<Files>,
+}
+
+impl Shown {
+    fn replace(&self, certificate: Arc<CertifiedKey>) {
+        *self
+            .certificate
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = certificate;
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let certificate = self.certificate.read();
+        Some(certificate.unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+#[derive(Debug)]
+struct Files {
+    chain: PathBuf,
+    key: PathBuf,
+}
+
+impl Files {
+    fn read(&self) -> Result<Arc<CertifiedKey>> {
+        let bytes = |path: &Path| {
+            fs::read(path).map_err(|error| Error::tls(path.display().to_string(), error))
+        };
+        let subject = format!("{} and {}", self.chain.display(), self.key.display());
+        read(&subject, &bytes(&self.chain)?, &bytes(&self.key)?)
+    }
+}
+
+/// Reads a certificate and its key, which have to fit each other.
+fn read(subject: &str, chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::tls(subject, error))?;
+    if chain.is_empty() {
+        return Err(Error::tls(subject, "there is no certificate in the PEM"));
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Error::tls(subject, error))?;
+    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+        .map(Arc::new)
+        .map_err(|error| Error::tls(subject, error))
+}
+
+fn not_ours(why: &str) -> Error {
+    Error::tls(
+        IN_PEM,
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("it cannot be replaced: {why}"),
+        ),
+    )
 }

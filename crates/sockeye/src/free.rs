@@ -1,0 +1,86 @@
+//! A connection that nobody drives, where a task waits for it to be written: no wait is without an end.
+//!
+//! Whoever receives on such a connection keeps it: sends the pings, and minds the deadline of a Close. But
+//! nobody need be receiving, and a peer that takes nothing would then be waited for as long as TCP likes. So
+//! a task that waits to be written minds both as well, as a driver does.
+
+use std::{
+    future::Future,
+    io,
+    pin::pin,
+    task::{Context, Waker},
+};
+
+use tokio::{task::unconstrained, time::sleep_until};
+
+use crate::{
+    Ended,
+    keepalive::Step,
+    link::{Command, Link},
+    shared::{Shared, State, idle},
+};
+
+impl Shared {
+    /// Does what is due on a free link that has not taken everything. Where it gives the peer up, the link is
+    /// broken then.
+    ///
+    /// There is one timer for all, and it wakes all who wait to be written: which of them goes on waiting is
+    /// not known.
+    #[cold]
+    pub(crate) fn mind(&self, link: &mut Link, state: &mut State) {
+        let all = Waker::from(self.waiting().clone());
+        let all = &mut Context::from_waker(&all);
+        while link.is_due(all) {
+            match link.tick(&self.pulse) {
+                // Whoever receives is woken in any case.
+                None | Some(Step::Ping | Step::Ask { .. }) => {}
+                Some(Step::GiveUp) => {
+                    state.ended.get_or_insert(Ended::Silent);
+                    let _ = link.apply(Command::GiveUp);
+                    self.wake_ended();
+                }
+                Some(Step::Close) => {
+                    if state.our_close.is_none() && state.ended.is_none() {
+                        state.our_close = Some(idle());
+                        let _ = link.apply(Command::Close(idle()));
+                    }
+                }
+            }
+        }
+        let Some(deadline) = link.deadline() else {
+            return;
+        };
+        let timer = link
+            .closing
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        // A timer that says Pending because the task has done much would not have the waker.
+        if pin!(unconstrained(timer.as_mut())).poll(all).is_ready() {
+            state.ended.get_or_insert(Ended::TimedOut);
+            let late = "the peer did not take the Close within the close timeout";
+            link.break_off(io::Error::new(io::ErrorKind::TimedOut, late));
+            self.wake_ended();
+        }
+    }
+
+    /// Does what is due on a free link, for a task that receives. Gives what is left to be done.
+    pub(crate) fn tick_free(&self, cx: &mut Context<'_>, link: &mut Link) -> Option<Step> {
+        let mut left = None;
+        let mut tick = |cx: &mut Context<'_>| {
+            while link.is_due(cx) {
+                match link.tick(&self.pulse) {
+                    step @ Some(Step::GiveUp | Step::Close) => left = step,
+                    None | Some(Step::Ping | Step::Ask { .. }) => {}
+                }
+            }
+        };
+        if self.is_awaited() {
+            // The timer is theirs too.
+            self.waiting().drained.add(cx.waker());
+            let all = Waker::from(self.waiting().clone());
+            tick(&mut Context::from_waker(&all));
+        } else {
+            tick(cx);
+        }
+        left
+    }
+}

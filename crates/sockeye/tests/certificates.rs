@@ -1,0 +1,182 @@
+//! A server's certificate, replaced while it runs.
+#![cfg(all(feature = "server", feature = "client", feature = "tls"))]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod wire;
+
+use std::{fs, net::SocketAddr, path::PathBuf};
+
+use rcgen::{CertifiedKey, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use sockeye::{
+    Acceptor, Client, Error, Result, Server, WebSocket,
+    client::ClientTls,
+    server::{ServerTls, Shutdown, ShutdownHandle},
+};
+use wire::within;
+
+/// A certificate that is its own authority, and its key, in PEM.
+struct Made {
+    chain: String,
+    key: String,
+}
+
+fn make() -> Made {
+    let CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    Made {
+        chain: cert.pem(),
+        key: signing_key.serialize_pem(),
+    }
+}
+
+impl Made {
+    /// A client that trusts this alone, and has never been here.
+    fn client(&self) -> ClientTls {
+        ClientTls::new().ca_pem(self.chain.as_bytes()).unwrap()
+    }
+
+    /// One that keeps its sessions.
+    fn returning_client(&self) -> ClientTls {
+        let mut roots = RootCertStore::empty();
+        let certificate = CertificateDer::from_pem_slice(self.chain.as_bytes());
+        roots.add(certificate.unwrap()).unwrap();
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let config = ClientConfig::builder_with_provider(provider.into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        ClientTls::from_config(config.into())
+    }
+}
+
+async fn serve(tls: ServerTls) -> (SocketAddr, ShutdownHandle) {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let (address, handle) = (server.local_addr().unwrap(), server.shutdown_handle());
+    let server = server.acceptor(Acceptor::new().tls(tls));
+    tokio::spawn(server.serve(async |mut socket| {
+        while let Some(message) = socket.recv().await? {
+            socket.send(message).await?;
+        }
+        Ok(())
+    }));
+    (address, handle)
+}
+
+async fn connect(address: SocketAddr, tls: &ClientTls) -> Result<WebSocket> {
+    let client = Client::new(format!("wss://{address}/")).tls(tls.clone());
+    within(client.connect()).await
+}
+
+async fn expect_echo(socket: &mut WebSocket, text: &str) {
+    socket.send(text).await.unwrap();
+    assert_eq!(within(socket.recv()).await.unwrap(), Some(text.into()));
+}
+
+async fn is_trusted(address: SocketAddr, by: &Made) -> bool {
+    match connect(address, &by.client()).await {
+        Ok(mut socket) => {
+            expect_echo(&mut socket, "hello").await;
+            true
+        }
+        Err(error) => {
+            assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_connects_is_shown_the_new_one_and_who_is_connected_goes_on() {
+    let (old, new) = (make(), make());
+    let tls = ServerTls::from_pem(old.chain.as_bytes(), old.key.as_bytes()).unwrap();
+    let (address, handle) = serve(tls.clone()).await;
+    let been_here = old.returning_client();
+    let mut open = connect(address, &been_here).await.unwrap();
+    expect_echo(&mut open, "before").await;
+    assert!(!is_trusted(address, &new).await);
+
+    tls.replace_pem(new.chain.as_bytes(), new.key.as_bytes())
+        .unwrap();
+    expect_echo(&mut open, "after").await;
+    assert!(is_trusted(address, &new).await);
+    assert!(!is_trusted(address, &old).await);
+    // A session that is resumed needs no certificate: it was shown one before.
+    let mut resumed = connect(address, &been_here).await.unwrap();
+    expect_echo(&mut resumed, "resumed").await;
+
+    let farewell = handle.shutdown(Shutdown::new());
+    for socket in [&mut open, &mut resumed] {
+        assert_eq!(within(socket.recv()).await.unwrap(), None);
+    }
+    assert!(within(farewell).await.closed() >= 2);
+}
+
+#[tokio::test]
+async fn files_are_read_again_and_the_certificate_stays_where_they_are_faulty() {
+    let directory = directory();
+    let (chain, key) = (directory.join("chain.pem"), directory.join("key.pem"));
+    let write = |made: &Made| {
+        fs::write(&chain, &made.chain).unwrap();
+        fs::write(&key, &made.key).unwrap();
+    };
+    let (old, new) = (make(), make());
+    write(&old);
+    let tls = ServerTls::from_pem_files(&chain, &key).unwrap();
+    let (address, _handle) = serve(tls.clone()).await;
+    assert!(is_trusted(address, &old).await);
+
+    let half = new.chain.len() / 2;
+    let faulty: [(&str, &dyn Fn()); 5] = [
+        // One file was written, and the other not yet.
+        ("chain.pem and ", &|| fs::write(&chain, &new.chain).unwrap()),
+        ("no certificate", &|| fs::write(&chain, "").unwrap()),
+        ("chain.pem and ", &|| {
+            fs::write(&chain, &new.chain[..half]).unwrap()
+        }),
+        ("key.pem", &|| {
+            write(&new);
+            fs::write(&key, "no key").unwrap();
+        }),
+        ("key.pem failed", &|| fs::remove_file(&key).unwrap()),
+    ];
+    for (said, fault) in faulty {
+        fault();
+        let error = tls.reload().unwrap_err().to_string();
+        assert!(error.contains(said), "{said}: {error}");
+        assert!(is_trusted(address, &old).await, "{said}");
+        assert!(!is_trusted(address, &new).await, "{said}");
+    }
+    write(&new);
+    tls.reload().unwrap();
+    assert!(is_trusted(address, &new).await);
+    assert!(!is_trusted(address, &old).await);
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_key_of_another_certificate_is_refused() {
+    let (one, other) = (make(), make());
+    let tls = ServerTls::from_pem(one.chain.as_bytes(), one.key.as_bytes()).unwrap();
+    let error = tls.replace_pem(one.chain.as_bytes(), other.key.as_bytes());
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("the server's certificate")
+    );
+    let of_nobody = KeyPair::generate().unwrap().serialize_pem();
+    assert!(ServerTls::from_pem(one.chain.as_bytes(), of_nobody.as_bytes()).is_err());
+    let error = tls.reload().unwrap_err().to_string();
+    assert!(error.contains("does not come from files"), "{error}");
+}
+
+fn directory() -> PathBuf {
+    let path = std::env::temp_dir().join(format!("sockeye-certificates-{}", std::process::id()));
+    fs::create_dir_all(&path).unwrap();
+    path
+}
