@@ -318,7 +318,7 @@ impl Server {
     }
 
     /// Runs for every connection what its path leads to: see [`Routes`]. A request for another path is
-    /// refused with 404, and one for no WebSocket goes to [`http`](Self::http) as ever.
+    /// refused with 404, and one for no WebSocket goes to the HTTP service as ever.
     ///
     /// Else as [`serve`](Self::serve).
     ///

@@ -1,6 +1,7 @@
 //! The server: from an accepted stream to an open connection (RFC 6455 §4.2).
 //!
-//! With the feature `hyper` pages and sockets share a port, which the module `guide` tells of.
+//! [`who_may_come_in`] tells how a request is decided about. With the feature `hyper` pages and sockets share
+//! a port, which the module `guide` tells of.
 
 mod accept;
 mod connections;
@@ -46,3 +47,6 @@ pub use tls_identity::TlsIdentity;
 #[cfg(feature = "hyper")]
 #[doc = include_str!("../../docs/server.md")]
 pub mod guide {}
+
+#[doc = include_str!("../../docs/who-may-come-in.md")]
+pub mod who_may_come_in {}
