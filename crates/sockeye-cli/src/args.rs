@@ -590,7 +590,7 @@ mod tests {
             Args::try_parse_from(words(command)).unwrap_or_else(|error| panic!("{line}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 20);
+        assert_eq!(count, 22);
     }
 
     #[test]
