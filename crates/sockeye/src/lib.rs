@@ -62,6 +62,8 @@
 //! - **Size.** What does not fit into memory is read and written as it comes:
 //!   [`recv_stream`](WebSocket::recv_stream), [`send_stream`](WebSocket::send_stream), and
 //!   [`into_byte_stream`](WebSocket::into_byte_stream) for tunnels.
+//! - **Many at once.** [`Groups`] sends one message to many connections, compressed once, and
+//!   whoever does not read delays nobody.
 //! - **The end is a value.** [`Ended`] says who closed and with what, or how the connection was
 //!   lost.
 #![forbid(unsafe_code)]
