@@ -103,8 +103,8 @@ impl Acceptor {
         asked: Asked,
         answer: Answer,
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
-        let offer = self.check(&asked.head, &asked.peer)?;
-        let agreed = self.agree(&offer, answer)?;
+        let checked = self.check(&asked.head, &asked.peer)?;
+        let agreed = self.agree(checked, answer)?;
         self.take_over(asked, agreed)
     }
 

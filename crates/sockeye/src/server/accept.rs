@@ -17,8 +17,9 @@ use sockeye_proto::{
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
 use super::{
-    Answer, IncomingRequest, Origins, Peer,
+    Answer, IncomingRequest, Matched, Origins, Peer,
     decision::{OnRequest, State},
+    routes::Table,
 };
 use crate::{
     Deadline, Error, Result, WebSocket,
@@ -73,6 +74,7 @@ pub struct Acceptor {
     staying: Staying,
     rates: Rates,
     origins: Origins,
+    routes: Option<Arc<Table>>,
     on_request: Option<OnRequest>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
@@ -101,6 +103,7 @@ impl Acceptor {
             staying: Staying::default(),
             rates: Rates::default(),
             origins: Origins::default(),
+            routes: None,
             on_request: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -287,6 +290,11 @@ impl Acceptor {
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
         self
+    }
+
+    /// Has requests alone come in that there is a route for.
+    pub(super) fn set_routes(&mut self, routes: Arc<Table>) {
+        self.routes = Some(routes);
     }
 
     /// Counts the connections that are accepted, and the clients that are not. A [`Server`](crate::Server)
@@ -519,6 +527,7 @@ impl Acceptor {
     ) -> Established {
         let admitted = Admitted {
             state: terms.state,
+            matched: terms.matched,
             #[cfg(feature = "tls")]
             tls: peer.tls,
         };
@@ -550,16 +559,21 @@ impl Acceptor {
         peer: &Peer,
         deadline: Instant,
     ) -> Result<(Acceptance, Terms), HandshakeError> {
-        let offer = self.check(request, peer)?;
-        let answer = self.decision(request, peer, deadline).await?;
-        self.agree(&offer, answer)
+        let checked = self.check(request, peer)?;
+        let answer = self.decision(request, peer, &checked, deadline).await?;
+        self.agree(checked, answer)
     }
 
     /// Applies the rules: the standard's, and those that are set here.
-    pub(crate) fn check(&self, request: &Request, peer: &Peer) -> Result<Offer, HandshakeError> {
+    pub(crate) fn check(&self, request: &Request, peer: &Peer) -> Result<Checked, HandshakeError> {
         let offer = request.check()?;
         self.origins.check(request, peer)?;
-        Ok(offer)
+        let matched = self
+            .routes
+            .as_ref()
+            .map(|routes| routes.find(request.path()));
+        let matched = matched.transpose()?.map(Arc::new);
+        Ok(Checked { offer, matched })
     }
 
     /// What the user says to a request that has passed the rules.
@@ -567,22 +581,25 @@ impl Acceptor {
         &self,
         request: &Arc<Request>,
         peer: &Peer,
+        checked: &Checked,
         deadline: Instant,
     ) -> Result<Answer, HandshakeError> {
         let Some(on_request) = &self.on_request else {
             return Ok(Answer::new());
         };
-        let request = IncomingRequest::new(request.clone(), peer.clone());
+        let matched = checked.matched.clone();
+        let request = IncomingRequest::new(request.clone(), peer.clone(), matched);
         on_request.decide(request, deadline).await
     }
 
-    /// What is agreed to of an offer, with the user's answer.
+    /// What is agreed to of what the client offers, with the user's answer.
     pub(crate) fn agree(
         &self,
-        offer: &Offer,
+        checked: Checked,
         answer: Answer,
     ) -> Result<(Acceptance, Terms), HandshakeError> {
-        let mut acceptance = Acceptance::new(offer);
+        let Checked { offer, matched } = checked;
+        let mut acceptance = Acceptance::new(&offer);
         let subprotocol = answer.choose(&offer.subprotocols, &self.subprotocols)?;
         if let Some(name) = subprotocol {
             acceptance.subprotocol(name);
@@ -604,6 +621,7 @@ impl Acceptor {
                 subprotocol,
                 deflate,
                 state: answer.state,
+                matched,
             },
         ))
     }
@@ -643,12 +661,19 @@ struct Asking {
     peer: Peer,
 }
 
+/// A request that has passed the rules.
+pub(crate) struct Checked {
+    offer: Offer,
+    matched: Option<Arc<Matched>>,
+}
+
 /// What was agreed.
 #[derive(Debug)]
 pub(crate) struct Terms {
     subprotocol: Option<Box<str>>,
     deflate: Option<(DeflateConfig, DeflateParams)>,
     state: Option<State>,
+    matched: Option<Arc<Matched>>,
 }
 
 /// What a client came for.
