@@ -298,7 +298,7 @@ impl WebSocket {
         async move {
             let mut session = match session {
                 Ok(session) => session,
-                Err(ended) => return ended,
+                Err(ended) => return *ended,
             };
             poll_fn(|cx| session.poll_open(cx)).await;
             poll_fn(|cx| session.poll(cx)).await;
@@ -323,13 +323,14 @@ impl<H> Drop for Session<H> {
 }
 
 impl<H: Handler> Session<H> {
-    /// A session of a connection, or how that has ended already.
-    fn new(socket: WebSocket, handler: H) -> Result<Box<Self>, Ended> {
+    /// A session of a connection, or how that has ended already: in a box too, since the future keeps
+    /// room for whichever it is.
+    fn new(socket: WebSocket, handler: H) -> Result<Box<Self>, Box<Ended>> {
         // The socket is not left with the connection meanwhile: a driver that is done would take it
         // for dropped.
         let (shared, reader) = socket.into_receiver().into_reader();
         let Some(reader) = reader else {
-            return Err(shared.ended().unwrap_or_else(Ended::gone));
+            return Err(Box::new(shared.ended().unwrap_or_else(Ended::gone)));
         };
         Ok(Box::new(Self {
             socket: Socket {

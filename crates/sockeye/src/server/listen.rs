@@ -291,7 +291,10 @@ impl Server {
         let work = Arc::new(work);
         self.run(move |socket| {
             let work = work.clone();
-            async move { socket.drive(|socket| work(socket)).await.map(drop) }
+            // Boxed: a task's memory comes in steps, and a future keeps what it is made of beside what
+            // becomes of that. An echo was a task of 1 KiB.
+            let driven = Box::pin(socket.drive(move |socket| work(socket)));
+            async move { driven.await.map(drop) }
         })
         .await
     }
