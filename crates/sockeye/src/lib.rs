@@ -70,6 +70,10 @@
 #[doc = include_str!("../../../docs/large-messages.md")]
 struct LargeMessages;
 
+#[cfg(all(doctest, feature = "client", feature = "server"))]
+#[doc = include_str!("../../../docs/examples.md")]
+struct Examples;
+
 #[cfg(feature = "axum")]
 pub mod axum;
 #[cfg(feature = "client")]
@@ -95,6 +99,11 @@ mod latest;
 mod link;
 mod message_reader;
 mod message_writer;
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unreachable_pub, reason = "set at servers")
+)]
+mod rate;
 mod reader;
 #[cfg(feature = "server")]
 pub mod server;
@@ -102,6 +111,11 @@ mod shared;
 mod socket;
 mod split;
 mod stream;
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unreachable_pub, reason = "set at servers")
+)]
+mod throttle;
 mod transport;
 mod waiting;
 
