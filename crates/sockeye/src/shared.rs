@@ -60,6 +60,12 @@ impl Info {
         self.admitted.as_ref()?.state()
     }
 
+    /// The proxy that has said who the client is.
+    #[cfg(feature = "server")]
+    pub(crate) fn proxy(&self) -> Option<SocketAddr> {
+        self.admitted.as_ref()?.proxy
+    }
+
     /// What TLS said of the client, at the server.
     #[cfg(all(feature = "server", feature = "tls"))]
     pub(crate) fn tls(&self) -> Option<&crate::server::TlsIdentity> {

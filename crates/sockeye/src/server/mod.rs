@@ -6,14 +6,17 @@ mod accept;
 mod admission;
 mod connections;
 mod decision;
+mod forwarded;
 #[cfg(feature = "hyper")]
 mod http;
 #[cfg(feature = "http2")]
 mod idle;
 mod listen;
 mod listener;
+mod networks;
 mod origins;
 mod per_core;
+mod proxy_protocol;
 #[cfg(feature = "hyper")]
 mod rewound;
 mod shutdown;
@@ -32,8 +35,10 @@ pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
 pub use listen::Server;
 pub use listener::Listener;
+pub use networks::Networks;
 pub use origins::Origins;
 pub use per_core::PerCore;
+pub use proxy_protocol::ProxyHeaderError;
 #[cfg(feature = "hyper")]
 pub(crate) use rewound::Rewound;
 pub use shutdown::{Departed, Farewell, Shutdown, ShutdownHandle};
