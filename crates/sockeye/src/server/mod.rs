@@ -48,6 +48,10 @@ pub use tls::ServerTls;
 #[cfg(feature = "tls")]
 pub use tls_identity::TlsIdentity;
 
+/// All limits, and what a peer sees of them.
+#[doc = include_str!("../../docs/limits.md")]
+pub mod limits {}
+
 #[cfg(feature = "hyper")]
 #[doc = include_str!("../../docs/server.md")]
 pub mod guide {}

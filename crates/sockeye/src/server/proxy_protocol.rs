@@ -320,7 +320,8 @@ mod tests {
     async fn what_is_no_header_is_told() {
         use ProxyHeaderError::{Absent, Malformed, TooLong};
         let long = [b"PROXY UNKNOWN ", &[b'a'; 92][..], b"\r\n"].concat();
-        let cases: Vec<(&[u8], fn(ProxyHeaderError) -> bool)> = vec![
+        type Is = fn(ProxyHeaderError) -> bool;
+        let cases: Vec<(&[u8], Is)> = vec![
             (b"GET / HTTP/1.1\r\n\r\n", |e| e == Absent),
             (
                 b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on",
