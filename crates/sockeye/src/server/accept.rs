@@ -1,13 +1,7 @@
 //! Accepts one connection: TLS where it is wanted, the request, the answer, under one deadline
 //! (RFC 6455 §4.2).
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -495,7 +489,7 @@ impl Acceptor {
         &self,
         headers: &impl HeaderFields,
         peer: &Peer,
-    ) -> Option<SocketAddr> {
+    ) -> Option<std::net::SocketAddr> {
         let from = peer.addr.map(|addr| addr.ip());
         match self.forwarding.as_ref().map(|f| f.client(headers, from)) {
             // What cannot be understood is the service's to refuse: it has the header too.
