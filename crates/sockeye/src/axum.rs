@@ -161,12 +161,15 @@ impl WebSocketUpgrade {
         F: FnOnce(WebSocket) -> Fut + Send + 'static,
         Fut: Future<Output: Outcome> + Send + 'static,
     {
-        let (response, upgrade) = match self.acceptor.begin_with(self.asked, self.answer) {
+        let acceptor = self.acceptor;
+        let (response, upgrade) = match acceptor.begin_with(self.asked, self.answer) {
             Ok(agreed) => agreed,
             Err(error) => {
                 let response = WebSocketUpgradeRejection(error.clone()).into_response();
+                let error = error.into();
+                acceptor.refused(None, &error);
                 if let Some(tell) = self.on_failed {
-                    tell(error.into());
+                    tell(error);
                 }
                 return response;
             }

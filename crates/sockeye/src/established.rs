@@ -36,6 +36,12 @@ pub(crate) struct Established {
     /// None for a stream that is no socket's.
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) peer_head: PeerHead,
+    /// Whom a client has connected to, without what is nobody's business.
+    #[cfg(feature = "tracing")]
+    pub(crate) url: Option<Box<str>>,
+    /// What counts the connection.
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics: Option<crate::Metrics>,
     pub(crate) admitted: Option<Box<Admitted>>,
 }
 

@@ -307,9 +307,11 @@ impl WebSocket {
                 Ok(session) => session,
                 Err(ended) => return ended,
             };
-            poll_fn(|cx| session.poll_open(cx)).await;
-            poll_fn(|cx| session.poll(cx)).await;
-            session.end()
+            // Beside the one that the session has, which is lent to it.
+            let shared = session.shared.clone();
+            poll_fn(|cx| shared.within(|| session.poll_open(cx))).await;
+            poll_fn(|cx| shared.within(|| session.poll(cx))).await;
+            shared.within(|| session.end())
         }
     }
 }

@@ -74,11 +74,16 @@ impl Acceptor {
     ) -> impl Future<Output = (Response<String>, Upgrade)> + Send + use<B> {
         let asked = Asked::take(request);
         let acceptor = self.clone();
+        let peer = asked.as_ref().ok().and_then(|asked| asked.peer.addr);
         async move {
-            respond(match asked {
+            let begun = match asked {
                 Ok(asked) => acceptor.begin(asked).await,
                 Err(error) => Err(error),
-            })
+            };
+            if let Err(error) = &begun {
+                acceptor.refused(peer, &error.clone().into());
+            }
+            respond(begun)
         }
     }
 

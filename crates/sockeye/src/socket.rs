@@ -74,6 +74,8 @@ impl WebSocket {
             output: established.output,
             peer_head: established.peer_head,
             admitted: established.admitted,
+            #[cfg(feature = "tracing")]
+            url: established.url,
         };
         let link = Link::new(sender, write, established.output.limit, established.staying);
         let has_early = !early.is_empty();
@@ -81,6 +83,10 @@ impl WebSocket {
             Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
         );
         let shared = Shared::new(info, link);
+        shared.opened(
+            #[cfg(feature = "metrics")]
+            established.metrics.as_ref(),
+        );
         if has_early {
             shared.pulse.attend();
         }

@@ -1,7 +1,13 @@
 //! Accepts one connection: TLS where it is wanted, the request, the answer, under one deadline
 //! (RFC 6455 §4.2).
 
-use std::{fmt, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -80,6 +86,8 @@ pub struct Acceptor {
     on_request: Option<OnRequest>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<crate::Metrics>,
 }
 
 impl Default for Acceptor {
@@ -107,6 +115,8 @@ impl Acceptor {
             on_request: None,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "metrics")]
+            metrics: None,
         }
     }
 
@@ -323,6 +333,28 @@ impl Acceptor {
         self
     }
 
+    /// Counts the connections that are accepted, and the clients that are not. A [`Server`](crate::Server)
+    /// is better given them itself: it knows of clients that do not get as far as this.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, metrics: &crate::Metrics) -> Self {
+        self.metrics = Some(metrics.clone());
+        self
+    }
+
+    /// Tells of a client that was not let in. Call it once for each.
+    #[cfg_attr(
+        not(all(feature = "metrics", feature = "tracing")),
+        allow(unused_variables, reason = "not everybody is told")
+    )]
+    pub(crate) fn refused(&self, peer: Option<SocketAddr>, error: &Error) {
+        #[cfg(feature = "metrics")]
+        if let Some(metrics) = &self.metrics {
+            metrics.refused(error);
+        }
+        #[cfg(feature = "tracing")]
+        crate::watch::refused(peer, error);
+    }
+
     /// Whether anything is only said within TLS.
     pub(super) fn speaks_tls(&self) -> bool {
         #[cfg(feature = "tls")]
@@ -394,10 +426,13 @@ impl Acceptor {
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         let stream = Stream::new(stream);
         let peer_addr = stream.peer_addr();
-        match self.receive(stream, Peer::at(peer_addr)).await? {
-            Incoming::WebSocket(established) => Ok(established),
-            Incoming::Http(plain) => Err(Box::pin(plain.refuse()).await),
-        }
+        let error = match self.receive(stream, Peer::at(peer_addr)).await {
+            Ok(Incoming::WebSocket(established)) => return Ok(established),
+            Ok(Incoming::Http(plain)) => Box::pin(plain.refuse()).await,
+            Err(error) => error,
+        };
+        self.refused(peer_addr, &error);
+        Err(error)
     }
 
     /// Accepts a WebSocket, or hands back a request for something else with all that was read.
@@ -489,7 +524,7 @@ impl Acceptor {
         &self,
         headers: &impl HeaderFields,
         peer: &Peer,
-    ) -> Option<std::net::SocketAddr> {
+    ) -> Option<SocketAddr> {
         let from = peer.addr.map(|addr| addr.ip());
         match self.forwarding.as_ref().map(|f| f.client(headers, from)) {
             // What cannot be understood is the service's to refuse: it has the header too.
@@ -584,6 +619,10 @@ impl Acceptor {
             rates: self.rates,
             peer_addr: peer.addr,
             peer_head: PeerHead::Request(request),
+            #[cfg(feature = "tracing")]
+            url: None,
+            #[cfg(feature = "metrics")]
+            metrics: self.metrics.clone(),
             admitted: admitted.some(),
         }
     }

@@ -67,6 +67,8 @@ pub struct Server {
     #[cfg(feature = "hyper")]
     keep_alive: Duration,
     on_error: Option<Arc<OnError>>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<crate::Metrics>,
 }
 
 /// Serves a connection that asks for something else than a WebSocket, until it does.
@@ -125,6 +127,8 @@ impl Server {
             #[cfg(feature = "hyper")]
             keep_alive: KEEP_ALIVE,
             on_error: None,
+            #[cfg(feature = "metrics")]
+            metrics: None,
         }
     }
 
@@ -360,6 +364,14 @@ impl Server {
         self
     }
 
+    /// Counts connections, messages, refusals and more in `metrics`, which a
+    /// [`PerCore`](super::PerCore) shares by a clone for each server.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, metrics: &crate::Metrics) -> Self {
+        self.metrics = Some(metrics.clone());
+        self
+    }
+
     /// Runs `work` for every connection, each in a task of its own, with the socket as an async
     /// object. What it sends goes out in one write whenever it yields. When it is done the
     /// connection is closed: with 1000, after an error with 1011.
@@ -414,6 +426,10 @@ impl Server {
     {
         let connections = Connections::default();
         let work = Arc::new(work);
+        #[cfg(feature = "metrics")]
+        if let Some(metrics) = &self.metrics {
+            self.acceptor = self.acceptor.metrics(metrics);
+        }
         #[cfg(feature = "http2")]
         if self.http.is_some() {
             self.acceptor.offer_http2();
@@ -453,7 +469,11 @@ impl Server {
                             work(socket).await
                         }
                         Ok(None) => Ok(()),
-                        Err(error) => Err(place.refused().map_or(error, Error::from)),
+                        Err(error) => {
+                            let error = place.refused().map_or(error, Error::from);
+                            context.acceptor.refused(peer, &error);
+                            Err(error)
+                        }
                     };
                     drop(place);
                     if let Err(error) = result
@@ -507,6 +527,7 @@ impl Server {
                     return Poll::Ready(Err(begun));
                 }
                 let given_up = |peer, error| {
+                    self.acceptor.refused(peer, &error);
                     if let Some(tell) = &self.on_error {
                         tell(peer, &error);
                     }
@@ -589,8 +610,10 @@ impl Context {
             Ok(place) => Some((stream, Arc::new(place))),
             Err(refused) => {
                 refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
+                let error = refused.into();
+                self.acceptor.refused(peer, &error);
                 if let Some(tell) = &self.on_error {
-                    tell(peer, &refused.into());
+                    tell(peer, &error);
                 }
                 None
             }
