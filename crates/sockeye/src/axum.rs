@@ -124,8 +124,9 @@ impl WebSocketUpgrade {
     pub async fn acceptor(mut self, acceptor: Acceptor) -> Result<Self, WebSocketUpgradeRejection> {
         let Asked { head, peer, .. } = &self.asked;
         self.answer = async {
-            acceptor.check(head, peer)?;
-            acceptor.decision(head, peer, acceptor.deadline()).await
+            let checked = acceptor.check(head, peer)?;
+            let deadline = acceptor.deadline();
+            acceptor.decision(head, peer, &checked, deadline).await
         }
         .await
         .map_err(WebSocketUpgradeRejection)?;

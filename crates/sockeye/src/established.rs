@@ -10,10 +10,10 @@ use sockeye_proto::{
     handshake::{Request, Response},
 };
 
-#[cfg(feature = "server")]
-use crate::server::State;
 #[cfg(all(feature = "server", feature = "tls"))]
 use crate::server::TlsIdentity;
+#[cfg(feature = "server")]
+use crate::server::{Matched, State};
 use crate::{keepalive::Staying, stream::Stream, throttle::Rates};
 
 /// What a WebSocket is made of.
@@ -85,6 +85,9 @@ pub(crate) struct Admitted {
     /// The proxy that has said who the client is.
     #[cfg(feature = "server")]
     pub(crate) proxy: Option<SocketAddr>,
+    /// The route, where there are any.
+    #[cfg(feature = "server")]
+    pub(crate) matched: Option<Arc<Matched>>,
     #[cfg(all(feature = "server", feature = "tls"))]
     pub(crate) tls: Option<TlsIdentity>,
 }
@@ -98,7 +101,7 @@ impl Admitted {
 
     /// Where there is nothing to know, no memory is held.
     pub(crate) fn some(self) -> Option<Box<Self>> {
-        let nothing = self.state.is_none() && self.proxy.is_none();
+        let nothing = self.state.is_none() && self.matched.is_none() && self.proxy.is_none();
         #[cfg(feature = "tls")]
         let nothing = nothing && self.tls.is_none();
         (!nothing).then(|| Box::new(self))

@@ -263,6 +263,13 @@ impl Socket {
         self.driver.shared.info.peer_head.request()
     }
 
+    /// What the path of the request has at `{name}` in its [route](crate::server::Routes), with its percent
+    /// signs decoded, at the server; `None` where the route has no such parameter.
+    #[cfg(feature = "server")]
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.driver.shared.info.matched()?.param(name)
+    }
+
     /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;
     /// `None` where there is nothing of that type.
     #[cfg(feature = "server")]

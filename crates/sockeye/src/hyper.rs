@@ -105,8 +105,8 @@ impl Acceptor {
         answer: Answer,
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
         self.see(asked.head.headers(), &mut asked.peer)?;
-        let offer = self.check(&asked.head, &asked.peer)?;
-        let agreed = self.agree(&offer, answer)?;
+        let checked = self.check(&asked.head, &asked.peer)?;
+        let agreed = self.agree(checked, answer)?;
         self.take_over(asked, agreed)
     }
 

@@ -71,6 +71,12 @@ impl Info {
         self.admitted.as_ref()?.proxy
     }
 
+    /// The route, at a server that has any.
+    #[cfg(feature = "server")]
+    pub(crate) fn matched(&self) -> Option<&crate::server::Matched> {
+        self.admitted.as_ref()?.matched.as_deref()
+    }
+
     /// What TLS said of the client, at the server.
     #[cfg(all(feature = "server", feature = "tls"))]
     pub(crate) fn tls(&self) -> Option<&crate::server::TlsIdentity> {

@@ -25,9 +25,10 @@ use sockeye_proto::{
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
 use super::{
-    Answer, IncomingRequest, Networks, Origins, Peer,
+    Answer, IncomingRequest, Matched, Networks, Origins, Peer,
     decision::{OnRequest, State},
     forwarded::{Forwarding, Header},
+    routes::Table,
 };
 use crate::{
     Deadline, Error, Result, WebSocket,
@@ -83,6 +84,7 @@ pub struct Acceptor {
     rates: Rates,
     origins: Origins,
     forwarding: Option<Forwarding>,
+    routes: Option<Arc<Table>>,
     on_request: Option<OnRequest>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
@@ -112,6 +114,7 @@ impl Acceptor {
             rates: Rates::default(),
             origins: Origins::default(),
             forwarding: None,
+            routes: None,
             on_request: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -331,6 +334,11 @@ impl Acceptor {
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
         self
+    }
+
+    /// Has requests alone come in that there is a route for.
+    pub(super) fn set_routes(&mut self, routes: Arc<Table>) {
+        self.routes = Some(routes);
     }
 
     /// Counts the connections that are accepted, and the clients that are not. A [`Server`](crate::Server)
@@ -603,6 +611,7 @@ impl Acceptor {
         let admitted = Admitted {
             state: terms.state,
             proxy: peer.proxy,
+            matched: terms.matched,
             #[cfg(feature = "tls")]
             tls: peer.tls,
         };
@@ -634,16 +643,21 @@ impl Acceptor {
         peer: &Peer,
         deadline: Instant,
     ) -> Result<(Acceptance, Terms), HandshakeError> {
-        let offer = self.check(request, peer)?;
-        let answer = self.decision(request, peer, deadline).await?;
-        self.agree(&offer, answer)
+        let checked = self.check(request, peer)?;
+        let answer = self.decision(request, peer, &checked, deadline).await?;
+        self.agree(checked, answer)
     }
 
     /// Applies the rules: the standard's, and those that are set here.
-    pub(crate) fn check(&self, request: &Request, peer: &Peer) -> Result<Offer, HandshakeError> {
+    pub(crate) fn check(&self, request: &Request, peer: &Peer) -> Result<Checked, HandshakeError> {
         let offer = request.check()?;
         self.origins.check(request, peer)?;
-        Ok(offer)
+        let matched = self
+            .routes
+            .as_ref()
+            .map(|routes| routes.find(request.path()));
+        let matched = matched.transpose()?.map(Arc::new);
+        Ok(Checked { offer, matched })
     }
 
     /// What the user says to a request that has passed the rules.
@@ -651,22 +665,25 @@ impl Acceptor {
         &self,
         request: &Arc<Request>,
         peer: &Peer,
+        checked: &Checked,
         deadline: Instant,
     ) -> Result<Answer, HandshakeError> {
         let Some(on_request) = &self.on_request else {
             return Ok(Answer::new());
         };
-        let request = IncomingRequest::new(request.clone(), peer.clone());
+        let matched = checked.matched.clone();
+        let request = IncomingRequest::new(request.clone(), peer.clone(), matched);
         on_request.decide(request, deadline).await
     }
 
-    /// What is agreed to of an offer, with the user's answer.
+    /// What is agreed to of what the client offers, with the user's answer.
     pub(crate) fn agree(
         &self,
-        offer: &Offer,
+        checked: Checked,
         answer: Answer,
     ) -> Result<(Acceptance, Terms), HandshakeError> {
-        let mut acceptance = Acceptance::new(offer);
+        let Checked { offer, matched } = checked;
+        let mut acceptance = Acceptance::new(&offer);
         let subprotocol = answer.choose(&offer.subprotocols, &self.subprotocols)?;
         if let Some(name) = subprotocol {
             acceptance.subprotocol(name);
@@ -688,6 +705,7 @@ impl Acceptor {
                 subprotocol,
                 deflate,
                 state: answer.state,
+                matched,
             },
         ))
     }
@@ -727,12 +745,19 @@ struct Asking {
     peer: Peer,
 }
 
+/// A request that has passed the rules.
+pub(crate) struct Checked {
+    offer: Offer,
+    matched: Option<Arc<Matched>>,
+}
+
 /// What was agreed.
 #[derive(Debug)]
 pub(crate) struct Terms {
     subprotocol: Option<Box<str>>,
     deflate: Option<(DeflateConfig, DeflateParams)>,
     state: Option<State>,
+    matched: Option<Arc<Matched>>,
 }
 
 /// What a client came for.

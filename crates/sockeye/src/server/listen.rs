@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Acceptor, Incoming, Listener, Networks, Peer, Rate, Shutdown, ShutdownHandle,
+    Acceptor, Incoming, Listener, Networks, Peer, Rate, Routes, Shutdown, ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
     connections::{Connections, Place},
     listener::cannot_listen,
@@ -417,6 +417,22 @@ impl Server {
             async move { handled.await.error().map_or(Ok(()), Err) }
         })
         .await
+    }
+
+    /// Runs for every connection what its path leads to: see [`Routes`]. A request for another path is
+    /// refused with 404, and one for no WebSocket goes to the HTTP service as ever.
+    ///
+    /// Else as [`serve`](Self::serve).
+    ///
+    /// # Errors
+    /// [`Error::Setup`] where a path cannot be a route, before anything is accepted.
+    ///
+    /// # Cancel safety
+    /// As [`serve`](Self::serve).
+    pub async fn serve_routes(mut self, routes: Routes) -> Result<()> {
+        let (table, run) = routes.into_parts()?;
+        self.acceptor.set_routes(table);
+        self.run(run).await
     }
 
     async fn run<F, Fut>(mut self, work: F) -> Result<()>

@@ -1,6 +1,7 @@
 //! The server: from an accepted stream to an open connection (RFC 6455 §4.2).
 //!
-//! With the feature `hyper` pages and sockets share a port, which the module `guide` tells of.
+//! [`who_may_come_in`] tells how a request is decided about. With the feature `hyper` pages and sockets share
+//! a port, which the module `guide` tells of.
 
 mod accept;
 mod admission;
@@ -19,6 +20,7 @@ mod per_core;
 mod proxy_protocol;
 #[cfg(feature = "hyper")]
 mod rewound;
+mod routes;
 mod shutdown;
 #[cfg(feature = "tls")]
 mod tls;
@@ -41,6 +43,8 @@ pub use per_core::PerCore;
 pub use proxy_protocol::ProxyHeaderError;
 #[cfg(feature = "hyper")]
 pub(crate) use rewound::Rewound;
+pub(crate) use routes::Matched;
+pub use routes::Routes;
 pub use shutdown::{Departed, Farewell, Shutdown, ShutdownHandle};
 pub use sockeye_proto::handshake::{Refusal, Request};
 #[cfg(feature = "tls")]
@@ -55,3 +59,6 @@ pub mod limits {}
 #[cfg(feature = "hyper")]
 #[doc = include_str!("../../docs/server.md")]
 pub mod guide {}
+
+#[doc = include_str!("../../docs/who-may-come-in.md")]
+pub mod who_may_come_in {}
