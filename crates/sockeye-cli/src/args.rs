@@ -8,7 +8,10 @@ use std::{
 
 use clap::{Args as ArgGroup, Parser, Subcommand};
 
-use crate::quantity::{parse_seconds, parse_size};
+use crate::{
+    examples::Example,
+    quantity::{parse_seconds, parse_size},
+};
 
 /// WebSocket from the command line: serve it, or connect to it.
 #[derive(Debug, Parser)]
@@ -26,6 +29,7 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   sockeye serve                              a server to try things with, and a page for the browser
+  sockeye serve --example chat               a chat to open in two browsers, and to learn from
   sockeye connect ws://127.0.0.1:8080/       talk to it, or to any other WebSocket server
   echo hello | sockeye connect URL           send a line, print what comes back
 
@@ -82,6 +86,12 @@ pub(crate) struct Serve {
     /// more than 8 MiB wait is closed with 1008.
     #[arg(short, long)]
     pub(crate) broadcast: bool,
+
+    /// Run an example in place of it, with a page of its own at /
+    ///
+    /// Their sources are made to be read and copied: a server and a page each, in crates/sockeye-cli/src/examples.
+    #[arg(short, long, value_name = "NAME", conflicts_with = "broadcast")]
+    pub(crate) example: Option<Example>,
 
     /// Support a subprotocol; of those that a client offers, the one named first here is chosen
     #[arg(short, long, value_name = "NAME")]
@@ -152,6 +162,8 @@ Examples:
       Try wss:// and https:// without a certificate
   sockeye serve --tls-cert chain.pem --tls-key key.pem --subprotocol chat
       With a certificate, and a subprotocol
+  sockeye serve --example chat
+      A chat to open in two browsers; the others are ticker, game and monitor
   sockeye serve --config sockeye.toml --check
       Say what is wrong with a file of settings, all of it, and serve nothing
   sockeye serve --listen unix:/run/app.sock --socket-mode 660

@@ -4,6 +4,7 @@
 mod args;
 mod clock;
 mod connect;
+mod examples;
 mod failure;
 mod quantity;
 mod serve;

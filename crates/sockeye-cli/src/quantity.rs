@@ -1,10 +1,6 @@
 //! Numbers as people write and read them: sizes, counts, durations.
 
-use std::{
-    fmt,
-    ops::{AddAssign, Sub},
-    time::Duration,
-};
+use std::{fmt, ops::AddAssign, time::Duration};
 
 /// A number with its thousands apart.
 pub(crate) struct Whole(pub(crate) u64);
@@ -41,18 +37,6 @@ impl AddAssign for Traffic {
     fn add_assign(&mut self, other: Self) {
         self.messages += other.messages;
         self.bytes += other.bytes;
-    }
-}
-
-/// What has come since.
-impl Sub for Traffic {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            messages: self.messages - before.messages,
-            bytes: self.bytes - before.bytes,
-        }
     }
 }
 

@@ -69,6 +69,9 @@ async fn broadcasts_to_everyone() {
     sockets[2].send("to who is left").await.unwrap();
     let heard = within(sockets[1].recv()).await.unwrap();
     assert_eq!(heard, Some("to who is left".into()));
+    sockets[1].close(CloseCode::NORMAL, "").await.unwrap();
+    let log = &server.program.stdout;
+    log.expect("1 message (6 B) received, 2 messages (20 B) sent");
 }
 
 #[tokio::test]

@@ -1,49 +1,36 @@
 //! Broadcast: each message goes to everyone who is connected, and nobody waits for anybody.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use sockeye::{Ended, Groups, Handler, Member, MessageRef, Socket};
+use sockeye::{Ended, Groups, Handler, Member, MessageRef, Sender, Socket};
 
 use super::visits::Visit;
 use crate::quantity::Traffic;
 
-/// Everyone who is connected. Whoever does not read, so that more than 8 MiB wait, is closed.
-///
-/// That is several times the high-water mark, at which a member's own messages are no longer read:
-/// whoever only talks to itself faster than it listens is slowed down, not closed.
-#[derive(Default)]
-pub(super) struct Room {
-    members: Groups,
-    /// All that was said.
-    said: Mutex<Traffic>,
-}
-
-impl Room {
-    fn said(&self) -> MutexGuard<'_, Traffic> {
-        // A count that a panic left behind is still a count.
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
+/// Whoever does not read, so that more than 8 MiB wait, is closed: that is what a registry does unless told
+/// otherwise. It is several times the high-water mark, at which a member's own messages are no longer read: whoever
+/// only talks to itself faster than it listens is slowed down, not closed.
 pub(super) struct Visitor {
     visit: Visit,
-    room: Arc<Room>,
-    /// There while it is open, with what had been said before.
-    member: Option<(Member, Traffic)>,
+    everyone: Groups,
+    /// There while it is open.
+    seat: Option<(Member, Sender)>,
 }
 
 impl Visitor {
-    pub(super) fn new(visit: Visit, room: Arc<Room>) -> Self {
+    pub(super) fn new(visit: Visit, everyone: Groups) -> Self {
         Self {
             visit,
-            room,
-            member: None,
+            everyone,
+            seat: None,
         }
     }
 
     fn leave(&mut self) {
-        if let Some((_, before)) = self.member.take() {
-            self.visit.sent = *self.room.said() - before;
+        if let Some((_, sender)) = self.seat.take() {
+            let sent = sender.counters().sent;
+            self.visit.sent = Traffic {
+                messages: sent.text.messages + sent.binary.messages,
+                bytes: sent.text.bytes + sent.binary.bytes,
+            };
         }
     }
 }
@@ -51,14 +38,13 @@ impl Visitor {
 impl Handler for Visitor {
     fn on_open(&mut self, socket: &mut Socket) {
         self.visit.open(socket);
-        let member = self.room.members.member(socket.sender());
-        self.member = Some((member, *self.room.said()));
+        let member = self.everyone.member(socket.sender());
+        self.seat = Some((member, socket.sender()));
     }
 
     fn on_message(&mut self, _: &mut Socket, message: MessageRef<'_>) {
         self.visit.received.add(message.len());
-        self.room.said().add(message.len());
-        self.room.members.send_to_all(message);
+        self.everyone.send_to_all(message);
     }
 
     fn on_close(&mut self, _: &mut Socket, ended: &Ended) {

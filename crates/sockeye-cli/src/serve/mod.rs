@@ -13,13 +13,13 @@ mod visits;
 use std::{future::ready, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use sockeye::{
-    Acceptor, Deadline, Error, Limits,
+    Acceptor, Deadline, Error, Groups, Limits,
     proto::handshake::Subprotocols,
     server::{Listener, Origins, ServerTls},
 };
 
-use crate::{args::Serve, failure::Failure, signals::Signals};
-use broadcast::{Room, Visitor};
+use crate::{args::Serve, examples::Example, failure::Failure, signals::Signals};
+use broadcast::Visitor;
 use config::{Faults, Problem};
 use echo::Echo;
 use self_signed::SelfSigned;
@@ -70,8 +70,12 @@ fn origins(args: &Serve) -> Result<Origins, Failure> {
 }
 
 pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
+    let max_message = match args.example {
+        None => args.max_message,
+        Some(_) => args.max_message.min(Example::LONGEST_MESSAGE),
+    };
     let mut acceptor = Acceptor::new()
-        .limits(Limits::default().message(args.max_message))
+        .limits(Limits::default().message(max_message))
         .keepalive(args.pings.ping_interval)
         .keepalive_timeout(args.pings.ping_timeout)
         .on_request(|request| ready(close_query::check(&request)));
@@ -97,7 +101,7 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
     let server = listening::listen(&args).await?;
     let visits = Arc::new(Visits::new(args.quiet));
-    visits.say(&greeting(server.listeners(), args.broadcast, tls.as_ref()));
+    visits.say(&greeting(server.listeners(), &args, tls.as_ref()));
     if let Some(Tls::Files(tls)) = &tls {
         let reload = leaving::reload(tls.clone(), signals.hang_ups(), visits.clone());
         tokio::spawn(reload);
@@ -106,7 +110,9 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     let (handle, refused) = (server.shutdown_handle(), visits.clone());
     let server = server
         .acceptor(acceptor)
-        .http(page::service())
+        .http(page::service(
+            args.example.map_or(page::CLIENT, Example::page),
+        ))
         .on_error(move |peer, error| {
             if before_open(error) {
                 refused.refused(peer, error);
@@ -115,16 +121,21 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         .shutdown_on(signal);
     leaving::systemd(leaving::State::Ready);
     let log = visits.clone();
-    if args.broadcast {
-        let room = Arc::new(Room::default());
+    if let Some(example) = args.example {
+        example.serve(server).await?;
+    } else if args.broadcast {
+        let everyone = Groups::new();
         server
-            .serve_handler(move || Visitor::new(log.visit(), room.clone()))
+            .serve_handler(move || Visitor::new(log.visit(), everyone.clone()))
             .await?;
     } else {
         server.serve_handler(move || Echo::new(log.visit())).await?;
     }
     visits.farewell(&handle.ended().await);
-    visits.summary();
+    // Whoever comes to an example is not counted.
+    if args.example.is_none() {
+        visits.summary();
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -177,14 +188,18 @@ impl Tls {
 }
 
 /// What is served where, and how to try it.
-fn greeting(listeners: &[Listener], broadcast: bool, tls: Option<&Tls>) -> String {
+fn greeting(listeners: &[Listener], args: &Serve, tls: Option<&Tls>) -> String {
     let (s, insecure) = match tls {
         None => ("", ""),
         Some(Tls::Files(_)) => ("s", ""),
         Some(Tls::SelfSigned(_)) => ("s", " --insecure"),
     };
     let places: Vec<_> = listeners.iter().map(|it| place(it, s)).collect();
-    let what = if broadcast { "Broadcasting" } else { "Echoing" };
+    let what = match (args.example, args.broadcast) {
+        (Some(example), _) => example.title(),
+        (None, true) => "Broadcasting",
+        (None, false) => "Echoing",
+    };
     let mut text = format!("{what} on {}\n", places.join(", and on "));
     if let Some(address) = listeners.iter().find_map(Listener::local_addr) {
         let (reachable, _) = reachable(address);

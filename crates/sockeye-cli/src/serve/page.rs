@@ -1,4 +1,4 @@
-//! The page at `/`: a browser's side of a WebSocket, one embedded file.
+//! The page at `/`, one embedded file: a browser's side of a WebSocket, or an example's.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,8 @@ use hyper::{
     service::Service,
 };
 
-const PAGE: &str = include_str!("../../web/index.html");
+/// A browser's side of a WebSocket.
+pub(super) const CLIENT: &str = include_str!("../../web/index.html");
 
 /// The page's own script and style are inline; nothing else may load, only sockets may connect,
 /// and no other page may show this one.
@@ -25,7 +26,9 @@ const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 
 type Answer = Result<Response<Full<Bytes>>, Infallible>;
 
 /// Answers every request that is not for a WebSocket.
-pub(super) fn service() -> impl Service<
+pub(super) fn service(
+    page: &'static str,
+) -> impl Service<
     Request<Incoming>,
     Response = Response<Full<Bytes>>,
     Error = Infallible,
@@ -34,16 +37,16 @@ pub(super) fn service() -> impl Service<
 + Send
 + Sync
 + 'static {
-    hyper::service::service_fn(|request: Request<Incoming>| {
-        std::future::ready(Ok(answer(request.method(), request.uri().path())))
+    hyper::service::service_fn(move |request: Request<Incoming>| {
+        std::future::ready(Ok(answer(page, request.method(), request.uri().path())))
     })
 }
 
-fn answer(method: &Method, path: &str) -> Response<Full<Bytes>> {
+fn answer(page: &'static str, method: &Method, path: &str) -> Response<Full<Bytes>> {
     const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
     const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
     let (status, kind, body) = match (method, path) {
-        (&Method::GET | &Method::HEAD, "/") => (StatusCode::OK, HTML, PAGE),
+        (&Method::GET | &Method::HEAD, "/") => (StatusCode::OK, HTML, page),
         (&Method::GET | &Method::HEAD, _) => (
             StatusCode::NOT_FOUND,
             TEXT,
