@@ -43,3 +43,7 @@ pub use tls_identity::TlsIdentity;
 #[cfg(feature = "hyper")]
 #[doc = include_str!("../../docs/server.md")]
 pub mod guide {}
+
+#[cfg(feature = "tls")]
+#[doc = include_str!("../../docs/leaving.md")]
+pub mod leaving {}
