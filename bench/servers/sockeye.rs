@@ -44,7 +44,8 @@ fn main() -> Result<()> {
 }
 
 async fn run(server: Server, acceptor: Acceptor, form: &str) -> Result<()> {
-    let server = server.acceptor(acceptor);
+    // All connections come from this machine, as many as there is memory for.
+    let server = server.acceptor(acceptor).max_connections(None);
     match form {
         "events" => server.serve_handler(|| Echo).await,
         "prepared" => server.serve(publish_prepared).await,

@@ -51,6 +51,16 @@ pub enum ProtocolError {
         /// The limit.
         limit: usize,
     },
+    /// More messages, pings and pongs a second than this end takes and is willing to wait for.
+    TooManyMessages {
+        /// The limit, a second.
+        limit: u64,
+    },
+    /// More bytes a second than this end takes and is willing to wait for.
+    TooManyBytes {
+        /// The limit, a second.
+        limit: u64,
+    },
     /// Compressed data that is not DEFLATE, or uses a larger window than agreed (RFC 7692 §7.2.2).
     CorruptDeflate,
     /// Data after the end of a compressed message (RFC 7692 §7.2.2).
@@ -68,6 +78,7 @@ impl ProtocolError {
             Self::FrameTooLarge { .. }
             | Self::MessageTooLarge { .. }
             | Self::TooManyFragments { .. } => CloseCode::MESSAGE_TOO_BIG,
+            Self::TooManyMessages { .. } | Self::TooManyBytes { .. } => CloseCode::POLICY_VIOLATION,
             _ => CloseCode::PROTOCOL_ERROR,
         }
     }
@@ -103,6 +114,12 @@ impl fmt::Display for ProtocolError {
             }
             Self::TooManyFragments { limit } => {
                 return write!(f, "a message has more than {limit} fragments");
+            }
+            Self::TooManyMessages { limit } => {
+                return write!(f, "more than {limit} messages a second are not taken here");
+            }
+            Self::TooManyBytes { limit } => {
+                return write!(f, "more than {limit} bytes a second are not taken here");
             }
             Self::CorruptDeflate => "compressed data is corrupt or outside the agreed window",
             Self::DeflateTrailingData => "data follows the end of a compressed message",

@@ -167,6 +167,8 @@ mod section_7_1_7_fail_the_connection {
         for error in [
             ProtocolError::MessageTooLarge { limit: usize::MAX },
             ProtocolError::TooManyFragments { limit: usize::MAX },
+            ProtocolError::TooManyMessages { limit: u64::MAX },
+            ProtocolError::TooManyBytes { limit: u64::MAX },
             ProtocolError::CloseCode(u16::MAX),
             ProtocolError::CorruptDeflate,
         ] {

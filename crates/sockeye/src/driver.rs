@@ -18,7 +18,7 @@ use crate::{
     keepalive::Step,
     link::{Command, Link},
     reader::{Broken, Reader},
-    shared::{Shared, idle},
+    shared::{Shared, leaving},
 };
 
 /// The holder of a connection's sending side.
@@ -144,9 +144,7 @@ impl Driver {
                     self.shared.end(Ended::Silent);
                     let _ = link.apply(Command::GiveUp);
                 }
-                Some(Step::Close) => {
-                    self.close(idle());
-                }
+                Some(Step::Close { reason }) => self.close(leaving(reason)),
             }
         }
     }
@@ -184,7 +182,7 @@ impl Driver {
     /// task, the connection is left to it: `None`.
     pub(crate) async fn finish(mut self, code: CloseCode) -> Option<Ended> {
         self.reader = self.shared.take_reader();
-        self.reader.as_ref()?;
+        self.reader.as_mut()?.let_run();
         let leaving = self.shared.take_leave();
         let close = leaving.filter(|_| code == CloseCode::NORMAL);
         self.close(close.unwrap_or_else(|| without_reason(code)));

@@ -95,6 +95,14 @@ pub enum Error {
     },
     /// A member may not join a group; nothing has changed.
     Join(JoinError),
+    /// A limit of this server kept a client out, which was told so in HTTP where it spoke that.
+    #[cfg(feature = "server")]
+    Limit {
+        /// The limit.
+        limit: crate::server::Limit,
+        /// Where the client came from: itself, not a proxy on the way that is trusted to say.
+        address: Option<std::net::IpAddr>,
+    },
     /// What a server is to be set up with cannot be: an origin or a route; the text says what is wrong
     /// with it.
     Setup(Box<str>),
@@ -192,6 +200,12 @@ impl Error {
         matches!(self, Self::Full { .. })
     }
 
+    /// Whether a limit of this server kept a client out.
+    #[cfg(feature = "server")]
+    pub fn is_limit(&self) -> bool {
+        matches!(self, Self::Limit { .. })
+    }
+
     /// Whether the fault is in what the user asked for: trying again changes nothing.
     pub fn is_user(&self) -> bool {
         match self {
@@ -281,6 +295,11 @@ impl fmt::Display for Error {
                 "not sent: {high_water} bytes or more wait for the peer already, which reads too slowly"
             ),
             Self::Join(error) => error.fmt(f),
+            #[cfg(feature = "server")]
+            Self::Limit { limit, address } => match address {
+                Some(address) => write!(f, "{address} was not let in: {limit}"),
+                None => write!(f, "a client was not let in: {limit}"),
+            },
             Self::Random(error) => write!(f, "the system gives no random numbers: {error}"),
             Self::Other(error) => error.fmt(f),
         }
@@ -300,6 +319,8 @@ impl StdError for Error {
                 let last = attempts.last()?;
                 Some(&*last.source)
             }
+            #[cfg(feature = "server")]
+            Self::Limit { .. } => None,
             #[cfg(feature = "client")]
             Self::Proxy { source, .. } => Some(&**source),
             #[cfg(feature = "client")]

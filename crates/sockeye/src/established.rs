@@ -14,7 +14,7 @@ use sockeye_proto::{
 use crate::server::State;
 #[cfg(all(feature = "server", feature = "tls"))]
 use crate::server::TlsIdentity;
-use crate::{keepalive::Staying, stream::Stream};
+use crate::{keepalive::Staying, stream::Stream, throttle::Rates};
 
 /// What a WebSocket is made of.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct Established {
     pub(crate) close_timeout: Duration,
     pub(crate) output: OutputLimits,
     pub(crate) staying: Staying,
+    /// How fast the peer may go.
+    pub(crate) rates: Rates,
     /// None for a stream that is no socket's.
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) peer_head: PeerHead,

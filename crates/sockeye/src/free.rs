@@ -17,7 +17,7 @@ use crate::{
     Ended,
     keepalive::Step,
     link::{Command, Link},
-    shared::{Shared, State, idle},
+    shared::{Shared, State, leaving},
 };
 
 impl Shared {
@@ -39,10 +39,10 @@ impl Shared {
                     let _ = link.apply(Command::GiveUp);
                     self.wake_ended();
                 }
-                Some(Step::Close) => {
+                Some(Step::Close { reason }) => {
                     if state.our_close.is_none() && state.ended.is_none() {
-                        state.our_close = Some(idle());
-                        let _ = link.apply(Command::Close(idle()));
+                        state.our_close = Some(leaving(reason));
+                        let _ = link.apply(Command::Close(leaving(reason)));
                     }
                 }
             }
@@ -68,7 +68,7 @@ impl Shared {
         let mut tick = |cx: &mut Context<'_>| {
             while link.is_due(cx) {
                 match link.tick(&self.pulse) {
-                    step @ Some(Step::GiveUp | Step::Close) => left = step,
+                    step @ Some(Step::GiveUp | Step::Close { .. }) => left = step,
                     None | Some(Step::Ping | Step::Ask { .. }) => {}
                 }
             }

@@ -391,6 +391,13 @@ impl<H: Handler> Session<H> {
         const READS: usize = 4;
         for read in 1..=READS {
             let mut full = false;
+            if self.reader.is_held_back() && self.poll_hold_back(cx).is_pending() {
+                return match read {
+                    1 => Poll::Pending,
+                    // What was delivered before is answered first.
+                    _ => Poll::Ready(false),
+                };
+            }
             if !self.reader.has_input() {
                 match self.reader.poll_read(cx) {
                     Poll::Ready(Ok(Read::Some { full: filled })) => {
@@ -426,6 +433,21 @@ impl<H: Handler> Session<H> {
             }
         }
         Poll::Ready(true)
+    }
+
+    /// Waits until the peer may go on, which has sent more than it may. Once this end has closed, its
+    /// Close is waited for, behind whatever comes.
+    #[cold]
+    fn poll_hold_back(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.shared.is_leaving() {
+            self.close_now();
+        }
+        if !self.socket.is_open() {
+            self.reader.let_run();
+        }
+        // Nothing is read meanwhile, so that nobody can say that nothing has come.
+        self.shared.pulse.excuse();
+        self.reader.poll_ready(cx)
     }
 
     /// Sends the Close that was asked for from elsewhere.

@@ -6,6 +6,8 @@
 //! lock: reading stores how many bytes have come, and nothing is timed or counted a message.
 
 use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
     mem,
     pin::{Pin, pin},
     sync::{
@@ -30,6 +32,8 @@ pub(crate) struct Staying {
     pub(crate) timeout: Duration,
     /// How long there may be no message in either direction.
     pub(crate) idle: Option<Duration>,
+    /// How long there may be a connection.
+    pub(crate) lifetime: Option<Duration>,
 }
 
 impl Default for Staying {
@@ -39,7 +43,22 @@ impl Default for Staying {
             interval: Some(Duration::from_secs(30)),
             timeout: Duration::from_secs(20),
             idle: None,
+            lifetime: None,
         }
+    }
+}
+
+impl Staying {
+    /// Takes up to a tenth off the lifetime, at random: connections that were opened together are not
+    /// closed together.
+    fn spread(mut self) -> Self {
+        self.lifetime = self.lifetime.map(|lifetime| {
+            // Random enough for this, and costs no call of the system.
+            let random = RandomState::new().build_hasher().finish();
+            let tenth = lifetime / 10;
+            lifetime - tenth.mul_f64(random as f64 / u64::MAX as f64)
+        });
+        self
     }
 }
 
@@ -73,6 +92,8 @@ pub(crate) struct Keepalive {
     interval: Micros,
     timeout: Micros,
     idle: Micros,
+    /// When the connection has lived for long enough.
+    end: Micros,
     /// When the last ping was sent.
     pinged: Micros,
     /// When to look next: the next ping is due, or its deadline has come.
@@ -119,8 +140,8 @@ pub(crate) enum Step {
     Ask { received: usize },
     /// Give the peer up. It takes nothing, and nobody reads what might come.
     GiveUp,
-    /// Close: nothing was said for too long.
-    Close,
+    /// Close, and say why: nothing was said for too long, or the connection is old.
+    Close { reason: &'static str },
 }
 
 impl Keepalive {
@@ -128,10 +149,12 @@ impl Keepalive {
     pub(crate) fn new(staying: Staying) -> Option<Self> {
         let micros = |time| some_time(time).map_or(0, micros);
         let (interval, idle) = (micros(staying.interval), micros(staying.idle));
-        (interval > 0 || idle > 0).then_some(Self {
+        let end = micros(staying.lifetime);
+        (interval > 0 || idle > 0 || end > 0).then_some(Self {
             interval,
             timeout: micros(Some(staying.timeout)).max(1),
             idle,
+            end,
             pinged: 0,
             due: interval,
             look: idle / 4,
@@ -148,19 +171,19 @@ impl Keepalive {
 
     /// When to [`tick`](Self::tick) next.
     pub(crate) fn due(&self) -> Duration {
-        let next = match (self.interval, self.idle) {
-            (0, _) => self.look,
-            (_, 0) => self.due,
-            _ => self.due.min(self.look),
-        };
-        Duration::from_micros(next)
+        let some = |set: Micros, at: Micros| if set > 0 { at } else { Micros::MAX };
+        let next = some(self.interval, self.due).min(some(self.idle, self.look));
+        Duration::from_micros(next.min(some(self.end, self.end)))
     }
 
     /// What is to be done now. Call it again until there is nothing.
     pub(crate) fn tick(&mut self, now: Duration, seen: Seen) -> Option<Step> {
         let now = micros(now);
+        if self.end > 0 && now >= self.end {
+            return Some(Step::Close { reason: "lifetime" });
+        }
         if self.idle > 0 && now >= self.look && self.is_idle(now, seen) {
-            return Some(Step::Close);
+            return Some(Step::Close { reason: "idle" });
         }
         if self.interval == 0 || now < self.due {
             return None;
@@ -346,6 +369,11 @@ impl Pulse {
         self.asked.store(true, Ordering::Release);
     }
 
+    /// Says that it cannot be told now: nothing is read for a while. The next ping asks anew.
+    pub(crate) fn excuse(&self) {
+        self.asked.store(false, Ordering::Release);
+    }
+
     /// Whether the peer is gone, told by whoever has just found nothing to read: only then is it sure
     /// that what shows the opposite is not there already, and was only not read yet.
     #[inline]
@@ -367,7 +395,7 @@ pub(crate) struct Alarm {
 impl Alarm {
     /// Made where the runtime is known, which whoever polls need not be in.
     pub(crate) fn new(staying: Staying) -> Option<Box<Self>> {
-        let keepalive = Keepalive::new(staying)?;
+        let keepalive = Keepalive::new(staying.spread())?;
         let opened = Instant::now();
         Some(Box::new(Self {
             opened,
@@ -411,6 +439,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const IDLE: Step = Step::Close { reason: "idle" };
 
     fn keepalive(interval: u32, timeout: u32, idle: u32) -> Keepalive {
         let some = |seconds: u32| (seconds > 0).then_some(seconds * SECOND);
@@ -418,6 +447,7 @@ mod tests {
             interval: some(interval),
             timeout: timeout * SECOND,
             idle: some(idle),
+            lifetime: None,
         })
         .unwrap()
     }
@@ -436,13 +466,11 @@ mod tests {
         while let Some(step) = keepalive.tick(now, seen) {
             steps.push(step);
             assert!(steps.len() < 5, "{steps:?}");
-            if step == Step::Close || step == Step::GiveUp {
+            if matches!(step, Step::Close { .. }) || step == Step::GiveUp {
                 break;
             }
         }
-        assert!(
-            keepalive.due() > now || steps.contains(&Step::Close) || steps.contains(&Step::GiveUp)
-        );
+        assert!(keepalive.due() > now || steps.contains(&IDLE) || steps.contains(&Step::GiveUp));
         (now.as_secs(), steps)
     }
 
@@ -575,7 +603,7 @@ mod tests {
         let mut keepalive = keepalive(30, 20, 100);
         let mut received = 0;
         let mut steps = Vec::new();
-        while steps.last() != Some(&Step::Close) {
+        while steps.last() != Some(&IDLE) {
             received += 1;
             let seen = Seen {
                 received,
@@ -584,7 +612,7 @@ mod tests {
             let now = keepalive.due();
             while let Some(step) = keepalive.tick(now, seen) {
                 steps.push(step);
-                if step == Step::Close {
+                if step == IDLE {
                     assert_eq!(now.as_secs(), 100);
                     break;
                 }

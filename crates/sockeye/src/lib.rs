@@ -95,6 +95,11 @@ mod latest;
 mod link;
 mod message_reader;
 mod message_writer;
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unreachable_pub, reason = "set at servers")
+)]
+mod rate;
 mod reader;
 #[cfg(feature = "server")]
 pub mod server;
@@ -102,6 +107,11 @@ mod shared;
 mod socket;
 mod split;
 mod stream;
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, unreachable_pub, reason = "set at servers")
+)]
+mod throttle;
 mod transport;
 mod waiting;
 

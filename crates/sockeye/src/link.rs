@@ -295,7 +295,7 @@ impl Link {
                 let _ = self.apply(Command::Ping(pulse.ping().to_vec()));
             }
             Step::Ask { received } => pulse.ask(received),
-            Step::GiveUp | Step::Close => self.alarm = None,
+            Step::GiveUp | Step::Close { .. } => self.alarm = None,
         }
         Some(step)
     }

@@ -10,7 +10,11 @@ use sockeye_proto::{
     Event, Message, MessageRef, OwnedEvent, Part, ProtocolError, Receiver, deflate::Inflater,
 };
 
-use crate::{buffers, transport::ReadHalf};
+use crate::{
+    buffers,
+    throttle::{Rates, Throttle},
+    transport::ReadHalf,
+};
 
 /// From this much still to come, a payload is read straight into the message's own buffer.
 const DIRECT: usize = buffers::READ;
@@ -35,6 +39,8 @@ pub(crate) struct Reader {
     received: usize,
     /// A broken rule that nobody has been told of yet.
     refused: Option<ProtocolError>,
+    /// Where the peer may only go so fast.
+    throttle: Option<Box<Throttle>>,
 }
 
 /// Whoever events are delivered to. Each method says whether to go on.
@@ -82,12 +88,27 @@ impl Reader {
             drained: false,
             received: 0,
             refused: None,
+            throttle: None,
         }
+    }
+
+    /// Holds the peer to rates, where there are any.
+    pub(crate) fn throttled(mut self, rates: Rates) -> Self {
+        self.throttle = Throttle::new(rates);
+        self
     }
 
     /// The next event, reading as needed.
     #[inline]
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
+        if self.throttle.is_some() {
+            return self.poll_counted(cx, Self::poll_any_event, |_| true);
+        }
+        self.poll_any_event(cx)
+    }
+
+    #[inline]
+    fn poll_any_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
         if let Some(error) = self.refused.take() {
             return Poll::Ready(Err(Broken::Protocol(error)));
         }
@@ -121,6 +142,21 @@ impl Reader {
         cx: &mut Context<'_>,
         room: &mut [u8],
     ) -> Poll<Result<Part, Broken>> {
+        if self.throttle.is_some() {
+            return self.poll_counted(
+                cx,
+                |reader, cx| reader.poll_any_part(cx, room),
+                |part| matches!(part, Part::End | Part::Event(_)),
+            );
+        }
+        self.poll_any_part(cx, room)
+    }
+
+    fn poll_any_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<Result<Part, Broken>> {
         if let Some(error) = self.refused.take() {
             return Poll::Ready(Err(Broken::Protocol(error)));
         }
@@ -141,6 +177,56 @@ impl Reader {
         }
     }
 
+    /// Takes something of a peer that may only go so fast, and counts it where it `is` a message or a
+    /// control frame.
+    #[cold]
+    fn poll_counted<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(&mut Self, &mut Context<'_>) -> Poll<Result<T, Broken>>,
+        is: impl FnOnce(&T) -> bool,
+    ) -> Poll<Result<T, Broken>> {
+        ready!(self.poll_ready(cx));
+        let taken = ready!(take(self, cx))?;
+        if let Some(throttle) = &mut self.throttle
+            && is(&taken)
+        {
+            throttle.message().map_err(Broken::Protocol)?;
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Waits until the peer may go on.
+    #[inline]
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.throttle {
+            None => Poll::Ready(()),
+            Some(throttle) => throttle.poll_ready(cx),
+        }
+    }
+
+    /// Whether the peer is held back: then nothing is read, whatever has come.
+    #[inline]
+    pub(crate) fn is_held_back(&self) -> bool {
+        matches!(&self.throttle, Some(throttle) if throttle.is_spent())
+    }
+
+    /// Holds the peer back no more, as where its Close is waited for.
+    pub(crate) fn let_run(&mut self) {
+        self.throttle = None;
+    }
+
+    /// Counts what was read.
+    #[inline]
+    fn count(&mut self, count: usize) -> Result<(), Broken> {
+        self.received = self.received.wrapping_add(count);
+        self.receiver.meter().count_read(count);
+        match &mut self.throttle {
+            None => Ok(()),
+            Some(throttle) => throttle.read(count).map_err(Broken::Protocol),
+        }
+    }
+
     /// Says that nobody wants the rest of a message that is being received in parts.
     pub(crate) fn skip_message(&mut self) {
         self.receiver.skip_message();
@@ -150,7 +236,7 @@ impl Reader {
     /// with one is left to be found by [`poll_event`](Self::poll_event).
     #[inline]
     pub(crate) fn take_whole(&mut self) -> Option<Message> {
-        if self.start == self.end || self.refused.is_some() {
+        if self.start == self.end || self.refused.is_some() || self.throttle.is_some() {
             return None;
         }
         let mut input = &mut self.buffer[self.start..self.end];
@@ -189,6 +275,30 @@ impl Reader {
     /// Delivers all events off what was read, until one breaks it off.
     #[inline]
     pub(crate) fn deliver(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
+        if self.throttle.is_some() {
+            return self.deliver_counted(to);
+        }
+        self.deliver_all(to)
+    }
+
+    /// As [`deliver`](Self::deliver), of a peer that may only go so fast.
+    #[cold]
+    fn deliver_counted(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
+        let Some(throttle) = self.throttle.take() else {
+            return Ok(());
+        };
+        let mut counted = Counted {
+            to,
+            throttle,
+            exceeded: None,
+        };
+        let delivered = self.deliver_all(&mut counted);
+        self.throttle = Some(counted.throttle);
+        counted.exceeded.map_or(delivered, Err)
+    }
+
+    #[inline]
+    fn deliver_all(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
         // Most of what is read is whole messages and nothing else, which need no codec.
         let mut input = &mut self.buffer[self.start..self.end];
         let flow = self
@@ -264,6 +374,7 @@ impl Reader {
     /// Reads once. Call it only where everything read before has been taken.
     #[inline]
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, Broken>> {
+        ready!(self.poll_ready(cx));
         if !self.receiver.is_fresh()
             && let Some(read) = self.poll_read_payload(cx)
         {
@@ -276,12 +387,10 @@ impl Reader {
         match self.io.poll_read(cx, &mut buffer[buffers::READ_AT..]) {
             Poll::Ready(Ok(count)) if count > 0 => {
                 (self.start, self.end) = (buffers::READ_AT, buffers::READ_AT + count);
-                self.received = self.received.wrapping_add(count);
-                self.receiver.meter().count_read(count);
                 let full = count == buffers::READ;
                 self.drained = !full;
                 self.buffer = buffer;
-                Poll::Ready(Ok(Read::Some { full }))
+                Poll::Ready(self.count(count).map(|()| Read::Some { full }))
             }
             other => {
                 buffers::put_read(buffer);
@@ -305,9 +414,8 @@ impl Reader {
         let read = self.io.poll_append(cx, payload, limit);
         Some(read.map(|count| {
             let count = count.map_err(Broken::Io)?;
-            self.received = self.received.wrapping_add(count);
-            self.receiver.meter().count_read(count);
             self.receiver.received(count).map_err(Broken::Protocol)?;
+            self.count(count)?;
             Ok(if count == 0 {
                 Read::End
             } else {
@@ -339,5 +447,40 @@ impl Reader {
     fn release(&mut self) {
         (self.start, self.end) = (0, 0);
         buffers::put_read(mem::take(&mut self.buffer));
+    }
+}
+
+/// Counts what is delivered, and breaks it off where the peer has to wait.
+struct Counted<'a, T> {
+    to: &'a mut T,
+    throttle: Box<Throttle>,
+    exceeded: Option<ProtocolError>,
+}
+
+impl<T: Deliver> Counted<'_, T> {
+    fn count(&mut self, deliver: impl FnOnce(&mut T) -> ControlFlow<()>) -> ControlFlow<()> {
+        if let Err(error) = self.throttle.message() {
+            self.exceeded = Some(error);
+            return ControlFlow::Break(());
+        }
+        deliver(self.to)?;
+        if self.throttle.is_spent() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl<T: Deliver> Deliver for Counted<'_, T> {
+    fn message(&mut self, message: MessageRef<'_>) -> ControlFlow<()> {
+        self.count(|to| to.message(message))
+    }
+
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        self.count(|to| to.event(event))
+    }
+
+    fn owned(&mut self, event: OwnedEvent) -> ControlFlow<()> {
+        self.count(|to| to.owned(event))
     }
 }

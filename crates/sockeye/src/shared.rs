@@ -719,8 +719,13 @@ impl Shared {
     }
 
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
-    /// peer must have closed; `Err` where the connection has ended already.
-    pub(crate) fn park(&self, cx: &mut Context<'_>) -> Result<Option<Instant>, ()> {
+    /// peer must have closed; `Err` where the connection has ended already. While the peer is `held_back`
+    /// nothing is read, and nobody can say that nothing has come.
+    pub(crate) fn park(
+        &self,
+        cx: &mut Context<'_>,
+        held_back: bool,
+    ) -> Result<Option<Instant>, ()> {
         self.pulse.attend();
         if self.is_leaving() {
             self.close_now();
@@ -756,11 +761,14 @@ impl Shared {
             self.wake_ended();
         }
         let parked = parked?;
-        if due == Some(Step::Close) {
-            let _ = self.apply(Command::Close(idle()));
-            return self.park(cx);
+        if let Some(Step::Close { reason }) = due {
+            let _ = self.apply(Command::Close(leaving(reason)));
+            return self.park(cx, held_back);
         }
-        if self.pulse.is_silent() || due == Some(Step::GiveUp) {
+        if held_back {
+            self.pulse.excuse();
+        }
+        if due == Some(Step::GiveUp) || !held_back && self.pulse.is_silent() {
             // First, so that the transport is not said to be at fault.
             self.end(Ended::Silent);
             let _ = self.apply(Command::GiveUp);
@@ -929,11 +937,11 @@ impl Drop for Shared {
     }
 }
 
-/// The Close of a connection that nothing was said on for too long.
-pub(crate) fn idle() -> CloseFrame {
+/// The Close of a connection that this end leaves by itself.
+pub(crate) fn leaving(reason: &str) -> CloseFrame {
     CloseFrame {
         code: CloseCode::GOING_AWAY,
-        reason: "idle".into(),
+        reason: reason.into(),
     }
 }
 

@@ -77,7 +77,9 @@ impl WebSocket {
         };
         let link = Link::new(sender, write, established.output.limit, established.staying);
         let has_early = !early.is_empty();
-        let reader = Box::new(Reader::new(read, receiver, deflate.is_some(), early));
+        let reader = Box::new(
+            Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
+        );
         let shared = Shared::new(info, link);
         if has_early {
             shared.pulse.attend();

@@ -432,7 +432,11 @@ impl Receiver {
                     self.shared.end(ended);
                     self.phase = Phase::Ending;
                 }
-                Poll::Pending => match self.shared.park(cx) {
+                Poll::Pending if reader.is_held_back() && !self.shared.is_open() => {
+                    // Our Close was sent: the peer's is waited for, behind whatever comes.
+                    reader.let_run();
+                }
+                Poll::Pending => match self.shared.park(cx, reader.is_held_back()) {
                     Err(()) => self.phase = Phase::Ending,
                     Ok(None) => return Poll::Pending,
                     Ok(Some(deadline)) => {

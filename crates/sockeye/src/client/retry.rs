@@ -101,6 +101,9 @@ fn is_transient(error: &Error) -> bool {
         Error::Send(_) => error.is_closed(),
         Error::Url(_) | Error::Listen { .. } | Error::Protocol(_) | Error::Random(_) => false,
         Error::Join(_) | Error::Setup(_) | Error::Other(_) => false,
+        // A server's own.
+        #[cfg(feature = "server")]
+        Error::Limit { .. } => false,
     }
 }
 

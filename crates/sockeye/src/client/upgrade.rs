@@ -21,6 +21,7 @@ use crate::{
     established::{Established, PeerHead},
     head::{read_head, read_more},
     stream::Stream,
+    throttle::Rates,
 };
 
 /// How long the body of a refusal is waited for, within the handshake timeout.
@@ -165,6 +166,7 @@ impl Client {
             close_timeout: self.close_timeout,
             output: self.output,
             staying: self.staying,
+            rates: Rates::default(),
             peer_head: PeerHead::Response(Box::new(response)),
             admitted: None,
         })

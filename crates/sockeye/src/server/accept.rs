@@ -25,7 +25,9 @@ use crate::{
     established::{Admitted, Established, OutputLimits, PeerHead},
     head::read_head,
     keepalive::{Staying, some_time},
+    rate::Rate,
     stream::{Io, Stream},
+    throttle::{Excess, Rates},
 };
 
 /// How an HTTP/2 client begins (RFC 9113 §3.4), up to where its head would end in HTTP/1.1.
@@ -69,6 +71,7 @@ pub struct Acceptor {
     close_timeout: Duration,
     output: OutputLimits,
     staying: Staying,
+    rates: Rates,
     origins: Origins,
     on_request: Option<OnRequest>,
     #[cfg(feature = "tls")]
@@ -94,6 +97,7 @@ impl Acceptor {
             close_timeout: Duration::from_secs(5),
             output: OutputLimits::default(),
             staying: Staying::default(),
+            rates: Rates::default(),
             origins: Origins::default(),
             on_request: None,
             #[cfg(feature = "tls")]
@@ -170,6 +174,47 @@ impl Acceptor {
         self
     }
 
+    /// Sets how old a connection may become: it is then closed with 1001 and the reason `lifetime`, so
+    /// that clients come back and are spread anew over servers, and what was decided when it opened
+    /// does not hold for ever. Up to a tenth earlier, at random, so that those who came together do not
+    /// come back together. Default: any age.
+    pub fn lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
+        self.staying.lifetime = some_time(lifetime);
+        self
+    }
+
+    /// Sets how many messages a client may send a second, pings and pongs counted: one that sends more
+    /// is slowed down, or what [`on_excess`](Self::on_excess) says. Default: any number.
+    ///
+    /// ```
+    /// use sockeye::server::{Acceptor, Excess, Rate};
+    /// let acceptor = Acceptor::new()
+    ///     .message_rate(Rate::per_second(50).burst(500))
+    ///     .byte_rate(Rate::per_second(1 << 20).burst(16 << 20))
+    ///     .on_excess(Excess::Close);
+    /// ```
+    pub fn message_rate(mut self, rate: impl Into<Option<Rate>>) -> Self {
+        self.rates.messages = rate.into();
+        self
+    }
+
+    /// Sets how many bytes of frames a client may send a second, as they travel in TLS or TCP. Else as
+    /// [`message_rate`](Self::message_rate); with [`Excess::Close`], the burst should be more than the
+    /// largest message. Default: any number.
+    pub fn byte_rate(mut self, rate: impl Into<Option<Rate>>) -> Self {
+        self.rates.bytes = rate.into();
+        self
+    }
+
+    /// Sets what happens to a client that is faster than it may be. Default: it is slowed down.
+    ///
+    /// While it is, nothing is read of it: pings wait too, and so may 64 KiB that were read already. A
+    /// client that gives up meanwhile is noticed once it is read again.
+    pub fn on_excess(mut self, excess: Excess) -> Self {
+        self.rates.excess = excess;
+        self
+    }
+
     /// Sets how many bytes may wait to be written before sending waits too. Default 1 MiB.
     pub fn high_water(mut self, bytes: usize) -> Self {
         self.output.high_water = bytes;
@@ -238,6 +283,14 @@ impl Acceptor {
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
         self
+    }
+
+    /// Whether anything is only said within TLS.
+    pub(super) fn speaks_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
     }
 
     /// How long a client may take to answer a Close.
@@ -450,6 +503,7 @@ impl Acceptor {
             close_timeout: self.close_timeout,
             output: self.output,
             staying: self.staying,
+            rates: self.rates,
             peer_addr: peer.addr,
             peer_head: PeerHead::Request(request),
             admitted: admitted.some(),

@@ -87,7 +87,7 @@ impl Registry {
 
 impl Connections {
     /// Runs a task for a connection.
-    pub(super) fn spawn<Fut>(&self, task: impl FnOnce(Entry) -> Fut)
+    pub(super) fn spawn<Fut>(&self, task: impl FnOnce(Entry) -> Fut) -> AbortHandle
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
@@ -103,10 +103,11 @@ impl Connections {
             id,
         };
         let shared = None;
-        let handle = tokio::spawn(task(Entry { place, shared }));
+        let handle = tokio::spawn(task(Entry { place, shared })).abort_handle();
         if let Some(connection) = self.0.lock().connections.get_mut(&id) {
-            connection.task = Some(handle.abort_handle());
+            connection.task = Some(handle.clone());
         }
+        handle
     }
 
     /// Asks every connection to leave, each in its turn, waits until all have ended, and cuts off what

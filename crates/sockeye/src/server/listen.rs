@@ -7,14 +7,15 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{self, Poll},
+    task::{self, Poll, ready},
     time::Duration,
 };
 
 use tokio::{net::ToSocketAddrs, time::sleep};
 
 use super::{
-    Acceptor, Incoming, Listener, Shutdown, ShutdownHandle,
+    Acceptor, Incoming, Listener, Rate, Shutdown, ShutdownHandle,
+    admission::{self, Each, Gate, Handshake, Limits, Room},
     connections::{Connections, Place},
     listener::cannot_listen,
     shutdown::{Begun, Running},
@@ -54,6 +55,8 @@ pub struct Server {
     acceptor: Acceptor,
     signals: Vec<Pin<Box<dyn Future<Output = Shutdown> + Send>>>,
     running: Running,
+    limits: Limits,
+    gate: Arc<Gate>,
     #[cfg(feature = "hyper")]
     http: Option<Arc<ServeHttp>>,
     #[cfg(feature = "hyper")]
@@ -109,6 +112,8 @@ impl Server {
             acceptor: Acceptor::new(),
             signals: Vec::new(),
             running: Running::new(ShutdownHandle::new()),
+            limits: Limits::default(),
+            gate: Gate::new(),
             #[cfg(feature = "hyper")]
             http: None,
             #[cfg(feature = "hyper")]
@@ -182,6 +187,61 @@ impl Server {
     /// Ends with the others of a set: what ends one ends all.
     pub(super) fn ending_with(mut self, others: &ShutdownHandle) -> Self {
         self.running = Running::new(others.clone());
+        self
+    }
+
+    /// Counts connections together with the others of a set: limits hold for all of them.
+    pub(super) fn counting_with(mut self, gate: &Arc<Gate>) -> Self {
+        self.gate = gate.clone();
+        self
+    }
+
+    /// Sets how many connections there may be, or with `None` that there may be any number. Default
+    /// 65,536, which are about a third of a GB when they are idle.
+    ///
+    /// A connection counts once, from when it is accepted until its handler is done, whatever it is used
+    /// for. One that is too many is answered with 503 and `Retry-After`, and closed; where TLS is spoken it
+    /// is just closed, so that no handshake is spent on it. [`on_error`](Self::on_error) is told with
+    /// [`Error::Limit`]. On a [`PerCore`](super::PerCore) the limits hold for all threads together.
+    pub fn max_connections(mut self, most: impl Into<Option<usize>>) -> Self {
+        self.limits.connections = most.into();
+        self
+    }
+
+    /// Sets how many connections there may be from one address, or with `None` that there may be any
+    /// number. IPv6 is counted by /64, which is the least that a customer has. One that is too many is
+    /// answered with 429, else as [`max_connections`](Self::max_connections).
+    ///
+    /// Default 256 for addresses of the internet, which is room for an office behind one address, and
+    /// keeps one machine from filling a server. By default it does not hold for addresses that nobody has
+    /// there: loopback, private networks (RFC 1918, RFC 4193, RFC 6598) and single links, as these are
+    /// proxies and containers that connect for many. What is set here holds for all.
+    pub fn max_connections_per_address(mut self, most: impl Into<Option<usize>>) -> Self {
+        self.limits.per_address = Each::of(most.into());
+        self
+    }
+
+    /// Sets how many connections may be in the opening handshake, or with `None` that any number may.
+    /// At least one; default 4096, of a few KB each.
+    ///
+    /// Where there are as many, the oldest is given up if it is a second old, so that those who connect
+    /// and say nothing keep nobody out; `on_error` is told of it. Younger ones are not: until one is done,
+    /// no more are accepted, and wait with the system. So many who come at once, as after a restart, are
+    /// served one after another. How long each may take is
+    /// [`Acceptor::handshake_timeout`].
+    pub fn max_handshakes(mut self, most: impl Into<Option<usize>>) -> Self {
+        self.limits.handshakes = most.into();
+        self
+    }
+
+    /// Sets how many connections an address may open a second, and at once, or with `None` that it may
+    /// open any number. Else as [`max_connections_per_address`](Self::max_connections_per_address), with
+    /// a `Retry-After` that says when the next one is let in. Default 32 a second and 256 at once: all
+    /// that there may be from one address can come back together.
+    ///
+    /// Of up to 65,536 addresses without a connection it is remembered when they came.
+    pub fn handshake_rate(mut self, rate: impl Into<Option<Rate>>) -> Self {
+        self.limits.rate = Each::of(rate.into());
         self
     }
 
@@ -329,6 +389,8 @@ impl Server {
             self.acceptor.offer_http2();
         }
         let context = Arc::new(Context {
+            limits: self.limits,
+            gate: self.gate.clone(),
             acceptor: Arc::new(self.acceptor.clone()),
             #[cfg(feature = "hyper")]
             http: self.http.clone(),
@@ -337,12 +399,23 @@ impl Server {
             on_error: self.on_error.clone(),
         });
         let open = |(stream, peer): Accepted| {
+            let Some((stream, place)) = context.admit(stream, peer) else {
+                return;
+            };
+            let (handshake, gate) = (context.gate.handshake(peer), context.gate.clone());
+            let id = handshake.id();
             let (context, work) = (context.clone(), work.clone());
-            connections.spawn(move |mut entry| {
+            let task = connections.spawn(move |mut entry| {
                 // Boxed, so that what opening a connection needs is not kept while it is open; and
                 // here, since a future keeps room for all that it begins with.
-                let opening = Box::pin(context.clone().open(stream, peer, entry.place.clone()));
+                let opening = Box::pin(context.clone().open(
+                    stream,
+                    peer,
+                    handshake,
+                    entry.place.clone(),
+                ));
                 async move {
+                    let _place = place;
                     let result = match opening.await {
                         Ok(Some(socket)) => {
                             entry.opened(&socket);
@@ -358,10 +431,12 @@ impl Server {
                     }
                 }
             });
+            gate.runs(id, task);
         };
+        let mut room = Room::new(self.gate.clone(), &self.limits);
         let mut beginning = Box::pin(self.running.0.beginning());
         let begun = loop {
-            match self.next(beginning.as_mut()).await {
+            match self.next(beginning.as_mut(), &mut room).await {
                 Next::Connection(accepted) => open(accepted),
                 Next::End(begun) => break begun,
             }
@@ -383,6 +458,7 @@ impl Server {
     async fn next(
         &mut self,
         mut beginning: Pin<&mut (impl Future<Output = Option<Begun>> + Send)>,
+        room: &mut Room,
     ) -> Next {
         loop {
             let accepted = poll_fn(|cx| {
@@ -398,6 +474,12 @@ impl Server {
                 if let Poll::Ready(Some(begun)) = beginning.as_mut().poll(cx) {
                     return Poll::Ready(Err(begun));
                 }
+                let given_up = |peer, error| {
+                    if let Some(tell) = &self.on_error {
+                        tell(peer, &error);
+                    }
+                };
+                ready!(room.poll(cx, given_up));
                 self.poll_accept(cx).map(Ok)
             })
             .await;
@@ -444,6 +526,8 @@ impl fmt::Debug for Server {
 
 /// What the connections of a server have in common.
 struct Context {
+    limits: Limits,
+    gate: Arc<Gate>,
     acceptor: Arc<Acceptor>,
     #[cfg(feature = "hyper")]
     http: Option<Arc<ServeHttp>>,
@@ -453,18 +537,45 @@ struct Context {
 }
 
 impl Context {
+    /// Lets a connection in, or tells it and the user why not.
+    fn admit(
+        &self,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Stream, admission::Place)> {
+        let admitted = self.gate.enter(&self.limits).and_then(|place| {
+            if let Some(peer) = peer {
+                place.count_address(peer.ip())?;
+            }
+            Ok(place)
+        });
+        match admitted {
+            Ok(place) => Some((stream, place)),
+            Err(refused) => {
+                refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
+                if let Some(tell) = &self.on_error {
+                    tell(peer, &refused.into());
+                }
+                None
+            }
+        }
+    }
+
     /// The opening handshake; `None` where the client came for something else, and was served.
     async fn open(
         self: Arc<Self>,
         stream: Stream,
         peer: Option<SocketAddr>,
+        handshake: Handshake,
         #[cfg_attr(
             not(feature = "hyper"),
             allow(unused_variables, reason = "for HTTP alone")
         )]
         place: Place,
     ) -> Result<Option<WebSocket>> {
-        let plain = match self.acceptor.receive(stream, peer).await? {
+        let received = self.acceptor.receive(stream, peer).await;
+        drop(handshake);
+        let plain = match received? {
             Incoming::WebSocket(established) => return Ok(Some(WebSocket::new(established))),
             Incoming::Http(plain) => plain,
         };

@@ -3,6 +3,7 @@
 //! With the feature `hyper` pages and sockets share a port, which the module `guide` tells of.
 
 mod accept;
+mod admission;
 mod connections;
 mod decision;
 #[cfg(feature = "hyper")]
@@ -21,10 +22,12 @@ mod tls;
 #[cfg(feature = "tls")]
 mod tls_identity;
 
+pub use crate::{rate::Rate, throttle::Excess};
 pub(crate) use accept::Incoming;
 pub use accept::{Acceptor, accept};
 #[cfg(feature = "hyper")]
 pub(crate) use accept::{PlainHttp, Terms};
+pub use admission::Limit;
 pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
 pub use listen::Server;

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     num::NonZeroUsize,
     panic,
+    sync::Arc,
     thread::{self, Builder},
 };
 
@@ -12,6 +13,7 @@ use tokio::runtime;
 
 use super::{
     Server, Shutdown, ShutdownHandle,
+    admission::Gate,
     listener::{cannot_listen, listen},
     shutdown::Running,
 };
@@ -134,6 +136,7 @@ impl PerCore {
             listeners.push(another.map_err(|error| cannot_listen(self.address, error))?);
         }
         let (handle, address, serve) = (self.running.0.clone(), self.address, &serve);
+        let gate = &Gate::new();
         thread::scope(|scope| {
             let threads: Vec<_> = listeners
                 .into_iter()
@@ -143,7 +146,7 @@ impl PerCore {
                     Builder::new()
                         .name(format!("sockeye-{number}"))
                         .spawn_scoped(scope, move || {
-                            run(listener, &guard, serve)
+                            run(listener, &guard, gate, serve)
                                 .unwrap_or_else(|error| Err(cannot_listen(address, error)))
                         })
                 })
@@ -184,7 +187,12 @@ impl Drop for StopAll {
 }
 
 /// What a thread does. The outer error is the system's.
-fn run<F, Fut>(listener: TcpListener, stop: &StopAll, serve: &F) -> io::Result<Result<()>>
+fn run<F, Fut>(
+    listener: TcpListener,
+    stop: &StopAll,
+    gate: &Arc<Gate>,
+    serve: &F,
+) -> io::Result<Result<()>>
 where
     F: Fn(Server) -> Fut,
     Fut: Future<Output = Result<()>>,
@@ -194,7 +202,9 @@ where
         .build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let server = Server::from_listener(listener).ending_with(&stop.0);
+        let server = Server::from_listener(listener)
+            .ending_with(&stop.0)
+            .counting_with(gate);
         Ok(serve(server).await)
     })
 }

@@ -1,0 +1,563 @@
+//! Who is let in: how many connections there may be, in all and for each address, how many of them
+//! in the opening handshake, and how often an address may begin one.
+//!
+//! A server, or all of a set, count in one [`Gate`]. What is counted is held by guards, so that it is
+//! given back however a connection ends.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    hash::{BuildHasher, RandomState},
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use sockeye_proto::handshake::Refusal;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::AbortHandle,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+
+use crate::{
+    Error,
+    rate::{Bucket, Rate},
+    stream::Stream,
+};
+
+/// A limit of a server that kept a connection out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// [`Server::max_connections`](crate::Server::max_connections).
+    Connections,
+    /// [`Server::max_connections_per_address`](crate::Server::max_connections_per_address).
+    ConnectionsPerAddress,
+    /// [`Server::max_handshakes`](crate::Server::max_handshakes): it was given up for one that is newer.
+    Handshakes,
+    /// [`Server::handshake_rate`](crate::Server::handshake_rate).
+    HandshakeRate,
+}
+
+impl Limit {
+    /// A short name, such as for a metric's label: `connections`, `connections_per_address`,
+    /// `handshakes`, `handshake_rate`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::ConnectionsPerAddress => "connections_per_address",
+            Self::Handshakes => "handshakes",
+            Self::HandshakeRate => "handshake_rate",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connections => "this server has as many connections as it may have",
+            Self::ConnectionsPerAddress => {
+                "there are as many connections from this address as there may be"
+            }
+            Self::Handshakes => {
+                "the opening handshake was given up, as too many were unfinished and this was the oldest"
+            }
+            Self::HandshakeRate => "this address opens connections too fast",
+        })
+    }
+}
+
+/// The limits of a server; none is `None`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// At 5 KB each when idle, these are a third of a GB.
+    pub(super) connections: Option<usize>,
+    /// An office or a mobile network behind one address has room; one machine is kept from filling a
+    /// server.
+    pub(super) per_address: Each<usize>,
+    /// A few KB each. A server on one core finishes about as many a second, with TLS.
+    pub(super) handshakes: Option<usize>,
+    /// All of an office may come back at once, and then some.
+    pub(super) rate: Each<Rate>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: Some(65_536),
+            per_address: Each::global(256),
+            handshakes: Some(4096),
+            rate: Each::global(Rate::per_second(32).burst(256)),
+        }
+    }
+}
+
+/// A limit for each address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Each<T> {
+    limit: Option<T>,
+    /// Whether it holds for addresses too that nobody has on the internet.
+    local: bool,
+}
+
+impl<T: Copy> Each<T> {
+    /// By default, addresses that nobody has on the internet are not limited: they are proxies,
+    /// containers, a test.
+    const fn global(limit: T) -> Self {
+        Self {
+            limit: Some(limit),
+            local: false,
+        }
+    }
+
+    /// What a user says holds for all.
+    pub(super) fn of(limit: Option<T>) -> Self {
+        Self { limit, local: true }
+    }
+
+    fn for_address(self, address: IpAddr) -> Option<T> {
+        self.limit.filter(|_| self.local || is_global(address))
+    }
+}
+
+/// Whether an address may be had on the internet: it is not this machine's, nor a private network's
+/// (RFC 1918, RFC 4193, RFC 6598), nor of one link alone.
+fn is_global(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xC0 == 64;
+            !(v4.is_loopback() || v4.is_private() || v4.is_link_local() || shared)
+        }
+        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local()),
+    }
+}
+
+/// Whom the connections of an address are counted for: an IPv4 address; of IPv6 a /64, which is the
+/// least that a customer has, and in which anyone can take as many addresses as they want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Client {
+    V4([u8; 4]),
+    V6([u16; 4]),
+}
+
+impl From<IpAddr> for Client {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4.octets()),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, ..] = v6.segments();
+                Self::V6([a, b, c, d])
+            }
+        }
+    }
+}
+
+/// Where the connections of a server, or of a set of them, are counted.
+#[derive(Debug)]
+pub(super) struct Gate {
+    begin: Instant,
+    open: AtomicUsize,
+    /// The addresses that have connections, or have begun one lately; in parts, so that threads seldom
+    /// wait for one another.
+    addresses: [Mutex<Addresses>; SHARDS],
+    hasher: RandomState,
+    handshakes: Mutex<Handshakes>,
+    /// How many refusals are being written.
+    refusing: AtomicUsize,
+}
+
+const SHARDS: usize = 16;
+
+/// How many addresses without a connection are remembered in each part, so that their rate holds: 64 K
+/// in all, of about 50 bytes. In a flood from more than those, none of them is fast.
+const REMEMBERED: usize = 4096;
+
+/// How many refusals are written at a time. A client that comes beyond is closed without a word: it
+/// must not cost more than it spends.
+const REFUSALS: usize = 256;
+
+/// How long a refused client may take to read why, and how much it may say meanwhile.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 16 * 1024;
+
+/// How long an opening handshake is left alone, however many wait: a client far away needs a few
+/// times its way there and back.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// When a refused client is asked to come back, where nothing better is known.
+const RETRY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default)]
+struct Addresses {
+    clients: HashMap<Client, Counted>,
+    /// All of them, in the order in which they are looked at whether they can be forgotten.
+    order: VecDeque<Client>,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    open: usize,
+    handshakes: Bucket,
+}
+
+impl Addresses {
+    /// Looks at two of the clients for each that comes, so that those that can be forgotten are, at a
+    /// cost that does not depend on how many there are.
+    fn forget(&mut self, now: u64) {
+        for _ in 0..2 {
+            let Some(client) = self.order.pop_front() else {
+                return;
+            };
+            let many = self.clients.len() > REMEMBERED;
+            let needed = self.clients.get(&client).is_some_and(|counted| {
+                counted.open > 0 || !(many || counted.handshakes.is_full(now))
+            });
+            if needed {
+                self.order.push_back(client);
+            } else {
+                self.clients.remove(&client);
+            }
+        }
+    }
+}
+
+impl Gate {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            begin: Instant::now(),
+            open: AtomicUsize::new(0),
+            addresses: Default::default(),
+            hasher: RandomState::new(),
+            handshakes: Mutex::default(),
+            refusing: AtomicUsize::new(0),
+        })
+    }
+
+    /// Takes a place for a connection.
+    pub(super) fn enter(self: &Arc<Self>, limits: &Limits) -> Result<Place, Refused> {
+        let most = limits.connections.unwrap_or(usize::MAX);
+        if !add_below(&self.open, most) {
+            return Err(Refused::new(Limit::Connections, None));
+        }
+        Ok(Place {
+            gate: self.clone(),
+            limits: *limits,
+            client: Mutex::new(None),
+        })
+    }
+
+    fn addresses(&self, client: Client) -> MutexGuard<'_, Addresses> {
+        let part = self.hasher.hash_one(client) as usize % SHARDS;
+        lock(&self.addresses[part])
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts an opening handshake for as long as what it gives is held.
+    pub(super) fn handshake(self: &Arc<Self>, peer: Option<SocketAddr>) -> Handshake {
+        let mut handshakes = lock(&self.handshakes);
+        let id = handshakes.next;
+        handshakes.next += 1;
+        let unfinished = Unfinished {
+            since: Instant::now(),
+            peer,
+            task: None,
+        };
+        handshakes.unfinished.insert(id, unfinished);
+        Handshake {
+            gate: self.clone(),
+            id,
+        }
+    }
+
+    /// Says which task an unfinished handshake is in.
+    pub(super) fn runs(&self, handshake: u64, task: AbortHandle) {
+        if let Some(unfinished) = lock(&self.handshakes).unfinished.get_mut(&handshake) {
+            unfinished.task = Some(task);
+        }
+    }
+
+    /// Writes a refusal and closes, in a task of its own, unless many are being written already.
+    fn answer(self: &Arc<Self>, mut stream: Stream, refusal: &Refusal) {
+        if !add_below(&self.refusing, REFUSALS) {
+            return;
+        }
+        let (refusing, answer) = (Refusing(self.clone()), refusal.to_bytes());
+        tokio::spawn(async move {
+            let _refusing = refusing;
+            // What goes wrong with it matters to nobody: the connection ends either way.
+            let _ = timeout(LINGER, async {
+                stream.write_all(&answer).await?;
+                stream.shutdown().await?;
+                // Unread bytes would reset the connection, and the client might never see why.
+                let mut rest = (&mut stream).take(LINGER_BYTES);
+                tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+            })
+            .await;
+        });
+    }
+}
+
+/// Adds one where there are fewer.
+fn add_below(count: &AtomicUsize, most: usize) -> bool {
+    count
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count < most).then_some(count + 1)
+        })
+        .is_ok()
+}
+
+/// No change is left half done where a thread has panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A refusal that is being written.
+struct Refusing(Arc<Gate>);
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        self.0.refusing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The place of a connection, for as long as it is held.
+#[derive(Debug)]
+pub(super) struct Place {
+    gate: Arc<Gate>,
+    limits: Limits,
+    client: Mutex<Option<Client>>,
+}
+
+impl Place {
+    /// Says which address the connection is from, as soon as that is known, and counts it there; what
+    /// it was counted for before is given back.
+    pub(super) fn count_address(&self, address: IpAddr) -> Result<(), Refused> {
+        let mut known = lock(&self.client);
+        let client = Client::from(address);
+        if *known == Some(client) {
+            return Ok(());
+        }
+        let most = self.limits.per_address.for_address(address);
+        let rate = self.limits.rate.for_address(address);
+        if most.is_none() && rate.is_none() {
+            self.leave(known.take());
+            return Ok(());
+        }
+        let now = self.gate.now();
+        let mut addresses = self.gate.addresses(client);
+        addresses.forget(now);
+        let Addresses { clients, order } = &mut *addresses;
+        let counted = clients.entry(client).or_insert_with(|| {
+            order.push_back(client);
+            Counted::default()
+        });
+        if counted.open >= most.unwrap_or(usize::MAX) {
+            return Err(Refused::new(Limit::ConnectionsPerAddress, Some(address)));
+        }
+        if let Some(rate) = rate {
+            if let Some(wait) = counted.handshakes.wait(rate, now) {
+                let refused = Refused::new(Limit::HandshakeRate, Some(address));
+                return Err(refused.until(wait));
+            }
+            counted.handshakes.take(rate, now, 1);
+        }
+        counted.open += 1;
+        drop(addresses);
+        let before = known.replace(client);
+        self.leave(before);
+        Ok(())
+    }
+
+    fn leave(&self, client: Option<Client>) {
+        if let Some(client) = client
+            && let Some(counted) = self.gate.addresses(client).clients.get_mut(&client)
+        {
+            counted.open = counted.open.saturating_sub(1);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let client = lock(&self.client).take();
+        self.leave(client);
+        self.gate.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    limit: Limit,
+    address: Option<IpAddr>,
+    wait: Duration,
+}
+
+impl Refused {
+    fn new(limit: Limit, address: Option<IpAddr>) -> Self {
+        Self {
+            limit,
+            address,
+            wait: RETRY,
+        }
+    }
+
+    fn until(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// What the client is told: 503 where the server is full (RFC 9110 §15.6.4), 429 where it is about
+    /// the client (RFC 6585 §4).
+    pub(super) fn refusal(&self) -> Refusal {
+        let status = match self.limit {
+            Limit::Connections | Limit::Handshakes => 503,
+            Limit::ConnectionsPerAddress | Limit::HandshakeRate => 429,
+        };
+        let seconds = self.wait.as_secs() + u64::from(self.wait.subsec_nanos() > 0);
+        let refusal = Refusal::new(status, format!("{}\n", self.limit));
+        refusal
+            .clone()
+            .header("Retry-After", &seconds.to_string())
+            // Only a name that is reserved would be refused.
+            .unwrap_or(refusal)
+    }
+
+    /// Answers a client that speaks HTTP in the clear, and closes; within TLS, nothing is spent on it.
+    pub(super) fn answer(&self, gate: &Arc<Gate>, stream: Stream, tls: bool) {
+        if !tls {
+            gate.answer(stream, &self.refusal());
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Self::Limit {
+            limit: refused.limit,
+            address: refused.address,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Handshakes {
+    next: u64,
+    /// By their age, the oldest first.
+    unfinished: BTreeMap<u64, Unfinished>,
+    /// Those who wait to accept.
+    waiting: Vec<Waker>,
+}
+
+#[derive(Debug)]
+struct Unfinished {
+    since: Instant,
+    peer: Option<SocketAddr>,
+    task: Option<AbortHandle>,
+}
+
+/// An opening handshake, until it is done or given up.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    gate: Arc<Gate>,
+    id: u64,
+}
+
+impl Handshake {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut handshakes = lock(&self.gate.handshakes);
+        handshakes.unfinished.remove(&self.id);
+        let waiting = std::mem::take(&mut handshakes.waiting);
+        drop(handshakes);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Waits for room for another handshake, before a connection is accepted: the others wait with the
+/// system meanwhile.
+///
+/// Where there are as many as there may be, the oldest is given up if it has had its time, as in a
+/// cache of half-open connections: those who open and say nothing keep nobody out. Younger ones are
+/// not: many who come at once, as after a restart, are served one after another.
+#[derive(Debug)]
+pub(super) struct Room {
+    gate: Arc<Gate>,
+    most: usize,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Room {
+    pub(super) fn new(gate: Arc<Gate>, limits: &Limits) -> Self {
+        Self {
+            gate,
+            most: limits.handshakes.map_or(usize::MAX, |most| most.max(1)),
+            sleep: None,
+        }
+    }
+
+    /// Waits for room, and tells whose handshake was given up for it.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut given_up: impl FnMut(Option<SocketAddr>, Error),
+    ) -> Poll<()> {
+        loop {
+            let mut handshakes = lock(&self.gate.handshakes);
+            if handshakes.unfinished.len() < self.most {
+                self.sleep = None;
+                return Poll::Ready(());
+            }
+            let Some(oldest) = handshakes.unfinished.first_entry() else {
+                return Poll::Ready(());
+            };
+            let until = oldest.get().since + GRACE;
+            if until <= Instant::now() {
+                let Unfinished { peer, task, .. } = oldest.remove();
+                drop(handshakes);
+                if let Some(task) = task {
+                    task.abort();
+                }
+                let refused = Refused::new(Limit::Handshakes, peer.map(|peer| peer.ip()));
+                given_up(peer, refused.into());
+                continue;
+            }
+            if !handshakes
+                .waiting
+                .iter()
+                .any(|waker| waker.will_wake(cx.waker()))
+            {
+                handshakes.waiting.push(cx.waker().clone());
+            }
+            drop(handshakes);
+            let sleep = self
+                .sleep
+                .get_or_insert_with(|| Box::pin(sleep_until(until)));
+            if sleep.deadline() != until {
+                sleep.as_mut().reset(until);
+            }
+            match sleep.as_mut().poll(cx) {
+                Poll::Ready(()) => self.sleep = None,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

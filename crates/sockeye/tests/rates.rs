@@ -1,0 +1,314 @@
+//! Peers that send faster than they may, and connections that grow old.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod wire;
+
+use std::time::Duration;
+
+use sockeye::{
+    Acceptor, CloseCode, Ended, ProtocolError, Sender,
+    server::{Excess, Rate},
+};
+use tokio::{
+    io::{DuplexStream, duplex},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+use wire::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn run(form: Form, acceptor: &Acceptor) -> (Sender, Peer<DuplexStream>, JoinHandle<Seen>) {
+    let (ours, theirs) = duplex(1 << 20);
+    let (socket, peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+    let socket = socket.unwrap();
+    let sender = socket.sender();
+    (sender, peer, echo(form, socket))
+}
+
+fn acceptor() -> Acceptor {
+    Acceptor::new().deflate(None)
+}
+
+mod slowed_down {
+    use super::*;
+
+    /// The burst at once, then as the rate permits, and nothing is lost.
+    #[tokio::test(start_paused = true)]
+    async fn messages() {
+        let acceptor = acceptor().message_rate(Rate::per_second(10).burst(5));
+        for form in FORMS {
+            let (_sender, mut peer, _seen) = run(form, &acceptor).await;
+            let begin = Instant::now();
+            let frames: Vec<u8> = (0..25)
+                .flat_map(|number| peer.frame(0x81, number.to_string()))
+                .collect();
+            peer.send(frames).await;
+            for number in 0..25_u32 {
+                peer.expect_text(&number.to_string()).await;
+                let earliest = SECOND / 10 * number.saturating_sub(4);
+                let took = begin.elapsed();
+                // The timer counts milliseconds.
+                assert!(
+                    took >= earliest && took <= earliest + SECOND / 20,
+                    "{form:?}: {number} after {took:?}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes() {
+        let acceptor = acceptor().byte_rate(Rate::per_second(10_000).burst(1000));
+        for form in FORMS {
+            let (_sender, mut peer, _seen) = run(form, &acceptor).await;
+            let begin = Instant::now();
+            // With the header, 500 bytes each.
+            for _ in 0..100 {
+                peer.send_frame(0x82, [7; 492]).await;
+            }
+            for _ in 0..100 {
+                assert_eq!(peer.expect(0x82).await, [7; 492]);
+            }
+            // What is read at once may be more than the burst, and is owed for then.
+            peer.expect_echo("and one more").await;
+            let took = begin.elapsed();
+            assert!(
+                (4 * SECOND..6 * SECOND).contains(&took),
+                "{form:?}: {took:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_message_as_it_arrives() {
+        let acceptor = acceptor().byte_rate(Rate::per_second(1 << 20));
+        for form in FORMS {
+            let (_sender, mut peer, _seen) = run(form, &acceptor).await;
+            let begin = Instant::now();
+            let large = "a".repeat(4 << 20);
+            peer.send_frame(0x81, &large).await;
+            peer.expect_text(&large).await;
+            let took = begin.elapsed();
+            assert!(
+                (28 * SECOND / 10..34 * SECOND / 10).contains(&took),
+                "{form:?}: {took:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_are_counted() {
+        let acceptor = acceptor().message_rate(Rate::per_second(10).burst(5));
+        for form in FORMS {
+            let (_sender, mut peer, _seen) = run(form, &acceptor).await;
+            let begin = Instant::now();
+            for number in 0..15_u8 {
+                peer.send_frame(0x89, [number]).await;
+            }
+            for number in 0..15_u8 {
+                assert_eq!(peer.expect(0x8A).await, [number], "{form:?}");
+            }
+            let took = begin.elapsed();
+            assert!((SECOND..SECOND * 11 / 10).contains(&took), "{took:?}");
+        }
+    }
+
+    /// While nothing is read, nobody can say that the peer is silent.
+    #[tokio::test(start_paused = true)]
+    async fn is_not_silent() {
+        let acceptor = acceptor()
+            .message_rate(Rate::per_second(1))
+            .keepalive(SECOND * 10)
+            .keepalive_timeout(SECOND * 5);
+        for form in FORMS {
+            let (_sender, mut peer, _seen) = run(form, &acceptor).await;
+            for number in 0..120 {
+                peer.send_frame(0x81, number.to_string()).await;
+            }
+            let mut next = 0;
+            while next < 120 {
+                let frame = peer.next().await.expect("the connection has ended");
+                if frame.first != 0x89 {
+                    assert_eq!(frame.text(), next.to_string(), "{form:?}");
+                    next += 1;
+                }
+            }
+        }
+    }
+
+    /// Its Close is behind what it has sent, and is not waited for at that rate.
+    #[tokio::test(start_paused = true)]
+    async fn is_closed_cleanly() {
+        let acceptor = acceptor().message_rate(Rate::per_second(1));
+        for form in FORMS {
+            let (sender, mut peer, seen) = run(form, &acceptor).await;
+            for number in 0..1000 {
+                peer.send_frame(0x81, number.to_string()).await;
+            }
+            peer.expect_text("0").await;
+            let (closed, ()) = tokio::join!(sender.close(CloseCode::NORMAL, "enough"), async {
+                while peer.next().await.unwrap().first != 0x88 {}
+                peer.send_close(1000, "").await;
+            });
+            closed.unwrap();
+            let ended = within(seen).await.unwrap().ended.unwrap();
+            assert!(matches!(ended, Ended::ByUs(_)), "{form:?}: {ended}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_read_in_parts() {
+        let acceptor = acceptor().message_rate(Rate::per_second(1).burst(2));
+        let (ours, theirs) = duplex(1 << 20);
+        let (socket, mut peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+        let mut socket = socket.unwrap();
+        let begin = Instant::now();
+        for _ in 0..5 {
+            peer.send_frame(0x01, "in ").await;
+            peer.send_frame(0x80, "parts").await;
+        }
+        for _ in 0..5 {
+            let mut message = socket.recv_stream().await.unwrap().unwrap();
+            let mut text = String::new();
+            tokio::io::AsyncReadExt::read_to_string(&mut message, &mut text)
+                .await
+                .unwrap();
+            assert_eq!(text, "in parts");
+        }
+        let took = begin.elapsed();
+        assert!((3 * SECOND..SECOND * 31 / 10).contains(&took), "{took:?}");
+    }
+}
+
+mod closed {
+    use super::*;
+
+    /// As many as the burst are none too many, one more is.
+    #[tokio::test(start_paused = true)]
+    async fn for_one_message_more() {
+        let rate = Rate::per_second(10).burst(5);
+        let acceptor = acceptor().message_rate(rate).on_excess(Excess::Close);
+        for form in FORMS {
+            let (_sender, mut peer, seen) = run(form, &acceptor).await;
+            for number in 0..5 {
+                peer.expect_echo(&number.to_string()).await;
+            }
+            sleep(SECOND / 10).await;
+            peer.expect_echo("one came back").await;
+            peer.send_frame(0x89, "a ping is one too many").await;
+            peer.send_frame(0x81, "never delivered").await;
+            let reason = "more than 10 messages a second are not taken here".to_owned();
+            let mut close = peer.next().await.unwrap();
+            if close.first == 0x8A {
+                close = peer.next().await.unwrap();
+            }
+            assert_eq!(close.first, 0x88);
+            assert_eq!(close.payload[..2], 1008_u16.to_be_bytes());
+            assert_eq!(close.payload[2..], *reason.as_bytes());
+            drop(peer);
+            let seen = within(seen).await.unwrap();
+            assert_eq!(seen.messages.len(), 6, "{form:?}");
+            let error = ProtocolError::TooManyMessages { limit: 10 };
+            seen.assert_ended(|ended| matches!(ended, Ended::Protocol(e) if *e == error));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn for_one_byte_more() {
+        let rate = Rate::per_second(100).burst(1000);
+        let acceptor = acceptor().byte_rate(rate).on_excess(Excess::Close);
+        for form in FORMS {
+            for (more, fits) in [(0, true), (1, false)] {
+                let (_sender, mut peer, seen) = run(form, &acceptor).await;
+                peer.send_frame(0x82, [7; 492]).await;
+                peer.expect(0x82).await;
+                peer.send_frame(0x82, vec![7; 492 + more]).await;
+                if fits {
+                    peer.expect(0x82).await;
+                    sleep(SECOND).await;
+                    peer.expect_echo("after a second there is room").await;
+                    continue;
+                }
+                let (code, reason) = peer.expect_close().await;
+                assert_eq!(code, 1008);
+                assert_eq!(reason, "more than 100 bytes a second are not taken here");
+                drop(peer);
+                let error = ProtocolError::TooManyBytes { limit: 100 };
+                let seen = within(seen).await.unwrap();
+                seen.assert_ended(|ended| matches!(ended, Ended::Protocol(e) if *e == error));
+            }
+        }
+    }
+}
+
+mod lifetime {
+    use super::*;
+
+    /// However busy it is, and the pings that keep it go on meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn ends_with_1001() {
+        let acceptor = acceptor()
+            .lifetime(SECOND * 100)
+            .keepalive(SECOND * 7)
+            .keepalive_timeout(SECOND * 3)
+            .idle_timeout(SECOND * 20);
+        for form in FORMS {
+            let (_sender, mut peer, seen) = run(form, &acceptor).await;
+            let (begin, mut pings) = (Instant::now(), 0);
+            let mut next = begin + SECOND;
+            let close = loop {
+                tokio::select! {
+                    frame = peer.next_in_time(SECOND * 1000) => {
+                        let frame = frame.unwrap();
+                        match frame.first {
+                            0x88 => break frame.payload,
+                            0x89 => {
+                                pings += 1;
+                                peer.send_frame(0x8A, frame.payload).await;
+                            }
+                            _ => {}
+                        }
+                    }
+                    () = sleep_until(next) => {
+                        next += SECOND;
+                        peer.send_frame(0x81, "busy").await;
+                    }
+                }
+            };
+            assert_eq!(close[..2], 1001_u16.to_be_bytes());
+            assert_eq!(close[2..], *b"lifetime");
+            let took = begin.elapsed();
+            assert!((SECOND * 90..=SECOND * 101).contains(&took), "{took:?}");
+            assert!((12..=14).contains(&pings), "{pings}");
+            peer.send_close(1001, "").await;
+            let ended = within(seen).await.unwrap().ended.unwrap();
+            assert!(matches!(ended, Ended::ByUs(_)), "{form:?}: {ended}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_came_together_do_not_end_together() {
+        let acceptor = acceptor().lifetime(SECOND * 1000).keepalive(None);
+        let mut ends = Vec::new();
+        let begin = Instant::now();
+        for _ in 0..100 {
+            let (_sender, peer, _seen) = run(Form::Events, &acceptor).await;
+            ends.push(tokio::spawn(async move {
+                let mut peer = peer;
+                let close = peer.next_in_time(SECOND * 2000).await.unwrap();
+                assert_eq!(close.first, 0x88);
+                begin.elapsed().as_secs()
+            }));
+        }
+        let mut seconds = Vec::new();
+        for end in ends {
+            seconds.push(end.await.unwrap());
+        }
+        seconds.sort_unstable();
+        assert!(seconds[0] >= 899 && seconds[99] <= 1001, "{seconds:?}");
+        assert!(seconds[90] - seconds[10] >= 40, "{seconds:?}");
+        seconds.dedup();
+        assert!(seconds.len() >= 30, "{seconds:?}");
+    }
+}
