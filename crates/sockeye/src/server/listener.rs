@@ -20,7 +20,8 @@ use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 
 use crate::{Error, Result, stream::Stream};
 
-/// How many connections may wait to be accepted, as tokio asks for too.
+/// How many connections may wait to be accepted. tokio asks for 128: where more come at once, such as
+/// after a restart, the system drops their first packets, and they try again a second later.
 const BACKLOG: i32 = 1024;
 
 /// How many that wait are still taken when a server ends: what the system lets wait by default.
@@ -60,11 +61,7 @@ impl Listener {
     /// # Errors
     /// [`Error::Listen`] where the address cannot be had.
     pub async fn tcp(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
-        let name = name_of(&address);
-        let listener = TcpListener::bind(address).await;
-        listener
-            .map(Self::from)
-            .map_err(|error| cannot_listen(name, error))
+        Self::first_of(address, false).await
     }
 
     /// Listens on a TCP address that other programs of the same user may listen on too, where they also
@@ -80,11 +77,16 @@ impl Listener {
     /// [`Error::Listen`] where the address cannot be had.
     #[cfg(unix)]
     pub async fn reuse_port(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
+        Self::first_of(address, true).await
+    }
+
+    /// Listens on the first of the addresses that can be had.
+    async fn first_of(address: impl ToSocketAddrs + fmt::Debug, shared: bool) -> Result<Self> {
         let name = name_of(&address);
         let bound = async {
             let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
             for address in lookup_host(address).await? {
-                match listen(address, true).and_then(TcpListener::from_std) {
+                match listen(address, shared).and_then(TcpListener::from_std) {
                     Ok(listener) => return Ok(listener),
                     Err(error) => last = error,
                 }

@@ -177,22 +177,25 @@ pub struct Peer<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     /// Opens a connection as a client.
-    pub async fn client(mut stream: S, extensions: &str, early: &[u8]) -> Self {
-        let mut request = b"GET / HTTP/1.1\r\nHost: peer\r\nUpgrade: websocket\r\n\
-            Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-            Sec-WebSocket-Version: 13\r\n"
-            .to_vec();
+    pub async fn client(stream: S, extensions: &str, early: &[u8]) -> Self {
+        Self::client_at(stream, "/", extensions, early).await
+    }
+
+    /// The same at another path.
+    pub async fn client_at(mut stream: S, path: &str, extensions: &str, early: &[u8]) -> Self {
+        let mut request = format!(
+            "GET {path} HTTP/1.1\r\nHost: peer\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Version: 13\r\n"
+        )
+        .into_bytes();
         if !extensions.is_empty() {
             request.extend(format!("Sec-WebSocket-Extensions: {extensions}\r\n").bytes());
         }
         request.extend(b"\r\n");
         request.extend(early);
         stream.write_all(&request).await.unwrap();
-        let mut peer = Self {
-            stream,
-            role: Role::Client,
-            read: Vec::new(),
-        };
+        let mut peer = Self::opened(stream);
         let head = peer.head().await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         assert_eq!(
