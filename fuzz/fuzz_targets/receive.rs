@@ -2,35 +2,22 @@
 //! however they are cut and read, the peer understands the answers, and little is held.
 #![no_main]
 
-use std::{
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::Duration,
-};
-
 use libfuzzer_sys::fuzz_target;
-use sockeye_fuzz::{Choices, Cuts, allocations};
+use sockeye_fuzz::{
+    Choices, allocations,
+    ends::{NOW, compress, config, first_mask, frames, other, pieces},
+};
 use sockeye_proto::{
     CloseFrame, Codecs, Config, Connection, Event, Limits, OwnedEvent, ProtocolError, Receiver,
-    Role, Sender,
-    deflate::{DeflateConfig, DeflateParams, Deflater, Inflater},
+    Sender, deflate::Inflater,
 };
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices::new(data);
     let flags = choices.byte();
-    let role = if flags & 1 == 0 { CLIENT } else { Role::Server };
-    let mut config = Config::new(role);
+    let mut config = config(flags);
     config.limits = limits(&mut choices);
-    let server_max_window_bits = choices.window();
-    if flags & 2 != 0 {
-        let params = DeflateParams {
-            server_no_context_takeover: flags & 4 != 0,
-            client_no_context_takeover: flags & 8 != 0,
-            server_max_window_bits,
-            client_max_window_bits: choices.window(),
-        };
-        config.deflate = Some((params, DeflateConfig::default()));
-    }
+    compress(&mut config, flags, &mut choices);
     let worthwhile = [1, 3, 200, 5000, usize::MAX][usize::from(choices.byte() % 5)];
     let scale = [1, 1, 30, 2000][usize::from(flags >> 6)];
     let cuts = choices.cuts();
@@ -51,19 +38,6 @@ fuzz_target!(|data: &[u8]| {
     little_is_held(&config, &pieces, worthwhile);
 });
 
-const NOW: Duration = Duration::from_secs(100);
-
-const CLIENT: Role = Role::Client { masks };
-
-/// Another mask for each frame, the same for each connection.
-fn masks() -> [u8; 4] {
-    let next = |key: u32| Some(key.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
-    let key = MASK.fetch_update(Relaxed, Relaxed, next);
-    key.unwrap_or_default().to_be_bytes()
-}
-
-static MASK: AtomicU32 = AtomicU32::new(0);
-
 fn limits(choices: &mut Choices<'_>) -> Limits {
     match choices.byte() {
         0 => Limits::default(),
@@ -78,100 +52,6 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
     }
 }
 
-fn pieces<'a>(mut bytes: &'a [u8], cuts: &Cuts, scale: usize) -> Vec<&'a [u8]> {
-    let cuts = match cuts {
-        Cuts::After(lengths) => Cuts::After(lengths.iter().map(|len| len * scale).collect()),
-        // A large input a byte at a time takes too long.
-        Cuts::Everywhere if bytes.len() > 10_000 => Cuts::After(vec![1000; 20]),
-        Cuts::Everywhere => Cuts::Everywhere,
-    };
-    let mut pieces = Vec::new();
-    for length in cuts.lengths(bytes.len()) {
-        let (piece, rest) = bytes.split_at(length);
-        pieces.push(piece);
-        bytes = rest;
-    }
-    pieces
-}
-
-/// Frames in good order, as far as the choices let them be: lengths are right, masks are there, and
-/// compressed data is what it says.
-fn frames(mut choices: Choices<'_>, config: &Config) -> Vec<u8> {
-    let peer = if matches!(config.role, Role::Server) {
-        CLIENT
-    } else {
-        Role::Server
-    };
-    let deflate = config
-        .deflate
-        .map(|(agreed, how)| (agreed.outgoing(&peer), how));
-    let mut deflater = deflate.map(|(to, how)| (Deflater::new(how.deflater(to.window)), to));
-    let (mut out, mut said) = (Vec::new(), 0);
-    while !choices.is_empty() && said < 150_000 {
-        let (first, kind) = (choices.byte(), choices.byte());
-        let mut payload = Vec::new();
-        match kind % 4 {
-            0 | 1 => {
-                let len = usize::from(choices.byte());
-                payload.extend(choices.take(len));
-            }
-            more => {
-                let mut len = choices.number() * (more - 1) as usize;
-                // Long ones take long, and find little that short ones do not.
-                if kind < 0xF0 {
-                    len %= 3000;
-                }
-                let part = usize::from(choices.byte() % 8);
-                let part = choices.take(part);
-                payload = part.repeat(len / part.len().max(1) + 1);
-                payload.truncate(len);
-            }
-        }
-        let times = 1 + kind / 32 % 4 * 8;
-        said += payload.len() * usize::from(times);
-        if let Some((deflater, to)) = &mut deflater
-            && first & 0x40 != 0
-            && kind & 4 != 0
-        {
-            let message = std::mem::take(&mut payload);
-            deflater.compress(&message, &mut payload);
-            if !to.keeps_context {
-                deflater.reset();
-            }
-        }
-        for _ in 0..times {
-            frame(
-                first,
-                &payload,
-                matches!(peer, Role::Client { .. }),
-                &mut out,
-            );
-        }
-    }
-    out
-}
-
-fn frame(first: u8, payload: &[u8], masked: bool, out: &mut Vec<u8>) {
-    let bit = if masked { 0x80 } else { 0 };
-    out.push(first);
-    match payload.len() {
-        len @ 0..=125 => out.push(bit | len as u8),
-        len @ 126..=0xFFFF => {
-            out.push(bit | 126);
-            out.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            out.push(bit | 127);
-            out.extend((len as u64).to_be_bytes());
-        }
-    }
-    if masked {
-        // A mask that changes nothing, as masks take long here; other inputs have others.
-        out.extend([0; 4]);
-    }
-    out.extend(payload);
-}
-
 /// What came of some bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
@@ -182,7 +62,7 @@ struct Seen {
 
 /// Reads as the core alone does, and writes after each event.
 fn read(config: &Config, pieces: &[&[u8]]) -> Seen {
-    MASK.store(0, Relaxed);
+    first_mask();
     let (mut connection, mut codecs) = (Connection::new(config), Codecs::new());
     let mut seen = Seen::default();
     for piece in pieces {
@@ -250,7 +130,7 @@ fn drive(
     adopts: bool,
     receive: Receive,
 ) -> Seen {
-    MASK.store(0, Relaxed);
+    first_mask();
     let ((mut receiver, mut sender), mut inflater) = (config.halves(), Inflater::new());
     let mut seen = Seen::default();
     for piece in pieces {
@@ -328,13 +208,8 @@ fn understood(config: &Config, seen: &Seen) {
 
 /// What the other end makes of some bytes.
 fn peer(config: &Config, bytes: &[u8]) -> Seen {
-    let role = if matches!(config.role, Role::Server) {
-        CLIENT
-    } else {
-        Role::Server
-    };
     let other = Config {
-        role,
+        role: other(config),
         limits: Limits::default(),
         ..*config
     };
@@ -347,7 +222,7 @@ const WAITING: usize = 16 * 1024 + 3 * (125 + 6);
 
 /// Reads everything before it writes: only pongs may be left out, and not the newest.
 fn unread(config: &Config, bytes: &[u8], whole: &Seen) {
-    MASK.store(0, Relaxed);
+    first_mask();
     let (mut connection, mut codecs) = (Connection::new(config), Codecs::new());
     let mut bytes = bytes.to_vec();
     let mut input = &mut bytes[..];

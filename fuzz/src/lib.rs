@@ -1,6 +1,7 @@
 //! What the targets share: choices and cuts taken off the front of the input, and how a head is judged.
 
 pub mod allocations;
+pub mod ends;
 pub mod reference;
 
 use sockeye_proto::{

@@ -130,6 +130,10 @@ pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) pings: Pings,
 
+    /// Tell metrics for Prometheus at http://ADDRESS/metrics; whoever reaches it can read them
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<String>,
+
     /// At the end, spread the closes evenly over this long, so that clients do not all come back at once
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0", help_heading = "The end")]
     pub(crate) drain: Duration,

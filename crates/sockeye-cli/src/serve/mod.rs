@@ -13,7 +13,7 @@ mod visits;
 use std::{future::ready, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use sockeye::{
-    Acceptor, Deadline, Error, Groups, Limits,
+    Acceptor, Deadline, Error, Groups, Limits, Metrics,
     proto::handshake::Subprotocols,
     server::{Listener, Origins, ServerTls},
 };
@@ -101,7 +101,18 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
     let server = listening::listen(&args).await?;
     let visits = Arc::new(Visits::new(args.quiet));
+    let metrics = Metrics::new();
+    let endpoint = match &args.metrics {
+        Some(address) => Some(Listener::tcp(address.as_str()).await?),
+        None => None,
+    };
     visits.say(&greeting(server.listeners(), &args, tls.as_ref()));
+    if let Some(endpoint) = endpoint {
+        if let Some(address) = endpoint.local_addr() {
+            visits.say(&format!("Metrics at http://{address}/metrics"));
+        }
+        tokio::spawn(metrics.clone().serve(endpoint));
+    }
     if let Some(Tls::Files(tls)) = &tls {
         let reload = leaving::reload(tls.clone(), signals.hang_ups(), visits.clone());
         tokio::spawn(reload);
@@ -110,6 +121,7 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     let (handle, refused) = (server.shutdown_handle(), visits.clone());
     let server = server
         .acceptor(acceptor)
+        .metrics(&metrics)
         .http(page::service(
             args.example.map_or(page::CLIENT, Example::page),
         ))
