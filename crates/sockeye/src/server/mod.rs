@@ -60,5 +60,9 @@ pub mod limits {}
 #[doc = include_str!("../../docs/server.md")]
 pub mod guide {}
 
+#[cfg(feature = "tls")]
+#[doc = include_str!("../../docs/leaving.md")]
+pub mod leaving {}
+
 #[doc = include_str!("../../docs/who-may-come-in.md")]
 pub mod who_may_come_in {}
