@@ -277,6 +277,13 @@ impl Socket {
         self.driver.shared.info.state()
     }
 
+    /// The address of the proxy that has said who the client is, at the server: as
+    /// [`WebSocket::proxy_addr`].
+    #[cfg(feature = "server")]
+    pub fn proxy_addr(&self) -> Option<SocketAddr> {
+        self.driver.shared.info.proxy()
+    }
+
     /// What TLS says of the client, at the server: as [`WebSocket::tls`].
     #[cfg(all(feature = "server", feature = "tls"))]
     pub fn tls(&self) -> Option<&crate::server::TlsIdentity> {

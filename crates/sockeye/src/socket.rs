@@ -332,6 +332,15 @@ impl WebSocket {
         self.shared().info.state()
     }
 
+    /// The address of the proxy that has said who the client is, at the server: by the PROXY protocol
+    /// ([`Server::proxy_protocol`](crate::Server::proxy_protocol)) or in a header
+    /// ([`Acceptor::forwarded`](crate::Acceptor::forwarded)). `None` where the client has connected
+    /// itself.
+    #[cfg(feature = "server")]
+    pub fn proxy_addr(&self) -> Option<SocketAddr> {
+        self.shared().info.proxy()
+    }
+
     /// What TLS says of the client, at the server: its certificates, and what was agreed. Also where TLS
     /// is spoken by whoever accepted the connection, on a stream of tokio-rustls over TCP.
     #[cfg(all(feature = "server", feature = "tls"))]
