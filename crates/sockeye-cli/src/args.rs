@@ -11,6 +11,7 @@ use clap::{Args as ArgGroup, Parser, Subcommand};
 use crate::{
     examples::Example,
     quantity::{parse_seconds, parse_size},
+    serve::limits::LimitArgs,
 };
 
 /// WebSocket from the command line: serve it, or connect to it.
@@ -123,12 +124,15 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) no_compress: bool,
 
-    /// Accept messages up to this size, in bytes or with K, M or G; a larger one is closed with 1009
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16M")]
-    pub(crate) max_message: usize,
-
     #[command(flatten)]
     pub(crate) pings: Pings,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+
+    /// Tell metrics for Prometheus at http://ADDRESS/metrics; whoever reaches it can read them
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<String>,
 
     /// At the end, spread the closes evenly over this long, so that clients do not all come back at once
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0", help_heading = "The end")]
@@ -164,6 +168,8 @@ Examples:
       With a certificate, and a subprotocol
   sockeye serve --example chat
       A chat to open in two browsers; the others are ticker, game and monitor
+  sockeye serve --listen 0.0.0.0:8080 --message-rate 50:500 --idle-timeout 300
+      For everyone, but not for those who send without end or say nothing for long
   sockeye serve --config sockeye.toml --check
       Say what is wrong with a file of settings, all of it, and serve nothing
   sockeye serve --listen unix:/run/app.sock --socket-mode 660
@@ -590,7 +596,7 @@ mod tests {
             Args::try_parse_from(words(command)).unwrap_or_else(|error| panic!("{line}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 22);
+        assert_eq!(count, 23);
     }
 
     #[test]

@@ -291,6 +291,89 @@ mod origins {
     }
 }
 
+mod limits {
+    use super::*;
+
+    /// The status with which a client is refused.
+    async fn refused(url: &str) -> u16 {
+        match within(sockeye::connect(url)).await {
+            Err(Error::Handshake(sockeye::HandshakeError::Status(response))) => response.status(),
+            other => panic!("it was not refused: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_is_refused_and_told() {
+        let server = serve(&["--max-connections", "1"]);
+        let mut first = sockeye::connect(&server.url).await.unwrap();
+        assert_eq!(refused(&server.url).await, 503);
+        server.program.stdout.expect("refused 127.0.0.1:");
+        server
+            .program
+            .stdout
+            .expect("as many connections as it may");
+        first.close(CloseCode::NORMAL, "").await.unwrap();
+        server.program.stdout.expect("close ");
+        server.program.signal(SIGINT);
+        server.program.stdout.expect("1 refused");
+    }
+
+    #[tokio::test]
+    async fn addresses_and_their_haste_are_limited() {
+        let server = serve(&["--max-connections-per-address", "1"]);
+        let _first = sockeye::connect(&server.url).await.unwrap();
+        assert_eq!(refused(&server.url).await, 429);
+        let server = serve(&["--handshake-rate", "1:2"]);
+        for _ in 0..2 {
+            drop(sockeye::connect(&server.url).await.unwrap());
+        }
+        assert_eq!(refused(&server.url).await, 429);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_too_fast_is_closed_where_that_is_said() {
+        for rate in [["--message-rate", "1:3"], ["--byte-rate", "1:30"]] {
+            let server = serve(&[&rate[..], &["--on-excess", "close"]].concat());
+            let mut socket = sockeye::connect(&server.url).await.unwrap();
+            for _ in 0..10 {
+                // Refused once the Close has come.
+                let _ = socket.send("ten  bytes").await;
+            }
+            while within(socket.recv()).await.unwrap().is_some() {}
+            assert_eq!(socket.ended().unwrap().code(), 1008, "{rate:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_closed_when_idle_or_old() {
+        for flag in ["--idle-timeout", "--lifetime"] {
+            let server = serve(&[flag, "0.1"]);
+            let mut socket = sockeye::connect(&server.url).await.unwrap();
+            assert_eq!(within(socket.recv()).await.unwrap(), None, "{flag}");
+            assert_eq!(socket.ended().unwrap().code(), 1001, "{flag}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_is_too_large_is_closed_with_1009() {
+        let server = serve(&["--max-frame", "10"]);
+        let mut socket = Client::new(&server.url)
+            .deflate(None)
+            .connect()
+            .await
+            .unwrap();
+        socket.send("eleven bytes").await.unwrap();
+        assert_eq!(within(socket.recv()).await.unwrap(), None);
+        assert_eq!(socket.ended().unwrap().code(), 1009);
+    }
+
+    #[test]
+    fn a_head_that_does_not_come_is_given_up() {
+        let server = serve(&["--handshake-timeout", "0.1"]);
+        assert_eq!(http(server.address, "GET / HT"), "");
+    }
+}
+
 mod page {
     use super::*;
 

@@ -1,6 +1,9 @@
 //! What a connection has carried so far, counted as it goes.
 
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::{
+    ops::AddAssign,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use crate::OpCode;
 
@@ -223,5 +226,32 @@ impl Traffic {
     /// compressed.
     pub fn compression_ratio(&self) -> Option<f64> {
         (self.compressed > 0).then(|| self.uncompressed as f64 / self.compressed as f64)
+    }
+}
+
+/// Several connections together.
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.received += other.received;
+        self.sent += other.sent;
+    }
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.text += other.text;
+        self.binary += other.binary;
+        self.pings += other.pings;
+        self.pongs += other.pongs;
+        self.compressed += other.compressed;
+        self.uncompressed += other.uncompressed;
+    }
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
     }
 }

@@ -124,8 +124,9 @@ impl WebSocketUpgrade {
     pub async fn acceptor(mut self, acceptor: Acceptor) -> Result<Self, WebSocketUpgradeRejection> {
         let Asked { head, peer, .. } = &self.asked;
         self.answer = async {
-            acceptor.check(head, peer)?;
-            acceptor.decision(head, peer, acceptor.deadline()).await
+            let checked = acceptor.check(head, peer)?;
+            let deadline = acceptor.deadline();
+            acceptor.decision(head, peer, &checked, deadline).await
         }
         .await
         .map_err(WebSocketUpgradeRejection)?;
@@ -161,12 +162,15 @@ impl WebSocketUpgrade {
         F: FnOnce(WebSocket) -> Fut + Send + 'static,
         Fut: Future<Output: Outcome> + Send + 'static,
     {
-        let (response, upgrade) = match self.acceptor.begin_with(self.asked, self.answer) {
+        let acceptor = self.acceptor;
+        let (response, upgrade) = match acceptor.begin_with(self.asked, self.answer) {
             Ok(agreed) => agreed,
             Err(error) => {
                 let response = WebSocketUpgradeRejection(error.clone()).into_response();
+                let error = error.into();
+                acceptor.refused(None, &error);
                 if let Some(tell) = self.on_failed {
-                    tell(error.into());
+                    tell(error);
                 }
                 return response;
             }

@@ -81,9 +81,10 @@ impl Driver {
                 self.shared.free_link(link);
                 self.registered = None;
             }
-            let result = self
-                .shared
-                .drive(&mut self.link, || future.as_mut().poll(cx));
+            let shared = &self.shared;
+            let result = shared.drive(&mut self.link, || {
+                shared.within(|| future.as_mut().poll(cx))
+            });
             // An error is found again by whoever reads or sends next.
             let _ = self.poll_write(cx);
             result
@@ -204,6 +205,7 @@ impl Driver {
         self.reader = None;
         if let Some(link) = &mut self.link {
             link.let_go();
+            self.shared.closed();
         }
     }
 

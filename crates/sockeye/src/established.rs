@@ -10,10 +10,10 @@ use sockeye_proto::{
     handshake::{Request, Response},
 };
 
-#[cfg(feature = "server")]
-use crate::server::State;
 #[cfg(all(feature = "server", feature = "tls"))]
 use crate::server::TlsIdentity;
+#[cfg(feature = "server")]
+use crate::server::{Matched, State};
 use crate::{keepalive::Staying, stream::Stream, throttle::Rates};
 
 /// What a WebSocket is made of.
@@ -36,6 +36,12 @@ pub(crate) struct Established {
     /// None for a stream that is no socket's.
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) peer_head: PeerHead,
+    /// Whom a client has connected to, without what is nobody's business.
+    #[cfg(feature = "tracing")]
+    pub(crate) url: Option<Box<str>>,
+    /// What counts the connection.
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics: Option<crate::Metrics>,
     pub(crate) admitted: Option<Box<Admitted>>,
 }
 
@@ -76,6 +82,9 @@ pub(crate) struct Admitted {
     /// What the user has the connection remember.
     #[cfg(feature = "server")]
     pub(crate) state: Option<State>,
+    /// The route, where there are any.
+    #[cfg(feature = "server")]
+    pub(crate) matched: Option<Arc<Matched>>,
     #[cfg(all(feature = "server", feature = "tls"))]
     pub(crate) tls: Option<TlsIdentity>,
 }
@@ -89,7 +98,7 @@ impl Admitted {
 
     /// Where there is nothing to know, no memory is held.
     pub(crate) fn some(self) -> Option<Box<Self>> {
-        let nothing = self.state.is_none();
+        let nothing = self.state.is_none() && self.matched.is_none();
         #[cfg(feature = "tls")]
         let nothing = nothing && self.tls.is_none();
         (!nothing).then(|| Box::new(self))

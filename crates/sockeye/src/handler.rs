@@ -263,6 +263,13 @@ impl Socket {
         self.driver.shared.info.peer_head.request()
     }
 
+    /// What the path of the request has at `{name}` in its [route](crate::server::Routes), with its percent
+    /// signs decoded, at the server; `None` where the route has no such parameter.
+    #[cfg(feature = "server")]
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.driver.shared.info.matched()?.param(name)
+    }
+
     /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;
     /// `None` where there is nothing of that type.
     #[cfg(feature = "server")]
@@ -300,9 +307,11 @@ impl WebSocket {
                 Ok(session) => session,
                 Err(ended) => return ended,
             };
-            poll_fn(|cx| session.poll_open(cx)).await;
-            poll_fn(|cx| session.poll(cx)).await;
-            session.end()
+            // Beside the one that the session has, which is lent to it.
+            let shared = session.shared.clone();
+            poll_fn(|cx| shared.within(|| session.poll_open(cx))).await;
+            poll_fn(|cx| shared.within(|| session.poll(cx))).await;
+            shared.within(|| session.end())
         }
     }
 }

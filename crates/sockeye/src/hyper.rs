@@ -74,11 +74,16 @@ impl Acceptor {
     ) -> impl Future<Output = (Response<String>, Upgrade)> + Send + use<B> {
         let asked = Asked::take(request);
         let acceptor = self.clone();
+        let peer = asked.as_ref().ok().and_then(|asked| asked.peer.addr);
         async move {
-            respond(match asked {
+            let begun = match asked {
                 Ok(asked) => acceptor.begin(asked).await,
                 Err(error) => Err(error),
-            })
+            };
+            if let Err(error) = &begun {
+                acceptor.refused(peer, &error.clone().into());
+            }
+            respond(begun)
         }
     }
 
@@ -98,8 +103,8 @@ impl Acceptor {
         asked: Asked,
         answer: Answer,
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
-        let offer = self.check(&asked.head, &asked.peer)?;
-        let agreed = self.agree(&offer, answer)?;
+        let checked = self.check(&asked.head, &asked.peer)?;
+        let agreed = self.agree(checked, answer)?;
         self.take_over(asked, agreed)
     }
 

@@ -62,6 +62,8 @@
 //! - **Size.** What does not fit into memory is read and written as it comes:
 //!   [`recv_stream`](WebSocket::recv_stream), [`send_stream`](WebSocket::send_stream), and
 //!   [`into_byte_stream`](WebSocket::into_byte_stream) for tunnels.
+//! - **Many at once.** [`Groups`] sends one message to many connections, compressed once, and
+//!   whoever does not read delays nobody.
 //! - **The end is a value.** [`Ended`] says who closed and with what, or how the connection was
 //!   lost.
 #![forbid(unsafe_code)]
@@ -99,6 +101,8 @@ mod latest;
 mod link;
 mod message_reader;
 mod message_writer;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg_attr(
     not(feature = "server"),
     allow(dead_code, unreachable_pub, reason = "set at servers")
@@ -118,6 +122,7 @@ mod stream;
 mod throttle;
 mod transport;
 mod waiting;
+mod watch;
 
 pub use byte_stream::ByteStream;
 #[cfg(feature = "client")]
@@ -128,6 +133,8 @@ pub use groups::{Groups, Member};
 pub use handler::{Handler, Socket};
 pub use message_reader::MessageReader;
 pub use message_writer::MessageWriter;
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
 #[cfg(feature = "server")]
 pub use server::{Acceptor, PerCore, Server, accept};
 pub use socket::WebSocket;

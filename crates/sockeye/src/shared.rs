@@ -24,6 +24,8 @@ use sockeye_proto::{
 };
 use tokio::time::Instant;
 
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+use crate::watch::Watch;
 use crate::{
     Ended, Error, Result,
     established::{Admitted, OutputLimits, PeerHead},
@@ -43,6 +45,9 @@ pub(crate) struct Info {
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) output: OutputLimits,
     pub(crate) peer_head: PeerHead,
+    /// Whom a client has connected to, without what is nobody's business.
+    #[cfg(feature = "tracing")]
+    pub(crate) url: Option<Box<str>>,
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for servers"))]
     pub(crate) admitted: Option<Box<Admitted>>,
 }
@@ -60,6 +65,12 @@ impl Info {
         self.admitted.as_ref()?.state()
     }
 
+    /// The route, at a server that has any.
+    #[cfg(feature = "server")]
+    pub(crate) fn matched(&self) -> Option<&crate::server::Matched> {
+        self.admitted.as_ref()?.matched.as_deref()
+    }
+
     /// What TLS said of the client, at the server.
     #[cfg(all(feature = "server", feature = "tls"))]
     pub(crate) fn tls(&self) -> Option<&crate::server::TlsIdentity> {
@@ -73,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) info: Info,
     pub(crate) pulse: Pulse,
     pub(crate) meter: Arc<Meter>,
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    pub(crate) watch: Watch,
     state: Mutex<State>,
     /// Tasks that wait until less output waits; there once one has.
     waiting: OnceLock<Arc<Waiting>>,
@@ -135,6 +148,8 @@ thread_local! {
 impl Shared {
     pub(crate) fn new(info: Info, link: Link) -> Arc<Self> {
         Arc::new(Self {
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            watch: Watch::new(&info),
             info,
             pulse: Pulse::new(),
             meter: link.sender.meter().clone(),
@@ -663,6 +678,19 @@ impl Shared {
         })
     }
 
+    /// How many bytes wait to be written, for whoever does not want to wait for that.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn waiting_about(&self) -> usize {
+        let driver = self.driver_buffered.load(Ordering::Relaxed);
+        let Ok(state) = self.state.try_lock() else {
+            return driver;
+        };
+        match &state.link {
+            Some(link) => link.sender.buffered() + link.sender.held(),
+            None => driver + state.inbox_size,
+        }
+    }
+
     /// Whether messages can still be sent.
     pub(crate) fn is_open(&self) -> bool {
         self.access(|access| match access {
@@ -824,19 +852,27 @@ impl Shared {
     /// pongs.
     pub(crate) fn is_own(&self, payload: &[u8], pong: bool) -> bool {
         self.pulse.control(payload.len(), self.info.client);
-        pong && self.pulse.pong(payload)
+        let own = pong && self.pulse.pong(payload);
+        if own {
+            self.timed();
+        }
+        own
     }
 
     /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
     /// did.
     pub(crate) fn let_go(&self) -> bool {
-        self.access(|access| match access {
+        let done = self.access(|access| match access {
             Access::Free(link, _) => {
                 link.let_go();
                 true
             }
             Access::Driven(_) | Access::Remote(_) => false,
-        })
+        });
+        if done {
+            self.closed();
+        }
+        done
     }
 
     /// Wakes the task that waits for an event, so that it sees that a Close was sent.
@@ -918,6 +954,7 @@ impl Drop for Shared {
         if let Some(link) = &mut state.link {
             link.leave();
         }
+        self.closed();
     }
 }
 

@@ -74,6 +74,8 @@ impl WebSocket {
             output: established.output,
             peer_head: established.peer_head,
             admitted: established.admitted,
+            #[cfg(feature = "tracing")]
+            url: established.url,
         };
         let link = Link::new(sender, write, established.output.limit, established.staying);
         let has_early = !early.is_empty();
@@ -81,6 +83,10 @@ impl WebSocket {
             Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
         );
         let shared = Shared::new(info, link);
+        shared.opened(
+            #[cfg(feature = "metrics")]
+            established.metrics.as_ref(),
+        );
         if has_early {
             shared.pulse.attend();
         }
@@ -302,6 +308,13 @@ impl WebSocket {
     #[cfg(feature = "server")]
     pub fn request(&self) -> Option<&crate::server::Request> {
         self.shared().info.peer_head.request()
+    }
+
+    /// What the path of the request has at `{name}` in its [route](crate::server::Routes), with its percent
+    /// signs decoded, at the server; `None` where the route has no such parameter.
+    #[cfg(feature = "server")]
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.shared().info.matched()?.param(name)
     }
 
     /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;

@@ -172,32 +172,33 @@ async fn a_refusal_reaches_the_client_with_its_headers() {
 
 #[tokio::test]
 async fn a_decision_that_panics_or_takes_too_long_harms_no_one() {
-    for (kind, address) in servers().await {
-        let mut bystander = TcpStream::connect(address).await.unwrap();
-        assert_eq!(
-            within(http::ask(&mut bystander, &asking("?b")))
-                .await
-                .status,
-            101
-        );
-        let mut bystander = Peer::opened(bystander);
-        for behind in [false, true] {
-            for (query, status, words) in [
-                ("?panic", 500, "failed to decide"),
-                ("?wait", 503, "did not decide"),
-            ] {
-                let mut stream = TcpStream::connect(address).await.unwrap();
-                if behind {
-                    within(http::get(&mut stream, "/page")).await;
+    // All at once, since each that is too long takes its time.
+    let servers = servers()
+        .await
+        .into_iter()
+        .map(|(kind, address)| async move {
+            let mut bystander = TcpStream::connect(address).await.unwrap();
+            let answer = within(http::ask(&mut bystander, &asking("?b"))).await;
+            assert_eq!(answer.status, 101, "{kind}");
+            let mut bystander = Peer::opened(bystander);
+            for behind in [false, true] {
+                for (query, status, words) in [
+                    ("?panic", 500, "failed to decide"),
+                    ("?wait", 503, "did not decide"),
+                ] {
+                    let mut stream = TcpStream::connect(address).await.unwrap();
+                    if behind {
+                        within(http::get(&mut stream, "/page")).await;
+                    }
+                    let answer = within(http::ask(&mut stream, &asking(query))).await;
+                    assert_eq!(answer.status, status, "{kind}: {answer:?}");
+                    assert!(answer.body.contains(words), "{kind}: {answer:?}");
                 }
-                let answer = within(http::ask(&mut stream, &asking(query))).await;
-                assert_eq!(answer.status, status, "{kind}: {answer:?}");
-                assert!(answer.body.contains(words), "{kind}: {answer:?}");
             }
-        }
-        bystander.send_frame(0x81, "still there?").await;
-        bystander.expect_text("b").await;
-    }
+            bystander.send_frame(0x81, "still there?").await;
+            bystander.expect_text("b").await;
+        });
+    futures_util::future::join_all(servers).await;
 }
 
 /// Remembers what TLS says of the client.

@@ -105,7 +105,7 @@ async fn measure(monitor: Monitor) {
     loop {
         ticks.tick().await;
         // These files are on no disk: reading them does not wait.
-        let counters = Counters::read();
+        let counters = Counters::read("/proc");
         let history = &mut *monitor.history();
         match counters {
             Ok(now) => {
@@ -178,12 +178,12 @@ struct Counters {
 }
 
 impl Counters {
-    fn read() -> Result<Self, String> {
-        let [stat, meminfo, network] =
-            ["/proc/stat", "/proc/meminfo", "/proc/net/dev"].map(|path| {
-                fs::read_to_string(path)
-                    .map_err(|error| format!("{path} cannot be read, which Linux has: {error}"))
-            });
+    fn read(directory: &str) -> Result<Self, String> {
+        let [stat, meminfo, network] = ["stat", "meminfo", "net/dev"].map(|name| {
+            let path = format!("{directory}/{name}");
+            fs::read_to_string(&path)
+                .map_err(|error| format!("{path} cannot be read, which Linux has: {error}"))
+        });
         let meminfo = meminfo?;
         let [total, available, swap, swap_free] =
             ["MemTotal:", "MemAvailable:", "SwapTotal:", "SwapFree:"]
@@ -283,10 +283,17 @@ mod tests {
     }
 
     #[test]
+    fn says_what_a_system_does_not_have() {
+        let trouble = Counters::read("/none").err().unwrap();
+        assert!(trouble.starts_with("/none/"), "{trouble}");
+        assert!(trouble.contains("which Linux has"), "{trouble}");
+    }
+
+    #[test]
     #[cfg(target_os = "linux")]
     fn measures_this_machine() {
-        let before = Counters::read().unwrap();
-        let mut now = Counters::read().unwrap();
+        let before = Counters::read("/proc").unwrap();
+        let mut now = Counters::read("/proc").unwrap();
         now.taken = before.taken + Duration::from_secs(2);
         now.network = before.network.map(|bytes| bytes + 3000);
         let sample = now.since(&before).unwrap();

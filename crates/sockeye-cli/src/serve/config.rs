@@ -405,7 +405,7 @@ mod tests {
         let serve = read_with(file, &[]).unwrap();
         assert_eq!(serve.listen, ["127.0.0.1:0"]);
         assert_eq!(serve.subprotocol, ["chat", "superchat"]);
-        assert_eq!(serve.max_message, 1 << 20);
+        assert_eq!(serve.limits.max_message, 1 << 20);
         assert_eq!(serve.pings.ping_interval.as_millis(), 2500);
         assert_eq!(serve.pings.ping_timeout.as_secs(), 7);
         assert!(serve.quiet && !serve.broadcast);
@@ -423,7 +423,7 @@ mod tests {
         let serve = read_with(file, &["--listen", "127.0.0.1:2", "-s", "c"]).unwrap();
         assert_eq!(serve.listen, ["127.0.0.1:2"]);
         assert_eq!(serve.subprotocol, ["c"]);
-        assert_eq!(serve.max_message, 5);
+        assert_eq!(serve.limits.max_message, 5);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod close_query;
 mod config;
 mod echo;
 mod leaving;
+pub(crate) mod limits;
 mod listening;
 mod page;
 mod self_signed;
@@ -13,7 +14,7 @@ mod visits;
 use std::{future::ready, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use sockeye::{
-    Acceptor, Deadline, Error, Groups, Limits,
+    Deadline, Error, Groups, Metrics,
     proto::handshake::Subprotocols,
     server::{Listener, Origins, ServerTls},
 };
@@ -70,12 +71,10 @@ fn origins(args: &Serve) -> Result<Origins, Failure> {
 }
 
 pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
-    let max_message = match args.example {
-        None => args.max_message,
-        Some(_) => args.max_message.min(Example::LONGEST_MESSAGE),
-    };
-    let mut acceptor = Acceptor::new()
-        .limits(Limits::default().message(max_message))
+    let longest = args.example.map(|_| Example::LONGEST_MESSAGE);
+    let mut acceptor = args
+        .limits
+        .acceptor(longest)
         .keepalive(args.pings.ping_interval)
         .keepalive_timeout(args.pings.ping_timeout)
         .on_request(|request| ready(close_query::check(&request)));
@@ -101,15 +100,29 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
     let server = listening::listen(&args).await?;
     let visits = Arc::new(Visits::new(args.quiet));
+    let metrics = Metrics::new();
+    let endpoint = match &args.metrics {
+        Some(address) => Some(Listener::tcp(address.as_str()).await?),
+        None => None,
+    };
     visits.say(&greeting(server.listeners(), &args, tls.as_ref()));
+    if let Some(endpoint) = endpoint {
+        if let Some(address) = endpoint.local_addr() {
+            visits.say(&format!("Metrics at http://{address}/metrics"));
+        }
+        tokio::spawn(metrics.clone().serve(endpoint));
+    }
     if let Some(Tls::Files(tls)) = &tls {
         let reload = leaving::reload(tls.clone(), signals.hang_ups(), visits.clone());
         tokio::spawn(reload);
     }
     let signal = leaving::signalled(signals, leaving::how(&args), args.drain, visits.clone());
     let (handle, refused) = (server.shutdown_handle(), visits.clone());
-    let server = server
+    let server = args
+        .limits
+        .server(server)
         .acceptor(acceptor)
+        .metrics(&metrics)
         .http(page::service(
             args.example.map_or(page::CLIENT, Example::page),
         ))
@@ -156,7 +169,10 @@ fn permit_connections() {
 fn before_open(error: &Error) -> bool {
     matches!(
         error,
-        Error::Handshake(_) | Error::Tls { .. } | Error::Timeout(Deadline::Handshake)
+        Error::Handshake(_)
+            | Error::Limit { .. }
+            | Error::Tls { .. }
+            | Error::Timeout(Deadline::Handshake)
     )
 }
 

@@ -42,6 +42,37 @@ struct Totals {
     open: u64,
     received: Traffic,
     sent: Traffic,
+    refusals: Refusals,
+}
+
+/// Who was refused, and how much of that was told.
+#[derive(Default)]
+struct Refusals {
+    all: u64,
+    /// Since when lines are counted, and how many there were.
+    since: Option<Instant>,
+    told: u32,
+    untold: u64,
+}
+
+impl Refusals {
+    /// As many lines are told a second: a person reads no more.
+    const A_SECOND: u32 = 20;
+
+    /// Counts one. Says whether it is told: then how many before it were not.
+    fn tell(&mut self, now: Instant) -> Option<u64> {
+        self.all += 1;
+        let current = |since: &Instant| now.duration_since(*since) < Duration::from_secs(1);
+        if !self.since.as_ref().is_some_and(current) {
+            (self.since, self.told) = (Some(now), 0);
+        }
+        if self.told >= Self::A_SECOND {
+            self.untold += 1;
+            return None;
+        }
+        self.told += 1;
+        Some(std::mem::take(&mut self.untold))
+    }
 }
 
 impl Visits {
@@ -66,7 +97,16 @@ impl Visits {
     }
 
     /// A request that did not become a connection.
+    ///
+    /// Of a flood only so many a second are told, and then how many more there were.
     pub(super) fn refused(&self, peer: Option<SocketAddr>, error: &Error) {
+        let Some(untold) = self.lock().refusals.tell(Instant::now()) else {
+            return;
+        };
+        if untold > 0 {
+            let untold = Whole(untold);
+            self.line(BAD, "refused", format_args!("{untold} more before this"));
+        }
         let (peer, error) = (named(peer), one_line(&error.to_string()));
         self.line(BAD, "refused", format_args!("{peer}  {error}"));
     }
@@ -97,8 +137,12 @@ impl Visits {
     pub(super) fn summary(&self) {
         let totals = self.lock();
         let s = if totals.connections == 1 { "" } else { "s" };
+        let refused = match totals.refusals.all {
+            0 => String::new(),
+            refused => format!(", {} refused", Whole(refused)),
+        };
         self.say(&format!(
-            "{} connection{s} in {}: {} received, {} sent",
+            "{} connection{s} in {}: {} received, {} sent{refused}",
             Whole(totals.connections),
             Took(self.started.elapsed()),
             totals.received,
@@ -212,5 +256,21 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.end(BAD, "given up: it did not close in time");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_flood_a_few_are_told_and_all_are_counted() {
+        let (mut refusals, began) = (Refusals::default(), Instant::now());
+        let told = (0..100).filter(|_| refusals.tell(began).is_some()).count();
+        assert_eq!(told, 20);
+        let later = began + Duration::from_secs(1);
+        assert_eq!(refusals.tell(later), Some(80));
+        assert_eq!(refusals.tell(later), Some(0));
+        assert_eq!(refusals.all, 102);
     }
 }

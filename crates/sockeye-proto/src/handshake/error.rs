@@ -49,6 +49,8 @@ pub enum HandshakeError {
     SubprotocolList,
     /// `Sec-WebSocket-Extensions` does not follow its grammar (§9.1).
     ExtensionList(MalformedExtensions),
+    /// A page of an origin asked that the server does not let in (§10.2); the refusal says so.
+    Origin(Box<Refusal>),
     /// The server's user refused the request.
     Refused(Box<Refusal>),
     /// The server did not switch protocols: its answer has another status than 101 (§4.1, 1).
@@ -100,7 +102,9 @@ impl fmt::Display for HandshakeError {
                 "the header Sec-WebSocket-Protocol is not a list of distinct tokens"
             }
             Self::ExtensionList(error) => return error.fmt(f),
-            Self::Refused(refusal) => return write!(f, "the request was refused with {refusal}"),
+            Self::Origin(refusal) | Self::Refused(refusal) => {
+                return write!(f, "the request was refused with {refusal}");
+            }
             Self::Status(response) => {
                 return write!(
                     f,

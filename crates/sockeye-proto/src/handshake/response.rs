@@ -190,7 +190,7 @@ impl fmt::Display for Refusal {
 /// The answer that each failure calls for.
 impl From<&HandshakeError> for Refusal {
     fn from(error: &HandshakeError) -> Self {
-        if let HandshakeError::Refused(refusal) = error {
+        if let HandshakeError::Origin(refusal) | HandshakeError::Refused(refusal) = error {
             return Refusal::clone(refusal);
         }
         let (status, header) = match error {

@@ -37,6 +37,8 @@ const SECRETS: [&str; 3] = ["Authorization", "Cookie", "Proxy-Authorization"];
 pub(super) struct Asked {
     request: UpgradeRequest,
     bytes: Vec<u8>,
+    #[cfg(feature = "tracing")]
+    url: Box<str>,
 }
 
 impl Client {
@@ -85,7 +87,12 @@ impl Client {
             }
         }
         let bytes = request.to_bytes()?;
-        Ok(Asked { request, bytes })
+        Ok(Asked {
+            request,
+            bytes,
+            #[cfg(feature = "tracing")]
+            url: endpoint.to_tell(),
+        })
     }
 
     /// The cookies, each as `name=value` (RFC 6265 §4.1.1).
@@ -111,7 +118,9 @@ impl Client {
     /// # Errors
     /// [`Error::Handshake`] and [`Error::Answer`]; [`Error::Timeout`]; [`Error::Lost`].
     pub(super) async fn upgrade(&self, mut stream: Stream, asked: Asked) -> Result<Established> {
-        let Asked { request, bytes } = asked;
+        #[cfg(feature = "tracing")]
+        let url = asked.url;
+        let Asked { request, bytes, .. } = asked;
         let deadline = after(self.handshake_timeout);
         let answer = timeout_at(deadline, async {
             stream.write_all(&bytes).await?;
@@ -169,6 +178,10 @@ impl Client {
             rates: Rates::default(),
             peer_head: PeerHead::Response(Box::new(response)),
             admitted: None,
+            #[cfg(feature = "tracing")]
+            url: Some(url),
+            #[cfg(feature = "metrics")]
+            metrics: None,
         })
     }
 }

@@ -49,6 +49,14 @@ impl Endpoint {
         endpoint.map_err(error)
     }
 
+    /// For those who look on: without a user, a password and a query, any of which may be secret.
+    #[cfg(feature = "tracing")]
+    pub(super) fn to_tell(&self) -> Box<str> {
+        let scheme = if self.secure { "wss" } else { "ws" };
+        let (path, _) = self.target.split_once('?').unwrap_or((&self.target, ""));
+        format!("{scheme}://{}:{}{path}", self.host, self.port).into()
+    }
+
     /// Takes a URL apart.
     ///
     /// # Errors

@@ -17,8 +17,9 @@ use sockeye_proto::{
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
 use super::{
-    Answer, IncomingRequest, Origins, Peer,
+    Answer, IncomingRequest, Matched, Origins, Peer,
     decision::{OnRequest, State},
+    routes::Table,
 };
 use crate::{
     Deadline, Error, Result, WebSocket,
@@ -73,9 +74,12 @@ pub struct Acceptor {
     staying: Staying,
     rates: Rates,
     origins: Origins,
+    routes: Option<Arc<Table>>,
     on_request: Option<OnRequest>,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<crate::Metrics>,
 }
 
 impl Default for Acceptor {
@@ -99,9 +103,12 @@ impl Acceptor {
             staying: Staying::default(),
             rates: Rates::default(),
             origins: Origins::default(),
+            routes: None,
             on_request: None,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "metrics")]
+            metrics: None,
         }
     }
 
@@ -285,6 +292,33 @@ impl Acceptor {
         self
     }
 
+    /// Has requests alone come in that there is a route for.
+    pub(super) fn set_routes(&mut self, routes: Arc<Table>) {
+        self.routes = Some(routes);
+    }
+
+    /// Counts the connections that are accepted, and the clients that are not. A [`Server`](crate::Server)
+    /// is better given them itself: it knows of clients that do not get as far as this.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, metrics: &crate::Metrics) -> Self {
+        self.metrics = Some(metrics.clone());
+        self
+    }
+
+    /// Tells of a client that was not let in. Call it once for each.
+    #[cfg_attr(
+        not(all(feature = "metrics", feature = "tracing")),
+        allow(unused_variables, reason = "not everybody is told")
+    )]
+    pub(crate) fn refused(&self, peer: Option<SocketAddr>, error: &Error) {
+        #[cfg(feature = "metrics")]
+        if let Some(metrics) = &self.metrics {
+            metrics.refused(error);
+        }
+        #[cfg(feature = "tracing")]
+        crate::watch::refused(peer, error);
+    }
+
     /// Whether anything is only said within TLS.
     pub(super) fn speaks_tls(&self) -> bool {
         #[cfg(feature = "tls")]
@@ -357,10 +391,13 @@ impl Acceptor {
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         let stream = Stream::new(stream);
         let peer_addr = stream.peer_addr();
-        match self.receive(stream, peer_addr).await? {
-            Incoming::WebSocket(established) => Ok(established),
-            Incoming::Http(plain) => Err(Box::pin(plain.refuse()).await),
-        }
+        let error = match self.receive(stream, peer_addr).await {
+            Ok(Incoming::WebSocket(established)) => return Ok(established),
+            Ok(Incoming::Http(plain)) => Box::pin(plain.refuse()).await,
+            Err(error) => error,
+        };
+        self.refused(peer_addr, &error);
+        Err(error)
     }
 
     /// Accepts a WebSocket, or hands back a request for something else with all that was read.
@@ -490,6 +527,7 @@ impl Acceptor {
     ) -> Established {
         let admitted = Admitted {
             state: terms.state,
+            matched: terms.matched,
             #[cfg(feature = "tls")]
             tls: peer.tls,
         };
@@ -506,6 +544,10 @@ impl Acceptor {
             rates: self.rates,
             peer_addr: peer.addr,
             peer_head: PeerHead::Request(request),
+            #[cfg(feature = "tracing")]
+            url: None,
+            #[cfg(feature = "metrics")]
+            metrics: self.metrics.clone(),
             admitted: admitted.some(),
         }
     }
@@ -517,16 +559,21 @@ impl Acceptor {
         peer: &Peer,
         deadline: Instant,
     ) -> Result<(Acceptance, Terms), HandshakeError> {
-        let offer = self.check(request, peer)?;
-        let answer = self.decision(request, peer, deadline).await?;
-        self.agree(&offer, answer)
+        let checked = self.check(request, peer)?;
+        let answer = self.decision(request, peer, &checked, deadline).await?;
+        self.agree(checked, answer)
     }
 
     /// Applies the rules: the standard's, and those that are set here.
-    pub(crate) fn check(&self, request: &Request, peer: &Peer) -> Result<Offer, HandshakeError> {
+    pub(crate) fn check(&self, request: &Request, peer: &Peer) -> Result<Checked, HandshakeError> {
         let offer = request.check()?;
         self.origins.check(request, peer)?;
-        Ok(offer)
+        let matched = self
+            .routes
+            .as_ref()
+            .map(|routes| routes.find(request.path()));
+        let matched = matched.transpose()?.map(Arc::new);
+        Ok(Checked { offer, matched })
     }
 
     /// What the user says to a request that has passed the rules.
@@ -534,22 +581,25 @@ impl Acceptor {
         &self,
         request: &Arc<Request>,
         peer: &Peer,
+        checked: &Checked,
         deadline: Instant,
     ) -> Result<Answer, HandshakeError> {
         let Some(on_request) = &self.on_request else {
             return Ok(Answer::new());
         };
-        let request = IncomingRequest::new(request.clone(), peer.clone());
+        let matched = checked.matched.clone();
+        let request = IncomingRequest::new(request.clone(), peer.clone(), matched);
         on_request.decide(request, deadline).await
     }
 
-    /// What is agreed to of an offer, with the user's answer.
+    /// What is agreed to of what the client offers, with the user's answer.
     pub(crate) fn agree(
         &self,
-        offer: &Offer,
+        checked: Checked,
         answer: Answer,
     ) -> Result<(Acceptance, Terms), HandshakeError> {
-        let mut acceptance = Acceptance::new(offer);
+        let Checked { offer, matched } = checked;
+        let mut acceptance = Acceptance::new(&offer);
         let subprotocol = answer.choose(&offer.subprotocols, &self.subprotocols)?;
         if let Some(name) = subprotocol {
             acceptance.subprotocol(name);
@@ -571,6 +621,7 @@ impl Acceptor {
                 subprotocol,
                 deflate,
                 state: answer.state,
+                matched,
             },
         ))
     }
@@ -610,12 +661,19 @@ struct Asking {
     peer: Peer,
 }
 
+/// A request that has passed the rules.
+pub(crate) struct Checked {
+    offer: Offer,
+    matched: Option<Arc<Matched>>,
+}
+
 /// What was agreed.
 #[derive(Debug)]
 pub(crate) struct Terms {
     subprotocol: Option<Box<str>>,
     deflate: Option<(DeflateConfig, DeflateParams)>,
     state: Option<State>,
+    matched: Option<Arc<Matched>>,
 }
 
 /// What a client came for.

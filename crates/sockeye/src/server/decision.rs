@@ -16,6 +16,7 @@ use std::{
 use sockeye_proto::handshake::{HandshakeError, Refusal, Request, Subprotocols};
 use tokio::time::{Instant, timeout_at};
 
+use super::Matched;
 #[cfg(feature = "tls")]
 use super::TlsIdentity;
 use crate::stream::Stream;
@@ -28,11 +29,21 @@ use crate::stream::Stream;
 pub struct IncomingRequest {
     head: Arc<Request>,
     peer: Peer,
+    matched: Option<Arc<Matched>>,
 }
 
 impl IncomingRequest {
-    pub(super) fn new(head: Arc<Request>, peer: Peer) -> Self {
-        Self { head, peer }
+    pub(super) fn new(head: Arc<Request>, peer: Peer, matched: Option<Arc<Matched>>) -> Self {
+        Self {
+            head,
+            peer,
+            matched,
+        }
+    }
+
+    /// What the path has at `{name}` in its [route](super::Routes), with its percent signs decoded.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.matched.as_ref()?.param(name)
     }
 
     /// The address of the client, where the connection is a socket of the system and, on a server of

@@ -190,8 +190,10 @@ impl<S> Front<S> {
                 }
                 Err(error) => {
                     let response = Refusal::from(&error).to_http();
+                    let error = error.into();
+                    serving.acceptor.refused(serving.peer, &error);
                     if let Some(tell) = &serving.on_error {
-                        tell(serving.peer, &error.into());
+                        tell(serving.peer, &error);
                     }
                     response.map(|text| Body::Text(text.into()))
                 }

@@ -14,7 +14,7 @@ use std::{
 use tokio::{net::ToSocketAddrs, time::sleep};
 
 use super::{
-    Acceptor, Incoming, Listener, Rate, Shutdown, ShutdownHandle,
+    Acceptor, Incoming, Listener, Rate, Routes, Shutdown, ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
     connections::{Connections, Place},
     listener::cannot_listen,
@@ -62,6 +62,8 @@ pub struct Server {
     #[cfg(feature = "hyper")]
     keep_alive: Duration,
     on_error: Option<Arc<OnError>>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<crate::Metrics>,
 }
 
 /// Serves a connection that asks for something else than a WebSocket, until it does.
@@ -119,6 +121,8 @@ impl Server {
             #[cfg(feature = "hyper")]
             keep_alive: KEEP_ALIVE,
             on_error: None,
+            #[cfg(feature = "metrics")]
+            metrics: None,
         }
     }
 
@@ -330,6 +334,14 @@ impl Server {
         self
     }
 
+    /// Counts connections, messages, refusals and more in `metrics`, which a
+    /// [`PerCore`](super::PerCore) shares by a clone for each server.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, metrics: &crate::Metrics) -> Self {
+        self.metrics = Some(metrics.clone());
+        self
+    }
+
     /// Runs `work` for every connection, each in a task of its own, with the socket as an async
     /// object. What it sends goes out in one write whenever it yields. When it is done the
     /// connection is closed: with 1000, after an error with 1011.
@@ -377,6 +389,22 @@ impl Server {
         .await
     }
 
+    /// Runs for every connection what its path leads to: see [`Routes`]. A request for another path is
+    /// refused with 404, and one for no WebSocket goes to the HTTP service as ever.
+    ///
+    /// Else as [`serve`](Self::serve).
+    ///
+    /// # Errors
+    /// [`Error::Setup`] where a path cannot be a route, before anything is accepted.
+    ///
+    /// # Cancel safety
+    /// As [`serve`](Self::serve).
+    pub async fn serve_routes(mut self, routes: Routes) -> Result<()> {
+        let (table, run) = routes.into_parts()?;
+        self.acceptor.set_routes(table);
+        self.run(run).await
+    }
+
     async fn run<F, Fut>(mut self, work: F) -> Result<()>
     where
         F: Fn(WebSocket) -> Fut + Send + Sync + 'static,
@@ -384,6 +412,10 @@ impl Server {
     {
         let connections = Connections::default();
         let work = Arc::new(work);
+        #[cfg(feature = "metrics")]
+        if let Some(metrics) = &self.metrics {
+            self.acceptor = self.acceptor.metrics(metrics);
+        }
         #[cfg(feature = "http2")]
         if self.http.is_some() {
             self.acceptor.offer_http2();
@@ -422,7 +454,10 @@ impl Server {
                             work(socket).await
                         }
                         Ok(None) => Ok(()),
-                        Err(error) => Err(error),
+                        Err(error) => {
+                            context.acceptor.refused(peer, &error);
+                            Err(error)
+                        }
                     };
                     if let Err(error) = result
                         && let Some(tell) = &context.on_error
@@ -475,6 +510,7 @@ impl Server {
                     return Poll::Ready(Err(begun));
                 }
                 let given_up = |peer, error| {
+                    self.acceptor.refused(peer, &error);
                     if let Some(tell) = &self.on_error {
                         tell(peer, &error);
                     }
@@ -553,8 +589,10 @@ impl Context {
             Ok(place) => Some((stream, place)),
             Err(refused) => {
                 refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
+                let error = refused.into();
+                self.acceptor.refused(peer, &error);
                 if let Some(tell) = &self.on_error {
-                    tell(peer, &refused.into());
+                    tell(peer, &error);
                 }
                 None
             }

@@ -225,7 +225,7 @@ impl Listener {
         }
     }
 
-    pub(super) fn poll_accept(
+    pub(crate) fn poll_accept(
         &self,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<(Stream, Option<SocketAddr>)>> {

@@ -1,6 +1,7 @@
 //! The server: from an accepted stream to an open connection (RFC 6455 §4.2).
 //!
-//! With the feature `hyper` pages and sockets share a port, which the module `guide` tells of.
+//! [`who_may_come_in`] tells how a request is decided about. With the feature `hyper` pages and sockets share
+//! a port, which the module `guide` tells of.
 
 mod accept;
 mod admission;
@@ -16,6 +17,7 @@ mod origins;
 mod per_core;
 #[cfg(feature = "hyper")]
 mod rewound;
+mod routes;
 mod shutdown;
 #[cfg(feature = "tls")]
 mod tls;
@@ -36,6 +38,8 @@ pub use origins::Origins;
 pub use per_core::PerCore;
 #[cfg(feature = "hyper")]
 pub(crate) use rewound::Rewound;
+pub(crate) use routes::Matched;
+pub use routes::Routes;
 pub use shutdown::{Departed, Farewell, Shutdown, ShutdownHandle};
 pub use sockeye_proto::handshake::{Refusal, Request};
 #[cfg(feature = "tls")]
@@ -46,3 +50,6 @@ pub use tls_identity::TlsIdentity;
 #[cfg(feature = "hyper")]
 #[doc = include_str!("../../docs/server.md")]
 pub mod guide {}
+
+#[doc = include_str!("../../docs/who-may-come-in.md")]
+pub mod who_may_come_in {}

@@ -107,7 +107,7 @@ impl Origins {
     ///
     /// # Errors
     /// [`HandshakeError::Repeated`] for several origins, of which nobody knows which one is meant;
-    /// [`HandshakeError::Refused`] with 403.
+    /// [`HandshakeError::Origin`] with 403.
     pub(super) fn check(&self, request: &Request, peer: &Peer) -> Result<(), HandshakeError> {
         let headers = request.headers();
         let Some(value) = headers.at_most_one("Origin")? else {
@@ -123,7 +123,7 @@ impl Origins {
             shown(value),
             shown(host)
         );
-        Err(HandshakeError::Refused(Box::new(Refusal::new(403, why))))
+        Err(HandshakeError::Origin(Box::new(Refusal::new(403, why))))
     }
 
     fn permit(&self, origin: &[u8], host: &[u8], secure: bool) -> bool {
