@@ -106,6 +106,9 @@ pub enum Error {
     /// What a server is to be set up with cannot be: an origin or a route; the text says what is wrong
     /// with it.
     Setup(Box<str>),
+    /// A proxy that has to say whose connection it hands on does not, or not by the rules.
+    #[cfg(feature = "server")]
+    ProxyHeader(crate::server::ProxyHeaderError),
     /// The system gives no random numbers, without which no client may send (§10.3).
     Random(Arc<io::Error>),
     /// An error of the user's own, made with [`Error::other`].
@@ -300,6 +303,8 @@ impl fmt::Display for Error {
                 Some(address) => write!(f, "{address} was not let in: {limit}"),
                 None => write!(f, "a client was not let in: {limit}"),
             },
+            #[cfg(feature = "server")]
+            Self::ProxyHeader(error) => error.fmt(f),
             Self::Random(error) => write!(f, "the system gives no random numbers: {error}"),
             Self::Other(error) => error.fmt(f),
         }
@@ -321,6 +326,8 @@ impl StdError for Error {
             }
             #[cfg(feature = "server")]
             Self::Limit { .. } => None,
+            #[cfg(feature = "server")]
+            Self::ProxyHeader(error) => Some(error),
             #[cfg(feature = "client")]
             Self::Proxy { source, .. } => Some(&**source),
             #[cfg(feature = "client")]

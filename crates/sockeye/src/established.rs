@@ -82,6 +82,9 @@ pub(crate) struct Admitted {
     /// What the user has the connection remember.
     #[cfg(feature = "server")]
     pub(crate) state: Option<State>,
+    /// The proxy that has said who the client is.
+    #[cfg(feature = "server")]
+    pub(crate) proxy: Option<SocketAddr>,
     /// The route, where there are any.
     #[cfg(feature = "server")]
     pub(crate) matched: Option<Arc<Matched>>,
@@ -98,7 +101,7 @@ impl Admitted {
 
     /// Where there is nothing to know, no memory is held.
     pub(crate) fn some(self) -> Option<Box<Self>> {
-        let nothing = self.state.is_none() && self.matched.is_none();
+        let nothing = self.state.is_none() && self.matched.is_none() && self.proxy.is_none();
         #[cfg(feature = "tls")]
         let nothing = nothing && self.tls.is_none();
         (!nothing).then(|| Box::new(self))

@@ -277,6 +277,13 @@ impl Socket {
         self.driver.shared.info.state()
     }
 
+    /// The address of the proxy that has said who the client is, at the server: as
+    /// [`WebSocket::proxy_addr`].
+    #[cfg(feature = "server")]
+    pub fn proxy_addr(&self) -> Option<SocketAddr> {
+        self.driver.shared.info.proxy()
+    }
+
     /// What TLS says of the client, at the server: as [`WebSocket::tls`].
     #[cfg(all(feature = "server", feature = "tls"))]
     pub fn tls(&self) -> Option<&crate::server::TlsIdentity> {
@@ -305,7 +312,7 @@ impl WebSocket {
         async move {
             let mut session = match session {
                 Ok(session) => session,
-                Err(ended) => return ended,
+                Err(ended) => return *ended,
             };
             // Beside the one that the session has, which is lent to it.
             let shared = session.shared.clone();
@@ -332,13 +339,14 @@ impl<H> Drop for Session<H> {
 }
 
 impl<H: Handler> Session<H> {
-    /// A session of a connection, or how that has ended already.
-    fn new(socket: WebSocket, handler: H) -> Result<Box<Self>, Ended> {
+    /// A session of a connection, or how that has ended already: in a box too, since the future keeps
+    /// room for whichever it is.
+    fn new(socket: WebSocket, handler: H) -> Result<Box<Self>, Box<Ended>> {
         // The socket is not left with the connection meanwhile: a driver that is done would take it
         // for dropped.
         let (shared, reader) = socket.into_receiver().into_reader();
         let Some(reader) = reader else {
-            return Err(shared.ended().unwrap_or_else(Ended::gone));
+            return Err(Box::new(shared.ended().unwrap_or_else(Ended::gone)));
         };
         Ok(Box::new(Self {
             socket: Socket {

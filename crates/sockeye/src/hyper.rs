@@ -90,9 +90,10 @@ impl Acceptor {
     /// Judges a request, and answers it where it is for a WebSocket that may be opened.
     pub(crate) async fn begin(
         &self,
-        asked: Asked,
+        mut asked: Asked,
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
         let deadline = self.deadline();
+        self.see(asked.head.headers(), &mut asked.peer)?;
         let agreed = self.terms(&asked.head, &asked.peer, deadline).await?;
         self.take_over(asked, agreed)
     }
@@ -100,9 +101,10 @@ impl Acceptor {
     /// As [`begin`](Self::begin), where the user has decided already.
     pub(crate) fn begin_with(
         &self,
-        asked: Asked,
+        mut asked: Asked,
         answer: Answer,
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
+        self.see(asked.head.headers(), &mut asked.peer)?;
         let checked = self.check(&asked.head, &asked.peer)?;
         let agreed = self.agree(checked, answer)?;
         self.take_over(asked, agreed)
@@ -163,11 +165,12 @@ impl Asked {
     }
 
     pub(crate) fn new(head: Head, extensions: &Extensions, on_upgrade: Option<OnUpgrade>) -> Self {
-        let peer = Peer {
-            addr: extensions.get().copied(),
-            #[cfg(feature = "tls")]
-            tls: extensions.get().cloned(),
-        };
+        #[cfg_attr(not(feature = "tls"), allow(unused_mut, reason = "for TLS alone"))]
+        let mut peer = Peer::at(extensions.get().copied());
+        #[cfg(feature = "tls")]
+        {
+            peer.tls = extensions.get().cloned();
+        }
         Self {
             head: Arc::new(head),
             peer,

@@ -130,12 +130,20 @@ impl fmt::Debug for MessageReader<'_> {
 /// What comes off a connection, and may be an event that the peer is owed an answer to.
 pub(crate) trait Incoming {
     fn event(&self) -> Option<&OwnedEvent>;
+
+    /// Whether it is a message, or a part of one.
+    fn is_message(&self) -> bool;
 }
 
 impl Incoming for OwnedEvent {
     #[inline]
     fn event(&self) -> Option<&OwnedEvent> {
         Some(self)
+    }
+
+    #[inline]
+    fn is_message(&self) -> bool {
+        matches!(self, Self::Message(_))
     }
 }
 
@@ -145,5 +153,9 @@ impl Incoming for Part {
             Self::Event(event) => Some(event),
             Self::Begin(_) | Self::Data(_) | Self::End => None,
         }
+    }
+
+    fn is_message(&self) -> bool {
+        !matches!(self, Self::Event(_))
     }
 }

@@ -65,6 +65,12 @@ impl Info {
         self.admitted.as_ref()?.state()
     }
 
+    /// The proxy that has said who the client is.
+    #[cfg(feature = "server")]
+    pub(crate) fn proxy(&self) -> Option<SocketAddr> {
+        self.admitted.as_ref()?.proxy
+    }
+
     /// The route, at a server that has any.
     #[cfg(feature = "server")]
     pub(crate) fn matched(&self) -> Option<&crate::server::Matched> {
@@ -93,6 +99,8 @@ pub(crate) struct Shared {
     posted: AtomicBool,
     /// Whether it is to close as soon as whoever receives waits for an event.
     leaving: AtomicBool,
+    /// Whether it has closed so. What still comes is discarded: nobody could answer it.
+    left: AtomicBool,
     /// Whether a message is being sent in parts: others wait for their turn.
     pub(crate) writing: AtomicBool,
     /// How much output waits with the driver.
@@ -170,6 +178,7 @@ impl Shared {
             waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
         })
@@ -838,9 +847,22 @@ impl Shared {
     #[cold]
     pub(crate) fn close_now(&self) {
         if let Some(close) = self.take_leave() {
-            // Refused where it is closing already.
-            let _ = self.apply(Command::Close(close));
+            self.go_away(close);
         }
+    }
+
+    /// Closes because this end leaves, whatever its handler does.
+    pub(crate) fn go_away(&self, close: CloseFrame) {
+        // Refused where it is closing already, as its user has said.
+        if self.apply(Command::Close(close)).is_ok() {
+            self.left.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether this end has closed because it leaves.
+    #[inline]
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 
     /// Takes the receiving side, where its owner has let go of it.

@@ -278,12 +278,20 @@ impl WebSocket {
         F: FnOnce(Self) -> Fut,
         Fut: Future<Output = Result<()>>,
     {
-        let Some(mut driver) = Driver::new(self.shared().clone()) else {
-            // Within a handler already: that one's driver writes.
-            return work(self).await.map(|()| None);
+        let mut driver = Driver::new(self.shared().clone());
+        // In one place, however it is run: two would be twice its size in this future. Dropped when it
+        // is done: the socket in it may be given back only then.
+        let result = {
+            let work = pin!(work(self));
+            match &mut driver {
+                Some(driver) => driver.run(work).await,
+                // Within a handler already: that one's driver writes.
+                None => work.await,
+            }
         };
-        // Dropped when it is done: the socket in it may be given back only then.
-        let result = driver.run(pin!(work(self))).await;
+        let Some(driver) = driver else {
+            return result.map(|()| None);
+        };
         // Boxed: it is the last of the connection, and needs no room while that is open.
         let ended = Box::pin(driver.finish(code_of(&result))).await;
         result.map(|()| ended)
@@ -322,6 +330,15 @@ impl WebSocket {
     #[cfg(feature = "server")]
     pub fn state<T: Any + Send + Sync>(&self) -> Option<&T> {
         self.shared().info.state()
+    }
+
+    /// The address of the proxy that has said who the client is, at the server: by the PROXY protocol
+    /// ([`Server::proxy_protocol`](crate::Server::proxy_protocol)) or in a header
+    /// ([`Acceptor::forwarded`](crate::Acceptor::forwarded)). `None` where the client has connected
+    /// itself.
+    #[cfg(feature = "server")]
+    pub fn proxy_addr(&self) -> Option<SocketAddr> {
+        self.shared().info.proxy()
     }
 
     /// What TLS says of the client, at the server: its certificates, and what was agreed. Also where TLS

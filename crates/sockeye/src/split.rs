@@ -401,6 +401,9 @@ impl Receiver {
             self.shared.pulse.heard(reader.received());
             match polled {
                 Poll::Ready(Ok(taken)) => {
+                    if taken.is_message() && self.shared.has_left() {
+                        continue;
+                    }
                     match taken.event() {
                         None | Some(Event::Message(_)) => {}
                         Some(Event::Pong(payload)) => {

@@ -23,8 +23,10 @@ pub enum Version {
 /// A request as a server received it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
-    method: Box<str>,
-    target: Box<str>,
+    /// The method, and behind it the target: one piece of memory for as long as the connection is open.
+    line: Box<str>,
+    /// Where the target begins.
+    target: usize,
     version: Version,
     headers: Headers,
 }
@@ -49,16 +51,12 @@ impl Request {
         else {
             return Err(HandshakeError::Malformed("the request line is incomplete"));
         };
-        Ok(Self {
-            method: method.into(),
-            target: target.into(),
-            version: version_from_minor(minor),
-            headers: own_fields(request.headers)?,
-        })
+        let headers = own_fields(request.headers)?;
+        let version = version_from_minor(minor);
+        Ok(Self::from_parts(method, target, version, headers))
     }
 
-    /// A request whose head was read elsewhere.
-    #[cfg(feature = "http")]
+    /// A request whose head was read, here or elsewhere.
     pub(super) fn from_parts(
         method: &str,
         target: &str,
@@ -66,8 +64,8 @@ impl Request {
         headers: Headers,
     ) -> Self {
         Self {
-            method: method.into(),
-            target: target.into(),
+            line: [method, target].concat().into(),
+            target: method.len(),
             version,
             headers,
         }
@@ -75,12 +73,12 @@ impl Request {
 
     /// The method, `GET` for a WebSocket.
     pub fn method(&self) -> &str {
-        &self.method
+        &self.line[..self.target]
     }
 
     /// The request target as it was sent: path and query, seldom a whole URL.
     pub fn target(&self) -> &str {
-        &self.target
+        &self.line[self.target..]
     }
 
     /// The path, with its percent signs as they came; `/` where there is none.
@@ -99,12 +97,13 @@ impl Request {
 
     /// A target may be a whole URL (RFC 9112 §3.2.2); its scheme and host are left out.
     fn path_and_query(&self) -> &str {
-        if self.target.starts_with('/') {
-            return &self.target;
+        let target = self.target();
+        if target.starts_with('/') {
+            return target;
         }
-        match self.target.split_once("://") {
+        match target.split_once("://") {
             Some((_, rest)) => rest.find(['/', '?']).map_or("", |at| &rest[at..]),
-            None => &self.target,
+            None => target,
         }
     }
 
@@ -130,15 +129,15 @@ impl Request {
     /// # Errors
     /// The first rule that is broken; [`Refusal::from`](super::Refusal) it answers the client.
     pub fn check(&self) -> Result<Offer, HandshakeError> {
-        Offer::check(&self.method, self.version, &self.headers)
+        Offer::check(self.method(), self.version, &self.headers)
     }
 }
 
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
-            .field("method", &self.method)
-            .field("target", &self.target)
+            .field("method", &self.method())
+            .field("target", &self.target())
             .field("version", &self.version)
             .field("headers", &self.headers)
             .finish()

@@ -1,7 +1,13 @@
 //! Accepts one connection: TLS where it is wanted, the request, the answer, under one deadline
 //! (RFC 6455 §4.2).
 
-use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -11,14 +17,17 @@ use tokio::{
 use sockeye_proto::{
     CloseCode, Limits, Role,
     deflate::{DeflateConfig, DeflateParams},
-    handshake::{Acceptance, HandshakeError, HeadLimits, HeadScanner, Offer, Refusal, Request},
+    handshake::{
+        Acceptance, HandshakeError, HeadLimits, HeadScanner, HeaderFields, Offer, Refusal, Request,
+    },
 };
 
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
 use super::{
-    Answer, IncomingRequest, Matched, Origins, Peer,
+    Answer, IncomingRequest, Matched, Networks, Origins, Peer,
     decision::{OnRequest, State},
+    forwarded::{Forwarding, Header},
     routes::Table,
 };
 use crate::{
@@ -74,6 +83,7 @@ pub struct Acceptor {
     staying: Staying,
     rates: Rates,
     origins: Origins,
+    forwarding: Option<Forwarding>,
     routes: Option<Arc<Table>>,
     on_request: Option<OnRequest>,
     #[cfg(feature = "tls")]
@@ -103,6 +113,7 @@ impl Acceptor {
             staying: Staying::default(),
             rates: Rates::default(),
             origins: Origins::default(),
+            forwarding: None,
             routes: None,
             on_request: None,
             #[cfg(feature = "tls")]
@@ -285,6 +296,39 @@ impl Acceptor {
         self
     }
 
+    /// Believes proxies at these addresses what they say of their clients in the header `Forwarded`
+    /// (RFC 7239), and nobody else: the address, the host that was asked for and the scheme, which
+    /// [origins](Self::origins) go by.
+    ///
+    /// Read from the right, the first node that is not one of these addresses is the client:
+    /// [`peer_addr`](WebSocket::peer_addr), with port 0 where the proxy tells none. It has no address
+    /// where the proxy hides it. The proxy's own is [`proxy_addr`](WebSocket::proxy_addr). A header that
+    /// cannot be understood is refused with 400. On a [`Server`](crate::Server) the limits for each
+    /// address are those of the client's, looked at once it is known.
+    ///
+    /// Either this or [`x_forwarded_for`](Self::x_forwarded_for), whichever is said last: a proxy hands
+    /// on as the client sent it what it does not set itself.
+    ///
+    /// ```
+    /// # use sockeye::Acceptor;
+    /// let acceptor = Acceptor::new().forwarded("10.0.0.0/8, 192.0.2.7".parse()?);
+    /// # Ok::<(), sockeye::Error>(())
+    /// ```
+    pub fn forwarded(mut self, trusted: Networks) -> Self {
+        let header = Header::Forwarded;
+        self.forwarding = Some(Forwarding { trusted, header });
+        self
+    }
+
+    /// As [`forwarded`](Self::forwarded), of what proxies say in `X-Forwarded-For`, `X-Forwarded-Host`
+    /// and `X-Forwarded-Proto`. Have the proxy set or remove all three: of the last two, the last entry
+    /// counts.
+    pub fn x_forwarded_for(mut self, trusted: Networks) -> Self {
+        let header = Header::XForwardedFor;
+        self.forwarding = Some(Forwarding { trusted, header });
+        self
+    }
+
     /// Speaks TLS before anything else.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ServerTls) -> Self {
@@ -348,7 +392,6 @@ impl Acceptor {
     }
 
     /// How long the opening handshake may take.
-    #[cfg(feature = "hyper")]
     pub(crate) fn handshake_time(&self) -> Duration {
         self.handshake_timeout
     }
@@ -391,7 +434,7 @@ impl Acceptor {
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         let stream = Stream::new(stream);
         let peer_addr = stream.peer_addr();
-        let error = match self.receive(stream, peer_addr).await {
+        let error = match self.receive(stream, Peer::at(peer_addr)).await {
             Ok(Incoming::WebSocket(established)) => return Ok(established),
             Ok(Incoming::Http(plain)) => Box::pin(plain.refuse()).await,
             Err(error) => error,
@@ -410,15 +453,15 @@ impl Acceptor {
     pub(crate) fn receive(
         &self,
         stream: Stream,
-        peer_addr: Option<SocketAddr>,
+        peer: Peer,
     ) -> Pin<Box<impl Future<Output = Result<Incoming>>>> {
         stream.set_nodelay();
-        Box::pin(self.open(stream, peer_addr))
+        Box::pin(self.open(stream, peer))
     }
 
-    async fn open(&self, stream: Stream, peer_addr: Option<SocketAddr>) -> Result<Incoming> {
+    async fn open(&self, stream: Stream, peer: Peer) -> Result<Incoming> {
         let deadline = self.deadline();
-        match in_time(deadline, self.judge(stream, peer_addr)).await? {
+        match in_time(deadline, self.judge(stream, peer)).await? {
             Verdict::Asks(asking) => self.answer(asking, deadline).await,
             Verdict::Http(plain) => Ok(Incoming::Http(plain)),
             Verdict::Refused(stream, error) => Err(Box::pin(refuse(stream, error)).await),
@@ -426,12 +469,7 @@ impl Acceptor {
     }
 
     /// What a client asks for, by the first head that it sends.
-    async fn judge(&self, stream: Stream, peer_addr: Option<SocketAddr>) -> Result<Verdict> {
-        let mut peer = Peer {
-            addr: peer_addr,
-            #[cfg(feature = "tls")]
-            tls: None,
-        };
+    async fn judge(&self, stream: Stream, mut peer: Peer) -> Result<Verdict> {
         let mut stream = self.secure(stream, &mut peer).await?;
         peer.look_at(&stream);
         let mut scanner = HeadScanner::request(self.head_limits);
@@ -449,6 +487,12 @@ impl Acceptor {
                 Err(error) => return Ok(Verdict::Refused(stream, error)),
             }
         };
+        if let Some(request) = &request
+            && request.is_upgrade()
+            && let Err(error) = self.see(request.headers(), &mut peer)
+        {
+            return Ok(Verdict::Refused(stream, error));
+        }
         Ok(match request {
             Some(request) if request.is_upgrade() => Verdict::Asks(Asking {
                 stream,
@@ -463,6 +507,45 @@ impl Acceptor {
                 peer,
             }),
         })
+    }
+
+    /// Sees whom a trusted proxy has heard a request from.
+    ///
+    /// # Errors
+    /// 400 where that cannot be understood, 429 where there are as many from there as there may be.
+    pub(crate) fn see(
+        &self,
+        headers: &impl HeaderFields,
+        peer: &mut Peer,
+    ) -> Result<(), HandshakeError> {
+        if let Some(forwarding) = &self.forwarding
+            && let Some(hop) = forwarding.client(headers, peer.addr.map(|addr| addr.ip()))?
+        {
+            peer.believe(hop)?;
+        }
+        Ok(())
+    }
+
+    /// The address of whoever a request for something else is from, which is not counted.
+    #[cfg(feature = "hyper")]
+    pub(super) fn client_addr(
+        &self,
+        headers: &impl HeaderFields,
+        peer: &Peer,
+    ) -> Option<SocketAddr> {
+        let from = peer.addr.map(|addr| addr.ip());
+        match self.forwarding.as_ref().map(|f| f.client(headers, from)) {
+            // What cannot be understood is the service's to refuse: it has the header too.
+            None | Some(Ok(None) | Err(_)) => peer.addr,
+            Some(Ok(Some(hop))) => hop.addr,
+        }
+    }
+
+    /// Whether an address is that of a proxy which is believed who its clients are.
+    pub(super) fn believes(&self, address: Option<IpAddr>) -> bool {
+        self.forwarding
+            .as_ref()
+            .is_some_and(|forwarding| forwarding.trusted.contain(address))
     }
 
     /// By when a connection that begins now has to be open.
@@ -527,6 +610,7 @@ impl Acceptor {
     ) -> Established {
         let admitted = Admitted {
             state: terms.state,
+            proxy: peer.proxy,
             matched: terms.matched,
             #[cfg(feature = "tls")]
             tls: peer.tls,

@@ -226,7 +226,7 @@ async fn another_request_is_handed_on_with_all_that_was_read() {
         let (mut client, server) = duplex(1024);
         client.write_all(bytes).await.unwrap();
         let incoming = Acceptor::new()
-            .receive(Stream::new(server), None)
+            .receive(Stream::new(server), Peer::default())
             .await
             .unwrap();
         let Incoming::Http(plain) = incoming else {

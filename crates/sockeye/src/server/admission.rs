@@ -249,6 +249,7 @@ impl Gate {
             gate: self.clone(),
             limits: *limits,
             client: Mutex::new(None),
+            refused: Mutex::new(None),
         })
     }
 
@@ -335,12 +336,24 @@ pub(super) struct Place {
     gate: Arc<Gate>,
     limits: Limits,
     client: Mutex<Option<Client>>,
+    /// Why it was not let in, where that is known only now.
+    refused: Mutex<Option<Refused>>,
 }
 
 impl Place {
+    /// Why the connection was not let in although it has a place.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        *lock(&self.refused)
+    }
+
     /// Says which address the connection is from, as soon as that is known, and counts it there; what
     /// it was counted for before is given back.
     pub(super) fn count_address(&self, address: IpAddr) -> Result<(), Refused> {
+        self.count_at(address)
+            .inspect_err(|refused| *lock(&self.refused) = Some(*refused))
+    }
+
+    fn count_at(&self, address: IpAddr) -> Result<(), Refused> {
         let mut known = lock(&self.client);
         let client = Client::from(address);
         if *known == Some(client) {

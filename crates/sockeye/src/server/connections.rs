@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use sockeye_proto::CloseFrame;
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
@@ -20,7 +19,7 @@ use super::{
     Departed, Farewell,
     shutdown::{Begun, Schedule},
 };
-use crate::{Ended, WebSocket, link::Command, shared::Shared};
+use crate::{Ended, WebSocket, shared::Shared};
 
 /// The connections of a server, so that they can be closed together.
 #[derive(Default)]
@@ -169,7 +168,8 @@ impl Connections {
             while asked.front().is_some_and(|(by, _)| *by <= now) {
                 let open = asked.pop_front().and_then(|(_, shared)| shared.upgrade());
                 if let Some(open) = open {
-                    go_away(&open, close);
+                    open.go_away(close.clone());
+                    open.wake_reading();
                 }
             }
             let window_ends = (now < end_of_window).then_some(end_of_window);
@@ -231,13 +231,6 @@ impl Drop for Connections {
     fn drop(&mut self) {
         self.cut(|_| true);
     }
-}
-
-/// Closes a connection, whatever its handler does.
-fn go_away(shared: &Shared, close: &CloseFrame) {
-    // Refused where it is closing already.
-    let _ = shared.apply(Command::Close(close.clone()));
-    shared.wake_reading();
 }
 
 impl Connection {

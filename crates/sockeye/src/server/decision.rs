@@ -9,7 +9,7 @@ use std::{
     ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::Poll,
 };
 
@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Matched;
 #[cfg(feature = "tls")]
 use super::TlsIdentity;
+use super::{admission::Place, forwarded::Hop};
 use crate::stream::Stream;
 
 /// A request for a WebSocket, and who it comes from, while it is decided about: see
@@ -50,6 +51,12 @@ impl IncomingRequest {
     /// hyper's, the request has it among its extensions as a [`SocketAddr`].
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer.addr
+    }
+
+    /// The address of the proxy that has said who the client is: as
+    /// [`WebSocket::proxy_addr`](crate::WebSocket::proxy_addr).
+    pub fn proxy_addr(&self) -> Option<SocketAddr> {
+        self.peer.proxy
     }
 
     /// What TLS says of the client, where the connection is encrypted by this server and, on a server
@@ -84,18 +91,60 @@ impl fmt::Debug for IncomingRequest {
 }
 
 /// Who asks, as far as that is known apart from the request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Peer {
     /// None for a stream that is no socket's.
     pub(crate) addr: Option<SocketAddr>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsIdentity>,
+    /// The proxy that has said where the client is, which is then what is in `addr`.
+    pub(crate) proxy: Option<SocketAddr>,
+    /// What it has said of the request.
+    hop: Option<Arc<Hop>>,
+    /// Where the connection is counted.
+    pub(super) place: Weak<Place>,
 }
 
 impl Peer {
+    /// Whoever is at an address, as far as they have one.
+    pub(crate) fn at(addr: Option<SocketAddr>) -> Self {
+        Self {
+            addr,
+            ..Self::default()
+        }
+    }
+
+    /// Says where the connection is counted.
+    pub(super) fn counted(mut self, place: &Arc<Place>) -> Self {
+        self.place = Arc::downgrade(place);
+        self
+    }
+
+    /// Believes what a trusted proxy has said of the client, and counts the connection there.
+    ///
+    /// # Errors
+    /// 429 where there are as many from there as there may be.
+    pub(super) fn believe(&mut self, hop: Hop) -> Result<(), HandshakeError> {
+        self.comes_from(hop.addr);
+        self.hop = Some(Arc::new(hop));
+        if let (Some(place), Some(addr)) = (self.place.upgrade(), self.addr) {
+            let counted = place.count_address(addr.ip());
+            counted.map_err(|refused| HandshakeError::Refused(Box::new(refused.refusal())))?;
+        }
+        Ok(())
+    }
+
+    /// Takes another address in place of that of the proxy it is heard from.
+    pub(super) fn comes_from(&mut self, client: Option<SocketAddr>) {
+        self.proxy = self.proxy.or(self.addr);
+        self.addr = client;
+    }
+
     /// Learns what the stream itself says, where nobody has said it before.
     pub(crate) fn look_at(&mut self, stream: &Stream) {
-        self.addr = self.addr.or_else(|| stream.peer_addr());
+        if self.hop.is_none() && self.proxy.is_none() {
+            self.addr = self.addr.or_else(|| stream.peer_addr());
+        }
         #[cfg(feature = "tls")]
         if self.tls.is_none() {
             self.tls = stream.tls_identity();
@@ -103,17 +152,21 @@ impl Peer {
     }
 
     /// The host that the client has asked for, with its port where it says one: there is exactly one in
-    /// a request that has passed the rules. What a trusted proxy says in its place belongs here.
+    /// a request that has passed the rules. A trusted proxy may say that it was another.
     pub(super) fn host<'a>(&'a self, request: &'a Request) -> &'a [u8] {
-        request.headers().first("Host").unwrap_or_default()
+        let hop = self.hop.as_ref().and_then(|hop| hop.host.as_deref());
+        hop.unwrap_or_else(|| request.headers().first("Host").unwrap_or_default())
     }
 
-    /// Whether the client is known to speak TLS: with this server. With a proxy in front, it may too.
+    /// Whether the client is known to speak TLS: with this server, or as a
+    /// trusted proxy says with that. With another proxy in front, it may too.
     pub(super) fn is_secure(&self) -> bool {
         #[cfg(feature = "tls")]
-        return self.tls.is_some();
+        let here = self.tls.is_some();
         #[cfg(not(feature = "tls"))]
-        false
+        let here = false;
+        let hop = self.hop.as_ref().and_then(|hop| hop.secure);
+        hop.unwrap_or(here)
     }
 }
 

@@ -217,7 +217,8 @@ where
             let response = self.upgrade(&mut request);
             return Box::pin(async { Ok(response.await) });
         }
-        if let Some(peer) = self.serving.peer {
+        let acceptor = &self.serving.acceptor;
+        if let Some(peer) = acceptor.client_addr(request.headers(), &self.peer) {
             request.extensions_mut().insert(peer);
         }
         #[cfg(feature = "tls")]

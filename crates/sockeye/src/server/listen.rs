@@ -4,25 +4,29 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
     time::Duration,
 };
 
-use tokio::{net::ToSocketAddrs, time::sleep};
+use tokio::{
+    net::ToSocketAddrs,
+    time::{sleep, timeout},
+};
 
 use super::{
-    Acceptor, Incoming, Listener, Rate, Routes, Shutdown, ShutdownHandle,
+    Acceptor, Incoming, Listener, Networks, Peer, Rate, Routes, Shutdown, ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
     connections::{Connections, Place},
     listener::cannot_listen,
+    proxy_protocol::read_header,
     shutdown::{Begun, Running},
 };
 #[cfg(feature = "hyper")]
 use super::{PlainHttp, http::Serving};
-use crate::{Error, Handler, Result, WebSocket, stream::Stream};
+use crate::{Deadline, Error, Handler, Result, WebSocket, stream::Stream};
 
 /// How long to wait before accepting again, where the system has run out of descriptors or memory:
 /// connections that end meanwhile make room.
@@ -57,6 +61,7 @@ pub struct Server {
     running: Running,
     limits: Limits,
     gate: Arc<Gate>,
+    proxies: Option<Networks>,
     #[cfg(feature = "hyper")]
     http: Option<Arc<ServeHttp>>,
     #[cfg(feature = "hyper")]
@@ -116,6 +121,7 @@ impl Server {
             running: Running::new(ShutdownHandle::new()),
             limits: Limits::default(),
             gate: Gate::new(),
+            proxies: None,
             #[cfg(feature = "hyper")]
             http: None,
             #[cfg(feature = "hyper")]
@@ -249,6 +255,30 @@ impl Server {
         self
     }
 
+    /// Has connections from these addresses begin with the header of the PROXY protocol, version 1 or 2, in
+    /// which a proxy that hands on bytes says whose connection it is; TLS and HTTP come behind it. Nobody
+    /// else may send one.
+    ///
+    /// The client's address is then [`peer_addr`](WebSocket::peer_addr), and what the limits for each
+    /// address count; the proxy's is [`proxy_addr`](WebSocket::proxy_addr). Where the proxy speaks for
+    /// itself (`LOCAL`, such as a check of health) or does not know (`UNKNOWN`), the connection is the
+    /// proxy's. Without the header, or with one that is malformed or has more than 536 bytes of addresses
+    /// and extensions, a connection is closed with [`Error::ProxyHeader`]; it may take as long as the
+    /// opening handshake behind it. Version 2 is read in two steps, version 1 in many small ones.
+    ///
+    /// ```no_run
+    /// # async fn example() -> sockeye::Result<()> {
+    /// # use sockeye::Server;
+    /// let server = Server::bind("0.0.0.0:8080").await?
+    ///     .proxy_protocol("10.0.0.0/24".parse()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn proxy_protocol(mut self, trusted: Networks) -> Self {
+        self.proxies = Some(trusted);
+        self
+    }
+
     /// Has every connection told that failed: in the opening handshake, or by an error that its
     /// handler returned. By default nobody is. A client of a Unix socket has no address.
     pub fn on_error(
@@ -363,7 +393,10 @@ impl Server {
         let work = Arc::new(work);
         self.run(move |socket| {
             let work = work.clone();
-            async move { socket.drive(|socket| work(socket)).await.map(drop) }
+            // Boxed: a task's memory comes in steps, and a future keeps what it is made of beside what
+            // becomes of that. An echo was a task of 1 KiB.
+            let driven = Box::pin(socket.drive(move |socket| work(socket)));
+            async move { driven.await.map(drop) }
         })
         .await
     }
@@ -423,6 +456,7 @@ impl Server {
         let context = Arc::new(Context {
             limits: self.limits,
             gate: self.gate.clone(),
+            proxies: self.proxies.clone(),
             acceptor: Arc::new(self.acceptor.clone()),
             #[cfg(feature = "hyper")]
             http: self.http.clone(),
@@ -440,14 +474,14 @@ impl Server {
             let task = connections.spawn(move |mut entry| {
                 // Boxed, so that what opening a connection needs is not kept while it is open; and
                 // here, since a future keeps room for all that it begins with.
+                let from = Peer::at(peer).counted(&place);
                 let opening = Box::pin(context.clone().open(
                     stream,
-                    peer,
+                    from,
                     handshake,
                     entry.place.clone(),
                 ));
                 async move {
-                    let _place = place;
                     let result = match opening.await {
                         Ok(Some(socket)) => {
                             entry.opened(&socket);
@@ -455,10 +489,12 @@ impl Server {
                         }
                         Ok(None) => Ok(()),
                         Err(error) => {
+                            let error = place.refused().map_or(error, Error::from);
                             context.acceptor.refused(peer, &error);
                             Err(error)
                         }
                     };
+                    drop(place);
                     if let Err(error) = result
                         && let Some(tell) = &context.on_error
                     {
@@ -564,6 +600,7 @@ impl fmt::Debug for Server {
 struct Context {
     limits: Limits,
     gate: Arc<Gate>,
+    proxies: Option<Networks>,
     acceptor: Arc<Acceptor>,
     #[cfg(feature = "hyper")]
     http: Option<Arc<ServeHttp>>,
@@ -578,15 +615,18 @@ impl Context {
         &self,
         stream: Stream,
         peer: Option<SocketAddr>,
-    ) -> Option<(Stream, admission::Place)> {
+    ) -> Option<(Stream, Arc<admission::Place>)> {
+        let from = peer.map(|peer| peer.ip());
+        // Of those, the client's address counts once it is known.
+        let is_proxy = self.hands_on(from) || self.acceptor.believes(from);
         let admitted = self.gate.enter(&self.limits).and_then(|place| {
-            if let Some(peer) = peer {
+            if let Some(peer) = peer.filter(|_| !is_proxy) {
                 place.count_address(peer.ip())?;
             }
             Ok(place)
         });
         match admitted {
-            Ok(place) => Some((stream, place)),
+            Ok(place) => Some((stream, Arc::new(place))),
             Err(refused) => {
                 refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
                 let error = refused.into();
@@ -599,11 +639,38 @@ impl Context {
         }
     }
 
+    /// Whether connections from an address begin with the header of the PROXY protocol.
+    fn hands_on(&self, from: Option<IpAddr>) -> bool {
+        matches!(&self.proxies, Some(proxies) if proxies.contain(from))
+    }
+
+    /// Reads that header, and counts the connection for whom it is from.
+    async fn handed_on(&self, stream: Stream, peer: &mut Peer) -> Result<Stream> {
+        let mut stream = stream;
+        let header = timeout(self.acceptor.handshake_time(), read_header(&mut stream));
+        let client = header
+            .await
+            .map_err(|_| Error::Timeout(Deadline::Handshake))??;
+        if client.is_some() {
+            peer.comes_from(client);
+        }
+        let from = peer.addr.map(|addr| addr.ip());
+        if let Some(client) = client
+            && !self.acceptor.believes(from)
+            && let Some(place) = peer.place.upgrade()
+            && let Err(refused) = place.count_address(client.ip())
+        {
+            refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
+            return Err(refused.into());
+        }
+        Ok(stream)
+    }
+
     /// The opening handshake; `None` where the client came for something else, and was served.
     async fn open(
         self: Arc<Self>,
-        stream: Stream,
-        peer: Option<SocketAddr>,
+        mut stream: Stream,
+        mut peer: Peer,
         handshake: Handshake,
         #[cfg_attr(
             not(feature = "hyper"),
@@ -611,6 +678,9 @@ impl Context {
         )]
         place: Place,
     ) -> Result<Option<WebSocket>> {
+        if self.hands_on(peer.addr.map(|addr| addr.ip())) {
+            stream = Box::pin(self.handed_on(stream, &mut peer)).await?;
+        }
         let received = self.acceptor.receive(stream, peer).await;
         drop(handshake);
         let plain = match received? {
@@ -621,7 +691,7 @@ impl Context {
         if let Some(serve) = &self.http {
             let serving = Serving {
                 acceptor: self.acceptor.clone(),
-                peer,
+                peer: plain.peer.addr,
                 keep_alive: self.keep_alive,
                 ending: place.serving(),
                 on_error: self.on_error.clone(),

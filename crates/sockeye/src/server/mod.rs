@@ -7,14 +7,17 @@ mod accept;
 mod admission;
 mod connections;
 mod decision;
+mod forwarded;
 #[cfg(feature = "hyper")]
 mod http;
 #[cfg(feature = "http2")]
 mod idle;
 mod listen;
 mod listener;
+mod networks;
 mod origins;
 mod per_core;
+mod proxy_protocol;
 #[cfg(feature = "hyper")]
 mod rewound;
 mod routes;
@@ -34,8 +37,10 @@ pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
 pub use listen::Server;
 pub use listener::Listener;
+pub use networks::Networks;
 pub use origins::Origins;
 pub use per_core::PerCore;
+pub use proxy_protocol::ProxyHeaderError;
 #[cfg(feature = "hyper")]
 pub(crate) use rewound::Rewound;
 pub(crate) use routes::Matched;
@@ -47,9 +52,17 @@ pub use tls::ServerTls;
 #[cfg(feature = "tls")]
 pub use tls_identity::TlsIdentity;
 
+/// All limits, and what a peer sees of them.
+#[doc = include_str!("../../docs/limits.md")]
+pub mod limits {}
+
 #[cfg(feature = "hyper")]
 #[doc = include_str!("../../docs/server.md")]
 pub mod guide {}
+
+#[cfg(feature = "tls")]
+#[doc = include_str!("../../docs/leaving.md")]
+pub mod leaving {}
 
 #[doc = include_str!("../../docs/who-may-come-in.md")]
 pub mod who_may_come_in {}

@@ -125,11 +125,7 @@ mod tests {
             stream: Stream::new(server),
             bytes: bytes.to_vec(),
             request: None,
-            peer: crate::server::Peer {
-                addr: None,
-                #[cfg(feature = "tls")]
-                tls: None,
-            },
+            peer: crate::server::Peer::default(),
         };
         (client, Rewound::new(plain))
     }

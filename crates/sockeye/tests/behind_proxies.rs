@@ -1,0 +1,282 @@
+//! Who the client is behind a proxy: believed of those that are named, and of nobody else.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod wire;
+
+use std::net::{IpAddr, SocketAddr};
+
+use sockeye::{
+    Acceptor, Error, Server, WebSocket,
+    server::{Limit, Networks, ProxyHeaderError},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
+use wire::*;
+
+const PROXY: &str = "127.0.0.7";
+
+fn proxies() -> Networks {
+    PROXY.parse().unwrap()
+}
+
+struct Running {
+    address: SocketAddr,
+    errors: mpsc::UnboundedReceiver<Error>,
+}
+
+impl Running {
+    /// A server that tells each client who it is.
+    async fn start(set: impl FnOnce(Server) -> Server) -> Self {
+        let (tell, errors) = mpsc::unbounded_channel();
+        let server = set(Server::bind("127.0.0.1:0").await.unwrap());
+        let server = server.on_error(move |_, error| {
+            let _ = tell.send(error.clone());
+        });
+        let address = server.local_addr().unwrap();
+        tokio::spawn(server.serve(|mut socket: WebSocket| async move {
+            let name = |addr: Option<SocketAddr>| addr.map_or("-".into(), |a| a.to_string());
+            let (client, proxy) = (name(socket.peer_addr()), socket.proxy_addr());
+            let proxy = proxy.map_or("-".into(), |proxy| proxy.ip().to_string());
+            socket.send(format!("{client} by {proxy}")).await?;
+            while let Some(message) = socket.recv().await? {
+                socket.send(message).await?;
+            }
+            Ok(())
+        }));
+        Self { address, errors }
+    }
+
+    async fn reach(&self, from: &str) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket
+            .bind(SocketAddr::new(from.parse::<IpAddr>().unwrap(), 0))
+            .unwrap();
+        within(socket.connect(self.address)).await.unwrap()
+    }
+
+    /// What comes first on the connection, all in one write, and the peer if it is open then.
+    async fn say(&self, from: &str, first: &[u8], headers: &str) -> Result<Said, String> {
+        let mut stream = self.reach(from).await;
+        // With an early frame in the same write.
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
+        );
+        let all = [first, request.as_bytes(), &frame(0x81, true, b"early")].concat();
+        let _ = stream.write_all(&all).await;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            match within(stream.read(&mut byte)).await {
+                Ok(1) => head.push(byte[0]),
+                _ => break,
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        if !head.starts_with("HTTP/1.1 101") {
+            return Err(head);
+        }
+        let mut header = [0; 2];
+        within(stream.read_exact(&mut header)).await.unwrap();
+        let mut who = vec![0; usize::from(header[1])];
+        within(stream.read_exact(&mut who)).await.unwrap();
+        let mut early = [0; 7];
+        within(stream.read_exact(&mut early)).await.unwrap();
+        assert_eq!(early[2..], *b"early");
+        Ok(Said {
+            who: String::from_utf8(who).unwrap(),
+            _stream: stream,
+        })
+    }
+
+    async fn error(&mut self) -> Error {
+        within(self.errors.recv()).await.unwrap()
+    }
+}
+
+struct Said {
+    who: String,
+    _stream: TcpStream,
+}
+
+fn v1(client: &str) -> Vec<u8> {
+    format!("PROXY TCP4 {client} 198.51.100.1 4711 443\r\n").into_bytes()
+}
+
+fn v2(command: u8, client: [u8; 4]) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    header.extend([command, 0x11, 0, 12 + 7]);
+    header.extend(client);
+    header.extend([198, 51, 100, 1, 0x12, 0x67, 0x01, 0xBB]);
+    // An extension that does nothing (PP2_TYPE_NOOP).
+    header.extend([4, 0, 4, 1, 2, 3, 4]);
+    header
+}
+
+mod proxy_protocol {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_client_is_seen() {
+        let server = Running::start(|server| server.proxy_protocol(proxies())).await;
+        for header in [v1("192.0.2.1"), v2(0x21, [192, 0, 2, 1])] {
+            let said = server.say(PROXY, &header, "").await.unwrap();
+            assert_eq!(said.who, "192.0.2.1:4711 by 127.0.0.7");
+        }
+        // The proxy's own connections, and one that is nobody's proxy.
+        for header in [v2(0x20, [192, 0, 2, 1]), b"PROXY UNKNOWN\r\n".to_vec()] {
+            let said = server.say(PROXY, &header, "").await.unwrap();
+            assert!(said.who.starts_with("127.0.0.7:") && said.who.ends_with(" by -"));
+        }
+        let said = server.say("127.0.0.1", b"", "").await.unwrap();
+        assert!(said.who.starts_with("127.0.0.1:") && said.who.ends_with(" by -"));
+    }
+
+    #[tokio::test]
+    async fn nobody_else_may_send_one_and_the_proxy_must() {
+        let mut server = Running::start(|server| server.proxy_protocol(proxies())).await;
+        let refused = server.say("127.0.0.1", &v1("192.0.2.1"), "").await;
+        assert!(refused.is_err_and(|head| head.starts_with("HTTP/1.1 400 ")));
+        assert!(server.error().await.is_handshake());
+        assert_eq!(server.say(PROXY, b"", "").await.err().unwrap(), "");
+        let error = server.error().await;
+        assert!(
+            matches!(error, Error::ProxyHeader(ProxyHeaderError::Absent)),
+            "{error}"
+        );
+        let bad = server.say(PROXY, b"PROXY TCP9 a b c d\r\n", "").await;
+        assert_eq!(bad.err().unwrap(), "");
+        assert!(matches!(
+            server.error().await,
+            Error::ProxyHeader(ProxyHeaderError::Malformed(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn limits_are_those_of_the_client() {
+        let mut server = Running::start(|server| {
+            server
+                .proxy_protocol(proxies())
+                .max_connections_per_address(1)
+        })
+        .await;
+        let _first = server.say(PROXY, &v1("192.0.2.1"), "").await.unwrap();
+        let _other = server.say(PROXY, &v1("192.0.2.2"), "").await.unwrap();
+        let refused = server.say(PROXY, &v1("192.0.2.1"), "").await.err().unwrap();
+        assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
+        let error = server.error().await;
+        let expected: IpAddr = "192.0.2.1".parse().unwrap();
+        assert!(
+            matches!(
+                error,
+                Error::Limit { limit: Limit::ConnectionsPerAddress, address: Some(address) }
+                    if address == expected
+            ),
+            "{error}"
+        );
+        // The same address without a proxy is another matter.
+        let _direct = server.say("127.0.0.1", b"", "").await.unwrap();
+    }
+
+    /// The header comes before TLS, and takes no byte of it.
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn tls_comes_behind_it() {
+        use sockeye::{Client, client::ClientTls, server::ServerTls};
+
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let tls = ServerTls::from_pem(cert.as_bytes(), key.as_bytes()).unwrap();
+        let server = Running::start(|server| {
+            server
+                .acceptor(Acceptor::new().tls(tls))
+                .proxy_protocol(proxies())
+        })
+        .await;
+        for header in [v1("192.0.2.1"), v2(0x21, [192, 0, 2, 1])] {
+            let mut stream = server.reach(PROXY).await;
+            stream.write_all(&header).await.unwrap();
+            let client = Client::new("wss://localhost/")
+                .tls(ClientTls::new().ca_pem(cert.as_bytes()).unwrap());
+            let mut socket = within(client.connect_over(stream)).await.unwrap();
+            let who = within(socket.recv()).await.unwrap().unwrap();
+            assert_eq!(who.as_text(), Some("192.0.2.1:4711 by 127.0.0.7"));
+        }
+    }
+}
+
+mod in_a_header {
+    use super::*;
+
+    #[tokio::test]
+    async fn forwarded() {
+        let acceptor = Acceptor::new().forwarded(proxies());
+        let mut server = Running::start(|server| server.acceptor(acceptor)).await;
+        let line = "Forwarded: for=203.0.113.9, for=\"[2001:db8::1]:99\"\r\n";
+        let said = server.say(PROXY, b"", line).await.unwrap();
+        assert_eq!(said.who, "[2001:db8::1]:99 by 127.0.0.7");
+        let said = server
+            .say(PROXY, b"", "Forwarded: for=_hidden\r\n")
+            .await
+            .unwrap();
+        assert_eq!(said.who, "- by 127.0.0.7");
+        // The other header is the client's.
+        let said = server
+            .say(PROXY, b"", "X-Forwarded-For: 192.0.2.1\r\n")
+            .await
+            .unwrap();
+        assert!(said.who.starts_with("127.0.0.7:"), "{}", said.who);
+        let said = server.say("127.0.0.1", b"", line).await.unwrap();
+        assert!(said.who.starts_with("127.0.0.1:"), "{}", said.who);
+        let bad = server.say(PROXY, b"", "Forwarded: for=\"x\r\n").await;
+        assert!(bad.is_err_and(|head| head.starts_with("HTTP/1.1 400 ")));
+        assert!(server.error().await.is_handshake());
+    }
+
+    #[tokio::test]
+    async fn limits_are_those_of_the_client() {
+        let acceptor = Acceptor::new().x_forwarded_for(proxies());
+        let mut server =
+            Running::start(|server| server.acceptor(acceptor).max_connections_per_address(2)).await;
+        let line = "X-Forwarded-For: 203.0.113.9, 192.0.2.1\r\n";
+        let _first = server.say(PROXY, b"", line).await.unwrap();
+        let second = server.say(PROXY, b"", line).await.unwrap();
+        assert_eq!(second.who, "192.0.2.1:0 by 127.0.0.7");
+        let refused = server.say(PROXY, b"", line).await.err().unwrap();
+        assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
+        assert!(refused.contains("Retry-After: "), "{refused}");
+        let error = server.error().await;
+        assert!(
+            matches!(
+                error,
+                Error::Limit {
+                    limit: Limit::ConnectionsPerAddress,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let other = "X-Forwarded-For: 192.0.2.2\r\n";
+        let _other = server.say(PROXY, b"", other).await.unwrap();
+    }
+
+    /// A page may connect that is of the host which the browser has asked for.
+    #[tokio::test]
+    async fn the_host_and_the_scheme_are_what_the_origin_is_compared_with() {
+        let acceptor = Acceptor::new().forwarded(proxies());
+        let server = Running::start(|server| server.acceptor(acceptor)).await;
+        let page = "Origin: https://shop.example\r\n";
+        let told = "Forwarded: for=192.0.2.1;host=shop.example;proto=https\r\n";
+        server
+            .say(PROXY, b"", &format!("{page}{told}"))
+            .await
+            .unwrap();
+        let refused = server.say(PROXY, b"", page).await.err().unwrap();
+        assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+        let spoofed = server.say("127.0.0.1", b"", &format!("{page}{told}")).await;
+        assert!(spoofed.is_err_and(|head| head.starts_with("HTTP/1.1 403 ")));
+    }
+}
