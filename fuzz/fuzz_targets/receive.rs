@@ -259,14 +259,17 @@ fn unread(config: &Config, bytes: &[u8], whole: &Seen) {
 fn little_is_held(config: &Config, pieces: &[&[u8]], worthwhile: usize) {
     /// Twice the largest control frame, and as much to spare.
     const CONTROL: usize = 500;
+    /// How far into its memory a large payload begins, in the old memory and the new one that it grows into.
+    const APART: usize = 2 * 2048;
     /// What a codec takes beside the room for its output.
     const CODEC: usize = 64 * 1024;
     /// What a peer's claim costs where payloads are read into the message's own buffer.
     const STEP: usize = 128 * 1024;
     let limits = config.limits;
     let mut buffers: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
-    let start = allocations::live();
     let ((mut receiver, _), mut inflater) = (config.halves(), Inflater::new());
+    // What it counts in is there for as long as it is.
+    let start = allocations::live();
     let mut arrived = 0;
     for buffer in &mut buffers {
         arrived += buffer.len();
@@ -296,7 +299,7 @@ fn little_is_held(config: &Config, pieces: &[&[u8]], worthwhile: usize) {
         if worthwhile < usize::MAX {
             most = most.max(payload + STEP.min(limits.frame));
         }
-        most += CONTROL;
+        most += CONTROL + APART;
         if config.deflate.is_some() {
             // DEFLATE makes at most 1032 bytes of one.
             let inflated = 4096 + 2 * 1032 * arrived;

@@ -68,7 +68,8 @@ pub(super) struct Editor {
     /// has typed.
     inputs: mpsc::UnboundedReceiver<Input>,
     screen: Screen,
-    typing: JoinHandle<()>,
+    /// Tells whether a prompt stands there that nothing followed.
+    typing: JoinHandle<bool>,
     printing: JoinHandle<()>,
     /// Whether the session is over.
     over: Arc<AtomicBool>,
@@ -162,16 +163,17 @@ impl Editor {
 /// Has the line editor end: it ends at a SIGINT. One that comes between two of its lines is not
 /// seen, so that it takes more than one at times.
 #[cfg(unix)]
-fn interrupt(typing: JoinHandle<()>) {
+fn interrupt(typing: JoinHandle<bool>) {
     use nix::{sys::signal, unistd::Pid};
-    let was_typing = !typing.is_finished();
     for _ in 0..INTERRUPTS {
         if typing.is_finished() || signal::kill(Pid::this(), signal::Signal::SIGINT).is_err() {
             break;
         }
         thread::sleep(INTERRUPT_PAUSE);
     }
-    if was_typing {
+    // A thread that panicked has said so itself; one that goes on has its prompt there.
+    let prompts = !typing.is_finished() || typing.join().unwrap_or(false);
+    if prompts {
         // What is left of the prompt.
         let mut output = io::stdout().lock();
         let _ = output
@@ -181,7 +183,7 @@ fn interrupt(typing: JoinHandle<()>) {
 }
 
 #[cfg(not(unix))]
-fn interrupt(typing: JoinHandle<()>) {
+fn interrupt(typing: JoinHandle<bool>) {
     if !typing.is_finished() {
         println!("The connection has ended: press Enter to leave.");
     }
@@ -196,13 +198,14 @@ impl Screen {
     }
 }
 
-/// Reads lines until the session or the input is over.
+/// Reads lines until the session or the input is over. Tells whether a prompt stands there then, as
+/// where the session ended while a line was typed.
 fn type_lines(
     mut editor: LineEditor<Assistant, FileHistory>,
     mut history: Option<PathBuf>,
     inputs: &mpsc::UnboundedSender<Input>,
     over: &AtomicBool,
-) {
+) -> bool {
     if let Some(file) = history.as_ref().filter(|file| file.exists())
         && let Err(error) = editor.load_history(file)
     {
@@ -212,7 +215,7 @@ fn type_lines(
     while !over.load(Ordering::SeqCst) {
         let (input, is_last) = match editor.readline(PROMPT) {
             Ok(line) => (Input::Line(line), false),
-            Err(ReadlineError::Interrupted) if over.load(Ordering::SeqCst) => return,
+            Err(ReadlineError::Interrupted) if over.load(Ordering::SeqCst) => return true,
             Err(ReadlineError::Interrupted) => (Input::Interrupt, false),
             Err(ReadlineError::Eof) => (Input::End, true),
             Err(error) => (Input::Failed(format!("the terminal: {error}")), true),
@@ -227,9 +230,10 @@ fn type_lines(
             history = None;
         }
         if is_last {
-            return;
+            break;
         }
     }
+    false
 }
 
 /// Prints texts until the end, as many at once as wait.
