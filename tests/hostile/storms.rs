@@ -63,14 +63,94 @@ async fn openings(suite: &mut Suite) -> io::Result<()> {
         .case(
             on,
             "5,000 connections from one address, reset at once",
-            |at| flood(at, false),
+            |at| async move {
+                flood(&at, 5000, |_| 1, Stay::Reset).await;
+            },
         )
         .await;
     suite
         .case(
             on,
             "5,000 connections from one address, opened and kept",
-            |at| flood(at, true),
+            |at| async move {
+                let open = flood(&at, 5000, |_| 1, Stay::Open).await;
+                // That any number may come from this machine's own addresses is the default.
+                assert_eq!(open, 5000);
+            },
+        )
+        .await;
+    suite.end(serve).await?;
+
+    let bound = Bound {
+        mib: 16,
+        why: "100 open connections, and who is refused leaves nothing",
+    };
+    let args = ["--max-connections-per-address", "100"];
+    let mut serve = suite
+        .attack("100 an address", Server::sockeye(&args).await?, bound)
+        .await?;
+    let on = &mut serve;
+    suite
+        .case(
+            on,
+            "5,000 connections from one address that may have 100",
+            |at| async move {
+                assert_eq!(flood(&at, 5000, |_| 1, Stay::Open).await, 100);
+            },
+        )
+        .await;
+    suite
+        .case(
+            on,
+            "the same address again, and ten others",
+            |at| async move {
+                assert_eq!(
+                    flood(&at, 2000, |number| number % 11, Stay::Open).await,
+                    1100
+                );
+            },
+        )
+        .await;
+    suite.end(serve).await?;
+
+    let args = ["--handshake-rate", "50:100"];
+    let mut serve = suite
+        .attack("50 a second", Server::sockeye(&args).await?, bound)
+        .await?;
+    suite
+        .case(
+            &mut serve,
+            "2,000 connections from an address that may 50 a second",
+            |at| async move {
+                let began = Instant::now();
+                let open = flood(&at, 2000, |_| 1, Stay::Open).await;
+                let most = 100.0 + 50.0 * began.elapsed().as_secs_f32() + 1.0;
+                assert!((100..=most as usize).contains(&open), "{open} of {most}");
+            },
+        )
+        .await;
+    suite.end(serve).await?;
+
+    let bound = Bound {
+        mib: 16,
+        why: "300 open connections, and who is refused leaves nothing",
+    };
+    let args = ["--max-connections", "300"];
+    let mut serve = suite
+        .attack("300 in all", Server::sockeye(&args).await?, bound)
+        .await?;
+    suite
+        .case(
+            &mut serve,
+            "2,000 connections where there may be 300",
+            |at| async move {
+                let before = at.server.descriptors().unwrap();
+                let open = crowd(&at, 2000).await;
+                assert_eq!(open, 299);
+                eventually(|| Ok(at.server.descriptors()? <= before + 1))
+                    .await
+                    .unwrap();
+            },
         )
         .await;
     suite.end(serve).await
@@ -112,10 +192,7 @@ async fn half_open_heads(at: At) {
     within(begins.wait_for(|begun| *begun == HALF_OPEN))
         .await
         .unwrap();
-    let mut longest = Duration::ZERO;
-    for _ in 0..20 {
-        longest = longest.max(healthy(at.clone()).await);
-    }
+    let longest = again_and_again(at.clone()).await;
     let held = at.server.descriptors().unwrap();
     let took = attackers.join_all().await;
     let last = took.iter().max().unwrap();
@@ -126,42 +203,86 @@ async fn half_open_heads(at: At) {
     ));
 }
 
-async fn flood(at: At, kept: bool) {
+/// What those who flood a server do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stay {
+    /// They say nothing, and are gone.
+    Reset,
+    /// They open a WebSocket, and keep it.
+    Open,
+}
+
+/// Has so many connect, each from the address that `from` says, while a healthy client comes again and
+/// again. Tells how many had a WebSocket open at the same time.
+async fn flood(at: &At, count: usize, from: fn(usize) -> usize, stay: Stay) -> usize {
+    let meanwhile = tokio::spawn(again_and_again(at.clone()));
+    let answers = connect_all(at, count, from, stay).await;
+    let longest = meanwhile.await.unwrap();
+    let open = answers.iter().filter(|(status, _)| *status == 101).count();
+    let told = answers.iter().filter(|(status, _)| *status == 429).count();
+    let cut = count - open - told;
+    assert!(
+        told > 0 || cut == 0 || stay == Stay::Reset,
+        "nobody was told why"
+    );
+    at.note(format!(
+        "{open} open, {told} told 429, {cut} cut; served meanwhile within {} ms",
+        longest.as_millis()
+    ));
+    open
+}
+
+/// The same from an address each, with nobody beside them.
+async fn crowd(at: &At, count: usize) -> usize {
+    let answers = connect_all(at, count, |number| number, Stay::Open).await;
+    let open = answers.iter().filter(|(status, _)| *status == 101).count();
+    let told = answers.iter().filter(|(status, _)| *status == 503).count();
+    let cut = count - open - told;
+    assert!(told > 0, "nobody was told why");
+    at.note(format!("{open} open, {told} told 503, {cut} cut"));
+    open
+}
+
+/// The status that each was given, with its connection where it keeps that.
+async fn connect_all(
+    at: &At,
+    count: usize,
+    from: fn(usize) -> usize,
+    stay: Stay,
+) -> Vec<(u16, Option<TcpStream>)> {
     let turn = Arc::new(Semaphore::new(AT_A_TIME));
     let mut attackers = JoinSet::new();
-    for _ in 0..5000 {
+    for number in 0..count {
         let (at, turn) = (at.clone(), turn.clone());
         attackers.spawn(async move {
             let permit = turn.acquire().await.unwrap();
-            let mut stream = at.stream_from(1).await.unwrap();
-            if !kept {
+            let mut stream = at.stream_from(from(number)).await.unwrap();
+            if stay == Stay::Reset {
                 stream.set_zero_linger().unwrap();
-                return None;
+                return (0, None);
             }
-            stream
-                .write_all(with("nothing", "").as_bytes())
-                .await
-                .unwrap();
+            // Refused already, perhaps.
+            let _ = stream.write_all(with("nothing", "").as_bytes()).await;
             let mut first = [0; 12];
-            within(stream.read_exact(&mut first)).await.unwrap();
+            let read = within(stream.read_exact(&mut first)).await;
             drop(permit);
-            Some((stream, first.ends_with(b"101")))
+            let status = match read {
+                Ok(_) => std::str::from_utf8(&first[9..]).unwrap().parse().unwrap(),
+                // Where very many are refused, the server does not spend an answer on each.
+                Err(_) => 0,
+            };
+            (status, Some(stream))
         });
     }
-    let meanwhile = tokio::spawn(async move {
-        let mut longest = Duration::ZERO;
-        for _ in 0..20 {
-            longest = longest.max(healthy(at.clone()).await);
-        }
-        (at, longest)
-    });
-    let all = attackers.join_all().await;
-    let open = all.iter().flatten().filter(|(_, open)| *open).count();
-    let (at, longest) = meanwhile.await.unwrap();
-    at.note(format!(
-        "{open} open; served meanwhile within {} ms",
-        longest.as_millis()
-    ));
+    attackers.join_all().await
+}
+
+async fn again_and_again(at: At) -> Duration {
+    let mut longest = Duration::ZERO;
+    for _ in 0..20 {
+        longest = longest.max(healthy(at.clone()).await);
+    }
+    longest
 }
 
 async fn frames(suite: &mut Suite) -> io::Result<()> {
@@ -251,6 +372,73 @@ async fn frames(suite: &mut Suite) -> io::Result<()> {
                     });
                 }
                 attackers.join_all().await;
+            },
+        )
+        .await;
+    suite.end(serve).await?;
+
+    let bound = Bound {
+        mib: 16,
+        why: "who sends too fast is not read, or closed",
+    };
+    let args = ["--message-rate", "1000:1000", "--on-excess", "close"];
+    let mut serve = suite
+        .attack("1,000 a second", Server::sockeye(&args).await?, bound)
+        .await?;
+    suite
+        .case(
+            &mut serve,
+            "pings faster than they may come: 1008",
+            |at| async move {
+                let mut peer = at.peer("").await;
+                let ping = frame(0x89, true, b"");
+                let began = Instant::now();
+                let code = loop {
+                    // It may be closed before all of them are sent.
+                    let _ = peer.stream.write_all(&ping.repeat(1000)).await;
+                    match peer.next().await {
+                        Some(frame) if frame.first == 0x88 => {
+                            break u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
+                        }
+                        pong => assert_eq!(pong.unwrap().first, 0x8A),
+                    }
+                    assert!(began.elapsed() < Duration::from_secs(20), "it may go on");
+                };
+                assert_eq!(code, 1008);
+            },
+        )
+        .await;
+    suite.end(serve).await?;
+
+    let args = ["--byte-rate", "1M:1M"];
+    let mut serve = suite
+        .attack("1 MiB a second", Server::sockeye(&args).await?, bound)
+        .await?;
+    suite
+        .case(
+            &mut serve,
+            "4 MiB from each of 50 who may send one a second",
+            |at| async move {
+                let began = Instant::now();
+                let mut attackers = JoinSet::new();
+                for number in 0..50 {
+                    let at = at.clone();
+                    attackers.spawn(async move {
+                        let mut peer = at.peer_from(number, "").await;
+                        let message = peer.frame(0x82, vec![7; 64 << 10]);
+                        for _ in 0..64 {
+                            patiently(peer.stream.write_all(&message)).await.unwrap();
+                            patiently(peer.stream.readable()).await.unwrap();
+                            assert_eq!(peer.expect(0x82).await.len(), 64 << 10);
+                        }
+                    });
+                }
+                attackers.join_all().await;
+                assert!(
+                    began.elapsed() > Duration::from_millis(2500),
+                    "{:?}",
+                    began.elapsed()
+                );
             },
         )
         .await;
