@@ -3,18 +3,25 @@
 //!
 //! - `/` echoes;
 //! - `/panic/request`, `/panic/open`, `/panic/message` panic there;
-//! - `/counted/N` echoes, and prints what went through it when it has ended: a [`Record`].
+//! - `/counted/N` echoes, and prints what went through it when it has ended: a [`Record`];
+//! - `/who` says first who the client is, and by which proxy it comes: `127.0.0.5:1234 by 127.0.0.1`.
+//!
+//! `--proxy-protocol`, `--forwarded`, `--x-forwarded-for` each name the networks of proxies to believe; `--tls`
+//! takes a certificate and its key.
+
+use std::net::SocketAddr;
 
 use sockeye::{
     Acceptor, Ended, Handler, MessageRef, Result, Server, Socket, WebSocket,
-    server::{Answer, IncomingRequest, Refusal, Request},
+    server::{Answer, IncomingRequest, Networks, Refusal, Request, ServerTls},
 };
 use sockeye_tests::{Record, Tally};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let events = Server::bind("127.0.0.1:0").await?.acceptor(acceptor());
-    let plain = Server::bind("127.0.0.1:0").await?.acceptor(acceptor());
+    let settings = Settings::of(std::env::args().skip(1))?;
+    let events = settings.server().await?;
+    let plain = settings.server().await?;
     println!("callbacks on ws://{}/", events.local_addr()?);
     println!("async sockets on ws://{}/", plain.local_addr()?);
     let interrupt = async || drop(tokio::signal::ctrl_c().await);
@@ -27,8 +34,44 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn acceptor() -> Acceptor {
-    Acceptor::new().on_request(look)
+/// How connections are accepted.
+struct Settings {
+    acceptor: Acceptor,
+    proxies: Option<Networks>,
+}
+
+impl Settings {
+    fn of(mut args: impl Iterator<Item = String>) -> Result<Self> {
+        let mut acceptor = Acceptor::new().on_request(look);
+        let mut proxies = None;
+        while let Some(name) = args.next() {
+            let value = args.next().unwrap_or_default();
+            match name.as_str() {
+                "--proxy-protocol" => proxies = Some(value.parse()?),
+                "--forwarded" => acceptor = acceptor.forwarded(value.parse()?),
+                "--x-forwarded-for" => acceptor = acceptor.x_forwarded_for(value.parse()?),
+                "--tls" => {
+                    let key = args.next().unwrap_or_default();
+                    acceptor = acceptor.tls(ServerTls::from_pem_files(value, key)?);
+                }
+                other => panic!("{other} is not understood"),
+            }
+        }
+        Ok(Self { acceptor, proxies })
+    }
+
+    async fn server(&self) -> Result<Server> {
+        let server = Server::bind("127.0.0.1:0").await?;
+        let server = server.acceptor(self.acceptor.clone());
+        let server = server.on_error(|peer, error| {
+            let peer = peer.map_or_else(|| "unknown".into(), |peer| peer.to_string());
+            eprintln!("{peer}: {error}");
+        });
+        Ok(match &self.proxies {
+            Some(proxies) => server.proxy_protocol(proxies.clone()),
+            None => server,
+        })
+    }
 }
 
 async fn look(request: IncomingRequest) -> Result<Answer, Refusal> {
@@ -91,6 +134,15 @@ impl Drop for Visit {
     }
 }
 
+/// Who a client is, and by which proxy it comes.
+fn who(client: Option<SocketAddr>, proxy: Option<SocketAddr>) -> String {
+    let client = client.map_or_else(|| "unknown".into(), |client| client.to_string());
+    match proxy {
+        Some(proxy) => format!("{client} by {}", proxy.ip()),
+        None => client,
+    }
+}
+
 /// With callbacks.
 #[derive(Default)]
 struct Events(Visit);
@@ -98,6 +150,9 @@ struct Events(Visit);
 impl Handler for Events {
     fn on_open(&mut self, socket: &mut Socket) {
         self.0 = Visit::open(socket.request().map(Request::path));
+        if self.0.path == "/who" {
+            socket.send(who(socket.peer_addr(), socket.proxy_addr()));
+        }
     }
 
     fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
@@ -114,6 +169,10 @@ impl Handler for Events {
 /// The same with `recv` and `send`.
 async fn async_socket(mut socket: WebSocket) -> Result<()> {
     let mut visit = Visit::open(socket.request().map(Request::path));
+    if visit.path == "/who" {
+        let who = who(socket.peer_addr(), socket.proxy_addr());
+        socket.send(who).await?;
+    }
     let result = echo(&mut socket, &mut visit).await;
     visit.ended(socket.ended().as_ref());
     result

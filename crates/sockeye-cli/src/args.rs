@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Args as ArgGroup, Parser, Subcommand};
+use sockeye::server::Networks;
 
 use crate::{
     examples::Example,
@@ -130,6 +131,28 @@ pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
 
+    /// Have connections from these proxies begin with the PROXY protocol: addresses, networks or unix
+    ///
+    /// It says whose connection it is, version 1 or 2 (HAProxy send-proxy, nginx proxy_protocol on). Whoever else
+    /// sends it is refused.
+    #[arg(long, value_name = "NETWORKS", help_heading = "Behind a proxy")]
+    pub(crate) proxy_protocol: Option<Networks>,
+
+    /// Believe these proxies what they say of their clients in the header Forwarded (RFC 7239)
+    #[arg(long, value_name = "NETWORKS", help_heading = "Behind a proxy")]
+    pub(crate) forwarded: Option<Networks>,
+
+    /// Believe these proxies what they say in X-Forwarded-For, X-Forwarded-Host and X-Forwarded-Proto
+    ///
+    /// Have them set or remove all three.
+    #[arg(
+        long,
+        value_name = "NETWORKS",
+        conflicts_with = "forwarded",
+        help_heading = "Behind a proxy"
+    )]
+    pub(crate) x_forwarded_for: Option<Networks>,
+
     /// Tell metrics for Prometheus at http://ADDRESS/metrics; whoever reaches it can read them
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<String>,
@@ -168,6 +191,8 @@ Examples:
       With a certificate, and a subprotocol
   sockeye serve --example chat
       A chat to open in two browsers; the others are ticker, game and monitor
+  sockeye serve --listen 127.0.0.1:8080 --x-forwarded-for 127.0.0.1
+      Behind nginx on the same machine, with the addresses of the real clients
   sockeye serve --listen 0.0.0.0:8080 --message-rate 50:500 --idle-timeout 300
       For everyone, but not for those who send without end or say nothing for long
   sockeye serve --config sockeye.toml --check
@@ -596,7 +621,7 @@ mod tests {
             Args::try_parse_from(words(command)).unwrap_or_else(|error| panic!("{line}: {error}"));
             count += 1;
         }
-        assert_eq!(count, 23);
+        assert_eq!(count, 24);
     }
 
     #[test]

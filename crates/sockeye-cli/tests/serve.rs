@@ -374,6 +374,41 @@ mod limits {
     }
 }
 
+mod behind_a_proxy {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_client_is_who_the_proxy_says() {
+        for (flag, name, value) in [
+            ("--forwarded", "Forwarded", "for=192.0.2.7"),
+            ("--x-forwarded-for", "X-Forwarded-For", "192.0.2.7"),
+        ] {
+            let server = serve(&[flag, "127.0.0.0/8"]);
+            let client = Client::new(&server.url).header(name, value);
+            let _socket = client.connect().await.unwrap();
+            server.program.stdout.expect("#1 192.0.2.7:0");
+            // Of nobody else it is believed.
+            let server = serve(&[flag, "192.0.2.0/24"]);
+            let client = Client::new(&server.url).header(name, value);
+            let _socket = client.connect().await.unwrap();
+            server.program.stdout.expect("#1 127.0.0.1:");
+        }
+    }
+
+    #[test]
+    fn the_proxy_protocol_comes_first() {
+        let server = serve(&["--proxy-protocol", "127.0.0.1"]);
+        let request = format!(
+            "PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\nGET / HTTP/1.1\r\n{}",
+            "Host: localhost\r\nConnection: close\r\n\r\n"
+        );
+        assert!(http(server.address, &request).starts_with("HTTP/1.1 200 "));
+        let mut without = std::net::TcpStream::connect(server.address).unwrap();
+        std::io::Write::write_all(&mut without, b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        server.program.stdout.expect("refused");
+    }
+}
+
 mod page {
     use super::*;
 

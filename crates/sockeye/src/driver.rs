@@ -225,6 +225,7 @@ impl Driver {
                     ready!(written);
                     return self.poll_end_transport(cx, reader, &ended);
                 }
+                None if reader.poll_turn(cx).is_pending() => return Poll::Pending,
                 None => match (reader.poll_event(cx), self.link().and_then(|l| l.broken())) {
                     (Poll::Ready(event), _) => self.answer(event),
                     (Poll::Pending, Some(lost)) => {

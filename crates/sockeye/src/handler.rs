@@ -406,6 +406,7 @@ impl<H: Handler> Session<H> {
     #[inline]
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         const READS: usize = 4;
+        ready!(self.reader.poll_turn(cx));
         for read in 1..=READS {
             let mut full = false;
             if self.reader.is_held_back() && self.poll_hold_back(cx).is_pending() {

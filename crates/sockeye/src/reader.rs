@@ -3,8 +3,11 @@
 use std::{
     io, mem,
     ops::ControlFlow,
+    pin::pin,
     task::{Context, Poll, ready},
 };
+
+use tokio::task::yield_now;
 
 use sockeye_proto::{
     Event, Message, MessageRef, OwnedEvent, Part, ProtocolError, Receiver, deflate::Inflater,
@@ -18,6 +21,11 @@ use crate::{
 
 /// From this much still to come, a payload is read straight into the message's own buffer.
 const DIRECT: usize = buffers::READ;
+
+/// How many bytes are made of compressed messages before the other connections of the thread have
+/// their turn. What was read in one go, 64 KiB, can become 64 MiB: without this, one peer would keep a
+/// thread for as long as it pleases. Inflating so much takes about a millisecond.
+const TURN: usize = 1 << 20;
 
 /// The receiving side. All its state is here and none in a future, so that every read can be
 /// dropped at any time.
@@ -37,6 +45,8 @@ pub(crate) struct Reader {
     drained: bool,
     /// How many bytes have come, for [`Pulse::heard`](crate::keepalive::Pulse::heard).
     received: usize,
+    /// How many bytes were made of compressed messages in this turn.
+    inflated: usize,
     /// A broken rule that nobody has been told of yet.
     refused: Option<ProtocolError>,
     /// Where the peer may only go so fast.
@@ -87,6 +97,7 @@ impl Reader {
             end,
             drained: false,
             received: 0,
+            inflated: 0,
             refused: None,
             throttle: None,
         }
@@ -167,6 +178,11 @@ impl Reader {
             if self.start == self.end {
                 self.release();
             }
+            if let Ok(Some(Part::Data(count))) = part
+                && self.deflate
+            {
+                self.inflated += count;
+            }
             if let Some(part) = part.map_err(Broken::Protocol)? {
                 return Poll::Ready(Ok(part));
             }
@@ -203,6 +219,17 @@ impl Reader {
             None => Poll::Ready(()),
             Some(throttle) => throttle.poll_ready(cx),
         }
+    }
+
+    /// Waits for the next turn, where so much was inflated that the others of the thread come first.
+    #[inline]
+    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.inflated < TURN {
+            return Poll::Ready(());
+        }
+        self.inflated = 0;
+        // Unlike a wake, it has the runtime also look at what has come for the others.
+        pin!(yield_now()).poll(cx)
     }
 
     /// Whether the peer is held back: then nothing is read, whatever has come.
@@ -260,7 +287,13 @@ impl Reader {
     fn take(&mut self) -> Result<Option<OwnedEvent>, ProtocolError> {
         let mut input = &mut self.buffer[self.start..self.end];
         let event = if self.deflate {
-            buffers::with_inflater(|inflater| self.receiver.receive_owned(&mut input, inflater))
+            let event = buffers::with_inflater(|inflater| {
+                self.receiver.receive_owned(&mut input, inflater)
+            });
+            if let Ok(Some(OwnedEvent::Message(message))) = &event {
+                self.inflated += message.len();
+            }
+            event
         } else {
             self.receiver
                 .receive_owned(&mut input, &mut Inflater::new())
@@ -339,14 +372,33 @@ impl Reader {
                 Ok(ControlFlow::Break(())) => break Ok(()),
                 Err(error) => break Err(error),
             }
+            let mut count = 0;
             let flow = if self.receiver.is_gathering() {
                 let event = self.receiver.receive_owned(&mut input, inflater);
-                event.map(|event| event.map(|event| to.owned(event)))
+                event.map(|event| {
+                    event.map(|event| {
+                        if let OwnedEvent::Message(message) = &event {
+                            count = message.len();
+                        }
+                        to.owned(event)
+                    })
+                })
             } else {
                 let event = self.receiver.receive(&mut input, inflater);
-                event.map(|event| event.map(|event| to.event(event)))
+                event.map(|event| {
+                    event.map(|event| {
+                        if let Event::Message(message) = &event {
+                            count = message.len();
+                        }
+                        to.event(event)
+                    })
+                })
             };
+            if self.deflate {
+                self.inflated += count;
+            }
             match flow {
+                Ok(Some(ControlFlow::Continue(()))) if self.inflated >= TURN => break Ok(()),
                 Ok(Some(ControlFlow::Continue(()))) => {}
                 Ok(Some(ControlFlow::Break(())) | None) => break Ok(()),
                 Err(error) => break Err(error),

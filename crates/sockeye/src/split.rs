@@ -396,6 +396,7 @@ impl Receiver {
                 }
                 (Phase::Open, None) | (Phase::Done, _) => return Poll::Ready(Ok(None)),
             };
+            ready!(reader.poll_turn(cx));
             let polled = take(reader, cx);
             self.shared.pulse.heard(reader.received());
             match polled {

@@ -79,6 +79,11 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         .keepalive_timeout(args.pings.ping_timeout)
         .on_request(|request| ready(close_query::check(&request)));
     acceptor = acceptor.origins(origins(&args)?);
+    if let Some(trusted) = &args.forwarded {
+        acceptor = acceptor.forwarded(trusted.clone());
+    } else if let Some(trusted) = &args.x_forwarded_for {
+        acceptor = acceptor.x_forwarded_for(trusted.clone());
+    }
     subprotocols(&args)?;
     for name in &args.subprotocol {
         acceptor = acceptor.subprotocol(name);
@@ -98,7 +103,10 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     permit_connections();
     let mut signals = Signals::new()
         .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
-    let server = listening::listen(&args).await?;
+    let mut server = listening::listen(&args).await?;
+    if let Some(trusted) = &args.proxy_protocol {
+        server = server.proxy_protocol(trusted.clone());
+    }
     let visits = Arc::new(Visits::new(args.quiet));
     let metrics = Metrics::new();
     let endpoint = match &args.metrics {
@@ -171,6 +179,7 @@ fn before_open(error: &Error) -> bool {
         error,
         Error::Handshake(_)
             | Error::Limit { .. }
+            | Error::ProxyHeader { .. }
             | Error::Tls { .. }
             | Error::Timeout(Deadline::Handshake)
     )

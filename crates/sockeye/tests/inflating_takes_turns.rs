@@ -1,0 +1,94 @@
+//! A bug: what was read in one go was also inflated in one go, and that may be a thousand times as much. One peer
+//! could keep the others of its thread waiting for seconds; and what it sent to a group came to members who had no
+//! time to read, and were closed for it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod wire;
+mod wrongs;
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+};
+
+use sockeye::{Handler, MessageRef, Socket, WebSocket};
+use tokio::io::AsyncReadExt;
+use wire::*;
+use wrongs::deflated;
+
+const MESSAGES: usize = 8;
+
+#[derive(Clone, Default)]
+struct Handled(Arc<AtomicUsize>);
+
+impl Handler for Handled {
+    fn on_message(&mut self, _: &mut Socket, message: MessageRef<'_>) {
+        assert_eq!(message.len(), 1 << 20);
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn receive(mut socket: WebSocket, handled: Handled) -> sockeye::Result<()> {
+    while let Some(message) = socket.recv().await? {
+        assert_eq!(message.len(), 1 << 20);
+        handled.0.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+async fn receive_in_parts(mut socket: WebSocket, handled: Handled) -> sockeye::Result<()> {
+    let mut room = vec![0; 64 << 10];
+    while let Some(mut message) = socket.recv_stream().await? {
+        let mut len = 0;
+        loop {
+            match message.read(&mut room).await.unwrap() {
+                0 => break,
+                count => len += count,
+            }
+        }
+        assert_eq!(len, 1 << 20);
+        handled.0.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Bombs that come in one go, and another task of the same thread, which has its turn between any two.
+#[tokio::test]
+async fn others_have_theirs_between_two_messages() {
+    for role in BOTH {
+        for form in ["plain", "driven", "parts", "events"] {
+            let (socket, mut peer) = Setup::deflate().open(role).await;
+            let handled = Handled::default();
+            let seen = handled.clone();
+            match form {
+                "plain" => drop(tokio::spawn(receive(socket, handled))),
+                "driven" => drop(tokio::spawn(
+                    socket.drive(|socket| receive(socket, handled)),
+                )),
+                "parts" => drop(tokio::spawn(receive_in_parts(socket, handled))),
+                _ => drop(tokio::spawn(socket.handle(handled))),
+            }
+            let one = peer.frame(0xC2, deflated(&vec![0; 1 << 20]));
+            assert!(one.len() < 2000);
+            peer.send(one.repeat(MESSAGES)).await;
+            let (mut before, mut most) = (0, 0);
+            let turns = poll_fn(|cx| {
+                let now = seen.0.load(Ordering::Relaxed);
+                most = most.max(now - before);
+                before = now;
+                if now == MESSAGES {
+                    return Poll::Ready(());
+                }
+                // As soon as it is its turn again, which is not what tokio's `yield_now` asks for.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            });
+            within(turns).await;
+            assert!(most <= 2, "{role:?} {form}: {most} messages in a turn");
+        }
+    }
+}
