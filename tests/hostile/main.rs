@@ -13,6 +13,7 @@ mod openings;
 mod panics;
 mod storms;
 mod suite;
+mod tls;
 #[path = "../../crates/sockeye/tests/wire/mod.rs"]
 mod wire;
 #[path = "../../crates/sockeye/tests/wrongs/mod.rs"]
@@ -33,6 +34,7 @@ async fn main() -> std::io::Result<ExitCode> {
     broken_rules::run(&mut suite).await?;
     odd_peers::run(&mut suite).await?;
     panics::run(&mut suite).await?;
+    tls::run(&mut suite).await?;
     storms::run(&mut suite).await?;
     Ok(suite.verdict())
 }

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sockeye::{Client, CloseCode, Ended, client::ClientTls};
 use sockeye_tests::Server;
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -57,6 +58,8 @@ pub(crate) struct Attacked {
     /// The most that it held, and in which case.
     worst: (u64, String),
     bystander: Option<Bystander>,
+    /// Whether it speaks TLS.
+    secure: bool,
 }
 
 /// How much more memory than at its start a server may hold, and why that much.
@@ -71,6 +74,7 @@ pub(crate) struct Bound {
 pub(crate) struct At {
     pub(crate) server: Arc<Server>,
     pub(crate) address: SocketAddr,
+    secure: bool,
     note: Arc<Mutex<String>>,
 }
 
@@ -110,7 +114,20 @@ impl Suite {
             server: Arc::new(server),
             bound,
             bystander: None,
+            secure: false,
         };
+        Ok(attacked)
+    }
+
+    /// Has a server attacked that speaks TLS, and nobody else talks to.
+    pub(crate) async fn attack_secure(
+        &self,
+        name: &'static str,
+        server: Server,
+        bound: Bound,
+    ) -> io::Result<Attacked> {
+        let mut attacked = self.attack_alone(name, server, bound).await?;
+        attacked.secure = true;
         Ok(attacked)
     }
 
@@ -244,6 +261,7 @@ impl Attacked {
         At {
             address: self.server.addresses[address],
             server: self.server.clone(),
+            secure: self.secure,
             note: Arc::default(),
         }
     }
@@ -287,6 +305,10 @@ impl At {
 /// closes. Gives how long all that took.
 pub(crate) async fn healthy(at: At) -> Duration {
     let began = Instant::now();
+    if at.secure {
+        healthy_in_tls(&at).await.unwrap();
+        return began.elapsed();
+    }
     let mut peer = at.peer(NO_CONTEXT).await;
     peer.expect_echo("Привет").await;
     peer.send_frame(0xC1, HELLO).await;
@@ -297,6 +319,20 @@ pub(crate) async fn healthy(at: At) -> Duration {
     assert_eq!(peer.expect_close().await.0, 1000);
     peer.expect_end().await;
     began.elapsed()
+}
+
+async fn healthy_in_tls(at: &At) -> sockeye::Result<()> {
+    let tls = ClientTls::new().dangerous_accept_any_certificate();
+    let client = Client::new(format!("wss://{}/", at.address)).no_proxy();
+    let mut socket = client.tls(tls).connect().await?;
+    for text in ["Привет", "Hello"] {
+        socket.send(text).await?;
+        assert_eq!(socket.recv().await?, Some(text.into()));
+    }
+    socket.close(CloseCode::NORMAL, "").await?;
+    while socket.recv().await?.is_some() {}
+    assert!(matches!(socket.ended(), Some(Ended::ByUs(_))));
+    Ok(())
 }
 
 /// Somebody who talks to the server from before the first case until after the last.

@@ -25,6 +25,10 @@ use ledger::Ledger;
 /// How much of the time is compared with how much: ten minutes, or a third where there is less.
 const WINDOW: Duration = Duration::from_secs(600);
 
+/// How long the traffic runs before the time begins, at most: long connections need some minutes until there
+/// are as many of them as there will be. Where there is less time, a third of it.
+const WARMING: Duration = Duration::from_secs(300);
+
 /// By how much the server's memory may grow from the first window to the last, in percent: in the short form
 /// the allocator has not yet seen the worst that can come together.
 const GROWTH: f64 = 5.0;
@@ -74,7 +78,7 @@ async fn main() -> io::Result<ExitCode> {
         let visitor = session::Visitor {
             from: address(place),
             to: server.addresses[place % server.addresses.len()],
-            random: Random::new(args.seed.wrapping_add(place as u64).wrapping_mul(0x9E37)),
+            random: Random::new((args.seed << 32) + place as u64),
             ledger: ledger.clone(),
             over: over.clone(),
         };
@@ -153,6 +157,7 @@ async fn watch(server: &Server, ledger: &Ledger, args: &Args) -> io::Result<Memo
         }
         sleep(Duration::from_millis(50)).await;
     }
+    sleep(WARMING.min(args.time / 3)).await;
     let began = Instant::now();
     let mut samples = Vec::new();
     let mut said = Instant::now();
