@@ -8,7 +8,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::*;
+use sockeye_proto::{Limits, handshake::HeadLimits};
+
+use super::{super::Origins, *};
 
 const GOOD: &str = "GET /chat?room=1 HTTP/1.1\r\n\
     Host: example.com\r\n\

@@ -4,6 +4,7 @@
 //! a port, which the module `guide` tells of.
 
 mod accept;
+mod acceptor;
 mod admission;
 mod connections;
 mod decision;
@@ -29,9 +30,10 @@ mod tls_identity;
 
 pub use crate::{rate::Rate, throttle::Excess};
 pub(crate) use accept::Incoming;
-pub use accept::{Acceptor, accept};
+pub use accept::accept;
 #[cfg(feature = "hyper")]
 pub(crate) use accept::{PlainHttp, Terms};
+pub use acceptor::Acceptor;
 pub use admission::Limit;
 pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
