@@ -32,7 +32,7 @@ const WARMING: Duration = Duration::from_secs(300);
 /// By how much the server's memory may grow from the first window to the last, in percent: in the short form
 /// the allocator has not yet seen the worst that can come together.
 const GROWTH: f64 = 5.0;
-const GROWTH_SHORT: f64 = 25.0;
+const GROWTH_SHORT: f64 = 15.0;
 
 /// How long everything that is left may take when the time is over.
 const REST: Duration = Duration::from_secs(120);
@@ -72,6 +72,7 @@ async fn main() -> io::Result<ExitCode> {
     let ledger = Arc::new(Ledger::default());
     tokio::spawn(ledger.clone().compare(records));
 
+    let begun = Arc::new(AtomicBool::new(false));
     let over = Arc::new(AtomicBool::new(false));
     let mut visitors = JoinSet::new();
     for place in 0..args.connections {
@@ -80,11 +81,12 @@ async fn main() -> io::Result<ExitCode> {
             to: server.addresses[place % server.addresses.len()],
             random: Random::new((args.seed << 32) + place as u64),
             ledger: ledger.clone(),
+            begun: begun.clone(),
             over: over.clone(),
         };
         visitors.spawn(visitor.visit());
     }
-    let memory = watch(&server, &ledger, &args).await?;
+    let memory = watch(&server, &ledger, &begun, &args).await?;
     over.store(true, Ordering::Relaxed);
     println!("the time is over: {} connections are open", ledger.open());
     let mut failures = Vec::new();
@@ -149,7 +151,12 @@ struct Memory {
 }
 
 /// Looks at the server until the time is over.
-async fn watch(server: &Server, ledger: &Ledger, args: &Args) -> io::Result<Memory> {
+async fn watch(
+    server: &Server,
+    ledger: &Ledger,
+    begun: &AtomicBool,
+    args: &Args,
+) -> io::Result<Memory> {
     let opening = Instant::now();
     while ledger.open() < args.connections * 9 / 10 {
         if opening.elapsed() > Duration::from_secs(60) {
@@ -158,6 +165,7 @@ async fn watch(server: &Server, ledger: &Ledger, args: &Args) -> io::Result<Memo
         sleep(Duration::from_millis(50)).await;
     }
     sleep(WARMING.min(args.time / 3)).await;
+    begun.store(true, Ordering::Relaxed);
     let began = Instant::now();
     let mut samples = Vec::new();
     let mut said = Instant::now();

@@ -25,6 +25,9 @@ use tokio::{
 
 use crate::ledger::{Account, End, Ledger};
 
+/// The largest message, in bytes.
+const LARGEST: u64 = 1 << 20;
+
 /// How many messages may be on their way there and back.
 const WINDOW: usize = 8;
 
@@ -33,6 +36,9 @@ pub(crate) struct Visitor {
     pub(crate) to: SocketAddr,
     pub(crate) random: Random,
     pub(crate) ledger: Arc<Ledger>,
+    /// Whether the time has begun. Before that, there are more of the largest messages: the server keeps
+    /// buffers for some of those, of the sizes that it has seen.
+    pub(crate) begun: Arc<AtomicBool>,
     /// Whether the last connection is to be closed well, and none opened any more.
     pub(crate) over: Arc<AtomicBool>,
 }
@@ -126,6 +132,7 @@ impl Visitor {
                 false => 1 + self.random.below(40),
             },
             plan,
+            large: !self.begun.load(Ordering::Relaxed) && self.random.percent(12),
             over: self.over.clone(),
         };
         let cut_after = Duration::from_millis(self.random.below(20_000));
@@ -196,6 +203,8 @@ struct Talk {
     random: Random,
     messages: u64,
     plan: Plan,
+    /// Whether the first message is as large as one can be.
+    large: bool,
     over: Arc<AtomicBool>,
 }
 
@@ -217,6 +226,7 @@ struct State {
 /// A message that is on its way; from its seed it is made again, to be compared.
 struct Sent {
     seed: u64,
+    large: bool,
     /// All that was sent up to it.
     after: Tally,
 }
@@ -251,18 +261,19 @@ impl Talk {
     }
 
     async fn write(mut self, sender: Sender, traffic: &Traffic) -> Result<()> {
-        for _ in 0..self.messages {
+        for number in 0..self.messages {
             if self.over.load(Ordering::Relaxed) {
                 break;
             }
             traffic.at_most(WINDOW - 1).await;
             let seed = self.random.next();
-            let message = message(seed);
+            let large = self.large && number == 0;
+            let message = message(seed, large);
             {
                 let mut state = traffic.lock();
                 state.sent.add(message.as_ref());
                 let after = state.sent;
-                state.on_their_way.push_back(Sent { seed, after });
+                state.on_their_way.push_back(Sent { seed, large, after });
             }
             match self.random.percent(10) {
                 true => self.in_parts(&sender, &message).await?,
@@ -308,7 +319,9 @@ async fn read(mut receiver: Receiver, traffic: &Traffic) -> Result<Ended> {
                 let mut state = traffic.lock();
                 let sent = state.on_their_way.pop_front();
                 match sent {
-                    Some(sent) if message(sent.seed) == echo => state.echoed = sent.after,
+                    Some(sent) if message(sent.seed, sent.large) == echo => {
+                        state.echoed = sent.after
+                    }
                     _ => traffic.ledger.failed(format!(
                         "another message of {} bytes came back than was sent",
                         echo.len()
@@ -328,7 +341,7 @@ async fn read(mut receiver: Receiver, traffic: &Traffic) -> Result<Ended> {
 }
 
 /// The message with a seed: text or binary, mostly short, up to a MiB.
-fn message(seed: u64) -> Message {
+fn message(seed: u64, large: bool) -> Message {
     const WORDS: [&str; 8] = [
         "salmon",
         "нерка",
@@ -341,10 +354,11 @@ fn message(seed: u64) -> Message {
     ];
     let mut random = Random::new(seed);
     let len = match random.below(1000) {
+        _ if large => LARGEST,
         0..500 => random.below(126),
         500..850 => random.below(4 << 10),
         850..992 => random.below(64 << 10),
-        _ => random.below((1 << 20) + 1),
+        _ => random.below(LARGEST + 1),
     } as usize;
     if random.percent(50) {
         let mut text = String::with_capacity(len + 16);
