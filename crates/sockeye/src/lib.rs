@@ -84,6 +84,8 @@ mod buffers;
 mod byte_stream;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
+mod driven;
 mod driver;
 mod ended;
 #[cfg(feature = "client")]

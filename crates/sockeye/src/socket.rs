@@ -185,12 +185,11 @@ impl WebSocket {
     /// Dropped while it waits for room, the message has not been sent. Dropped later, it is queued
     /// whole: it goes out with whatever is sent or received next.
     #[inline]
-    pub async fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
-        let message = message.into();
-        if self.shared().send_quick(message.as_ref()) {
-            return Ok(());
-        }
-        self.shared().send(Command::Message(message)).await
+    pub fn send<'a>(
+        &mut self,
+        message: impl Into<Outgoing<'a>>,
+    ) -> impl Future<Output = Result<()>> {
+        self.shared().send(Command::Message(message.into()))
     }
 
     /// Sends a ping of at most 125 bytes. The pong comes as an event of
