@@ -174,7 +174,8 @@ impl Receiver {
     ///
     /// `deflate` is what was agreed for the direction it receives, where anything was.
     pub fn new(role: Role, limits: impl Into<Arc<Limits>>, deflate: Option<Direction>) -> Self {
-        Self::counting(role, limits.into(), deflate, Arc::default())
+        let meter = Arc::new(Meter::new(deflate.is_some()));
+        Self::counting(role, limits.into(), deflate, meter)
     }
 
     /// As [`new`](Self::new), for a connection whose other half counts too.

@@ -68,6 +68,7 @@ impl Sender {
         deflate: Option<(Direction, DeflateConfig)>,
         close_timeout: Duration,
     ) -> Self {
+        let meter = Arc::new(Meter::new(deflate.is_some()));
         let quick = match (role, &deflate) {
             (Role::Client { .. }, _) => 0,
             (Role::Server, None) => LARGE,
@@ -92,7 +93,7 @@ impl Sender {
             close_time: close_timeout,
             close_sent: false,
             close_received: false,
-            meter: Arc::default(),
+            meter,
         }
     }
 
