@@ -133,7 +133,7 @@ impl Socket {
     fn overflow(&mut self) {
         let OutputLimits {
             limit, overflow, ..
-        } = self.driver.shared.info.output;
+        } = *self.driver.shared.info.output;
         let reason = Error::Overflow { limit }.to_string();
         if let Some(code) = overflow
             && self.close(code, &reason).is_ok()
@@ -329,7 +329,7 @@ impl<H: Handler> Handled<H> {
         // The socket is not left with the connection meanwhile: a driver that is done would take it
         // for dropped.
         let (shared, reader) = socket.into_receiver().into_reader();
-        let session = reader.map(|reader| Box::new(Session::new(&shared, reader, handler)));
+        let session = reader.map(|reader| Box::new(Session::new(&shared, *reader, handler)));
         Self {
             session,
             shared,
@@ -365,7 +365,7 @@ struct Session<H> {
     /// Beside the one that the socket has, which is lent to the handler.
     shared: Arc<Shared>,
     socket: Socket,
-    reader: Box<Reader>,
+    reader: Reader,
     handler: H,
 }
 
@@ -377,7 +377,7 @@ impl<H> Drop for Session<H> {
 }
 
 impl<H: Handler> Session<H> {
-    fn new(shared: &Arc<Shared>, reader: Box<Reader>, handler: H) -> Self {
+    fn new(shared: &Arc<Shared>, reader: Reader, handler: H) -> Self {
         Self {
             socket: Socket {
                 driver: Driver::waiting(shared.clone()),

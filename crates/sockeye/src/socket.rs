@@ -59,13 +59,14 @@ impl WebSocket {
             ..
         } = established;
         let config = Config {
-            limits: established.limits,
             close_timeout: established.close_timeout,
             deflate: deflate.map(|(config, agreed)| (agreed, config)),
             ..Config::new(role)
         };
-        let (receiver, sender) = config.halves();
+        let (receiver, sender) = config.halves_within(established.limits);
         let (read, write) = transport::split(stream);
+        let limit = established.output.limit;
+        let link = Link::new(sender, write, limit, established.staying);
         let info = Info {
             client: matches!(role, sockeye_proto::Role::Client { .. }),
             subprotocol,
@@ -77,7 +78,6 @@ impl WebSocket {
             #[cfg(feature = "tracing")]
             url: established.url,
         };
-        let link = Link::new(sender, write, established.output.limit, established.staying);
         let has_early = !early.is_empty();
         let reader = Box::new(
             Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),

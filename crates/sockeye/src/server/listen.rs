@@ -459,7 +459,7 @@ impl Server {
             limits: Arc::new(self.limits),
             gate: self.gate.clone(),
             proxies: self.proxies.clone(),
-            acceptor: Arc::new(self.acceptor.clone()),
+            acceptor: Arc::new(self.acceptor.clone().apart()),
             #[cfg(feature = "hyper")]
             http: self.http.clone(),
             #[cfg(feature = "hyper")]
