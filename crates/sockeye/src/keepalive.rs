@@ -20,8 +20,10 @@ use std::{
 
 use tokio::{
     task::unconstrained,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep},
 };
+
+use crate::clock;
 
 /// How long a connection is kept, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,9 +272,9 @@ struct Beat {
 }
 
 impl Pulse {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(opened: Instant) -> Self {
         Self {
-            opened: Instant::now(),
+            opened,
             received: AtomicUsize::new(0),
             attended: AtomicBool::new(false),
             control: AtomicUsize::new(0),
@@ -385,7 +387,6 @@ impl Pulse {
 /// [`Keepalive`] with a timer. In a box with the connection, where there is one.
 #[derive(Debug)]
 pub(crate) struct Alarm {
-    opened: Instant,
     keepalive: Keepalive,
     sleep: Pin<Box<Sleep>>,
     /// The task that the timer wakes.
@@ -393,13 +394,10 @@ pub(crate) struct Alarm {
 }
 
 impl Alarm {
-    /// Made where the runtime is known, which whoever polls need not be in.
-    pub(crate) fn new(staying: Staying) -> Option<Box<Self>> {
+    pub(crate) fn new(staying: Staying, opened: Instant) -> Option<Box<Self>> {
         let keepalive = Keepalive::new(staying.spread())?;
-        let opened = Instant::now();
         Some(Box::new(Self {
-            opened,
-            sleep: Box::pin(sleep_until(opened + keepalive.due())),
+            sleep: Box::pin(clock::sleep_until(opened + keepalive.due())),
             keepalive,
             wakes: None,
         }))
@@ -421,13 +419,12 @@ impl Alarm {
         pin!(unconstrained(self.sleep.as_mut())).poll(cx)
     }
 
-    /// What is to be done; with nothing left to do, the timer is set anew.
-    pub(crate) fn tick(&mut self, seen: Seen) -> Option<Step> {
-        let step = self.keepalive.tick(self.opened.elapsed(), seen);
+    /// What is to be done on a connection that has opened then; with nothing left to do, the timer is set
+    /// anew.
+    pub(crate) fn tick(&mut self, opened: Instant, seen: Seen) -> Option<Step> {
+        let step = self.keepalive.tick(opened.elapsed(), seen);
         if step.is_none() {
-            self.sleep
-                .as_mut()
-                .reset(self.opened + self.keepalive.due());
+            self.sleep.as_mut().reset(opened + self.keepalive.due());
             self.wakes = None;
         }
         step
@@ -639,7 +636,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pong_is_timed_and_taken_once() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(Instant::now());
         let first = pulse.ping();
         tokio::time::advance(40 * SECOND).await;
         let second = pulse.ping();
@@ -657,7 +654,7 @@ mod tests {
 
     #[test]
     fn whoever_reads_says_whether_the_peer_is_silent() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(Instant::now());
         pulse.heard(5);
         assert!(!pulse.is_silent());
         pulse.ask(5);

@@ -84,6 +84,7 @@ mod buffers;
 mod byte_stream;
 #[cfg(feature = "client")]
 pub mod client;
+mod clock;
 mod driver;
 mod ended;
 #[cfg(feature = "client")]

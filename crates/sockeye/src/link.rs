@@ -31,7 +31,7 @@ pub(crate) struct Link {
     /// How many bytes may wait where nothing can wait for them to be written.
     pub(crate) limit: usize,
     io: WriteHalf,
-    opened: Instant,
+    pub(crate) opened: Instant,
     /// Whether the transport may hold back something that was written.
     unflushed: bool,
     shut_down: bool,
@@ -111,16 +111,17 @@ impl Command<'_> {
 
 impl Link {
     pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize, staying: Staying) -> Self {
+        let opened = Instant::now();
         Self {
             sender,
             limit,
             io,
-            opened: Instant::now(),
+            opened,
             unflushed: false,
             shut_down: false,
             written: 0,
             control: 0,
-            alarm: Alarm::new(staying),
+            alarm: Alarm::new(staying, opened),
             closing: None,
             broken: None,
             latest: None,
@@ -283,12 +284,15 @@ impl Link {
         }
         let buffered = self.sender.buffered();
         let sent = self.written.wrapping_add(buffered);
-        let step = self.alarm.as_mut()?.tick(Seen {
-            received: pulse.received(),
-            written: self.written,
-            waits: buffered > 0,
-            traffic: (sent.wrapping_sub(self.control)).wrapping_add(pulse.messages()),
-        })?;
+        let step = self.alarm.as_mut()?.tick(
+            self.opened,
+            Seen {
+                received: pulse.received(),
+                written: self.written,
+                waits: buffered > 0,
+                traffic: (sent.wrapping_sub(self.control)).wrapping_add(pulse.messages()),
+            },
+        )?;
         match step {
             Step::Ping => {
                 // Refused where the transport has failed, which is noticed without it.
