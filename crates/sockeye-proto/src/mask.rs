@@ -13,7 +13,7 @@ impl Mask {
 
     /// Masks or unmasks a whole payload. Tells whether what comes out is ASCII, since one more `or`
     /// a word costs a tenth of looking again.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn apply_once(key: [u8; 4], bytes: &mut [u8]) -> bool {
         let key32 = u32::from_ne_bytes(key);
         let key64 = u64::from(key32) << 32 | u64::from(key32);

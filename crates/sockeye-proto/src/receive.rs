@@ -280,7 +280,7 @@ impl Receiver {
     ///
     /// # Errors
     /// Text that is not UTF-8.
-    #[inline]
+    #[inline(always)]
     pub fn receive_whole_owned(
         &mut self,
         input: &mut &mut [u8],
@@ -757,8 +757,10 @@ struct Whole<'i> {
     start: usize,
 }
 
+// Inlined all the way into `recv`: as calls of their own, these and what they call cost 70 instructions
+// more, a tenth of receiving and sending 16 bytes.
 impl Wholes {
-    #[inline]
+    #[inline(always)]
     fn take<'i>(self, input: &mut &'i mut [u8]) -> Option<Whole<'i>> {
         let &[first, second, ..] = &**input else {
             return None;
@@ -809,7 +811,7 @@ impl<'i> Whole<'i> {
         borrow(self.text, bytes)
     }
 
-    #[inline]
+    #[inline(always)]
     fn into_owned(self) -> Result<Message, ProtocolError> {
         let len = self.frame.len() - self.start;
         if !self.text {

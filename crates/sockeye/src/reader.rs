@@ -261,7 +261,7 @@ impl Reader {
 
     /// Takes a message off what was read, where it is there whole and needs no codec. What is wrong
     /// with one is left to be found by [`poll_event`](Self::poll_event).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_whole(&mut self) -> Option<Message> {
         if self.start == self.end || self.refused.is_some() || self.throttle.is_some() {
             return None;
