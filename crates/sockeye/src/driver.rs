@@ -214,11 +214,12 @@ impl Driver {
         self.shared.ended()
     }
 
-    /// Ends the transport of a connection that has ended.
+    /// Ends the transport of a connection that has ended. Whoever has the receiving side drops it at
+    /// once.
     pub(crate) fn let_go(&mut self) {
         self.reader = None;
         if let Some(link) = &mut self.link {
-            link.let_go();
+            link.let_go_with_reader();
             self.shared.closed();
         }
     }

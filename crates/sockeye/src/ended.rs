@@ -1,6 +1,9 @@
 //! Why a connection ended (RFC 6455 §7.1.4 to §7.1.6).
 
-use std::{fmt, io, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{Arc, LazyLock},
+};
 
 use sockeye_proto::{CloseFrame, ProtocolError};
 
@@ -64,11 +67,12 @@ impl Ended {
 
     /// The transport ended without a Close.
     pub(crate) fn gone() -> Self {
-        let message = "the peer ended the connection without a Close";
-        Self::Lost(Arc::new(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            message,
-        )))
+        /// One for all: it is how many connections end, and making one takes four allocations.
+        static GONE: LazyLock<Arc<io::Error>> = LazyLock::new(|| {
+            let message = "the peer ended the connection without a Close";
+            Arc::new(io::Error::new(io::ErrorKind::UnexpectedEof, message))
+        });
+        Self::Lost(GONE.clone())
     }
 
     /// The error that this end is to whoever waits for a message; none where it was clean.

@@ -1,6 +1,14 @@
 //! Reads an HTTP head off a stream, in either role (RFC 9112 §2).
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Poll, ready},
+};
+
+use tokio::io::{AsyncRead, ReadBuf};
 
 use sockeye_proto::handshake::{HandshakeError, HeadScanner};
 
@@ -37,8 +45,13 @@ pub(crate) async fn read_more<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
 ) -> Result<bool> {
-    if buffer.capacity() - buffer.len() < READ / 4 {
-        buffer.reserve(READ);
-    }
-    Ok(stream.read_buf(buffer).await? > 0)
+    let read = poll_fn(|cx| {
+        // Not within the future: whoever has yet to send their head holds no memory for it.
+        let mut room = [const { MaybeUninit::uninit() }; READ];
+        let mut room = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut room))?;
+        buffer.extend_from_slice(room.filled());
+        Poll::Ready(io::Result::Ok(room.filled().len()))
+    });
+    Ok(read.await? > 0)
 }

@@ -425,6 +425,12 @@ impl Link {
         (self.unflushed, self.shut_down) = (false, true);
     }
 
+    /// As [`let_go`](Self::let_go), where the half that is read goes at the same time.
+    pub(crate) fn let_go_with_reader(&mut self) {
+        self.io.leave_to_close();
+        self.let_go();
+    }
+
     /// Why nothing more can be written.
     pub(crate) fn broken(&self) -> Option<&Lost> {
         self.broken.as_ref()

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    mem,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
@@ -144,6 +145,14 @@ impl WriteHalf {
             // TCP holds nothing back here.
             Self::Tcp(_) | Self::Gone => Poll::Ready(Ok(())),
             Self::Other(half) => Pin::new(half).poll_flush(cx),
+        }
+    }
+
+    /// Goes without ending this direction of the transport, where the other half goes too: closing the
+    /// socket ends both. Dropped as it is, it would be shut down before: a system call for nothing.
+    pub(crate) fn leave_to_close(&mut self) {
+        if let Self::Tcp(half) = mem::replace(self, Self::Gone) {
+            half.forget();
         }
     }
 

@@ -68,13 +68,13 @@ impl HeadScanner {
         self.check_beginning(bytes)?;
         // A head that is one byte too long is too long even where its end is in sight.
         let within = &bytes[..bytes.len().min(self.limits.bytes)];
-        let unseen = within.get(self.searched..).unwrap_or_default();
-        for (offset, _) in unseen
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'\n')
+        let mut from = self.searched;
+        while let Some(offset) = within
+            .get(from..)
+            .and_then(|unseen| unseen.iter().position(|byte| *byte == b'\n'))
         {
-            let at = self.searched + offset;
+            let at = from + offset;
+            from = at + 1;
             if at == self.line || within[at - 1] != b'\r' {
                 return Err(HandshakeError::Malformed("a line ends without CR LF"));
             }

@@ -55,53 +55,61 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
 }
 
 /// Whether a byte may be part of a `token` (RFC 9110 §5.6.2).
+#[inline]
 pub(crate) const fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+    /// Looked up: the ranges and marks one after another are eight instructions a byte more.
+    const TOKEN: [bool; 256] = {
+        let mut token = [false; 256];
+        let mut byte = b'!';
+        while byte < 0x7F {
+            token[byte as usize] = !matches!(byte, b'"' | b'(' | b')' | b',' | b'/' | b':'..=b'@' | b'['..=b']' | b'{' | b'}');
+            byte += 1;
+        }
+        token
+    };
+    TOKEN[byte as usize]
 }
 
-/// A list of header fields in their order, in two allocations however many there are.
+/// A list of header fields in their order, in one allocation however many there are.
 ///
 /// Only what may travel gets in: a name is a token, a value has no control characters but tab,
 /// so no field can smuggle another in.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Headers {
-    text: Vec<u8>,
-    /// Where each field's name and value end in `text`; they follow one another without a gap.
-    ends: Vec<(u32, u32)>,
+    /// What stands before them, as a request's line; then for each field how long its name and its
+    /// value are, and both. Comparing names is all that most look-ups do, so that they are bytes.
+    bytes: Vec<u8>,
+    /// Where the first field begins.
+    start: usize,
 }
+
+/// How many bytes say how long a field's name and value are.
+const LENGTHS: usize = 2 * size_of::<u32>();
 
 impl Headers {
     /// An empty list, which owns no memory.
     pub const fn new() -> Self {
         Self {
-            text: Vec::new(),
-            ends: Vec::new(),
+            bytes: Vec::new(),
+            start: 0,
         }
     }
 
-    /// An empty list with room for that many fields and bytes of names and values together.
-    pub(crate) fn with_capacity(fields: usize, bytes: usize) -> Self {
-        Self {
-            text: Vec::with_capacity(bytes),
-            ends: Vec::with_capacity(fields),
-        }
+    /// An empty list behind `line`, with room for fields that were read.
+    pub(super) fn behind(line: [&str; 2], fields: &[httparse::Header<'_>]) -> Self {
+        let start = line[0].len() + line[1].len();
+        let fields = fields
+            .iter()
+            .map(|field| LENGTHS + field.name.len() + field.value.len());
+        let mut bytes = Vec::with_capacity(start + fields.sum::<usize>());
+        bytes.extend_from_slice(line[0].as_bytes());
+        bytes.extend_from_slice(line[1].as_bytes());
+        Self { bytes, start }
+    }
+
+    /// What stands before the fields.
+    pub(super) fn line(&self) -> &[u8] {
+        &self.bytes[..self.start]
     }
 
     /// Appends a field. White space around the value is dropped.
@@ -110,31 +118,32 @@ impl Headers {
     /// [`HandshakeError::InvalidHeader`] for a name that is not a token, and for a value with a
     /// line break or another control character: it would end the field and begin another.
     pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HandshakeError> {
-        let value = value.as_ref().trim_ascii();
-        let invalid = || HandshakeError::InvalidHeader(name.into());
-        if !is_token(name.as_bytes()) || !value.iter().copied().all(is_value_byte) {
-            return Err(invalid());
-        }
-        let name_end = self.text.len() + name.len();
-        let value_end = name_end + value.len();
-        let ends = (u32::try_from(name_end), u32::try_from(value_end));
-        let (Ok(name_end), Ok(value_end)) = ends else {
-            return Err(invalid());
-        };
-        self.text.extend_from_slice(name.as_bytes());
-        self.text.extend_from_slice(value);
-        self.ends.push((name_end, value_end));
-        Ok(())
+        field_value(value.as_ref())
+            .filter(|_| is_token(name.as_bytes()))
+            .and_then(|value| self.append(name, value))
+            .ok_or_else(|| HandshakeError::InvalidHeader(name.into()))
+    }
+
+    /// Appends a field that a parser has found to be one; `None` where it is too long.
+    pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
+        let name_len = u32::try_from(name.len()).ok()?;
+        let value_len = u32::try_from(value.len()).ok()?;
+        self.bytes.reserve(LENGTHS + name.len() + value.len());
+        self.bytes.extend_from_slice(&name_len.to_ne_bytes());
+        self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(value);
+        Some(())
     }
 
     /// How many fields there are.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.fields().count()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.bytes.len() == self.start
     }
 
     /// The first value of that name, whatever its case.
@@ -149,51 +158,81 @@ impl Headers {
 
     /// Names, in the case they came in, and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let mut start = 0;
-        self.ends.iter().map(move |&(name_end, value_end)| {
-            let (name_end, value_end) = (name_end as usize, value_end as usize);
-            let name = &self.text[start..name_end];
-            start = value_end;
-            (
-                str::from_utf8(name).unwrap_or_default(),
-                &self.text[name_end..value_end],
-            )
-        })
+        self.fields()
+            .map(|(name, value)| (str::from_utf8(name).unwrap_or_default(), value))
+    }
+
+    fn fields(&self) -> Fields<'_> {
+        Fields(&self.bytes[self.start..])
     }
 
     /// Writes the fields as lines, each with its line break.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        for (name, value) in self.iter() {
+        for (name, value) in self.fields() {
             write_field(out, name, value);
         }
     }
 
-    /// The bytes [`write`](Self::write) will add.
+    /// No fewer bytes than [`write`](Self::write) will add.
     pub(crate) fn written_len(&self) -> usize {
-        self.text.len() + 4 * self.ends.len()
+        // A line has four bytes beside its name and value.
+        const { assert!(LENGTHS >= 4) }
+        self.bytes.len() - self.start
+    }
+}
+
+/// The fields of a list, as bytes.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name_len, rest) = self.0.split_first_chunk()?;
+        let (value_len, rest) = rest.split_first_chunk()?;
+        let (name, rest) = rest.split_at_checked(u32::from_ne_bytes(*name_len) as usize)?;
+        let (value, rest) = rest.split_at_checked(u32::from_ne_bytes(*value_len) as usize)?;
+        self.0 = rest;
+        Some((name, value))
     }
 }
 
 /// Writes one field as a line.
-pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
+pub(crate) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether a byte may be part of a field's value (RFC 9110 §5.5).
-const fn is_value_byte(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7F)
+/// A field's value (RFC 9110 §5.5) without the white space around it; `None` where it cannot travel.
+pub(crate) fn field_value(value: &[u8]) -> Option<&[u8]> {
+    let is_value_byte = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7F);
+    let value = value.trim_ascii();
+    // All of it, whatever is found: so they are looked at many at a time.
+    let valid = value
+        .iter()
+        .fold(true, |valid, byte| valid & is_value_byte(*byte));
+    valid.then_some(value)
 }
 
 impl HeaderFields for Headers {
     fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter()
-            .filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name))
+        self.fields()
+            .filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name.as_bytes()))
             .map(|(_, value)| value)
     }
 }
+
+/// The same fields in the same order, whatever stands before them.
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes[self.start..] == other.bytes[other.start..]
+    }
+}
+
+impl Eq for Headers {}
 
 #[cfg(feature = "http")]
 impl HeaderFields for http::HeaderMap {
@@ -237,6 +276,14 @@ mod tests {
             Err(HandshakeError::Missing("X-Three"))
         );
         assert_eq!(headers.len(), 3);
+    }
+
+    #[test]
+    fn section_5_6_2_tokens_are_letters_digits_and_fifteen_marks() {
+        for byte in 0..=u8::MAX {
+            let token = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!(is_token_byte(byte), token, "{byte}");
+        }
     }
 
     #[test]

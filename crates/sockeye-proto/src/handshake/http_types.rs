@@ -30,13 +30,9 @@ impl Request {
         version: http::Version,
         headers: &http::HeaderMap,
     ) -> Result<Self, HandshakeError> {
-        let headers = own(headers)?;
-        Ok(Self::from_parts(
-            method.as_str(),
-            &uri.to_string(),
-            version.into(),
-            headers,
-        ))
+        let method = method.as_str();
+        let headers = own([method, &uri.to_string()], headers)?;
+        Ok(Self::from_parts(headers, method, version.into()))
     }
 }
 
@@ -100,7 +96,7 @@ impl UpgradeRequest {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             return self.check_headers(response.headers());
         }
-        let headers = own(response.headers())?;
+        let headers = own(["", ""], response.headers())?;
         let status = response.status().as_u16();
         Err(HandshakeError::Status(
             super::Response::from_parts(status, headers).into(),
@@ -108,8 +104,8 @@ impl UpgradeRequest {
     }
 }
 
-fn own(map: &http::HeaderMap) -> Result<Headers, HandshakeError> {
-    let mut headers = Headers::new();
+fn own(line: [&str; 2], map: &http::HeaderMap) -> Result<Headers, HandshakeError> {
+    let mut headers = Headers::behind(line, &[]);
     for (name, value) in map {
         headers.push(name.as_str(), value.as_bytes())?;
     }

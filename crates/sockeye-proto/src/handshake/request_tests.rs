@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::{string::ToString, vec::Vec};
 
 use super::*;
-use crate::handshake::{HeadLimits, HeadScanner, Refusal};
+use crate::handshake::{HeadLimits, HeadScanner, Refusal, Response};
 
 const GOOD: [&str; 6] = [
     "GET /chat?room=1 HTTP/1.1",
@@ -235,6 +235,48 @@ fn an_oversize_head_is_refused_with_431() {
     let many: Vec<&str> = core::iter::repeat_n("X: y", 96).collect();
     refused("", &many, 431, "100 header fields");
     assert!(judge(&request("", &many[..95])).is_ok());
+}
+
+#[test]
+fn fields_are_read_however_many_there_are() {
+    for count in [0, 1, FEW_FIELDS, FEW_FIELDS + 1, 99] {
+        let lines: Vec<_> = (0..count).map(|n| format!("X-{n}: {n}\r\n")).collect();
+        let fields = |first: &str| format!("{first}\r\n{}\r\n", lines.concat());
+        let request = Request::parse(fields("GET /a HTTP/1.1").as_bytes()).unwrap();
+        let response = Response::parse(fields("HTTP/1.1 101 x").as_bytes()).unwrap();
+        assert_eq!((request.method(), request.target()), ("GET", "/a"));
+        assert_eq!(request.headers(), response.headers());
+        assert_eq!(request.headers().len(), count);
+        for (n, (name, value)) in request.headers().iter().enumerate() {
+            assert_eq!(name, format!("X-{n}"));
+            assert_eq!(value, n.to_string().as_bytes());
+        }
+    }
+}
+
+/// What was read is not looked at again before it is kept.
+#[test]
+fn nothing_is_read_that_could_not_be_sent() {
+    for byte in 0..=u8::MAX {
+        // At the places that are looked at alone, and at those that are many at a time.
+        for place in [0, 1, 7, 8, 15, 16, 31, 32, 40] {
+            let (name, value) = ([b'n'; 41], [b'v'; 41]);
+            for in_name in [true, false] {
+                let (mut name, mut value) = (name, value);
+                let text = if in_name { &mut name } else { &mut value };
+                text[place] = byte;
+                let line = [b"GET / HTTP/1.1\r\n", &name[..], b": ", &value, b"\r\n\r\n"].concat();
+                let Ok(request) = Request::parse(&line) else {
+                    continue;
+                };
+                let mut pushed = Headers::new();
+                for (name, value) in request.headers().iter() {
+                    assert_eq!(pushed.push(name, value), Ok(()), "{byte} at {place}");
+                }
+                assert_eq!(&pushed, request.headers());
+            }
+        }
+    }
 }
 
 #[test]

@@ -8,11 +8,12 @@ use alloc::{
     vec,
     vec::Vec,
 };
-use core::fmt;
+use core::{fmt, mem::MaybeUninit};
 
 use super::{
     Accept, HandshakeError, HeaderFields, Headers, Offer, UpgradeRequest,
-    request::{count_fields, extension_list, is_reserved, malformed, own_fields},
+    headers::{field_value, write_field},
+    request::{FEW_FIELDS, check_whole, count_fields, extension_list, is_reserved, own_fields},
 };
 use crate::deflate::{DeflateConfig, DeflateParams, Extension, NegotiationError, parse_extensions};
 
@@ -60,35 +61,53 @@ impl Acceptance {
 
     /// The response as it travels.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let headers = self.to_headers();
-        let mut out = Vec::with_capacity(headers.written_len() + 36);
-        out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
-        headers.write(&mut out);
+        const BEGINNING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\
+            Upgrade: websocket\r\n\
+            Connection: Upgrade\r\n";
+        let mut out = Vec::with_capacity(BEGINNING.len() + self.written_len() + 2);
+        out.extend_from_slice(BEGINNING);
+        for (name, value) in self.chosen() {
+            write_field(&mut out, name.as_bytes(), value);
+        }
+        self.headers.write(&mut out);
         out.extend_from_slice(b"\r\n");
         out
     }
 
     /// All header fields, the handshake's own first.
+    #[cfg(feature = "http")]
     pub(super) fn to_headers(&self) -> Headers {
-        let own = [
-            ("Upgrade", Some("websocket")),
-            ("Connection", Some("Upgrade")),
+        let mut all = Headers::new();
+        let own = [("Upgrade", &b"websocket"[..]), ("Connection", b"Upgrade")];
+        let own = own.into_iter().chain(self.chosen());
+        for (name, value) in own.chain(self.headers.iter()) {
+            // They have been found to be fields before.
+            let _ = all.push(name, value);
+        }
+        all
+    }
+
+    /// The fields of the handshake that say what is agreed.
+    ///
+    /// A value that cannot travel is not among those that a client offers, which are all there is to
+    /// choose from; it is left out, and the answer stays well-formed.
+    fn chosen(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let chosen = [
             ("Sec-WebSocket-Accept", Some(self.accept.as_str())),
             ("Sec-WebSocket-Protocol", self.subprotocol.as_deref()),
             ("Sec-WebSocket-Extensions", self.extensions.as_deref()),
         ];
-        let mut all = Headers::new();
-        for (name, value) in own {
-            // A value that cannot travel is not among those that a client offers, which are all
-            // there is to choose from; it is left out, and the answer stays well-formed.
-            if let Some(value) = value {
-                let _ = all.push(name, value);
-            }
-        }
-        for (name, value) in self.headers.iter() {
-            let _ = all.push(name, value);
-        }
-        all
+        chosen
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, field_value(value?.as_bytes())?)))
+    }
+
+    /// No fewer bytes than the fields take beside the first two.
+    fn written_len(&self) -> usize {
+        let chosen = self
+            .chosen()
+            .map(|(name, value)| name.len() + value.len() + 4);
+        chosen.sum::<usize>() + self.headers.written_len()
     }
 }
 
@@ -247,20 +266,33 @@ impl Response {
     /// # Errors
     /// [`HandshakeError::Malformed`] and [`HandshakeError::HttpVersion`].
     pub fn parse(head: &[u8]) -> Result<Self, HandshakeError> {
-        let mut fields = vec![httparse::EMPTY_HEADER; count_fields(head)];
-        let mut response = httparse::Response::new(&mut fields);
-        match response.parse(head) {
-            Ok(httparse::Status::Complete(len)) if len == head.len() => {}
-            Ok(_) => return Err(HandshakeError::Malformed("it ends too early or too late")),
-            Err(error) => return Err(malformed(error)),
+        let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        match config.parse_response_with_uninit_headers(&mut response, head, &mut few) {
+            Err(httparse::Error::TooManyHeaders) => {
+                let mut fields = vec![httparse::EMPTY_HEADER; count_fields(head)];
+                let mut response = httparse::Response::new(&mut fields);
+                let parsed = response.parse(head);
+                Self::from_parsed(parsed, head, &response)
+            }
+            parsed => Self::from_parsed(parsed, head, &response),
         }
+    }
+
+    fn from_parsed(
+        parsed: httparse::Result<usize>,
+        head: &[u8],
+        response: &httparse::Response<'_, '_>,
+    ) -> Result<Self, HandshakeError> {
+        check_whole(parsed, head)?;
         let Some(status) = response.code else {
             return Err(HandshakeError::Malformed("the status line is incomplete"));
         };
         Ok(Self {
             status,
             reason: response.reason.unwrap_or_default().into(),
-            headers: own_fields(response.headers)?,
+            headers: own_fields(["", ""], response.headers)?,
             body: Vec::new(),
         })
     }

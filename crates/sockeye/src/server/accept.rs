@@ -1,7 +1,12 @@
 //! Accepts one connection: TLS where it is wanted, the request, the answer, under one deadline
 //! (RFC 6455 §4.2).
 
-use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -14,6 +19,8 @@ use sockeye_proto::{
     handshake::{Acceptance, HandshakeError, HeadScanner, HeaderFields, Offer, Refusal, Request},
 };
 
+#[cfg(feature = "tls")]
+use super::tls::ServerTls;
 use super::{Acceptor, Answer, IncomingRequest, Matched, Peer, decision::State};
 use crate::{
     Deadline, Error, Result, WebSocket,
@@ -79,7 +86,8 @@ impl Acceptor {
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         let stream = Stream::new(stream);
         let peer_addr = stream.peer_addr();
-        let error = match self.receive(stream, Peer::at(peer_addr)).await {
+        let received = Box::pin(self.receive(stream, Peer::at(peer_addr))).await;
+        let error = match received {
             Ok(Incoming::WebSocket(established)) => return Ok(established),
             Ok(Incoming::Http(plain)) => Box::pin(plain.refuse()).await,
             Err(error) => error,
@@ -90,23 +98,15 @@ impl Acceptor {
 
     /// Accepts a WebSocket, or hands back a request for something else with all that was read.
     ///
-    /// The handshake comes in a box of its own, so that what it needs does not stay in the future of
-    /// whoever holds the connection for hours.
+    /// Await it in a box of its own, so that what the handshake needs does not stay in the future of
+    /// whoever holds the connection for hours. What few connections need is in boxes within.
     ///
     /// # Errors
     /// As [`establish`](Self::establish).
-    pub(crate) fn receive(
-        &self,
-        stream: Stream,
-        peer: Peer,
-    ) -> Pin<Box<impl Future<Output = Result<Incoming>>>> {
+    pub(crate) async fn receive(&self, stream: Stream, peer: Peer) -> Result<Incoming> {
         stream.set_nodelay();
-        Box::pin(self.open(stream, peer))
-    }
-
-    async fn open(&self, stream: Stream, peer: Peer) -> Result<Incoming> {
         let deadline = self.deadline();
-        match in_time(deadline, self.judge(stream, peer)).await? {
+        match in_time(deadline, pin!(self.judge(stream, peer))).await? {
             Verdict::Asks(asking) => self.answer(asking, deadline).await,
             Verdict::Http(plain) => Ok(Incoming::Http(plain)),
             Verdict::Refused(stream, error) => Err(Box::pin(refuse(stream, error)).await),
@@ -114,8 +114,11 @@ impl Acceptor {
     }
 
     /// What a client asks for, by the first head that it sends.
-    async fn judge(&self, stream: Stream, mut peer: Peer) -> Result<Verdict> {
-        let mut stream = self.secure(stream, &mut peer).await?;
+    async fn judge(&self, mut stream: Stream, mut peer: Peer) -> Result<Verdict> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            stream = Box::pin(secure(tls, stream, &mut peer)).await?;
+        }
         peer.look_at(&stream);
         let mut scanner = HeadScanner::request(self.head_limits);
         let mut buffer = Vec::new();
@@ -132,26 +135,26 @@ impl Acceptor {
                 Err(error) => return Ok(Verdict::Refused(stream, error)),
             }
         };
-        if let Some(request) = &request
-            && request.is_upgrade()
-            && let Err(error) = self.see(request.headers(), &mut peer)
-        {
+        let request = match request {
+            Some(request) if request.is_upgrade() => request,
+            request => {
+                return Ok(Verdict::Http(PlainHttp {
+                    stream,
+                    bytes: buffer,
+                    request,
+                    peer,
+                }));
+            }
+        };
+        if let Err(error) = self.see(request.headers(), &mut peer) {
             return Ok(Verdict::Refused(stream, error));
         }
-        Ok(match request {
-            Some(request) if request.is_upgrade() => Verdict::Asks(Asking {
-                stream,
-                early: buffer.split_off(end),
-                request: Arc::new(request),
-                peer,
-            }),
-            request => Verdict::Http(PlainHttp {
-                stream,
-                bytes: buffer,
-                request,
-                peer,
-            }),
-        })
+        Ok(Verdict::Asks(Asking {
+            stream,
+            early: buffer.split_off(end),
+            request: Arc::new(request),
+            peer,
+        }))
     }
 
     /// Sees whom a trusted proxy has heard a request from.
@@ -200,29 +203,6 @@ impl Acceptor {
             .unwrap_or(now + NEVER)
     }
 
-    #[cfg(feature = "tls")]
-    async fn secure(&self, stream: Stream, peer: &mut Peer) -> Result<Stream> {
-        let Some(tls) = &self.tls else {
-            return Ok(stream);
-        };
-        let name = peer
-            .addr
-            .map_or_else(|| "the client".to_owned(), |addr| addr.to_string());
-        Ok(match stream {
-            Stream::Tcp(tcp) => Stream::ServerTls(Box::new(tls.accept(&name, tcp).await?)),
-            other => {
-                let stream = tls.accept(&name, other).await?;
-                peer.tls = Some(stream.get_ref().1.into());
-                Stream::new(stream)
-            }
-        })
-    }
-
-    #[cfg(not(feature = "tls"))]
-    async fn secure(&self, stream: Stream, _: &mut Peer) -> Result<Stream> {
-        Ok(stream)
-    }
-
     /// Judges the request and answers it (§4.2.2).
     async fn answer(&self, asking: Asking, deadline: Instant) -> Result<Incoming> {
         let Asking {
@@ -235,11 +215,12 @@ impl Acceptor {
             Ok(terms) => terms,
             Err(error) => return Err(Box::pin(refuse(stream, error)).await),
         };
-        in_time(deadline, async {
-            stream.write_all(&acceptance.to_bytes()).await?;
+        let answer = acceptance.to_bytes();
+        let written = pin!(async {
+            stream.write_all(&answer).await?;
             Ok(stream.flush().await?)
-        })
-        .await?;
+        });
+        in_time(deadline, written).await?;
         let established = self.established(stream, early, request, terms, peer);
         Ok(Incoming::WebSocket(established))
     }
@@ -318,7 +299,7 @@ impl Acceptor {
         };
         let matched = checked.matched.clone();
         let request = IncomingRequest::new(request.clone(), peer.clone(), matched);
-        on_request.decide(request, deadline).await
+        Box::pin(on_request.decide(request, deadline)).await
     }
 
     /// What is agreed to of what the client offers, with the user's answer.
@@ -354,6 +335,22 @@ impl Acceptor {
             },
         ))
     }
+}
+
+/// Speaks TLS, and learns what it says of the client.
+#[cfg(feature = "tls")]
+async fn secure(tls: &ServerTls, stream: Stream, peer: &mut Peer) -> Result<Stream> {
+    let name = peer
+        .addr
+        .map_or_else(|| "the client".to_owned(), |addr| addr.to_string());
+    Ok(match stream {
+        Stream::Tcp(tcp) => Stream::ServerTls(Box::new(tls.accept(&name, tcp).await?)),
+        other => {
+            let stream = tls.accept(&name, other).await?;
+            peer.tls = Some(stream.get_ref().1.into());
+            Stream::new(stream)
+        }
+    })
 }
 
 /// What a client asks for.
@@ -431,8 +428,12 @@ impl PlainHttp {
     }
 }
 
-/// Waits no longer than the handshake may take.
-async fn in_time<T>(deadline: Instant, step: impl Future<Output = Result<T>>) -> Result<T> {
+/// Waits no longer than the handshake may take. The step is elsewhere, as a future keeps room for all
+/// that it is given beside what it waits for.
+async fn in_time<T>(
+    deadline: Instant,
+    step: Pin<&mut impl Future<Output = Result<T>>>,
+) -> Result<T> {
     timeout_at(deadline, step)
         .await
         .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))

@@ -698,6 +698,6 @@ impl Context {
             };
             return serve(plain, serving).await;
         }
-        Err(plain.refuse().await)
+        Err(Box::pin(plain.refuse()).await)
     }
 }
