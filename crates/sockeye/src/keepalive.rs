@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use pin_project_lite::pin_project;
 use tokio::{
     task::unconstrained,
     time::{Instant, Sleep},
@@ -384,48 +385,53 @@ impl Pulse {
     }
 }
 
-/// [`Keepalive`] with a timer. In a box with the connection, where there is one.
-#[derive(Debug)]
-pub(crate) struct Alarm {
-    keepalive: Keepalive,
-    sleep: Pin<Box<Sleep>>,
-    /// The task that the timer wakes.
-    wakes: Option<Waker>,
+pin_project! {
+    /// [`Keepalive`] with a timer, in one piece: each poll looks at the timer and at whom it wakes.
+    #[derive(Debug)]
+    pub(crate) struct Alarm {
+        // The task that the timer wakes.
+        wakes: Option<Waker>,
+        #[pin]
+        sleep: Sleep,
+        keepalive: Keepalive,
+    }
 }
 
 impl Alarm {
-    pub(crate) fn new(staying: Staying, opened: Instant) -> Option<Box<Self>> {
+    pub(crate) fn new(staying: Staying, opened: Instant) -> Option<Pin<Box<Self>>> {
         let keepalive = Keepalive::new(staying.spread())?;
-        Some(Box::new(Self {
-            sleep: Box::pin(clock::sleep_until(opened + keepalive.due())),
-            keepalive,
+        Some(Box::pin(Self {
             wakes: None,
+            sleep: clock::sleep_until(opened + keepalive.due()),
+            keepalive,
         }))
     }
 
     /// Whether to [`tick`](Self::tick); else the task is woken when to. Asked in every poll, and so
     /// only the task's first one troubles the timer.
     #[inline]
-    pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn is_due(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         self.sleep.is_elapsed()
             || !matches!(&self.wakes, Some(waker) if waker.will_wake(cx.waker()))
                 && self.wake(cx).is_ready()
     }
 
     #[cold]
-    fn wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wakes = Some(cx.waker().clone());
+    fn wake(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let alarm = self.project();
+        *alarm.wakes = Some(cx.waker().clone());
         // A timer that says Pending because the task has done much would not have the waker.
-        pin!(unconstrained(self.sleep.as_mut())).poll(cx)
+        pin!(unconstrained(alarm.sleep)).poll(cx)
     }
 
     /// What is to be done on a connection that has opened then; with nothing left to do, the timer is set
     /// anew.
-    pub(crate) fn tick(&mut self, opened: Instant, seen: Seen) -> Option<Step> {
-        let step = self.keepalive.tick(opened.elapsed(), seen);
+    pub(crate) fn tick(self: Pin<&mut Self>, opened: Instant, seen: Seen) -> Option<Step> {
+        let alarm = self.project();
+        let step = alarm.keepalive.tick(opened.elapsed(), seen);
         if step.is_none() {
-            self.sleep.as_mut().reset(opened + self.keepalive.due());
-            self.wakes = None;
+            alarm.sleep.reset(opened + alarm.keepalive.due());
+            *alarm.wakes = None;
         }
         step
     }

@@ -40,7 +40,7 @@ pub(crate) struct Link {
     written: usize,
     control: usize,
     /// Keeps the connection, where it is to be kept.
-    alarm: Option<Box<Alarm>>,
+    alarm: Option<Pin<Box<Alarm>>>,
     /// Runs once a Close was sent, where a task waits for it to be written and nobody drives.
     pub(crate) closing: Option<Pin<Box<Sleep>>>,
     /// Why nothing more can be written.
@@ -271,7 +271,9 @@ impl Link {
     /// Whether it is time to [`tick`](Self::tick); else the task is woken when it is.
     #[inline]
     pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
-        self.alarm.as_mut().is_some_and(|alarm| alarm.is_due(cx))
+        self.alarm
+            .as_mut()
+            .is_some_and(|alarm| alarm.as_mut().is_due(cx))
     }
 
     /// Sends the ping that is due, and gives what else is to be done. Call it for as long as
@@ -284,7 +286,7 @@ impl Link {
         }
         let buffered = self.sender.buffered();
         let sent = self.written.wrapping_add(buffered);
-        let step = self.alarm.as_mut()?.tick(
+        let step = self.alarm.as_mut()?.as_mut().tick(
             self.opened,
             Seen {
                 received: pulse.received(),
