@@ -4,6 +4,7 @@ use std::{
     any::Any,
     fmt,
     io::{self, IoSlice},
+    mem,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
@@ -49,6 +50,12 @@ impl Stream {
             // Nothing took it, so it is there.
             None => Self::Other(Box::new(tokio::io::empty())),
         }
+    }
+
+    /// Takes the stream, and leaves one that is at its end.
+    #[cfg(all(feature = "tls", feature = "server"))]
+    pub(crate) fn take_out(&mut self) -> Self {
+        mem::replace(self, Self::Other(Box::new(tokio::io::empty())))
     }
 
     /// Has a socket send what is written at once. Messages are written whole: waiting to join them to
