@@ -4,7 +4,6 @@ use std::{
     any::Any,
     fmt,
     io::{self, IoSlice},
-    mem,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
@@ -55,7 +54,7 @@ impl Stream {
     /// Takes the stream, and leaves one that is at its end.
     #[cfg(all(feature = "tls", feature = "server"))]
     pub(crate) fn take_out(&mut self) -> Self {
-        mem::replace(self, Self::Other(Box::new(tokio::io::empty())))
+        std::mem::replace(self, Self::Other(Box::new(tokio::io::empty())))
     }
 
     /// Has a socket send what is written at once. Messages are written whole: waiting to join them to

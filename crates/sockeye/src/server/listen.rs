@@ -667,8 +667,10 @@ impl Context {
     }
 
     /// The opening handshake; `None` where the client came for something else, and was served.
-    ///
-    /// No `async fn`, which would have room for what it is given twice.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "it would have room for what it is given twice"
+    )]
     fn open(
         self: Arc<Self>,
         mut client: Client,
