@@ -284,7 +284,7 @@ impl Receiver {
     ///
     /// # Errors
     /// Text that is not UTF-8.
-    #[inline]
+    #[inline(always)]
     pub fn receive_whole_owned(
         &mut self,
         input: &mut &mut [u8],
@@ -838,18 +838,19 @@ struct Wholes {
     most: usize,
 }
 
-/// A frame that is a message, unmasked.
+/// A frame that is a message, masked as it came.
 struct Whole<'i> {
     text: bool,
-    /// Whether the payload was found to be ASCII.
-    ascii: bool,
+    masked: bool,
     frame: &'i mut [u8],
     /// Where the payload begins.
     start: usize,
 }
 
+// Inlined all the way into `recv`: as calls of their own, these and what they call cost 70 instructions
+// more, a tenth of receiving and sending 16 bytes.
 impl Wholes {
-    #[inline]
+    #[inline(always)]
     fn take<'i>(self, input: &mut &'i mut [u8]) -> Option<Whole<'i>> {
         let &[first, second, ..] = &**input else {
             return None;
@@ -877,13 +878,9 @@ impl Wholes {
         }
         let (frame, rest) = core::mem::take(input).split_at_mut(start + len);
         *input = rest;
-        let ascii = match frame[..start].last_chunk::<4>() {
-            Some(&key) if self.masked => Mask::apply_once(key, &mut frame[start..]),
-            _ => text && len < 64 && is_short_ascii(&frame[start..]),
-        };
         Some(Whole {
             text,
-            ascii,
+            masked: self.masked,
             frame,
             start,
         })
@@ -891,21 +888,41 @@ impl Wholes {
 }
 
 impl<'i> Whole<'i> {
-    #[inline]
-    fn lend(self) -> Result<MessageRef<'i>, ProtocolError> {
-        let bytes = &self.frame[self.start..];
-        if self.text && self.ascii {
-            return Ok(MessageRef::Text(TextRef::checked(bytes)));
-        }
-        borrow(self.text, bytes)
+    #[inline(always)]
+    fn key(&self) -> Option<[u8; 4]> {
+        let key = self.frame[..self.start].last_chunk::<4>();
+        key.copied().filter(|_| self.masked)
     }
 
-    #[inline]
+    #[inline(always)]
+    fn lend(self) -> Result<MessageRef<'i>, ProtocolError> {
+        /// From here on the validator is as fast.
+        const SHORT: usize = 64;
+        let key = self.key();
+        let payload = &mut self.frame[self.start..];
+        let ascii = match key {
+            Some(key) => Mask::apply_once(key, payload),
+            None => self.text && payload.len() < SHORT && is_short_ascii(payload),
+        };
+        if self.text && ascii {
+            return Ok(MessageRef::Text(TextRef::checked(payload)));
+        }
+        borrow(self.text, payload)
+    }
+
+    #[inline(always)]
     fn into_owned(self) -> Result<Message, ProtocolError> {
-        let len = self.frame.len() - self.start;
+        let key = self.key();
+        let payload = &mut self.frame[self.start..];
+        let len = payload.len();
         if !self.text {
-            let bytes = Bytes::copy_from_slice(&self.frame[self.start..]);
-            return Ok(Message::Binary(bytes));
+            return Ok(Message::Binary(match key {
+                Some(key) => Mask::copy_once(key, payload).into(),
+                None => Bytes::copy_from_slice(payload),
+            }));
+        }
+        if let Some(key) = key {
+            Mask::apply_once(key, payload);
         }
         let text = if len < 64 {
             let start = align(self.frame, self.start);

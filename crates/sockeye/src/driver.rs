@@ -91,6 +91,7 @@ impl Driver {
         }
         let shared = &self.shared;
         let result = shared.drive(&mut self.link, || shared.within(|| future.poll(cx)));
+        self.keep(cx);
         // An error is found again by whoever reads or sends next.
         let _ = self.poll_write(cx);
         result
@@ -111,21 +112,35 @@ impl Driver {
         self.shared.is_posted() && self.shared.collect(link)
     }
 
-    /// Writes what waits, and gives up on a peer that has not closed in time.
+    /// Does what keeps the connection, where that is due, or has the task woken when it is. Tells whether it
+    /// was: then there may be something to write, or an end.
     #[inline]
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(link) = &mut self.link else {
-            return Poll::Ready(());
-        };
-        if link.is_due(cx) {
+    pub(crate) fn keep(&mut self, cx: &mut Context<'_>) -> bool {
+        let due = self.link.as_mut().is_some_and(|link| link.is_due(cx));
+        if due {
             self.tick(cx);
         }
+        due
+    }
+
+    /// Writes what waits, and gives up on a peer that has not closed in time.
+    #[inline(always)]
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(link) = &mut self.link else {
             return Poll::Ready(());
         };
         if link.is_quiet() && !self.shared.is_awaited() {
             return Poll::Ready(());
         }
+        self.poll_write_any(cx)
+    }
+
+    // A function of its own, so that looking whether there is anything to write takes no call.
+    #[inline(never)]
+    fn poll_write_any(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(link) = &mut self.link else {
+            return Poll::Ready(());
+        };
         let written = self.shared.poll_drive(cx, link);
         if link.sender.is_close_sent() {
             self.poll_deadline(cx);
@@ -133,7 +148,6 @@ impl Driver {
         written.map(drop)
     }
 
-    /// Does what keeps the connection, or ends it.
     #[cold]
     fn tick(&mut self, cx: &mut Context<'_>) {
         while let Some(link) = &mut self.link
@@ -218,6 +232,7 @@ impl Driver {
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>, reader: &mut Reader) -> Poll<()> {
         loop {
             self.collect(cx);
+            self.keep(cx);
             let written = self.poll_write(cx);
             if self.overdue {
                 return Poll::Ready(());

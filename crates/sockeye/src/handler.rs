@@ -414,18 +414,24 @@ impl<H: Handler> Session<H> {
             if self.is_ending() {
                 return self.socket.driver.poll_finish(cx, &mut self.reader);
             }
-            if written.is_pending()
-                && self.socket.buffered_amount() >= self.shared.info.output.high_water
-            {
-                return Poll::Pending;
-            }
-            let Poll::Ready(full) = self.poll_receive(cx) else {
-                return Poll::Pending;
+            let waits = written.is_pending()
+                && self.socket.buffered_amount() >= self.shared.info.output.high_water;
+            let received = if waits {
+                Poll::Pending
+            } else {
+                self.poll_receive(cx)
             };
-            if full {
-                let _ = self.socket.driver.poll_write(cx);
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+            match received {
+                Poll::Ready(false) => {}
+                Poll::Ready(true) => {
+                    self.socket.driver.keep(cx);
+                    let _ = self.socket.driver.poll_write(cx);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                // Asked here and not in every turn: a timer that is due has woken the task.
+                Poll::Pending if self.socket.driver.keep(cx) => {}
+                Poll::Pending => return Poll::Pending,
             }
         }
     }

@@ -18,10 +18,13 @@ use std::{
     time::Duration,
 };
 
+use pin_project_lite::pin_project;
 use tokio::{
     task::unconstrained,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep},
 };
+
+use crate::clock;
 
 /// How long a connection is kept, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,9 +273,9 @@ struct Beat {
 }
 
 impl Pulse {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(opened: Instant) -> Self {
         Self {
-            opened: Instant::now(),
+            opened,
             received: AtomicUsize::new(0),
             attended: AtomicBool::new(false),
             control: AtomicUsize::new(0),
@@ -382,53 +385,53 @@ impl Pulse {
     }
 }
 
-/// [`Keepalive`] with a timer. In a box with the connection, where there is one.
-#[derive(Debug)]
-pub(crate) struct Alarm {
-    opened: Instant,
-    keepalive: Keepalive,
-    sleep: Pin<Box<Sleep>>,
-    /// The task that the timer wakes.
-    wakes: Option<Waker>,
+pin_project! {
+    /// [`Keepalive`] with a timer, in one piece: each poll looks at the timer and at whom it wakes.
+    #[derive(Debug)]
+    pub(crate) struct Alarm {
+        // The task that the timer wakes.
+        wakes: Option<Waker>,
+        #[pin]
+        sleep: Sleep,
+        keepalive: Keepalive,
+    }
 }
 
 impl Alarm {
-    /// Made where the runtime is known, which whoever polls need not be in.
-    pub(crate) fn new(staying: Staying) -> Option<Box<Self>> {
+    pub(crate) fn new(staying: Staying, opened: Instant) -> Option<Pin<Box<Self>>> {
         let keepalive = Keepalive::new(staying.spread())?;
-        let opened = Instant::now();
-        Some(Box::new(Self {
-            opened,
-            sleep: Box::pin(sleep_until(opened + keepalive.due())),
-            keepalive,
+        Some(Box::pin(Self {
             wakes: None,
+            sleep: clock::sleep_until(opened + keepalive.due()),
+            keepalive,
         }))
     }
 
     /// Whether to [`tick`](Self::tick); else the task is woken when to. Asked in every poll, and so
     /// only the task's first one troubles the timer.
     #[inline]
-    pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn is_due(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         self.sleep.is_elapsed()
             || !matches!(&self.wakes, Some(waker) if waker.will_wake(cx.waker()))
                 && self.wake(cx).is_ready()
     }
 
     #[cold]
-    fn wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wakes = Some(cx.waker().clone());
+    fn wake(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let alarm = self.project();
+        *alarm.wakes = Some(cx.waker().clone());
         // A timer that says Pending because the task has done much would not have the waker.
-        pin!(unconstrained(self.sleep.as_mut())).poll(cx)
+        pin!(unconstrained(alarm.sleep)).poll(cx)
     }
 
-    /// What is to be done; with nothing left to do, the timer is set anew.
-    pub(crate) fn tick(&mut self, seen: Seen) -> Option<Step> {
-        let step = self.keepalive.tick(self.opened.elapsed(), seen);
+    /// What is to be done on a connection that has opened then; with nothing left to do, the timer is set
+    /// anew.
+    pub(crate) fn tick(self: Pin<&mut Self>, opened: Instant, seen: Seen) -> Option<Step> {
+        let alarm = self.project();
+        let step = alarm.keepalive.tick(opened.elapsed(), seen);
         if step.is_none() {
-            self.sleep
-                .as_mut()
-                .reset(self.opened + self.keepalive.due());
-            self.wakes = None;
+            alarm.sleep.reset(opened + alarm.keepalive.due());
+            *alarm.wakes = None;
         }
         step
     }
@@ -639,7 +642,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pong_is_timed_and_taken_once() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(Instant::now());
         let first = pulse.ping();
         tokio::time::advance(40 * SECOND).await;
         let second = pulse.ping();
@@ -657,7 +660,7 @@ mod tests {
 
     #[test]
     fn whoever_reads_says_whether_the_peer_is_silent() {
-        let pulse = Pulse::new();
+        let pulse = Pulse::new(Instant::now());
         pulse.heard(5);
         assert!(!pulse.is_silent());
         pulse.ask(5);

@@ -84,6 +84,7 @@ mod buffers;
 mod byte_stream;
 #[cfg(feature = "client")]
 pub mod client;
+mod clock;
 #[cfg(feature = "server")]
 mod driven;
 mod driver;

@@ -31,7 +31,7 @@ pub(crate) struct Link {
     /// How many bytes may wait where nothing can wait for them to be written.
     pub(crate) limit: usize,
     io: WriteHalf,
-    opened: Instant,
+    pub(crate) opened: Instant,
     /// Whether the transport may hold back something that was written.
     unflushed: bool,
     shut_down: bool,
@@ -40,7 +40,7 @@ pub(crate) struct Link {
     written: usize,
     control: usize,
     /// Keeps the connection, where it is to be kept.
-    alarm: Option<Box<Alarm>>,
+    alarm: Option<Pin<Box<Alarm>>>,
     /// Runs once a Close was sent, where a task waits for it to be written and nobody drives.
     pub(crate) closing: Option<Pin<Box<Sleep>>>,
     /// Why nothing more can be written.
@@ -111,16 +111,17 @@ impl Command<'_> {
 
 impl Link {
     pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize, staying: Staying) -> Self {
+        let opened = Instant::now();
         Self {
             sender,
             limit,
             io,
-            opened: Instant::now(),
+            opened,
             unflushed: false,
             shut_down: false,
             written: 0,
             control: 0,
-            alarm: Alarm::new(staying),
+            alarm: Alarm::new(staying, opened),
             closing: None,
             broken: None,
             latest: None,
@@ -270,7 +271,9 @@ impl Link {
     /// Whether it is time to [`tick`](Self::tick); else the task is woken when it is.
     #[inline]
     pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
-        self.alarm.as_mut().is_some_and(|alarm| alarm.is_due(cx))
+        self.alarm
+            .as_mut()
+            .is_some_and(|alarm| alarm.as_mut().is_due(cx))
     }
 
     /// Sends the ping that is due, and gives what else is to be done. Call it for as long as
@@ -283,12 +286,15 @@ impl Link {
         }
         let buffered = self.sender.buffered();
         let sent = self.written.wrapping_add(buffered);
-        let step = self.alarm.as_mut()?.tick(Seen {
-            received: pulse.received(),
-            written: self.written,
-            waits: buffered > 0,
-            traffic: (sent.wrapping_sub(self.control)).wrapping_add(pulse.messages()),
-        })?;
+        let step = self.alarm.as_mut()?.as_mut().tick(
+            self.opened,
+            Seen {
+                received: pulse.received(),
+                written: self.written,
+                waits: buffered > 0,
+                traffic: (sent.wrapping_sub(self.control)).wrapping_add(pulse.messages()),
+            },
+        )?;
         match step {
             Step::Ping => {
                 // Refused where the transport has failed, which is noticed without it.

@@ -261,7 +261,7 @@ impl Reader {
 
     /// Takes a message off what was read, where it is there whole and needs no codec. What is wrong
     /// with one is left to be found by [`poll_event`](Self::poll_event).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_whole(&mut self) -> Option<Message> {
         if self.start == self.end || self.refused.is_some() || self.throttle.is_some() {
             return None;
@@ -427,13 +427,19 @@ impl Reader {
     #[inline]
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, Broken>> {
         ready!(self.poll_ready(cx));
+        if mem::take(&mut self.drained) && self.io.is_dry(cx) {
+            return Poll::Pending;
+        }
+        self.poll_read_any(cx)
+    }
+
+    // A function of its own, so that finding nothing takes no call.
+    #[inline(never)]
+    fn poll_read_any(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, Broken>> {
         if !self.receiver.is_fresh()
             && let Some(read) = self.poll_read_payload(cx)
         {
             return read;
-        }
-        if mem::take(&mut self.drained) && self.io.is_dry(cx) {
-            return Poll::Pending;
         }
         let mut buffer = buffers::take_read();
         match self.io.poll_read(cx, &mut buffer[buffers::READ_AT..]) {

@@ -192,7 +192,7 @@ impl Shared {
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             watch: Watch::new(&info),
             info,
-            pulse: Pulse::new(),
+            pulse: Pulse::new(link.opened),
             meter: link.sender.meter().clone(),
             state: Mutex::new(State {
                 link: Some(Box::new(link)),

@@ -51,6 +51,12 @@ impl Stream {
         }
     }
 
+    /// Takes the stream, and leaves one that is at its end.
+    #[cfg(all(feature = "tls", feature = "server"))]
+    pub(crate) fn take_out(&mut self) -> Self {
+        std::mem::replace(self, Self::Other(Box::new(tokio::io::empty())))
+    }
+
     /// Has a socket send what is written at once. Messages are written whole: waiting to join them to
     /// others only delays them.
     #[cfg(feature = "server")]

@@ -34,9 +34,10 @@ pub trait HeaderFields {
 
     /// Whether the comma-separated lists under that name contain a token, whatever its case.
     fn contains_token(&self, name: &str, token: &str) -> bool {
+        let is_it = |element: &[u8]| element.eq_ignore_ascii_case(token.as_bytes());
+        // Most lists are that token and no more.
         self.values(name)
-            .flat_map(list_elements)
-            .any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+            .any(|list| is_it(list) || list_elements(list).any(is_it))
     }
 }
 

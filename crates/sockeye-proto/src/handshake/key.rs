@@ -80,6 +80,10 @@ impl fmt::Debug for Key {
 pub struct Accept([u8; 28]);
 
 impl Accept {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The text that travels.
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).unwrap_or_default()

@@ -64,9 +64,15 @@ impl Acceptance {
         const BEGINNING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\
             Upgrade: websocket\r\n\
             Connection: Upgrade\r\n";
-        let mut out = Vec::with_capacity(BEGINNING.len() + self.written_len() + 2);
+        let chosen = self.chosen();
+        let len = chosen
+            .iter()
+            .flatten()
+            .map(|(name, value)| name.len() + value.len() + 4);
+        let len = len.sum::<usize>() + self.headers.written_len();
+        let mut out = Vec::with_capacity(BEGINNING.len() + len + 2);
         out.extend_from_slice(BEGINNING);
-        for (name, value) in self.chosen() {
+        for (name, value) in chosen.into_iter().flatten() {
             write_field(&mut out, name.as_bytes(), value);
         }
         self.headers.write(&mut out);
@@ -79,7 +85,7 @@ impl Acceptance {
     pub(super) fn to_headers(&self) -> Headers {
         let mut all = Headers::new();
         let own = [("Upgrade", &b"websocket"[..]), ("Connection", b"Upgrade")];
-        let own = own.into_iter().chain(self.chosen());
+        let own = own.into_iter().chain(self.chosen().into_iter().flatten());
         for (name, value) in own.chain(self.headers.iter()) {
             // They have been found to be fields before.
             let _ = all.push(name, value);
@@ -91,23 +97,22 @@ impl Acceptance {
     ///
     /// A value that cannot travel is not among those that a client offers, which are all there is to
     /// choose from; it is left out, and the answer stays well-formed.
-    fn chosen(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let chosen = [
-            ("Sec-WebSocket-Accept", Some(self.accept.as_str())),
-            ("Sec-WebSocket-Protocol", self.subprotocol.as_deref()),
-            ("Sec-WebSocket-Extensions", self.extensions.as_deref()),
-        ];
-        chosen
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, field_value(value?.as_bytes())?)))
-    }
-
-    /// No fewer bytes than the fields take beside the first two.
-    fn written_len(&self) -> usize {
-        let chosen = self
-            .chosen()
-            .map(|(name, value)| name.len() + value.len() + 4);
-        chosen.sum::<usize>() + self.headers.written_len()
+    fn chosen(&self) -> [Option<(&str, &[u8])>; 3] {
+        fn value(text: &str) -> Option<&[u8]> {
+            field_value(text.as_bytes())
+        }
+        [
+            ("Sec-WebSocket-Accept", Some(self.accept.as_bytes())),
+            (
+                "Sec-WebSocket-Protocol",
+                self.subprotocol.as_deref().and_then(value),
+            ),
+            (
+                "Sec-WebSocket-Extensions",
+                self.extensions.as_deref().and_then(value),
+            ),
+        ]
+        .map(|(name, value)| Some((name, value?)))
     }
 }
 
@@ -440,7 +445,7 @@ impl UpgradeRequest {
         }
         // 4: the proof that it is a WebSocket server that answers, and this request.
         let accept = headers.exactly_one("Sec-WebSocket-Accept")?;
-        if accept != self.key().accept().as_str().as_bytes() {
+        if accept != self.key().accept().as_bytes() {
             return Err(HandshakeError::Accept);
         }
         // 5 and 6.

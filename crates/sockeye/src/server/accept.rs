@@ -86,75 +86,79 @@ impl Acceptor {
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         let stream = Stream::new(stream);
         let peer_addr = stream.peer_addr();
-        let received = Box::pin(self.receive(stream, Peer::at(peer_addr))).await;
+        let mut client = Client::new(stream, Peer::at(peer_addr));
+        let received = Box::pin(self.receive(&mut client)).await;
         let error = match received {
-            Ok(Incoming::WebSocket(established)) => return Ok(established),
-            Ok(Incoming::Http(plain)) => Box::pin(plain.refuse()).await,
+            Ok(Incoming::WebSocket(opened)) => return Ok(self.open(client, opened)),
+            Ok(Incoming::Http(request)) => Box::pin(PlainHttp::new(client, request).refuse()).await,
             Err(error) => error,
         };
         self.refused(peer_addr, &error);
         Err(error)
     }
 
-    /// Accepts a WebSocket, or hands back a request for something else with all that was read.
+    /// Accepts a WebSocket, or tells of a request for something else, with all that was read.
     ///
-    /// Await it in a box of its own, so that what the handshake needs does not stay in the future of
-    /// whoever holds the connection for hours. What few connections need is in boxes within.
+    /// Await it in a box, so that what the handshake needs does not stay in the future of whoever holds
+    /// the connection for hours. What few connections need has boxes within.
     ///
     /// # Errors
     /// As [`establish`](Self::establish).
-    pub(crate) async fn receive(&self, stream: Stream, peer: Peer) -> Result<Incoming> {
-        stream.set_nodelay();
+    pub(crate) async fn receive(&self, client: &mut Client) -> Result<Incoming> {
+        client.stream.set_nodelay();
         let deadline = self.deadline();
-        match in_time(deadline, pin!(self.judge(stream, peer))).await? {
-            Verdict::Asks(asking) => self.answer(asking, deadline).await,
-            Verdict::Http(plain) => Ok(Incoming::Http(plain)),
-            Verdict::Refused(stream, error) => Err(Box::pin(refuse(stream, error)).await),
+        let verdict = {
+            let judged = pin!(self.judge(client));
+            in_time(deadline, judged).await?
+        };
+        let request = match verdict {
+            Verdict::Asks(request) => request,
+            Verdict::Http(request) => return Ok(Incoming::Http(request)),
+            Verdict::Refused(error) => return Err(client.refuse(error).await),
+        };
+        // Judges the request and answers it (§4.2.2).
+        let (answer, terms) = match self.terms(&request, &client.peer, deadline).await {
+            Ok((acceptance, terms)) => (acceptance.to_bytes(), terms),
+            Err(error) => return Err(client.refuse(error).await),
+        };
+        {
+            let written = pin!(client.write(&answer));
+            in_time(deadline, written).await?;
         }
+        Ok(Incoming::WebSocket(Opened { request, terms }))
     }
 
     /// What a client asks for, by the first head that it sends.
-    async fn judge(&self, mut stream: Stream, mut peer: Peer) -> Result<Verdict> {
+    async fn judge(&self, client: &mut Client) -> Result<Verdict> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            stream = Box::pin(secure(tls, stream, &mut peer)).await?;
+            Box::pin(client.secure(tls)).await?;
         }
-        peer.look_at(&stream);
+        let Client {
+            stream,
+            peer,
+            bytes,
+        } = client;
+        peer.look_at(stream);
         let mut scanner = HeadScanner::request(self.head_limits);
-        let mut buffer = Vec::new();
-        let end = match read_head(&mut stream, &mut scanner, &mut buffer).await {
+        let end = match read_head(stream, &mut scanner, bytes).await {
             Ok(end) => end,
-            Err(Error::Handshake(error)) => return Ok(Verdict::Refused(stream, error)),
+            Err(Error::Handshake(error)) => return Ok(Verdict::Refused(error)),
             Err(error) => return Err(error),
         };
-        let request = if buffer[..end] == *HTTP2_PREFACE {
-            None
-        } else {
-            match Request::parse(&buffer[..end]) {
-                Ok(request) => Some(request),
-                Err(error) => return Ok(Verdict::Refused(stream, error)),
-            }
-        };
-        let request = match request {
-            Some(request) if request.is_upgrade() => request,
-            request => {
-                return Ok(Verdict::Http(PlainHttp {
-                    stream,
-                    bytes: buffer,
-                    request,
-                    peer,
-                }));
-            }
-        };
-        if let Err(error) = self.see(request.headers(), &mut peer) {
-            return Ok(Verdict::Refused(stream, error));
+        if bytes[..end] == *HTTP2_PREFACE {
+            return Ok(Verdict::Http(None));
         }
-        Ok(Verdict::Asks(Asking {
-            stream,
-            early: buffer.split_off(end),
-            request: Arc::new(request),
-            peer,
-        }))
+        let request = match Request::parse(&bytes[..end]) {
+            Ok(request) if request.is_upgrade() => request,
+            Ok(request) => return Ok(Verdict::Http(Some(request))),
+            Err(error) => return Ok(Verdict::Refused(error)),
+        };
+        if let Err(error) = self.see(request.headers(), peer) {
+            return Ok(Verdict::Refused(error));
+        }
+        *bytes = bytes.split_off(end);
+        Ok(Verdict::Asks(Arc::new(request)))
     }
 
     /// Sees whom a trusted proxy has heard a request from.
@@ -203,26 +207,14 @@ impl Acceptor {
             .unwrap_or(now + NEVER)
     }
 
-    /// Judges the request and answers it (§4.2.2).
-    async fn answer(&self, asking: Asking, deadline: Instant) -> Result<Incoming> {
-        let Asking {
-            mut stream,
-            early,
-            request,
+    /// The connection of a client that has been told of the terms.
+    pub(crate) fn open(&self, client: Client, opened: Opened) -> Established {
+        let Client {
+            stream,
             peer,
-        } = asking;
-        let (acceptance, terms) = match self.terms(&request, &peer, deadline).await {
-            Ok(terms) => terms,
-            Err(error) => return Err(Box::pin(refuse(stream, error)).await),
-        };
-        let answer = acceptance.to_bytes();
-        let written = pin!(async {
-            stream.write_all(&answer).await?;
-            Ok(stream.flush().await?)
-        });
-        in_time(deadline, written).await?;
-        let established = self.established(stream, early, request, terms, peer);
-        Ok(Incoming::WebSocket(established))
+            bytes,
+        } = client;
+        self.established(stream, bytes, opened.request, opened.terms, peer)
     }
 
     /// The connection, once the client has been told of the terms.
@@ -337,39 +329,61 @@ impl Acceptor {
     }
 }
 
-/// Speaks TLS, and learns what it says of the client.
-#[cfg(feature = "tls")]
-async fn secure(tls: &ServerTls, stream: Stream, peer: &mut Peer) -> Result<Stream> {
-    let name = peer
-        .addr
-        .map_or_else(|| "the client".to_owned(), |addr| addr.to_string());
-    Ok(match stream {
-        Stream::Tcp(tcp) => Stream::ServerTls(Box::new(tls.accept(&name, tcp).await?)),
-        other => {
-            let stream = tls.accept(&name, other).await?;
-            peer.tls = Some(stream.get_ref().1.into());
-            Stream::new(stream)
+/// A client that comes in.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) stream: Stream,
+    pub(crate) peer: Peer,
+    /// What was read of it: the head of its request too, unless that asks for a WebSocket.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn new(stream: Stream, peer: Peer) -> Self {
+        Self {
+            stream,
+            peer,
+            bytes: Vec::new(),
         }
-    })
+    }
+
+    /// Speaks TLS, and learns what it says of the client.
+    #[cfg(feature = "tls")]
+    async fn secure(&mut self, tls: &ServerTls) -> Result<()> {
+        let name = self
+            .peer
+            .addr
+            .map_or_else(|| "the client".to_owned(), |addr| addr.to_string());
+        self.stream = match self.stream.take_out() {
+            Stream::Tcp(tcp) => Stream::ServerTls(Box::new(tls.accept(&name, tcp).await?)),
+            other => {
+                let stream = tls.accept(&name, other).await?;
+                self.peer.tls = Some(stream.get_ref().1.into());
+                Stream::new(stream)
+            }
+        };
+        Ok(())
+    }
+
+    async fn write(&mut self, answer: &[u8]) -> Result<()> {
+        self.stream.write_all(answer).await?;
+        Ok(self.stream.flush().await?)
+    }
+
+    /// Answers a request that will not become a WebSocket, and hands the reason on.
+    async fn refuse(&mut self, error: HandshakeError) -> Error {
+        Box::pin(refuse(&mut self.stream, error)).await
+    }
 }
 
 /// What a client asks for.
 enum Verdict {
     /// A WebSocket.
-    Asks(Asking),
-    /// Something else.
-    Http(PlainHttp),
+    Asks(Arc<Request>),
+    /// Something else; no request where that is HTTP/2.
+    Http(Option<Request>),
     /// Nothing that can be answered otherwise. It is written after the deadline.
-    Refused(Stream, HandshakeError),
-}
-
-/// A request for a WebSocket.
-struct Asking {
-    stream: Stream,
-    /// What was read behind it.
-    early: Vec<u8>,
-    request: Arc<Request>,
-    peer: Peer,
+    Refused(HandshakeError),
 }
 
 /// A request that has passed the rules.
@@ -390,10 +404,17 @@ pub(crate) struct Terms {
 /// What a client came for.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    /// A WebSocket, open.
-    WebSocket(Established),
-    /// Something else on HTTP.
-    Http(PlainHttp),
+    /// A WebSocket, which it has been told is open.
+    WebSocket(Opened),
+    /// Something else on HTTP: its request, none for HTTP/2.
+    Http(Option<Request>),
+}
+
+/// What a WebSocket has been opened with.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    request: Arc<Request>,
+    terms: Terms,
 }
 
 /// A connection that asks for something else than a WebSocket.
@@ -416,15 +437,29 @@ pub(crate) struct PlainHttp {
 }
 
 impl PlainHttp {
+    pub(crate) fn new(client: Client, request: Option<Request>) -> Self {
+        let Client {
+            stream,
+            peer,
+            bytes,
+        } = client;
+        Self {
+            stream,
+            bytes,
+            request,
+            peer,
+        }
+    }
+
     /// Says that a WebSocket is all there is here, and returns that as the error it is.
-    pub(crate) async fn refuse(self) -> Error {
+    pub(crate) async fn refuse(mut self) -> Error {
         let error = match self.request.as_ref().map(Request::check) {
             Some(Err(error)) => error,
             // A check that passes belongs to an upgrade, which is not plain.
             Some(Ok(Offer { .. })) => HandshakeError::Upgrade,
             None => HandshakeError::HttpVersion,
         };
-        Box::pin(refuse(self.stream, error)).await
+        Box::pin(refuse(&mut self.stream, error)).await
     }
 }
 
@@ -443,13 +478,13 @@ async fn in_time<T>(
 ///
 /// It has a deadline of its own. What goes wrong while a refusal is written matters to nobody: the
 /// connection ends either way.
-async fn refuse(mut stream: Stream, error: HandshakeError) -> Error {
+async fn refuse(stream: &mut Stream, error: HandshakeError) -> Error {
     if error != HandshakeError::UnexpectedEnd {
         let answer = Refusal::from(&error).to_bytes();
         let _ = timeout(LINGER, async {
             stream.write_all(&answer).await?;
             stream.shutdown().await?;
-            let mut rest = (&mut stream).take(LINGER_BYTES as u64);
+            let mut rest = stream.take(LINGER_BYTES as u64);
             tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
         })
         .await;

@@ -227,15 +227,13 @@ async fn another_request_is_handed_on_with_all_that_was_read() {
     ] {
         let (mut client, server) = duplex(1024);
         client.write_all(bytes).await.unwrap();
-        let incoming = Acceptor::new()
-            .receive(Stream::new(server), Peer::default())
-            .await
-            .unwrap();
-        let Incoming::Http(plain) = incoming else {
+        let mut client = Client::new(Stream::new(server), Peer::default());
+        let incoming = Acceptor::new().receive(&mut client).await.unwrap();
+        let Incoming::Http(request) = incoming else {
             panic!("{incoming:?}");
         };
-        assert_eq!(plain.bytes, bytes);
-        assert_eq!(plain.request.as_ref().map(Request::path), path);
+        assert_eq!(client.bytes, bytes);
+        assert_eq!(request.as_ref().map(Request::path), path);
     }
 }
 

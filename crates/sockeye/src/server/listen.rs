@@ -16,8 +16,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+#[cfg(feature = "hyper")]
+use super::http::Serving;
 use super::{
-    Acceptor, Incoming, Listener, Networks, Peer, Rate, Routes, Shutdown, ShutdownHandle,
+    Acceptor, Client, Incoming, Listener, Networks, Peer, PlainHttp, Rate, Routes, Shutdown,
+    ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
     connections::{Connections, Place},
     listener::cannot_listen,
@@ -25,8 +28,6 @@ use super::{
     shutdown::{Begun, Running},
     task::{Stage, Task},
 };
-#[cfg(feature = "hyper")]
-use super::{PlainHttp, http::Serving};
 use crate::{
     Deadline, Error, Handler, Result, WebSocket, driven::Driven, handler::Handled, stream::Stream,
 };
@@ -474,10 +475,8 @@ impl Server {
             let id = handshake.id();
             let (context, work) = (context.clone(), work.clone());
             let task = connections.spawn(move |entry| {
-                let from = Peer::at(peer).counted(&place);
-                let opening = context
-                    .clone()
-                    .open(stream, from, handshake, entry.place.clone());
+                let client = Client::new(stream, Peer::at(peer).counted(&place));
+                let opening = context.clone().open(client, handshake, entry.place.clone());
                 Task {
                     stage: Stage::Opening(Box::pin(opening)),
                     entry,
@@ -640,59 +639,71 @@ impl Context {
     }
 
     /// Reads that header, and counts the connection for whom it is from.
-    async fn handed_on(&self, stream: Stream, peer: &mut Peer) -> Result<Stream> {
-        let mut stream = stream;
-        let header = timeout(self.acceptor.handshake_time(), read_header(&mut stream));
-        let client = header
+    async fn handed_on(&self, mut client: Client) -> Result<Client> {
+        let header = timeout(
+            self.acceptor.handshake_time(),
+            read_header(&mut client.stream),
+        );
+        let from = header
             .await
             .map_err(|_| Error::Timeout(Deadline::Handshake))??;
-        if client.is_some() {
-            peer.comes_from(client);
+        let peer = &mut client.peer;
+        if from.is_some() {
+            peer.comes_from(from);
         }
-        let from = peer.addr.map(|addr| addr.ip());
-        if let Some(client) = client
-            && !self.acceptor.believes(from)
+        let known = peer.addr.map(|addr| addr.ip());
+        if let Some(from) = from
+            && !self.acceptor.believes(known)
             && let Some(place) = peer.place.upgrade()
-            && let Err(refused) = place.count_address(client.ip())
+            && let Err(refused) = place.count_address(from.ip())
         {
-            refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
+            refused.answer(&self.gate, client.stream, self.acceptor.speaks_tls());
             return Err(refused.into());
         }
-        Ok(stream)
+        Ok(client)
     }
 
     /// The opening handshake; `None` where the client came for something else, and was served.
-    async fn open(
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "it would have room for what it is given twice"
+    )]
+    fn open(
         self: Arc<Self>,
-        mut stream: Stream,
-        mut peer: Peer,
+        mut client: Client,
         handshake: Handshake,
         #[cfg_attr(
             not(feature = "hyper"),
             allow(unused_variables, reason = "for HTTP alone")
         )]
         place: Place,
-    ) -> Result<Option<WebSocket>> {
-        if self.hands_on(peer.addr.map(|addr| addr.ip())) {
-            stream = Box::pin(self.handed_on(stream, &mut peer)).await?;
-        }
-        let received = self.acceptor.receive(stream, peer).await;
-        drop(handshake);
-        let plain = match received? {
-            Incoming::WebSocket(established) => return Ok(Some(WebSocket::new(established))),
-            Incoming::Http(plain) => plain,
-        };
-        #[cfg(feature = "hyper")]
-        if let Some(serve) = &self.http {
-            let serving = Serving {
-                acceptor: self.acceptor.clone(),
-                peer: plain.peer.addr,
-                keep_alive: self.keep_alive,
-                ending: place.serving(),
-                on_error: self.on_error.clone(),
+    ) -> impl Future<Output = Result<Option<WebSocket>>> + Send {
+        async move {
+            if self.hands_on(client.peer.addr.map(|addr| addr.ip())) {
+                client = Box::pin(self.handed_on(client)).await?;
+            }
+            let received = self.acceptor.receive(&mut client).await;
+            drop(handshake);
+            let request = match received? {
+                Incoming::WebSocket(opened) => {
+                    let established = self.acceptor.open(client, opened);
+                    return Ok(Some(WebSocket::new(established)));
+                }
+                Incoming::Http(request) => request,
             };
-            return serve(plain, serving).await;
+            let plain = PlainHttp::new(client, request);
+            #[cfg(feature = "hyper")]
+            if let Some(serve) = &self.http {
+                let serving = Serving {
+                    acceptor: self.acceptor.clone(),
+                    peer: plain.peer.addr,
+                    keep_alive: self.keep_alive,
+                    ending: place.serving(),
+                    on_error: self.on_error.clone(),
+                };
+                return serve(plain, serving).await;
+            }
+            Err(Box::pin(plain.refuse()).await)
         }
-        Err(Box::pin(plain.refuse()).await)
     }
 }

@@ -30,10 +30,10 @@ mod tls;
 mod tls_identity;
 
 pub use crate::{rate::Rate, throttle::Excess};
-pub(crate) use accept::Incoming;
-pub use accept::accept;
 #[cfg(feature = "hyper")]
-pub(crate) use accept::{PlainHttp, Terms};
+pub(crate) use accept::Terms;
+pub use accept::accept;
+pub(crate) use accept::{Client, Incoming, PlainHttp};
 pub use acceptor::Acceptor;
 pub use admission::Limit;
 pub use decision::{Answer, IncomingRequest};
