@@ -72,7 +72,10 @@ pub struct Receiver {
     ended: bool,
     /// Whether neither has, and nothing is unfinished, so that the input begins with a header.
     fresh: bool,
-    deflate: Inflating,
+    /// The window of the peer's compressor, where compression was agreed.
+    window: Option<WindowBits>,
+    /// The codec of this connection, where the context outlives the message.
+    inflater: Option<Box<Inflater>>,
     /// The largest message that [`Wholes`] may take: within every limit.
     most_whole: usize,
     /// Those of all connections of a server, which has them once.
@@ -99,15 +102,6 @@ struct Unfinished {
     control: Vec<u8>,
     /// Which of the two buffers above still lends the last event.
     lent: Option<Lent>,
-}
-
-/// permessage-deflate for the direction that is received.
-#[derive(Debug)]
-struct Inflating {
-    /// None where nothing was agreed.
-    window: Option<WindowBits>,
-    /// The codec of this connection, where the context outlives the message.
-    own: Option<Box<Inflater>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -190,10 +184,8 @@ impl Receiver {
             peer_masks: matches!(role, Role::Server),
             ended: false,
             fresh: true,
-            deflate: Inflating {
-                window: deflate.map(|agreed| agreed.window),
-                own: keeps_context.then(|| Box::new(Inflater::new())),
-            },
+            window: deflate.map(|agreed| agreed.window),
+            inflater: keeps_context.then(|| Box::new(Inflater::new())),
             most_whole: limits.message.min(limits.frame).min(limits.retained),
             limits,
             unfinished: None,
@@ -331,7 +323,7 @@ impl Receiver {
             } => {
                 let compressed = place.bytes(payload(&mut self.unfinished));
                 let count = compressed.len();
-                codec(&mut self.deflate, inflater)
+                codec(self.window, &mut self.inflater, inflater)
                     .and_then(|codec| codec.inflate(compressed, self.limits.message))
                     .and_then(|inflated| borrow(text, inflated))
                     .inspect(|message| {
@@ -413,7 +405,7 @@ impl Receiver {
             } => {
                 let compressed = place.bytes(payload(&mut self.unfinished));
                 let count = compressed.len();
-                codec(&mut self.deflate, inflater)
+                codec(self.window, &mut self.inflater, inflater)
                     .and_then(|codec| codec.inflate_owned(compressed, self.limits.message))
                     .and_then(|inflated| own(text, inflated.into()))
                     .inspect(|message| {
@@ -728,7 +720,7 @@ impl Receiver {
         }
         // RFC 7692 §6: RSV1 marks the first frame of a compressed message, and no other.
         let starts_message = matches!(header.opcode, OpCode::Text | OpCode::Binary);
-        if header.rsv1 && !(starts_message && self.deflate.window.is_some()) {
+        if header.rsv1 && !(starts_message && self.window.is_some()) {
             return Err(ProtocolError::ReservedBits);
         }
         if !header.opcode.is_control() {
@@ -987,15 +979,16 @@ struct Codec<'a> {
 }
 
 fn codec<'a>(
-    agreed: &'a mut Inflating,
+    window: Option<WindowBits>,
+    own: &'a mut Option<Box<Inflater>>,
     lent: &'a mut Inflater,
 ) -> Result<Codec<'a>, ProtocolError> {
     // RSV1 is refused where nothing was agreed, so there is always an agreement here.
-    let Some(window) = agreed.window else {
+    let Some(window) = window else {
         return Err(ProtocolError::ReservedBits);
     };
-    let keep_context = agreed.own.is_some();
-    let inflater = agreed.own.as_deref_mut().unwrap_or(lent);
+    let keep_context = own.is_some();
+    let inflater = own.as_deref_mut().unwrap_or(lent);
     Ok(Codec {
         inflater,
         window,

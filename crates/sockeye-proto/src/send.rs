@@ -36,7 +36,7 @@ pub struct Sender {
     close_received: bool,
     /// Messages of fewer bytes go by [`send_quick`](Self::send_quick): none from a client, and none
     /// once a Close was sent or received.
-    quick: usize,
+    quick: u32,
     meter: Arc<Meter>,
 }
 
@@ -73,7 +73,7 @@ impl Sender {
             (Role::Client { .. }, _) => 0,
             (Role::Server, None) => LARGE,
             (Role::Server, Some((_, config))) => config.threshold.min(LARGE),
-        };
+        } as u32;
         Self {
             role,
             quick,
@@ -130,7 +130,7 @@ impl Sender {
     #[inline]
     pub fn send_quick(&mut self, message: MessageRef<'_>) -> bool {
         let (opcode, payload) = opcode_and_payload(message);
-        if payload.len() >= self.quick || self.parts.is_some() {
+        if payload.len() >= self.quick as usize || self.parts.is_some() {
             return false;
         }
         // The header of §5.2 for a server: FIN, and the length in one byte or three.

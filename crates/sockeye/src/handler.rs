@@ -80,8 +80,9 @@ pub trait Handler {
 /// A connection, as its [`Handler`] sees it.
 pub struct Socket {
     driver: Driver,
-    /// The message that is being delivered, where it has a buffer of its own.
-    delivering: Option<Message>,
+    /// The message that is being delivered, where it has a buffer of its own; in a box, as that is seldom
+    /// so.
+    delivering: Option<Box<Message>>,
 }
 
 /// From this size, sending the delivered message on is worth not copying it.
@@ -113,7 +114,7 @@ impl Socket {
             && std::ptr::eq(owned.as_bytes(), lent.as_bytes())
             && owned.is_text() == lent.is_text()
         {
-            message = Outgoing::Owned(owned.clone());
+            message = Outgoing::Owned((**owned).clone());
         }
         let Some(link) = self.driver.link() else {
             return;
@@ -596,7 +597,7 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
 
     fn owned(&mut self, event: OwnedEvent) -> ControlFlow<()> {
         if let OwnedEvent::Message(message) = &event {
-            self.socket.delivering = Some(message.clone());
+            self.socket.delivering = Some(Box::new(message.clone()));
         }
         let flow = self.event(event.as_event());
         self.socket.delivering = None;

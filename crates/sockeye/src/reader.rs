@@ -47,8 +47,8 @@ pub(crate) struct Reader {
     received: usize,
     /// How many bytes were made of compressed messages in this turn.
     inflated: usize,
-    /// A broken rule that nobody has been told of yet.
-    refused: Option<ProtocolError>,
+    /// A broken rule that nobody has been told of yet. In a box, as all that few connections have.
+    refused: Option<Box<ProtocolError>>,
     /// Where the peer may only go so fast.
     throttle: Option<Box<Throttle>>,
 }
@@ -121,7 +121,7 @@ impl Reader {
     #[inline]
     fn poll_any_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
         if let Some(error) = self.refused.take() {
-            return Poll::Ready(Err(Broken::Protocol(error)));
+            return Poll::Ready(Err(Broken::Protocol(*error)));
         }
         loop {
             if self.start < self.end
@@ -138,7 +138,7 @@ impl Reader {
                 return Poll::Ready(Ok(OwnedEvent::Message(message)));
             }
             if let Some(error) = self.refused.take() {
-                return Poll::Ready(Err(Broken::Protocol(error)));
+                return Poll::Ready(Err(Broken::Protocol(*error)));
             }
             // A payload read into the message's own buffer may have completed the message.
             if let Some(event) = self.take().map_err(Broken::Protocol)? {
@@ -169,7 +169,7 @@ impl Reader {
         room: &mut [u8],
     ) -> Poll<Result<Part, Broken>> {
         if let Some(error) = self.refused.take() {
-            return Poll::Ready(Err(Broken::Protocol(error)));
+            return Poll::Ready(Err(Broken::Protocol(*error)));
         }
         loop {
             let mut input = &mut self.buffer[self.start..self.end];
@@ -272,7 +272,7 @@ impl Reader {
         let message = match taken {
             Ok(message) => Some(message),
             Err(error) => {
-                self.refused = Some(error);
+                self.refused = Some(Box::new(error));
                 None
             }
         };

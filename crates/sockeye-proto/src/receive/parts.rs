@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use super::{Inflating, OwnedEvent, Receiver, Unfinished, gathered::Gathered};
+use super::{OwnedEvent, Receiver, Unfinished, gathered::Gathered};
 use crate::{
     MessageKind, ProtocolError,
     deflate::{Inflater, Progress},
@@ -173,10 +173,10 @@ impl Receiver {
             self.meter.received().compressed(gathered, 0);
         }
         if message.compressed
-            && let Some(window) = self.deflate.window
+            && let Some(window) = self.window
         {
             parts.progress = Progress::new(window);
-            if self.deflate.own.is_none() {
+            if self.inflater.is_none() {
                 parts.inflater = Some(Box::new(Inflater::new()));
             }
         }
@@ -206,7 +206,7 @@ impl Receiver {
                 message.utf8.finish()?;
                 if message.compressed {
                     let mut progress = core::mem::take(&mut parts.progress);
-                    let (codec, keep_context) = codec(parts, &mut self.deflate)?;
+                    let (codec, keep_context) = codec(parts, &mut self.inflater)?;
                     codec.finish_parts(&mut progress, keep_context)?;
                 }
                 self.meter.received().end(parts.text);
@@ -283,7 +283,7 @@ impl Receiver {
             (0, 0)
         } else {
             let mut progress = core::mem::take(&mut parts.progress);
-            let (codec, _) = codec(parts, &mut self.deflate)?;
+            let (codec, _) = codec(parts, &mut self.inflater)?;
             let result = codec.inflate_part(kept, room, &mut progress)?;
             parts.progress = progress;
             self.meter.received().compressed(0, result.1);
@@ -340,13 +340,13 @@ impl Unfinished {
 /// The codec for a message in parts, and whether it keeps its context.
 fn codec<'a>(
     parts: &'a mut Parts,
-    agreed: &'a mut Inflating,
+    own: &'a mut Option<Box<Inflater>>,
 ) -> Result<(&'a mut Inflater, bool), ProtocolError> {
     if let Some(inflater) = &mut parts.inflater {
         return Ok((inflater, false));
     }
     // RSV1 is refused where nothing was agreed, so there is always an agreement here.
-    let own = agreed.own.as_deref_mut();
-    own.map(|own| (own, true))
+    own.as_deref_mut()
+        .map(|own| (own, true))
         .ok_or(ProtocolError::ReservedBits)
 }
