@@ -34,7 +34,7 @@ pub trait HeaderFields {
 
     /// Whether the comma-separated lists under that name contain a token, whatever its case.
     fn contains_token(&self, name: &str, token: &str) -> bool {
-        let is_it = |element: &[u8]| element.eq_ignore_ascii_case(token.as_bytes());
+        let is_it = |element: &[u8]| is_same(element, token);
         // Most lists are that token and no more.
         self.values(name)
             .any(|list| is_it(list) || list_elements(list).any(is_it))
@@ -48,6 +48,12 @@ pub(crate) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
         .filter(|element| !element.is_empty())
+}
+
+/// Whether they are the same but for their case. Most are in the case that the standard writes them in,
+/// which is found out by many bytes at a time.
+fn is_same(bytes: &[u8], name: &str) -> bool {
+    bytes == name.as_bytes() || bytes.eq_ignore_ascii_case(name.as_bytes())
 }
 
 /// Whether the bytes are a `token` (RFC 9110 §5.6.2).
@@ -221,7 +227,7 @@ pub(crate) fn field_value(value: &[u8]) -> Option<&[u8]> {
 impl HeaderFields for Headers {
     fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.fields()
-            .filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name.as_bytes()))
+            .filter(move |(candidate, _)| is_same(candidate, name))
             .map(|(_, value)| value)
     }
 }

@@ -85,6 +85,7 @@ impl Acceptor {
     /// Dropping the future drops the stream.
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         let stream = Stream::new(stream);
+        stream.set_nodelay();
         let peer_addr = stream.peer_addr();
         let mut client = Client::new(stream, Peer::at(peer_addr));
         let received = Box::pin(self.receive(&mut client)).await;
@@ -105,7 +106,6 @@ impl Acceptor {
     /// # Errors
     /// As [`establish`](Self::establish).
     pub(crate) async fn receive(&self, client: &mut Client) -> Result<Incoming> {
-        client.stream.set_nodelay();
         let deadline = self.deadline();
         let verdict = {
             let judged = pin!(self.judge(client));
