@@ -1,5 +1,6 @@
 //! Both halves of a connection, the closing handshake between them, and its deadline (RFC 6455 §7).
 
+use alloc::sync::Arc;
 use core::time::Duration;
 
 use crate::{
@@ -36,13 +37,19 @@ impl Config {
     ///
     /// Such a driver gives every event to [`Sender::respond`], every error to [`Sender::fail`].
     pub fn halves(&self) -> (Receiver, Sender) {
+        self.halves_within(Arc::new(self.limits))
+    }
+
+    /// As [`halves`](Self::halves), with limits that many connections have in common instead of its own:
+    /// 32 bytes a connection.
+    pub fn halves_within(&self, limits: Arc<Limits>) -> (Receiver, Sender) {
         let receive = self.deflate.map(|(agreed, _)| agreed.incoming(&self.role));
         let send = self
             .deflate
             .map(|(agreed, config)| (agreed.outgoing(&self.role), config));
         let sender = Sender::new(self.role, send, self.close_timeout);
         let meter = sender.meter().clone();
-        let receiver = Receiver::counting(self.role, self.limits, receive, meter);
+        let receiver = Receiver::counting(self.role, limits, receive, meter);
         (receiver, sender)
     }
 }

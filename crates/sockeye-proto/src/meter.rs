@@ -1,5 +1,6 @@
 //! What a connection has carried so far, counted as it goes.
 
+use alloc::boxed::Box;
 use core::{
     ops::AddAssign,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -10,27 +11,17 @@ use crate::OpCode;
 /// Counts what a connection carries. Its two halves share one, and anyone else may look.
 ///
 /// Each half writes its own direction, and nobody else does: to count is an addition in memory, not
-/// one that the processors have to agree on. What is written most of the two directions is a cache
-/// line apart, since they may be on different cores.
-#[derive(Debug, Default)]
+/// one that the processors have to agree on. What is written most of the two directions is kept apart
+/// by what is written seldom, since they may be on different cores.
+#[derive(Debug)]
 #[repr(C)]
 pub struct Meter {
-    received: Received,
-    sent: Sent,
-}
-
-#[derive(Debug, Default)]
-#[repr(C)]
-struct Received {
-    often: Often,
-    seldom: Seldom,
-}
-
-#[derive(Debug, Default)]
-#[repr(C)]
-struct Sent {
-    seldom: Seldom,
-    often: Often,
+    received: Often,
+    received_seldom: Seldom,
+    /// There where compression was agreed: received, then sent.
+    compression: Option<Box<[Compression; 2]>>,
+    sent_seldom: Seldom,
+    sent: Often,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +35,10 @@ struct Often {
 struct Seldom {
     pings: AtomicUsize,
     pongs: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Compression {
     compressed: AtomicUsize,
     uncompressed: AtomicUsize,
 }
@@ -59,6 +54,7 @@ struct Counting {
 pub(crate) struct Flow<'a> {
     often: &'a Often,
     seldom: &'a Seldom,
+    compression: Option<&'a Compression>,
 }
 
 /// What a connection has carried since it opened. Everything wraps where `usize` does.
@@ -104,6 +100,17 @@ pub struct Count {
 }
 
 impl Meter {
+    /// For a connection that `compresses`, or not.
+    pub(crate) fn new(compresses: bool) -> Self {
+        Self {
+            received: Often::default(),
+            received_seldom: Seldom::default(),
+            compression: compresses.then(Box::default),
+            sent_seldom: Seldom::default(),
+            sent: Often::default(),
+        }
+    }
+
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
         Counters {
@@ -115,28 +122,30 @@ impl Meter {
     /// Counts bytes that were read from the transport.
     #[inline]
     pub fn count_read(&self, count: usize) {
-        add(&self.received.often.bytes, count);
+        add(&self.received.bytes, count);
     }
 
     /// Counts bytes that were written to the transport.
     #[inline]
     pub fn count_written(&self, count: usize) {
-        add(&self.sent.often.bytes, count);
+        add(&self.sent.bytes, count);
     }
 
     #[inline]
     pub(crate) fn received(&self) -> Flow<'_> {
         Flow {
-            often: &self.received.often,
-            seldom: &self.received.seldom,
+            often: &self.received,
+            seldom: &self.received_seldom,
+            compression: self.compression.as_deref().map(|[received, _]| received),
         }
     }
 
     #[inline]
     pub(crate) fn sent(&self) -> Flow<'_> {
         Flow {
-            often: &self.sent.often,
-            seldom: &self.sent.seldom,
+            often: &self.sent,
+            seldom: &self.sent_seldom,
+            compression: self.compression.as_deref().map(|[_, sent]| sent),
         }
     }
 }
@@ -162,8 +171,11 @@ impl Flow<'_> {
 
     /// Counts what a compressed message, or a part of one, is on its way, and as it is.
     pub(crate) fn compressed(self, compressed: usize, uncompressed: usize) {
-        add(&self.seldom.compressed, compressed);
-        add(&self.seldom.uncompressed, uncompressed);
+        // Where nothing was agreed, nothing is compressed.
+        if let Some(counting) = self.compression {
+            add(&counting.compressed, compressed);
+            add(&counting.uncompressed, uncompressed);
+        }
     }
 
     /// Counts a ping or a pong; a Close is nothing to count.
@@ -185,15 +197,16 @@ impl Flow<'_> {
     }
 
     fn read(self) -> Traffic {
-        let Flow { often, seldom } = self;
+        let Flow { often, seldom, .. } = self;
+        let load = |count: &AtomicUsize| count.load(Relaxed) as u64;
         Traffic {
-            bytes: often.bytes.load(Relaxed) as u64,
+            bytes: load(&often.bytes),
             text: often.text.read(),
             binary: often.binary.read(),
-            pings: seldom.pings.load(Relaxed) as u64,
-            pongs: seldom.pongs.load(Relaxed) as u64,
-            compressed: seldom.compressed.load(Relaxed) as u64,
-            uncompressed: seldom.uncompressed.load(Relaxed) as u64,
+            pings: load(&seldom.pings),
+            pongs: load(&seldom.pongs),
+            compressed: self.compression.map_or(0, |c| load(&c.compressed)),
+            uncompressed: self.compression.map_or(0, |c| load(&c.uncompressed)),
         }
     }
 }

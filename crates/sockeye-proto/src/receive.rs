@@ -68,10 +68,23 @@ impl OwnedEvent {
 pub struct Receiver {
     /// Frames from a client are masked, frames from a server are not (§5.1).
     peer_masks: bool,
-    limits: Limits,
+    /// Whether a Close or an error has ended the stream of events (§7.1.7).
+    ended: bool,
+    /// Whether neither has, and nothing is unfinished, so that the input begins with a header.
+    fresh: bool,
+    deflate: Inflating,
     /// The largest message that [`Wholes`] may take: within every limit.
     most_whole: usize,
-    deflate: Option<Inflating>,
+    /// Those of all connections of a server, which has them once.
+    limits: Arc<Limits>,
+    /// There while something is: of an idle connection, it would be most of what it takes in memory.
+    unfinished: Option<Box<Unfinished>>,
+    meter: Arc<Meter>,
+}
+
+/// What has begun and not ended, and what still lends the last event.
+#[derive(Debug, Default)]
+struct Unfinished {
     /// The start of a header whose rest has not arrived.
     header: [u8; FrameHeader::MAX_LEN],
     header_len: u8,
@@ -86,17 +99,13 @@ pub struct Receiver {
     control: Vec<u8>,
     /// Which of the two buffers above still lends the last event.
     lent: Option<Lent>,
-    /// Whether a Close or an error has ended the stream of events (§7.1.7).
-    ended: bool,
-    /// Whether all of the above is as it was at first, so that the input begins with a header.
-    fresh: bool,
-    meter: Arc<Meter>,
 }
 
-/// permessage-deflate as agreed for the direction that is received.
+/// permessage-deflate for the direction that is received.
 #[derive(Debug)]
 struct Inflating {
-    window: WindowBits,
+    /// None where nothing was agreed.
+    window: Option<WindowBits>,
     /// The codec of this connection, where the context outlives the message.
     own: Option<Box<Inflater>>,
 }
@@ -164,35 +173,30 @@ impl Receiver {
     /// A receiver for one end of a connection.
     ///
     /// `deflate` is what was agreed for the direction it receives, where anything was.
-    pub fn new(role: Role, limits: Limits, deflate: Option<Direction>) -> Self {
-        Self::counting(role, limits, deflate, Arc::default())
+    pub fn new(role: Role, limits: impl Into<Arc<Limits>>, deflate: Option<Direction>) -> Self {
+        let meter = Arc::new(Meter::new(deflate.is_some()));
+        Self::counting(role, limits.into(), deflate, meter)
     }
 
     /// As [`new`](Self::new), for a connection whose other half counts too.
     pub(crate) fn counting(
         role: Role,
-        limits: Limits,
+        limits: Arc<Limits>,
         deflate: Option<Direction>,
         meter: Arc<Meter>,
     ) -> Self {
+        let keeps_context = deflate.as_ref().is_some_and(|agreed| agreed.keeps_context);
         Self {
             peer_masks: matches!(role, Role::Server),
-            limits,
-            most_whole: limits.message.min(limits.frame).min(limits.retained),
-            deflate: deflate.map(|agreed| Inflating {
-                window: agreed.window,
-                own: agreed.keeps_context.then(|| Box::new(Inflater::new())),
-            }),
-            header: [0; FrameHeader::MAX_LEN],
-            header_len: 0,
-            frame: None,
-            message: None,
-            payload: Gathered::new(),
-            parts: None,
-            control: Vec::new(),
-            lent: None,
             ended: false,
             fresh: true,
+            deflate: Inflating {
+                window: deflate.map(|agreed| agreed.window),
+                own: keeps_context.then(|| Box::new(Inflater::new())),
+            },
+            most_whole: limits.message.min(limits.frame).min(limits.retained),
+            limits,
+            unfinished: None,
             meter,
         }
     }
@@ -315,7 +319,7 @@ impl Receiver {
                 compressed: false,
                 place,
             } => {
-                let bytes = &*place.bytes(&mut self.payload);
+                let bytes = &*place.bytes(payload(&mut self.unfinished));
                 borrow(text, bytes)
                     .inspect(|message| flow.message(text, message.len()))
                     .map(Event::Message)
@@ -325,9 +329,9 @@ impl Receiver {
                 compressed: true,
                 place,
             } => {
-                let compressed = place.bytes(&mut self.payload);
+                let compressed = place.bytes(payload(&mut self.unfinished));
                 let count = compressed.len();
-                codec(self.deflate.as_mut(), inflater)
+                codec(&mut self.deflate, inflater)
                     .and_then(|codec| codec.inflate(compressed, self.limits.message))
                     .and_then(|inflated| borrow(text, inflated))
                     .inspect(|message| {
@@ -337,7 +341,7 @@ impl Receiver {
                     .map(Event::Message)
             }
             Found::Control { opcode, place } => {
-                let payload = &*place.bytes(&mut self.control);
+                let payload = &*place.bytes(control(&mut self.unfinished));
                 flow.control(opcode);
                 match opcode {
                     OpCode::Ping => Ok(Event::Ping(payload)),
@@ -396,8 +400,9 @@ impl Receiver {
                 compressed: false,
                 place: Place::Own,
             } => {
-                self.lent = None;
-                own(text, core::mem::take(&mut self.payload).into_bytes())
+                self.fresh = !self.ended;
+                let unfinished = self.unfinished.take().unwrap_or_default();
+                own(text, unfinished.payload.into_bytes())
                     .inspect(|message| flow.message(text, message.len()))
                     .map(OwnedEvent::Message)
             }
@@ -406,9 +411,9 @@ impl Receiver {
                 compressed: true,
                 place,
             } => {
-                let compressed = place.bytes(&mut self.payload);
+                let compressed = place.bytes(payload(&mut self.unfinished));
                 let count = compressed.len();
-                codec(self.deflate.as_mut(), inflater)
+                codec(&mut self.deflate, inflater)
                     .and_then(|codec| codec.inflate_owned(compressed, self.limits.message))
                     .and_then(|inflated| own(text, inflated.into()))
                     .inspect(|message| {
@@ -418,7 +423,7 @@ impl Receiver {
                     .map(OwnedEvent::Message)
             }
             Found::Control { opcode, place } => {
-                let payload = &*place.bytes(&mut self.control);
+                let payload = &*place.bytes(control(&mut self.unfinished));
                 flow.control(opcode);
                 match opcode {
                     OpCode::Ping => Ok(OwnedEvent::Ping(Bytes::copy_from_slice(payload))),
@@ -445,45 +450,49 @@ impl Receiver {
         /// Large steps, so that a large message is moved few times while it grows; no larger than
         /// what has arrived already, so that a claim alone costs a peer's victim one step.
         const STEP: usize = 128 * 1024;
-        self.release();
-        if self.ended || self.parts.is_some() {
+        let unfinished = self.unfinished.as_deref_mut()?;
+        unfinished.release();
+        if self.ended || unfinished.parts.is_some() {
             return None;
         }
-        let frame = self
+        let frame = unfinished
             .frame
             .filter(|frame| !frame.header.opcode.is_control())?;
         let remaining = usize::try_from(frame.remaining).ok()?;
         if remaining < worthwhile {
             return None;
         }
-        if self.payload.spare() < remaining.min(STEP / 2) {
-            let step = self.payload.len().max(STEP);
-            self.payload.grow(remaining.min(step));
+        let payload = &mut unfinished.payload;
+        if payload.spare() < remaining.min(STEP / 2) {
+            let step = payload.len().max(STEP);
+            payload.grow(remaining.min(step));
         }
-        let limit = remaining.min(self.payload.spare());
-        Some((self.payload.memory(), limit))
+        let limit = remaining.min(payload.spare());
+        Some((payload.memory(), limit))
     }
 
     /// How large a buffer the message in progress would need for what its frame has announced, where
     /// it has none so large. One that is there anyway can be given to it with
     /// [`adopt`](Self::adopt).
     pub fn room_wanted(&self) -> Option<usize> {
-        let frame = self
+        let unfinished = self.unfinished.as_ref()?;
+        let frame = unfinished
             .frame
             .as_ref()
             .filter(|frame| !frame.header.opcode.is_control())?;
-        let room = self
-            .payload
-            .len()
-            .checked_add(usize::try_from(frame.remaining).ok()?)?;
-        let gathers = self.lent.is_none() && self.parts.is_none();
-        let too_small = room > self.payload.capacity();
+        let payload = &unfinished.payload;
+        let remaining = usize::try_from(frame.remaining).ok()?;
+        let room = payload.len().checked_add(remaining)?;
+        let gathers = unfinished.lent.is_none() && unfinished.parts.is_none();
+        let too_small = room > payload.capacity();
         (gathers && too_small).then(|| Gathered::memory_for(room))
     }
 
     /// Moves the message in progress into `buffer`, whatever that holds.
     pub fn adopt(&mut self, buffer: Vec<u8>) {
-        self.payload.move_to(buffer);
+        if let Some(unfinished) = &mut self.unfinished {
+            unfinished.payload.move_to(buffer);
+        }
     }
 
     /// Says that the last `count` bytes of the [`payload_buffer`](Self::payload_buffer) are new.
@@ -491,11 +500,17 @@ impl Receiver {
     /// # Errors
     /// Text that is not UTF-8, as soon as the byte that breaks it is there.
     pub fn received(&mut self, count: usize) -> Result<(), ProtocolError> {
-        let (Some(frame), Some(message)) = (&mut self.frame, &mut self.message) else {
+        let Some(Unfinished {
+            frame: Some(frame),
+            message: Some(message),
+            payload,
+            ..
+        }) = self.unfinished.as_deref_mut()
+        else {
             return Ok(());
         };
-        let start = self.payload.len() - count;
-        let bytes = &mut self.payload[start..];
+        let start = payload.len() - count;
+        let bytes = &mut payload[start..];
         frame.unmask(bytes);
         if message.text && !message.compressed {
             let checked = message.utf8.push(bytes);
@@ -513,7 +528,8 @@ impl Receiver {
     /// be whole there: [`receive_owned`](Self::receive_owned) then gives it without a copy.
     #[inline]
     pub fn is_gathering(&self) -> bool {
-        !self.payload.is_empty() && self.lent.is_none()
+        matches!(&self.unfinished, Some(unfinished)
+            if !unfinished.payload.is_empty() && unfinished.lent.is_none())
     }
 
     /// Whether the next byte begins a header, and nothing is lent or has ended: the state between
@@ -525,16 +541,9 @@ impl Receiver {
 
     /// Whether nothing is held between two calls: no part of a header and no part of a message.
     pub fn is_idle(&self) -> bool {
-        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
-    }
-
-    /// Lets go of the buffers that lent the last event.
-    fn release(&mut self) {
-        match self.lent.take() {
-            Some(Lent::Payload) => self.payload = Gathered::new(),
-            Some(Lent::Control) => self.control = Vec::new(),
-            None => {}
-        }
+        self.unfinished
+            .as_ref()
+            .is_none_or(|unfinished| unfinished.is_idle())
     }
 
     #[cold]
@@ -547,9 +556,7 @@ impl Receiver {
     /// Lets go of all that has arrived, since nothing will come of it.
     fn end(&mut self) {
         (self.ended, self.fresh) = (true, false);
-        self.header_len = 0;
-        (self.frame, self.message, self.parts) = (None, None, None);
-        (self.payload, self.control) = (Gathered::new(), Vec::new());
+        self.unfinished = None;
     }
 
     /// What takes whole messages off the front of the input; `None` where the input does not begin
@@ -567,29 +574,78 @@ impl Receiver {
         &mut self,
         input: &mut &'i mut [u8],
     ) -> Result<Option<Found<'i>>, ProtocolError> {
-        let found = self.advance_any(input);
-        self.fresh = self.is_idle() && self.lent.is_none() && !self.ended && found.is_ok();
-        found
-    }
-
-    fn advance_any<'i>(
-        &mut self,
-        input: &mut &'i mut [u8],
-    ) -> Result<Option<Found<'i>>, ProtocolError> {
-        self.release();
         if self.ended {
             *input = &mut [];
             self.end();
             return Ok(None);
         }
-        if self.parts.is_some() {
-            self.skip(input)?;
+        if self.fresh {
+            if let Some(single) = self.take_single(input)? {
+                return Ok(Some(single));
+            }
+            if input.is_empty() {
+                return Ok(None);
+            }
+        }
+        let mut unfinished = self.unfinished.take().unwrap_or_default();
+        let found = self.advance_any(&mut unfinished, input);
+        self.keep(unfinished, found.is_ok());
+        found
+    }
+
+    /// Keeps what is unfinished, where anything is.
+    fn keep(&mut self, unfinished: Box<Unfinished>, valid: bool) {
+        let nothing = unfinished.is_idle() && unfinished.lent.is_none();
+        self.fresh = nothing && valid && !self.ended;
+        self.unfinished = (!nothing).then_some(unfinished);
+    }
+
+    /// Takes a frame that is a message or a control frame, and there whole. Most of what comes this way
+    /// is, such as compressed messages, and has no need of the memory for what is unfinished.
+    fn take_single<'i>(
+        &self,
+        input: &mut &'i mut [u8],
+    ) -> Result<Option<Found<'i>>, ProtocolError> {
+        let Some((header, len)) = FrameHeader::parse(input)? else {
+            return Ok(None);
+        };
+        let FrameHeader { opcode, fin, .. } = header;
+        let whole = header.payload_len <= (input.len() - len) as u64;
+        if !whole || !fin || opcode == OpCode::Continuation {
+            return Ok(None);
+        }
+        let mut frame = self.begin(header, &mut Unfinished::default())?;
+        let end = len + header.payload_len as usize;
+        let (bytes, rest) = core::mem::take(input).split_at_mut(end);
+        *input = rest;
+        let bytes = &mut bytes[len..];
+        frame.unmask(bytes);
+        let place = Place::Input(bytes);
+        Ok(Some(if opcode.is_control() {
+            Found::Control { opcode, place }
+        } else {
+            Found::Message {
+                text: opcode == OpCode::Text,
+                compressed: header.rsv1,
+                place,
+            }
+        }))
+    }
+
+    fn advance_any<'i>(
+        &mut self,
+        unfinished: &mut Unfinished,
+        input: &mut &'i mut [u8],
+    ) -> Result<Option<Found<'i>>, ProtocolError> {
+        unfinished.release();
+        if unfinished.parts.is_some() {
+            self.skip(unfinished, input)?;
         }
         loop {
-            let mut frame = match self.frame {
+            let mut frame = match unfinished.frame {
                 Some(frame) => frame,
-                None => match self.take_header(input)? {
-                    Some(header) => self.begin(header)?,
+                None => match unfinished.take_header(input)? {
+                    Some(header) => self.begin(header, unfinished)?,
                     None => return Ok(None),
                 },
             };
@@ -600,36 +656,36 @@ impl Receiver {
             *input = rest;
             frame.unmask(bytes);
             let whole = frame.remaining == 0;
-            self.frame = if whole { None } else { Some(frame) };
+            unfinished.frame = if whole { None } else { Some(frame) };
             let header = frame.header;
 
             if header.opcode.is_control() {
-                if whole && self.control.is_empty() {
+                if whole && unfinished.control.is_empty() {
                     let place = Place::Input(bytes);
                     return Ok(Some(Found::Control {
                         opcode: header.opcode,
                         place,
                     }));
                 }
-                self.control.extend_from_slice(bytes);
+                unfinished.control.extend_from_slice(bytes);
                 if !whole {
                     return Ok(None);
                 }
-                self.lent = Some(Lent::Control);
+                unfinished.lent = Some(Lent::Control);
                 return Ok(Some(Found::Control {
                     opcode: header.opcode,
                     place: Place::Own,
                 }));
             }
 
-            let Some(message) = &mut self.message else {
+            let Some(message) = &mut unfinished.message else {
                 // `begin` has opened a message for every data frame.
                 return Err(ProtocolError::ContinuationUnexpected);
             };
             let (text, compressed) = (message.text, message.compressed);
-            if whole && header.fin && self.payload.is_empty() {
+            if whole && header.fin && unfinished.payload.is_empty() {
                 message.utf8.finish()?;
-                self.message = None;
+                unfinished.message = None;
                 return Ok(Some(Found::Message {
                     text,
                     compressed,
@@ -639,20 +695,97 @@ impl Receiver {
             if text && !compressed {
                 message.utf8.push(bytes)?;
             }
-            self.payload.extend_from_slice(bytes);
+            unfinished.payload.extend_from_slice(bytes);
             if !whole {
                 return Ok(None);
             }
             if header.fin {
                 message.utf8.finish()?;
-                self.message = None;
-                self.lent = Some(Lent::Payload);
+                unfinished.message = None;
+                unfinished.lent = Some(Lent::Payload);
                 return Ok(Some(Found::Message {
                     text,
                     compressed,
                     place: Place::Own,
                 }));
             }
+        }
+    }
+
+    /// Checks a header against what has come before it, and begins its message.
+    #[inline]
+    fn begin(
+        &self,
+        header: FrameHeader,
+        unfinished: &mut Unfinished,
+    ) -> Result<Frame, ProtocolError> {
+        if header.mask.is_some() != self.peer_masks {
+            return Err(if self.peer_masks {
+                ProtocolError::Unmasked
+            } else {
+                ProtocolError::Masked
+            });
+        }
+        // RFC 7692 §6: RSV1 marks the first frame of a compressed message, and no other.
+        let starts_message = matches!(header.opcode, OpCode::Text | OpCode::Binary);
+        if header.rsv1 && !(starts_message && self.deflate.window.is_some()) {
+            return Err(ProtocolError::ReservedBits);
+        }
+        if !header.opcode.is_control() {
+            let compressed = match (&mut unfinished.message, starts_message) {
+                (None, true) => {
+                    unfinished.message = Some(Partial {
+                        text: header.opcode == OpCode::Text,
+                        compressed: header.rsv1,
+                        fragments: 1,
+                        utf8: Utf8::default(),
+                    });
+                    header.rsv1
+                }
+                (Some(message), false) => {
+                    message.fragments += 1;
+                    if message.fragments > self.limits.fragments {
+                        let limit = self.limits.fragments;
+                        return Err(ProtocolError::TooManyFragments { limit });
+                    }
+                    message.compressed
+                }
+                (None, false) => return Err(ProtocolError::ContinuationUnexpected),
+                (Some(_), true) => return Err(ProtocolError::ContinuationExpected),
+            };
+            if unfinished.parts.is_some() {
+                return Ok(Frame::new(header));
+            }
+            let limit = self.limits.frame;
+            if header.payload_len > limit as u64 {
+                return Err(ProtocolError::FrameTooLarge { limit });
+            }
+            // What a compressed message inflates to is checked when it is inflated.
+            let limit = if compressed {
+                self.limits.retained
+            } else {
+                self.limits.message.min(self.limits.retained)
+            };
+            // Neither term reaches 2^63: the sum cannot overflow.
+            if unfinished.payload.len() as u64 + header.payload_len > limit as u64 {
+                return Err(ProtocolError::MessageTooLarge { limit });
+            }
+        }
+        Ok(Frame::new(header))
+    }
+}
+
+impl Unfinished {
+    fn is_idle(&self) -> bool {
+        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+    }
+
+    /// Lets go of the buffers that lent the last event.
+    fn release(&mut self) {
+        match self.lent.take() {
+            Some(Lent::Payload) => self.payload = Gathered::new(),
+            Some(Lent::Control) => self.control = Vec::new(),
+            None => {}
         }
     }
 
@@ -678,63 +811,21 @@ impl Receiver {
         *input = &mut core::mem::take(input)[len - had..];
         Ok(Some(header))
     }
+}
 
-    /// Checks a header against what has come before it, and begins its message.
-    #[inline]
-    fn begin(&mut self, header: FrameHeader) -> Result<Frame, ProtocolError> {
-        if header.mask.is_some() != self.peer_masks {
-            return Err(if self.peer_masks {
-                ProtocolError::Unmasked
-            } else {
-                ProtocolError::Masked
-            });
-        }
-        // RFC 7692 §6: RSV1 marks the first frame of a compressed message, and no other.
-        let starts_message = matches!(header.opcode, OpCode::Text | OpCode::Binary);
-        if header.rsv1 && !(starts_message && self.deflate.is_some()) {
-            return Err(ProtocolError::ReservedBits);
-        }
-        if !header.opcode.is_control() {
-            let compressed = match (&mut self.message, starts_message) {
-                (None, true) => {
-                    self.message = Some(Partial {
-                        text: header.opcode == OpCode::Text,
-                        compressed: header.rsv1,
-                        fragments: 1,
-                        utf8: Utf8::default(),
-                    });
-                    header.rsv1
-                }
-                (Some(message), false) => {
-                    message.fragments += 1;
-                    if message.fragments > self.limits.fragments {
-                        let limit = self.limits.fragments;
-                        return Err(ProtocolError::TooManyFragments { limit });
-                    }
-                    message.compressed
-                }
-                (None, false) => return Err(ProtocolError::ContinuationUnexpected),
-                (Some(_), true) => return Err(ProtocolError::ContinuationExpected),
-            };
-            if self.parts.is_some() {
-                return Ok(Frame::new(header));
-            }
-            let limit = self.limits.frame;
-            if header.payload_len > limit as u64 {
-                return Err(ProtocolError::FrameTooLarge { limit });
-            }
-            // What a compressed message inflates to is checked when it is inflated.
-            let limit = if compressed {
-                self.limits.retained
-            } else {
-                self.limits.message.min(self.limits.retained)
-            };
-            // Neither term reaches 2^63: the sum cannot overflow.
-            if self.payload.len() as u64 + header.payload_len > limit as u64 {
-                return Err(ProtocolError::MessageTooLarge { limit });
-            }
-        }
-        Ok(Frame::new(header))
+/// The payload that has been gathered.
+fn payload(unfinished: &mut Option<Box<Unfinished>>) -> &mut [u8] {
+    match unfinished {
+        Some(unfinished) => &mut unfinished.payload,
+        None => &mut [],
+    }
+}
+
+/// The payload of a control frame that has been gathered.
+fn control(unfinished: &mut Option<Box<Unfinished>>) -> &mut [u8] {
+    match unfinished {
+        Some(unfinished) => &mut unfinished.control,
+        None => &mut [],
     }
 }
 
@@ -896,18 +987,18 @@ struct Codec<'a> {
 }
 
 fn codec<'a>(
-    agreed: Option<&'a mut Inflating>,
+    agreed: &'a mut Inflating,
     lent: &'a mut Inflater,
 ) -> Result<Codec<'a>, ProtocolError> {
     // RSV1 is refused where nothing was agreed, so there is always an agreement here.
-    let Some(Inflating { window, own }) = agreed else {
+    let Some(window) = agreed.window else {
         return Err(ProtocolError::ReservedBits);
     };
-    let keep_context = own.is_some();
-    let inflater = own.as_deref_mut().unwrap_or(lent);
+    let keep_context = agreed.own.is_some();
+    let inflater = agreed.own.as_deref_mut().unwrap_or(lent);
     Ok(Codec {
         inflater,
-        window: *window,
+        window,
         keep_context,
     })
 }

@@ -26,11 +26,11 @@ pub struct Sender {
     output: Output,
     /// The message that is being sent in parts. Meanwhile no other may come between (§5.4).
     parts: Option<Box<Parts>>,
-    /// The answer to the newest ping, where it could not be queued at once (§5.5.3).
-    pong: Option<Box<[u8]>>,
-    close_timeout: Duration,
-    /// When a Close was sent, the time by which the peer must have answered.
-    deadline: Option<Duration>,
+    /// The answer to the newest ping, where it could not be queued at once (§5.5.3). Boxed twice, since
+    /// that is seldom so.
+    pong: Option<Box<Box<[u8]>>>,
+    /// How long the peer may take to answer a Close; once one was sent, the time by which it must have.
+    close_time: Duration,
     close_sent: bool,
     /// Whether the peer has closed, or broken the protocol so that nothing is expected from it.
     close_received: bool,
@@ -68,6 +68,7 @@ impl Sender {
         deflate: Option<(Direction, DeflateConfig)>,
         close_timeout: Duration,
     ) -> Self {
+        let meter = Arc::new(Meter::new(deflate.is_some()));
         let quick = match (role, &deflate) {
             (Role::Client { .. }, _) => 0,
             (Role::Server, None) => LARGE,
@@ -89,11 +90,10 @@ impl Sender {
             output: Output::default(),
             parts: None,
             pong: None,
-            close_timeout,
-            deadline: None,
+            close_time: close_timeout,
             close_sent: false,
             close_received: false,
-            meter: Arc::default(),
+            meter,
         }
     }
 
@@ -311,7 +311,7 @@ impl Sender {
 
     /// The time by which the connection must have ended, once a Close was sent.
     pub fn deadline(&self) -> Option<Duration> {
-        self.deadline
+        self.close_sent.then_some(self.close_time)
     }
 
     /// What waits to be written, an answer to a ping included.
@@ -345,7 +345,7 @@ impl Sender {
             return;
         }
         if self.output.len() >= PONG_BACKLOG {
-            self.pong = Some(payload.into());
+            self.pong = Some(Box::new(payload.into()));
         } else {
             // A pong that waited answers an older ping: this one answers both (§5.5.3).
             self.pong = None;
@@ -380,7 +380,7 @@ impl Sender {
         self.parts = None;
         self.close_sent = true;
         self.quick = 0;
-        self.deadline = Some(now + self.close_timeout);
+        self.close_time += now;
     }
 
     /// Queues one frame that is a whole message, its payload copied.

@@ -74,23 +74,27 @@ impl Driver {
     /// Runs a user's future to its end, writing what it sends whenever it yields.
     pub(crate) async fn run<F: Future>(&mut self, future: Pin<&mut F>) -> F::Output {
         let mut future = future;
-        poll_fn(|cx| {
-            if self.collect(cx)
-                && let Some(link) = self.link.take()
-            {
-                self.shared.free_link(link);
-                self.registered = None;
-            }
-            let shared = &self.shared;
-            let result = shared.drive(&mut self.link, || {
-                shared.within(|| future.as_mut().poll(cx))
-            });
-            self.keep(cx);
-            // An error is found again by whoever reads or sends next.
-            let _ = self.poll_write(cx);
-            result
-        })
-        .await
+        poll_fn(|cx| self.poll_run(cx, future.as_mut())).await
+    }
+
+    /// One poll of what [`run`](Self::run) runs.
+    pub(crate) fn poll_run<F: Future>(
+        &mut self,
+        cx: &mut Context<'_>,
+        future: Pin<&mut F>,
+    ) -> Poll<F::Output> {
+        if self.collect(cx)
+            && let Some(link) = self.link.take()
+        {
+            self.shared.free_link(link);
+            self.registered = None;
+        }
+        let shared = &self.shared;
+        let result = shared.drive(&mut self.link, || shared.within(|| future.poll(cx)));
+        self.keep(cx);
+        // An error is found again by whoever reads or sends next.
+        let _ = self.poll_write(cx);
+        result
     }
 
     /// Takes what was sent from elsewhere, and sees to it that this task is woken for more. Tells

@@ -27,9 +27,11 @@ pub(crate) struct Established {
     pub(crate) subprotocol: Option<Box<str>>,
     /// permessage-deflate, where both sides agreed to it, and how this side uses it.
     pub(crate) deflate: Option<(DeflateConfig, DeflateParams)>,
-    pub(crate) limits: Limits,
+    /// What the peer may make this end hold, and below how much may wait to be written: those of all
+    /// connections that were set up alike.
+    pub(crate) limits: Arc<Limits>,
     pub(crate) close_timeout: Duration,
-    pub(crate) output: OutputLimits,
+    pub(crate) output: Arc<OutputLimits>,
     pub(crate) staying: Staying,
     /// How fast the peer may go.
     pub(crate) rates: Rates,
@@ -50,7 +52,7 @@ pub(crate) struct Established {
 pub(crate) enum PeerHead {
     /// A client's request, at its server.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "made by servers"))]
-    Request(Arc<Request>),
+    Request(Request),
     /// A server's response, at its client.
     #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "made by clients"))]
     Response(Box<Response>),

@@ -35,13 +35,13 @@ impl Shared {
                 // Whoever receives is woken in any case.
                 None | Some(Step::Ping | Step::Ask { .. }) => {}
                 Some(Step::GiveUp) => {
-                    state.ended.get_or_insert(Ended::Silent);
+                    state.end(Ended::Silent);
                     let _ = link.apply(Command::GiveUp);
                     self.wake_ended();
                 }
                 Some(Step::Close { reason }) => {
                     if state.our_close.is_none() && state.ended.is_none() {
-                        state.our_close = Some(leaving(reason));
+                        state.our_close = Some(Box::new(leaving(reason)));
                         let _ = link.apply(Command::Close(leaving(reason)));
                     }
                 }
@@ -55,7 +55,7 @@ impl Shared {
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         // A timer that says Pending because the task has done much would not have the waker.
         if pin!(unconstrained(timer.as_mut())).poll(all).is_ready() {
-            state.ended.get_or_insert(Ended::TimedOut);
+            state.end(Ended::TimedOut);
             let late = "the peer did not take the Close within the close timeout";
             link.break_off(io::Error::new(io::ErrorKind::TimedOut, late));
             self.wake_ended();

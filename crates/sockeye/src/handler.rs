@@ -5,9 +5,10 @@
 use std::any::Any;
 use std::{
     fmt,
-    future::poll_fn,
+    future::Future,
     net::SocketAddr,
     ops::ControlFlow,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -132,7 +133,7 @@ impl Socket {
     fn overflow(&mut self) {
         let OutputLimits {
             limit, overflow, ..
-        } = self.driver.shared.info.output;
+        } = *self.driver.shared.info.output;
         let reason = Error::Overflow { limit }.to_string();
         if let Some(code) = overflow
             && self.close(code, &reason).is_ok()
@@ -306,20 +307,57 @@ impl WebSocket {
     /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
     /// called.
     pub fn handle<H: Handler>(self, handler: H) -> impl Future<Output = Ended> {
-        // In a box from the first: the future is there for as long as the connection, and a large
-        // one costs that much in every future that holds it.
-        let session = Session::new(self, handler);
-        async move {
-            let mut session = match session {
-                Ok(session) => session,
-                Err(ended) => return *ended,
-            };
-            // Beside the one that the session has, which is lent to it.
-            let shared = session.shared.clone();
-            poll_fn(|cx| shared.within(|| session.poll_open(cx))).await;
-            poll_fn(|cx| shared.within(|| session.poll(cx))).await;
-            shared.within(|| session.end())
+        Handled::new(self, handler)
+    }
+}
+
+/// A connection in the hands of a handler, until it has ended.
+///
+/// Written out: this is there for as long as the connection, and an async block that does the same was
+/// four times as large.
+pub(crate) struct Handled<H> {
+    /// In a box from the first: what holds this need not be as large. `None` once the connection has
+    /// ended.
+    session: Option<Box<Session<H>>>,
+    /// Beside the one that the session has, which is lent to it.
+    shared: Arc<Shared>,
+    open: bool,
+}
+
+impl<H: Handler> Handled<H> {
+    pub(crate) fn new(socket: WebSocket, handler: H) -> Self {
+        // The socket is not left with the connection meanwhile: a driver that is done would take it
+        // for dropped.
+        let (shared, reader) = socket.into_receiver().into_reader();
+        let session = reader.map(|reader| Box::new(Session::new(&shared, *reader, handler)));
+        Self {
+            session,
+            shared,
+            open: false,
         }
+    }
+}
+
+impl<H: Handler> Future for Handled<H> {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let Self {
+            session: state,
+            shared,
+            open,
+        } = &mut *self;
+        let Some(session) = state else {
+            return Poll::Ready(shared.ended().unwrap_or_else(Ended::gone));
+        };
+        if !*open {
+            ready!(shared.within(|| session.poll_open(cx)));
+            *open = true;
+        }
+        ready!(shared.within(|| session.poll(cx)));
+        let ended = shared.within(|| session.end());
+        *state = None;
+        Poll::Ready(ended)
     }
 }
 
@@ -327,7 +365,7 @@ struct Session<H> {
     /// Beside the one that the socket has, which is lent to the handler.
     shared: Arc<Shared>,
     socket: Socket,
-    reader: Box<Reader>,
+    reader: Reader,
     handler: H,
 }
 
@@ -339,24 +377,16 @@ impl<H> Drop for Session<H> {
 }
 
 impl<H: Handler> Session<H> {
-    /// A session of a connection, or how that has ended already: in a box too, since the future keeps
-    /// room for whichever it is.
-    fn new(socket: WebSocket, handler: H) -> Result<Box<Self>, Box<Ended>> {
-        // The socket is not left with the connection meanwhile: a driver that is done would take it
-        // for dropped.
-        let (shared, reader) = socket.into_receiver().into_reader();
-        let Some(reader) = reader else {
-            return Err(Box::new(shared.ended().unwrap_or_else(Ended::gone)));
-        };
-        Ok(Box::new(Self {
+    fn new(shared: &Arc<Shared>, reader: Reader, handler: H) -> Self {
+        Self {
             socket: Socket {
                 driver: Driver::waiting(shared.clone()),
                 delivering: None,
             },
-            shared,
+            shared: shared.clone(),
             reader,
             handler,
-        }))
+        }
     }
 
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -85,6 +85,8 @@ mod byte_stream;
 #[cfg(feature = "client")]
 pub mod client;
 mod clock;
+#[cfg(feature = "server")]
+mod driven;
 mod driver;
 mod ended;
 #[cfg(feature = "client")]

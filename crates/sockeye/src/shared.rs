@@ -9,9 +9,10 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
+    future::Future,
     mem,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -43,7 +44,7 @@ pub(crate) struct Info {
     pub(crate) subprotocol: Option<Box<str>>,
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) peer_addr: Option<SocketAddr>,
-    pub(crate) output: OutputLimits,
+    pub(crate) output: Arc<OutputLimits>,
     pub(crate) peer_head: PeerHead,
     /// Whom a client has connected to, without what is nobody's business.
     #[cfg(feature = "tracing")]
@@ -120,17 +121,18 @@ pub(crate) struct State {
     latest: Option<Box<Latest>>,
     /// The task of the driver that holds the link.
     driver: Option<Waker>,
-    /// The task of another driver that is to have the link.
-    wanted: Option<Waker>,
+    /// The task of another driver that is to have the link. In a box, as all that few connections have, or
+    /// only at their end.
+    wanted: Option<Box<Waker>>,
     /// Why the driver can write no more.
     broken: Option<Lost>,
     /// The task that waits for an event, where it must know of more than the transport says.
     reading: Option<Waker>,
     /// The Close that this end sent first.
-    pub(crate) our_close: Option<CloseFrame>,
+    pub(crate) our_close: Option<Box<CloseFrame>>,
     /// The Close that is to be sent once all that has come is handled.
     leaving: Option<Box<CloseFrame>>,
-    pub(crate) ended: Option<Ended>,
+    pub(crate) ended: Option<Box<Ended>>,
 }
 
 /// Where the link is, as seen by whoever wants to send.
@@ -147,6 +149,37 @@ pub(crate) enum Access<'a> {
 struct Driving {
     id: usize,
     link: Box<Link>,
+}
+
+/// A command on its way.
+///
+/// Written out: an async function keeps room for what it is given beside what it waits with, and there
+/// is one of these in the future of nearly everyone who has a connection. That took four times as much.
+#[derive(Debug)]
+#[must_use = "nothing is sent before it is polled"]
+pub(crate) struct Sending<'s, 'a> {
+    shared: &'s Shared,
+    /// There until it is queued.
+    command: Option<Command<'a>>,
+}
+
+impl Future for Sending<'_, '_> {
+    type Output = Result<()>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let Self { shared, command } = &mut *self;
+        if let Some(Command::Message(message)) = command
+            && shared.send_quick(message.as_ref())
+        {
+            *command = None;
+            return Poll::Ready(Ok(()));
+        }
+        if command.is_some() {
+            ready!(shared.poll_apply(cx, command))?;
+        }
+        shared.poll_flush(cx, false).map_err(Error::Lost)
+    }
 }
 
 thread_local! {
@@ -299,7 +332,7 @@ impl Shared {
         if state.our_close.is_some() || state.ended.is_some() {
             return Err(SendError::Closed);
         }
-        state.our_close = Some(frame.clone());
+        state.our_close = Some(Box::new(frame.clone()));
         Ok(())
     }
 
@@ -354,15 +387,12 @@ impl Shared {
     ///
     /// Dropped while it waits for room, it has queued nothing; dropped later, the command is queued
     /// whole and is written by whatever uses the connection next.
-    pub(crate) async fn send(&self, command: Command<'_>) -> Result<()> {
-        let mut command = Some(command);
-        poll_fn(|cx| {
-            if command.is_some() {
-                ready!(self.poll_apply(cx, &mut command))?;
-            }
-            self.poll_flush(cx, false).map_err(Error::Lost)
-        })
-        .await
+    #[inline]
+    pub(crate) fn send<'a>(&self, command: Command<'a>) -> Sending<'_, 'a> {
+        Sending {
+            shared: self,
+            command: Some(command),
+        }
     }
 
     /// Queues a message where less output waits than the high-water mark, and writes what goes out
@@ -526,7 +556,7 @@ impl Shared {
         if let Some(link) = state.link.take() {
             return Poll::Ready(link);
         }
-        state.wanted = Some(cx.waker().clone());
+        state.wanted = Some(Box::new(cx.waker().clone()));
         self.posted.store(true, Ordering::Release);
         state.wake_driver();
         Poll::Pending
@@ -544,7 +574,10 @@ impl Shared {
         state.driver = None;
         state.link = Some(link);
         // Whoever waits for an event now writes what is left, and minds the deadline.
-        let wakers = [state.wanted.take(), state.reading.take()];
+        let wakers = [
+            state.wanted.take().map(|waker| *waker),
+            state.reading.take(),
+        ];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.wake_waiting();
@@ -711,7 +744,7 @@ impl Shared {
     /// Says why the connection ended, unless that is known already, and wakes whoever waits.
     pub(crate) fn end(&self, ended: Ended) {
         let mut state = self.lock();
-        state.ended.get_or_insert(ended);
+        state.end(ended);
         let wakers = [state.reading.take(), state.driver.clone()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
@@ -728,12 +761,12 @@ impl Shared {
     /// The end that a Close from the peer means: an answer to ours, or its own.
     pub(crate) fn end_by_close(&self, frame: Option<CloseFrame>) {
         let ours = self.lock().our_close.clone();
-        self.end(ours.map_or(Ended::ByPeer(frame), Ended::ByUs));
+        self.end(ours.map_or(Ended::ByPeer(frame), |ours| Ended::ByUs(*ours)));
     }
 
     /// Why the connection ended, once it has.
     pub(crate) fn ended(&self) -> Option<Ended> {
-        self.lock().ended.clone()
+        self.lock().ended.as_deref().cloned()
     }
 
     /// For a task whose connection nobody drives: writes what is left once the connection has
@@ -907,6 +940,11 @@ impl Shared {
 }
 
 impl State {
+    /// Says why the connection ended, unless that is known already.
+    pub(crate) fn end(&mut self, ended: Ended) {
+        self.ended.get_or_insert_with(|| Box::new(ended));
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.ended.is_none() && self.our_close.is_none() && self.broken.is_none()
     }
@@ -955,7 +993,8 @@ impl State {
     /// Remembers the task that waits for an event; `Err` where none will come.
     fn wait_for_event(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         if let Some(lost) = &self.broken {
-            self.ended.get_or_insert(Ended::Lost(lost.clone()));
+            let lost = lost.clone();
+            self.end(Ended::Lost(lost));
         }
         if self.ended.is_some() {
             return Err(());

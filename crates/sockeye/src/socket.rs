@@ -59,13 +59,14 @@ impl WebSocket {
             ..
         } = established;
         let config = Config {
-            limits: established.limits,
             close_timeout: established.close_timeout,
             deflate: deflate.map(|(config, agreed)| (agreed, config)),
             ..Config::new(role)
         };
-        let (receiver, sender) = config.halves();
+        let (receiver, sender) = config.halves_within(established.limits);
         let (read, write) = transport::split(stream);
+        let limit = established.output.limit;
+        let link = Link::new(sender, write, limit, established.staying);
         let info = Info {
             client: matches!(role, sockeye_proto::Role::Client { .. }),
             subprotocol,
@@ -77,7 +78,6 @@ impl WebSocket {
             #[cfg(feature = "tracing")]
             url: established.url,
         };
-        let link = Link::new(sender, write, established.output.limit, established.staying);
         let has_early = !early.is_empty();
         let reader = Box::new(
             Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
@@ -189,12 +189,11 @@ impl WebSocket {
     /// Dropped while it waits for room, the message has not been sent. Dropped later, it is queued
     /// whole: it goes out with whatever is sent or received next.
     #[inline]
-    pub async fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
-        let message = message.into();
-        if self.shared().send_quick(message.as_ref()) {
-            return Ok(());
-        }
-        self.shared().send(Command::Message(message)).await
+    pub fn send<'a>(
+        &mut self,
+        message: impl Into<Outgoing<'a>>,
+    ) -> impl Future<Output = Result<()>> {
+        self.shared().send(Command::Message(message.into()))
     }
 
     /// Sends a ping of at most 125 bytes. The pong comes as an event of

@@ -45,12 +45,8 @@ impl Sender {
     /// # Cancel safety
     /// Dropped while it waits for room, the message has not been sent. Dropped later, it is queued
     /// whole: it goes out with whatever is sent or received next.
-    pub async fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<()> {
-        let message = message.into();
-        if self.shared.send_quick(message.as_ref()) {
-            return Ok(());
-        }
-        self.shared.send(Command::Message(message)).await
+    pub fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> impl Future<Output = Result<()>> {
+        self.shared.send(Command::Message(message.into()))
     }
 
     /// Sends a message unless that would have to wait: where less output waits than the high-water

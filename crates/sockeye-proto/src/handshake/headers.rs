@@ -90,8 +90,11 @@ pub struct Headers {
     start: usize,
 }
 
-/// How many bytes say how long a field's name and value are.
-const LENGTHS: usize = 2 * size_of::<u32>();
+/// How many bytes say how long a field's name and value are, where neither is very long.
+const LENGTHS: usize = 2 * size_of::<u16>();
+
+/// Stands where a name's length would, where one is: then both lengths follow, in twice the bytes.
+const LONG: u16 = u16::MAX;
 
 impl Headers {
     /// An empty list, which owns no memory.
@@ -133,11 +136,20 @@ impl Headers {
 
     /// Appends a field that a parser has found to be one; `None` where it is too long.
     pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
-        let name_len = u32::try_from(name.len()).ok()?;
-        let value_len = u32::try_from(value.len()).ok()?;
         self.bytes.reserve(LENGTHS + name.len() + value.len());
-        self.bytes.extend_from_slice(&name_len.to_ne_bytes());
-        self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+        match (u16::try_from(name.len()), u16::try_from(value.len())) {
+            (Ok(name_len), Ok(value_len)) if name_len != LONG => {
+                self.bytes.extend_from_slice(&name_len.to_ne_bytes());
+                self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+            }
+            _ => {
+                let name_len = u32::try_from(name.len()).ok()?;
+                let value_len = u32::try_from(value.len()).ok()?;
+                self.bytes.extend_from_slice(&LONG.to_ne_bytes());
+                self.bytes.extend_from_slice(&name_len.to_ne_bytes());
+                self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+            }
+        }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(value);
         Some(())
@@ -197,9 +209,22 @@ impl<'a> Iterator for Fields<'a> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (name_len, rest) = self.0.split_first_chunk()?;
-        let (value_len, rest) = rest.split_first_chunk()?;
-        let (name, rest) = rest.split_at_checked(u32::from_ne_bytes(*name_len) as usize)?;
-        let (value, rest) = rest.split_at_checked(u32::from_ne_bytes(*value_len) as usize)?;
+        let name_len = u16::from_ne_bytes(*name_len);
+        let (lengths, rest) = if name_len == LONG {
+            let (name_len, rest) = rest.split_first_chunk()?;
+            let (value_len, rest) = rest.split_first_chunk()?;
+            let lengths = (
+                u32::from_ne_bytes(*name_len),
+                u32::from_ne_bytes(*value_len),
+            );
+            (lengths, rest)
+        } else {
+            let (value_len, rest) = rest.split_first_chunk()?;
+            let value_len = u16::from_ne_bytes(*value_len);
+            ((name_len.into(), value_len.into()), rest)
+        };
+        let (name, rest) = rest.split_at_checked(lengths.0 as usize)?;
+        let (value, rest) = rest.split_at_checked(lengths.1 as usize)?;
         self.0 = rest;
         Some((name, value))
     }
@@ -283,6 +308,23 @@ mod tests {
             Err(HandshakeError::Missing("X-Three"))
         );
         assert_eq!(headers.len(), 3);
+    }
+
+    #[test]
+    fn fields_may_be_of_any_length() {
+        let most = usize::from(u16::MAX);
+        let mut headers = Headers::new();
+        for len in [1, most - 1, most, most + 1] {
+            headers.push("Short", "v".repeat(len)).unwrap();
+            headers.push(&"N".repeat(len), "short").unwrap();
+        }
+        let lengths: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
+        let expected = [1, most - 1, most, most + 1].map(|len| [(5, len), (len, 5)]);
+        assert_eq!(lengths, expected.concat());
+        assert_eq!(headers.len(), 8);
+        let mut written = Vec::new();
+        headers.write(&mut written);
+        assert!(written.len() <= headers.written_len());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use super::{Inflating, OwnedEvent, Receiver, gathered::Gathered};
+use super::{Inflating, OwnedEvent, Receiver, Unfinished, gathered::Gathered};
 use crate::{
     MessageKind, ProtocolError,
     deflate::{Inflater, Progress},
@@ -76,8 +76,17 @@ impl Receiver {
         input: &mut &mut [u8],
         room: &mut [u8],
     ) -> Result<Option<Part>, ProtocolError> {
-        let step = self.step(input, room);
-        self.fresh = self.is_idle() && self.lent.is_none() && !self.ended && step.is_ok();
+        if self.ended {
+            *input = &mut [];
+            self.end();
+            return Ok(None);
+        }
+        if self.fresh && input.is_empty() {
+            return Ok(None);
+        }
+        let mut unfinished = self.unfinished.take().unwrap_or_default();
+        let step = self.step(&mut unfinished, input, room);
+        self.keep(unfinished, step.is_ok());
         match step.map_err(|error| self.fail(input, error))? {
             Step::Begin(kind) => Ok(Some(Part::Begin(kind))),
             Step::Data(count) => Ok(Some(Part::Data(count))),
@@ -94,79 +103,80 @@ impl Receiver {
     /// Says that nobody wants the rest of a message that is being received in parts: it is
     /// discarded as it comes, and is inflated only where the next message may refer back to it.
     pub fn skip_message(&mut self) {
-        let (Some(parts), Some(message)) = (&mut self.parts, &mut self.message) else {
-            return;
-        };
-        if core::mem::replace(&mut parts.skipped, true) {
-            return;
-        }
-        (message.text, message.utf8) = (false, Utf8::default());
-        if message.compressed && parts.inflater.take().is_some() {
-            message.compressed = false;
-            parts.used = self.payload.len();
+        if let Some(unfinished) = &mut self.unfinished {
+            unfinished.skip_message();
         }
     }
 
     /// Discards what the input has of the rest of a message received in parts, up to a control
     /// frame.
     #[cold]
-    pub(super) fn skip(&mut self, input: &mut &mut [u8]) -> Result<(), ProtocolError> {
-        if self.is_at_control() {
+    pub(super) fn skip(
+        &mut self,
+        unfinished: &mut Unfinished,
+        input: &mut &mut [u8],
+    ) -> Result<(), ProtocolError> {
+        if unfinished.is_at_control() {
             return Ok(());
         }
-        self.skip_message();
+        unfinished.skip_message();
         let mut scratch = [0; 4096];
-        while let Step::Data(_) = self.take_part(input, &mut scratch)? {}
+        while let Step::Data(_) = self.take_part(unfinished, input, &mut scratch)? {}
         Ok(())
     }
 
-    fn step(&mut self, input: &mut &mut [u8], room: &mut [u8]) -> Result<Step, ProtocolError> {
-        self.release();
-        if self.ended {
-            *input = &mut [];
-            self.end();
-            return Ok(Step::Starved);
+    fn step(
+        &mut self,
+        unfinished: &mut Unfinished,
+        input: &mut &mut [u8],
+        room: &mut [u8],
+    ) -> Result<Step, ProtocolError> {
+        unfinished.release();
+        if unfinished.parts.as_ref().is_some_and(|parts| parts.skipped) {
+            self.skip(unfinished, input)?;
         }
-        if self.parts.as_ref().is_some_and(|parts| parts.skipped) {
-            self.skip(input)?;
-        }
-        if self.is_at_control() {
+        if unfinished.is_at_control() {
             return Ok(Step::Control);
         }
-        match &self.parts {
+        match &unfinished.parts {
             Some(parts) if parts.skipped => Ok(Step::Starved),
             Some(_) if room.is_empty() => Ok(Step::Data(0)),
-            Some(_) => self.take_part(input, room),
-            None => self.begin_parts(input),
+            Some(_) => self.take_part(unfinished, input, room),
+            None => self.begin_parts(unfinished, input),
         }
     }
 
     /// Begins a message, or goes on with one that has been gathered in part.
-    fn begin_parts(&mut self, input: &mut &mut [u8]) -> Result<Step, ProtocolError> {
-        if self.message.is_none() {
-            let Some(header) = self.take_header(input)? else {
+    fn begin_parts(
+        &mut self,
+        unfinished: &mut Unfinished,
+        input: &mut &mut [u8],
+    ) -> Result<Step, ProtocolError> {
+        if unfinished.message.is_none() {
+            let Some(header) = unfinished.take_header(input)? else {
                 return Ok(Step::Starved);
             };
             if !header.opcode.is_control() {
                 // There before the frame is judged: the limits on its size are for what is kept.
-                self.parts = Some(Box::default());
+                unfinished.parts = Some(Box::default());
             }
-            self.frame = Some(self.begin(header)?);
+            unfinished.frame = Some(self.begin(header, unfinished)?);
         }
-        let Some(message) = &self.message else {
+        let Some(message) = &unfinished.message else {
             return Ok(Step::Control);
         };
-        let parts = self.parts.get_or_insert_default();
+        let parts = unfinished.parts.get_or_insert_default();
         parts.text = message.text;
         if message.compressed {
             // What had been gathered before.
-            self.meter.received().compressed(self.payload.len(), 0);
+            let gathered = unfinished.payload.len();
+            self.meter.received().compressed(gathered, 0);
         }
         if message.compressed
-            && let Some(agreed) = &self.deflate
+            && let Some(window) = self.deflate.window
         {
-            parts.progress = Progress::new(agreed.window);
-            if agreed.own.is_none() {
+            parts.progress = Progress::new(window);
+            if self.deflate.own.is_none() {
                 parts.inflater = Some(Box::new(Inflater::new()));
             }
         }
@@ -178,41 +188,48 @@ impl Receiver {
     }
 
     /// Takes the next part of a message that has begun into `room`, which is not empty.
-    fn take_part(&mut self, input: &mut &mut [u8], room: &mut [u8]) -> Result<Step, ProtocolError> {
+    fn take_part(
+        &mut self,
+        unfinished: &mut Unfinished,
+        input: &mut &mut [u8],
+        room: &mut [u8],
+    ) -> Result<Step, ProtocolError> {
         loop {
-            let count = self.take_kept(room)?;
+            let count = self.take_kept(unfinished, room)?;
             if count > 0 {
-                return Ok(self.data(count));
+                return Ok(self.data(unfinished, count));
             }
-            let (Some(parts), Some(message)) = (&mut self.parts, &self.message) else {
+            let (Some(parts), Some(message)) = (&mut unfinished.parts, &unfinished.message) else {
                 return Ok(Step::Starved);
             };
             if parts.complete {
                 message.utf8.finish()?;
                 if message.compressed {
                     let mut progress = core::mem::take(&mut parts.progress);
-                    let (codec, keep_context) = codec(parts, self.deflate.as_mut())?;
+                    let (codec, keep_context) = codec(parts, &mut self.deflate)?;
                     codec.finish_parts(&mut progress, keep_context)?;
                 }
                 self.meter.received().end(parts.text);
-                (self.message, self.parts, self.payload) = (None, None, Gathered::new());
+                (unfinished.message, unfinished.parts) = (None, None);
+                unfinished.payload = Gathered::new();
                 return Ok(Step::End);
             }
-            let mut frame = match self.frame {
+            let mut frame = match unfinished.frame {
                 Some(frame) => frame,
                 None => {
-                    let Some(header) = self.take_header(input)? else {
+                    let Some(header) = unfinished.take_header(input)? else {
                         return Ok(Step::Starved);
                     };
-                    let frame = self.begin(header)?;
-                    self.frame = Some(frame);
+                    let frame = self.begin(header, unfinished)?;
+                    unfinished.frame = Some(frame);
                     if header.opcode.is_control() {
                         return Ok(Step::Control);
                     }
                     frame
                 }
             };
-            let (Some(parts), Some(message)) = (&mut self.parts, &mut self.message) else {
+            let (Some(parts), Some(message)) = (&mut unfinished.parts, &mut unfinished.message)
+            else {
                 return Ok(Step::Starved);
             };
             let most = if message.compressed {
@@ -228,30 +245,35 @@ impl Receiver {
             *input = rest;
             frame.unmask(bytes);
             let whole = frame.remaining == 0;
-            self.frame = if whole { None } else { Some(frame) };
+            unfinished.frame = if whole { None } else { Some(frame) };
             parts.complete = whole && frame.header.fin;
             if take == 0 && !whole {
                 return Ok(Step::Starved);
             }
             if message.compressed {
                 self.meter.received().compressed(bytes.len(), 0);
-                self.payload.extend_from_slice(bytes);
+                unfinished.payload.extend_from_slice(bytes);
             } else if take > 0 {
                 if message.text {
                     message.utf8.push(bytes)?;
                 }
                 room[..take].copy_from_slice(bytes);
-                return Ok(self.data(take));
+                return Ok(self.data(unfinished, take));
             }
         }
     }
 
     /// Makes what it can of the bytes that are kept: how many bytes of the message.
-    fn take_kept(&mut self, room: &mut [u8]) -> Result<usize, ProtocolError> {
-        let (Some(parts), Some(message)) = (&mut self.parts, &mut self.message) else {
+    fn take_kept(
+        &mut self,
+        unfinished: &mut Unfinished,
+        room: &mut [u8],
+    ) -> Result<usize, ProtocolError> {
+        let Unfinished { payload, .. } = unfinished;
+        let (Some(parts), Some(message)) = (&mut unfinished.parts, &mut unfinished.message) else {
             return Ok(0);
         };
-        let kept = &self.payload[parts.used..];
+        let kept = &payload[parts.used..];
         let (taken, written) = if !message.compressed {
             // Checked when it was gathered.
             let count = kept.len().min(room.len());
@@ -261,7 +283,7 @@ impl Receiver {
             (0, 0)
         } else {
             let mut progress = core::mem::take(&mut parts.progress);
-            let (codec, _) = codec(parts, self.deflate.as_mut())?;
+            let (codec, _) = codec(parts, &mut self.deflate)?;
             let result = codec.inflate_part(kept, room, &mut progress)?;
             parts.progress = progress;
             self.meter.received().compressed(0, result.1);
@@ -271,25 +293,41 @@ impl Receiver {
             result
         };
         parts.used += taken;
-        if parts.used == self.payload.len() {
+        if parts.used == payload.len() {
             parts.used = 0;
-            self.payload.clear();
-            if self.payload.capacity() > STAGE {
-                self.payload = Gathered::new();
+            payload.clear();
+            if payload.capacity() > STAGE {
+                *payload = Gathered::new();
             }
         }
         Ok(written)
     }
 
     /// Notes that frames have brought something.
-    fn data(&mut self, count: usize) -> Step {
-        if let Some(message) = &mut self.message {
+    fn data(&self, unfinished: &mut Unfinished, count: usize) -> Step {
+        if let Some(message) = &mut unfinished.message {
             message.fragments = 0;
         }
-        if let Some(parts) = self.parts.as_ref().filter(|parts| !parts.skipped) {
+        if let Some(parts) = unfinished.parts.as_ref().filter(|parts| !parts.skipped) {
             self.meter.received().part(parts.text, count);
         }
         Step::Data(count)
+    }
+}
+
+impl Unfinished {
+    fn skip_message(&mut self) {
+        let (Some(parts), Some(message)) = (&mut self.parts, &mut self.message) else {
+            return;
+        };
+        if core::mem::replace(&mut parts.skipped, true) {
+            return;
+        }
+        (message.text, message.utf8) = (false, Utf8::default());
+        if message.compressed && parts.inflater.take().is_some() {
+            message.compressed = false;
+            parts.used = self.payload.len();
+        }
     }
 
     fn is_at_control(&self) -> bool {
@@ -302,13 +340,13 @@ impl Receiver {
 /// The codec for a message in parts, and whether it keeps its context.
 fn codec<'a>(
     parts: &'a mut Parts,
-    agreed: Option<&'a mut Inflating>,
+    agreed: &'a mut Inflating,
 ) -> Result<(&'a mut Inflater, bool), ProtocolError> {
     if let Some(inflater) = &mut parts.inflater {
         return Ok((inflater, false));
     }
     // RSV1 is refused where nothing was agreed, so there is always an agreement here.
-    let own = agreed.and_then(|agreed| agreed.own.as_deref_mut());
+    let own = agreed.own.as_deref_mut();
     own.map(|own| (own, true))
         .ok_or(ProtocolError::ReservedBits)
 }

@@ -4,6 +4,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -63,14 +64,14 @@ pub struct Client {
     pub(super) origin: Option<String>,
     pub(super) subprotocols: Vec<String>,
     pub(super) deflate: Option<DeflateConfig>,
-    pub(super) limits: Limits,
+    pub(super) limits: Arc<Limits>,
     pub(super) head_limits: HeadLimits,
     connect_timeout: Duration,
     #[cfg(feature = "tls")]
     tls_timeout: Duration,
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
-    pub(super) output: OutputLimits,
+    pub(super) output: Arc<OutputLimits>,
     pub(super) staying: Staying,
     redirects: usize,
     proxy: ProxyChoice,
@@ -97,14 +98,14 @@ impl Client {
             origin: None,
             subprotocols: Vec::new(),
             deflate: DeflateConfig::available(),
-            limits: Limits::default(),
+            limits: Arc::default(),
             head_limits: HeadLimits::default(),
             connect_timeout: Duration::from_secs(10),
             #[cfg(feature = "tls")]
             tls_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
-            output: OutputLimits::default(),
+            output: Arc::default(),
             staying: Staying::default(),
             redirects: 0,
             proxy: ProxyChoice::default(),
@@ -159,7 +160,7 @@ impl Client {
 
     /// Sets what the server may make this end hold.
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.limits = Arc::new(limits);
         self
     }
 
@@ -231,14 +232,14 @@ impl Client {
 
     /// Sets how many bytes may wait to be written before sending waits too. Default 1 MiB.
     pub fn high_water(mut self, bytes: usize) -> Self {
-        self.output.high_water = bytes;
+        Arc::make_mut(&mut self.output).high_water = bytes;
         self
     }
 
     /// Sets how many bytes may wait to be written at all, where a callback sends and cannot wait:
     /// more ends the connection. Default 32 MiB.
     pub fn output_limit(mut self, bytes: usize) -> Self {
-        self.output.limit = bytes;
+        Arc::make_mut(&mut self.output).limit = bytes;
         self
     }
 
@@ -248,7 +249,7 @@ impl Client {
     /// timeout permits; a code that this end may not send cuts off too. Default: it is cut off, with
     /// [`Ended::Overflow`](crate::Ended::Overflow), which frees what waits at once.
     pub fn close_on_overflow(mut self, code: CloseCode) -> Self {
-        self.output.overflow = Some(code);
+        Arc::make_mut(&mut self.output).overflow = Some(code);
         self
     }
 

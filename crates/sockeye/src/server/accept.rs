@@ -239,13 +239,13 @@ impl Acceptor {
             role: Role::Server,
             subprotocol: terms.subprotocol,
             deflate: terms.deflate,
-            limits: self.limits,
+            limits: self.limits.clone(),
             close_timeout: self.close_timeout,
-            output: self.output,
+            output: self.output.clone(),
             staying: self.staying,
             rates: self.rates,
             peer_addr: peer.addr,
-            peer_head: PeerHead::Request(request),
+            peer_head: PeerHead::Request(Arc::unwrap_or_clone(request)),
             #[cfg(feature = "tracing")]
             url: None,
             #[cfg(feature = "metrics")]

@@ -387,29 +387,40 @@ async fn a_decision_that_panics_is_a_refusal_with_500() {
 
 #[tokio::test]
 async fn the_request_is_at_hand_while_it_is_decided_about_and_not_copied_after() {
-    let kept = Arc::new(std::sync::Mutex::new(None));
-    let keep = kept.clone();
+    let seen = Arc::new(std::sync::Mutex::new(None));
+    let see = seen.clone();
     let acceptor = Acceptor::new().on_request(move |request| {
-        let keep = keep.clone();
+        let see = see.clone();
         async move {
             tokio::task::yield_now().await;
             assert_eq!(request.path(), "/chat");
             assert_eq!(request.query(), Some("room=1"));
             assert!(request.subprotocols().iter().eq(["a", "b"]));
             assert!(request.peer_addr().unwrap().ip().is_loopback());
-            *keep.lock().unwrap() = Some(request);
+            *see.lock().unwrap() = Some(request.path().as_ptr().addr());
             Ok(Answer::new())
         }
     });
     let request = and("Sec-WebSocket-Protocol: a, b\r\n");
     let (established, _) = exchange(&acceptor, request.as_bytes()).await;
     let established = established.unwrap();
+    let path = established.peer_head.request().unwrap().path();
+    assert_eq!(Some(path.as_ptr().addr()), *seen.lock().unwrap());
+}
+
+#[tokio::test]
+async fn whoever_decides_may_keep_the_request() {
+    let kept = Arc::new(std::sync::Mutex::new(None));
+    let keep = kept.clone();
+    let acceptor = Acceptor::new().on_request(move |request| {
+        *keep.lock().unwrap() = Some(request);
+        std::future::ready(Ok(Answer::new()))
+    });
+    let (established, _) = exchange(&acceptor, GOOD.as_bytes()).await;
+    let established = established.unwrap();
     let kept = kept.lock().unwrap().take().unwrap();
     let theirs: &Request = &kept;
-    assert!(std::ptr::eq(
-        established.peer_head.request().unwrap(),
-        theirs
-    ));
+    assert_eq!(established.peer_head.request(), Some(theirs));
 }
 
 #[tokio::test]

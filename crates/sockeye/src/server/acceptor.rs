@@ -30,11 +30,11 @@ use crate::{
 pub struct Acceptor {
     pub(super) subprotocols: Vec<String>,
     pub(super) deflate: Option<DeflateConfig>,
-    pub(super) limits: Limits,
+    pub(super) limits: Arc<Limits>,
     pub(super) head_limits: HeadLimits,
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
-    pub(super) output: OutputLimits,
+    pub(super) output: Arc<OutputLimits>,
     pub(super) staying: Staying,
     pub(super) rates: Rates,
     pub(super) origins: Origins,
@@ -60,11 +60,11 @@ impl Acceptor {
         Self {
             subprotocols: Vec::new(),
             deflate: DeflateConfig::available(),
-            limits: Limits::default(),
+            limits: Arc::default(),
             head_limits: HeadLimits::default(),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
-            output: OutputLimits::default(),
+            output: Arc::default(),
             staying: Staying::default(),
             rates: Rates::default(),
             origins: Origins::default(),
@@ -94,7 +94,7 @@ impl Acceptor {
 
     /// Sets what a client may make this end hold.
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.limits = Arc::new(limits);
         self
     }
 
@@ -190,14 +190,14 @@ impl Acceptor {
 
     /// Sets how many bytes may wait to be written before sending waits too. Default 1 MiB.
     pub fn high_water(mut self, bytes: usize) -> Self {
-        self.output.high_water = bytes;
+        Arc::make_mut(&mut self.output).high_water = bytes;
         self
     }
 
     /// Sets how many bytes may wait to be written at all, where a callback sends and cannot wait:
     /// more ends the connection. Default 32 MiB.
     pub fn output_limit(mut self, bytes: usize) -> Self {
-        self.output.limit = bytes;
+        Arc::make_mut(&mut self.output).limit = bytes;
         self
     }
 
@@ -207,7 +207,7 @@ impl Acceptor {
     /// timeout permits; a code that this end may not send cuts off too. Default: it is cut off, with
     /// [`Ended::Overflow`](crate::Ended::Overflow), which frees what waits at once.
     pub fn close_on_overflow(mut self, code: CloseCode) -> Self {
-        self.output.overflow = Some(code);
+        Arc::make_mut(&mut self.output).overflow = Some(code);
         self
     }
 
@@ -357,9 +357,17 @@ impl Acceptor {
         offer.subprotocols.choose(&self.subprotocols)
     }
 
+    /// The same, which shares with no other what connections look at all the time: a core would wait for
+    /// another that opens a connection.
+    pub(super) fn apart(mut self) -> Self {
+        self.limits = Arc::new(*self.limits);
+        self.output = Arc::new(*self.output);
+        self
+    }
+
     #[cfg(feature = "axum")]
     pub(crate) fn limits_mut(&mut self) -> &mut Limits {
-        &mut self.limits
+        Arc::make_mut(&mut self.limits)
     }
 }
 

@@ -240,14 +240,14 @@ impl Gate {
     }
 
     /// Takes a place for a connection.
-    pub(super) fn enter(self: &Arc<Self>, limits: &Limits) -> Result<Place, Refused> {
+    pub(super) fn enter(self: &Arc<Self>, limits: &Arc<Limits>) -> Result<Place, Refused> {
         let most = limits.connections.unwrap_or(usize::MAX);
         if !add_below(&self.open, most) {
             return Err(Refused::new(Limit::Connections, None));
         }
         Ok(Place {
             gate: self.clone(),
-            limits: *limits,
+            limits: limits.clone(),
             client: Mutex::new(None),
             refused: Mutex::new(None),
         })
@@ -334,23 +334,24 @@ impl Drop for Refusing {
 #[derive(Debug)]
 pub(super) struct Place {
     gate: Arc<Gate>,
-    limits: Limits,
+    /// The server's, which has them once.
+    limits: Arc<Limits>,
     client: Mutex<Option<Client>>,
-    /// Why it was not let in, where that is known only now.
-    refused: Mutex<Option<Refused>>,
+    /// Why it was not let in, where that is known only now. In a box: it is seldom there.
+    refused: Mutex<Option<Box<Refused>>>,
 }
 
 impl Place {
     /// Why the connection was not let in although it has a place.
     pub(super) fn refused(&self) -> Option<Refused> {
-        *lock(&self.refused)
+        lock(&self.refused).as_deref().copied()
     }
 
     /// Says which address the connection is from, as soon as that is known, and counts it there; what
     /// it was counted for before is given back.
     pub(super) fn count_address(&self, address: IpAddr) -> Result<(), Refused> {
         self.count_at(address)
-            .inspect_err(|refused| *lock(&self.refused) = Some(*refused))
+            .inspect_err(|refused| *lock(&self.refused) = Some(Box::new(*refused)))
     }
 
     fn count_at(&self, address: IpAddr) -> Result<(), Refused> {

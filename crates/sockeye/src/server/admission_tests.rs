@@ -24,7 +24,7 @@ fn limit(result: Result<(), Refused>) -> Option<Limit> {
 #[tokio::test(start_paused = true)]
 async fn as_many_as_there_may_be_and_one_more() {
     let gate = Gate::new();
-    let limits = limits(3, 9);
+    let limits = Arc::new(limits(3, 9));
     let mut places: Vec<_> = (0..3).map(|_| gate.enter(&limits).unwrap()).collect();
     let refused = gate.enter(&limits).unwrap_err();
     assert_eq!(refused.limit, Limit::Connections);
@@ -38,7 +38,7 @@ async fn as_many_as_there_may_be_and_one_more() {
 #[tokio::test(start_paused = true)]
 async fn each_address_by_itself() {
     let gate = Gate::new();
-    let limits = limits(100, 2);
+    let limits = Arc::new(limits(100, 2));
     let enter = |text| {
         let place = gate.enter(&limits).unwrap();
         place.count_address(address(text)).map(|()| place)
@@ -58,7 +58,7 @@ async fn each_address_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn ipv6_by_64_bits() {
     let gate = Gate::new();
-    let limits = limits(100, 2);
+    let limits = Arc::new(limits(100, 2));
     let enter = |text| {
         let place = gate.enter(&limits).unwrap();
         place.count_address(address(text)).map(|()| place)
@@ -73,7 +73,7 @@ async fn ipv6_by_64_bits() {
 #[tokio::test(start_paused = true)]
 async fn the_real_address_takes_the_place_of_the_proxys() {
     let gate = Gate::new();
-    let limits = limits(100, 1);
+    let limits = Arc::new(limits(100, 1));
     let place = gate.enter(&limits).unwrap();
     place.count_address(address("192.0.2.1")).unwrap();
     place.count_address(address("192.0.2.1")).unwrap();
@@ -92,11 +92,11 @@ async fn the_real_address_takes_the_place_of_the_proxys() {
 #[tokio::test(start_paused = true)]
 async fn defaults_are_for_addresses_of_the_internet() {
     let gate = Gate::new();
-    let limits = Limits {
+    let limits = Arc::new(Limits {
         per_address: Each::global(1),
         rate: Each::global(Rate::per_second(1)),
         ..Limits::default()
-    };
+    });
     for (text, global) in [
         ("127.0.0.1", false),
         ("10.1.2.3", false),
@@ -123,10 +123,10 @@ async fn defaults_are_for_addresses_of_the_internet() {
 #[tokio::test(start_paused = true)]
 async fn handshakes_a_second_and_a_burst() {
     let gate = Gate::new();
-    let limits = Limits {
+    let limits = Arc::new(Limits {
         rate: Each::of(Some(Rate::per_second(1).burst(3))),
         ..limits(100, 100)
-    };
+    });
     let begin = |text| {
         let place = gate.enter(&limits).unwrap();
         place.count_address(address(text))
@@ -150,10 +150,10 @@ async fn handshakes_a_second_and_a_burst() {
 #[tokio::test(start_paused = true)]
 async fn what_is_remembered_of_addresses_is_bounded() {
     let gate = Gate::new();
-    let limits = Limits {
+    let limits = Arc::new(Limits {
         rate: Each::of(Some(Rate::per_second(1).burst(2))),
         ..limits(1 << 20, 100)
-    };
+    });
     let remembered = || -> usize {
         let parts = gate.addresses.iter();
         parts.map(|part| lock(part).clients.len()).sum()
@@ -192,7 +192,7 @@ async fn what_is_remembered_of_addresses_is_bounded() {
 #[tokio::test(start_paused = true)]
 async fn a_panic_gives_its_place_back() {
     let gate = Gate::new();
-    let limits = limits(1, 1);
+    let limits = Arc::new(limits(1, 1));
     let place = gate.enter(&limits).unwrap();
     place.count_address(address("192.0.2.1")).unwrap();
     let task = tokio::spawn(async move {
@@ -207,10 +207,10 @@ async fn a_panic_gives_its_place_back() {
 #[tokio::test(start_paused = true)]
 async fn the_oldest_handshake_is_given_up_once_it_has_had_its_time() {
     let gate = Gate::new();
-    let limits = Limits {
+    let limits = Arc::new(Limits {
         handshakes: Some(2),
         ..Limits::default()
-    };
+    });
     let mut room = Room::new(gate.clone(), &limits);
     let mut given_up = Vec::new();
     let peer = |port| Some(SocketAddr::from(([192, 0, 2, 1], port)));

@@ -26,8 +26,11 @@ use super::{
     listener::cannot_listen,
     proxy_protocol::read_header,
     shutdown::{Begun, Running},
+    task::{Stage, Task},
 };
-use crate::{Deadline, Error, Handler, Result, WebSocket, stream::Stream};
+use crate::{
+    Deadline, Error, Handler, Result, WebSocket, driven::Driven, handler::Handled, stream::Stream,
+};
 
 /// How long to wait before accepting again, where the system has run out of descriptors or memory:
 /// connections that end meanwhile make room.
@@ -391,13 +394,9 @@ impl Server {
         F: Fn(WebSocket) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
-        let work = Arc::new(work);
         self.run(move |socket| {
-            let work = work.clone();
-            // Boxed: a task's memory comes in steps, and a future keeps what it is made of beside what
-            // becomes of that. An echo was a task of 1 KiB.
-            let driven = Box::pin(socket.drive(move |socket| work(socket)));
-            async move { driven.await.map(drop) }
+            let mut driven = Driven::new(socket, &work);
+            poll_fn(move |cx| Pin::new(&mut driven).poll(cx).map_ok(drop))
         })
         .await
     }
@@ -417,8 +416,11 @@ impl Server {
         H: Handler + Send + 'static,
     {
         self.run(move |socket| {
-            let handled = socket.handle(make());
-            async move { handled.await.error().map_or(Ok(()), Err) }
+            let mut handled = Handled::new(socket, make());
+            poll_fn(move |cx| {
+                let ended = Pin::new(&mut handled).poll(cx);
+                ended.map(|ended| ended.error().map_or(Ok(()), Err))
+            })
         })
         .await
     }
@@ -442,7 +444,7 @@ impl Server {
     async fn run<F, Fut>(mut self, work: F) -> Result<()>
     where
         F: Fn(WebSocket) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<()>> + Send + 'static,
+        Fut: Future<Output = Result<()>> + Unpin + Send + 'static,
     {
         let connections = Connections::default();
         let work = Arc::new(work);
@@ -455,10 +457,10 @@ impl Server {
             self.acceptor.offer_http2();
         }
         let context = Arc::new(Context {
-            limits: self.limits,
+            limits: Arc::new(self.limits),
             gate: self.gate.clone(),
             proxies: self.proxies.clone(),
-            acceptor: Arc::new(self.acceptor.clone()),
+            acceptor: Arc::new(self.acceptor.clone().apart()),
             #[cfg(feature = "hyper")]
             http: self.http.clone(),
             #[cfg(feature = "hyper")]
@@ -472,31 +474,16 @@ impl Server {
             let (handshake, gate) = (context.gate.handshake(peer), context.gate.clone());
             let id = handshake.id();
             let (context, work) = (context.clone(), work.clone());
-            let task = connections.spawn(move |mut entry| {
-                // Boxed, so that what opening a connection needs is not kept while it is open; and
-                // here, since a future keeps room for all that it begins with.
+            let task = connections.spawn(move |entry| {
                 let client = Client::new(stream, Peer::at(peer).counted(&place));
-                let place_among = entry.place.clone();
-                let opening = Box::pin(context.clone().open(client, handshake, place_among));
-                async move {
-                    let result = match opening.await {
-                        Ok(Some(socket)) => {
-                            entry.opened(&socket);
-                            work(socket).await
-                        }
-                        Ok(None) => Ok(()),
-                        Err(error) => {
-                            let error = place.refused().map_or(error, Error::from);
-                            context.acceptor.refused(peer, &error);
-                            Err(error)
-                        }
-                    };
-                    drop(place);
-                    if let Err(error) = result
-                        && let Some(tell) = &context.on_error
-                    {
-                        tell(peer, &error);
-                    }
+                let opening = context.clone().open(client, handshake, entry.place.clone());
+                Task {
+                    stage: Stage::Opening(Box::pin(opening)),
+                    entry,
+                    place: Some(place),
+                    context,
+                    work,
+                    peer,
                 }
             });
             gate.runs(id, task);
@@ -594,8 +581,8 @@ impl fmt::Debug for Server {
 }
 
 /// What the connections of a server have in common.
-struct Context {
-    limits: Limits,
+pub(super) struct Context {
+    limits: Arc<Limits>,
     gate: Arc<Gate>,
     proxies: Option<Networks>,
     acceptor: Arc<Acceptor>,
@@ -627,12 +614,22 @@ impl Context {
             Err(refused) => {
                 refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
                 let error = refused.into();
-                self.acceptor.refused(peer, &error);
-                if let Some(tell) = &self.on_error {
-                    tell(peer, &error);
-                }
+                self.refused(peer, &error);
+                self.tell(peer, &error);
                 None
             }
+        }
+    }
+
+    /// Says that an opening handshake came to nothing.
+    pub(super) fn refused(&self, peer: Option<SocketAddr>, error: &Error) {
+        self.acceptor.refused(peer, error);
+    }
+
+    /// Tells the user of a connection that failed.
+    pub(super) fn tell(&self, peer: Option<SocketAddr>, error: &Error) {
+        if let Some(tell) = &self.on_error {
+            tell(peer, error);
         }
     }
 

@@ -23,6 +23,7 @@ mod proxy_protocol;
 mod rewound;
 mod routes;
 mod shutdown;
+mod task;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(feature = "tls")]

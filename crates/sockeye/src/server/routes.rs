@@ -1,11 +1,17 @@
 //! Routes: which handler a WebSocket goes to, by the path that its request asks for.
 
-use std::{fmt, future::Future, pin::Pin, str, sync::Arc};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    str,
+    sync::Arc,
+};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use sockeye_proto::handshake::{HandshakeError, Refusal};
 
-use crate::{Error, Handler, Result, WebSocket};
+use crate::{Error, Handler, Result, WebSocket, driven::Driven};
 
 /// What a browser writes with percent signs in a path, of what a route may be written with.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`');
@@ -66,10 +72,11 @@ impl Routes {
         F: Fn(WebSocket) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
-        let work = Arc::new(work);
         self.add(path, move |socket| {
-            let work = work.clone();
-            Box::pin(async move { socket.drive(|socket| work(socket)).await.map(drop) })
+            let mut driven = Driven::new(socket, &work);
+            Box::pin(poll_fn(move |cx| {
+                Pin::new(&mut driven).poll(cx).map_ok(drop)
+            }))
         })
     }
 
