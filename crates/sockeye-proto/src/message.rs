@@ -19,6 +19,7 @@ pub enum MessageKind {
 
 /// A whole message, owned. Cloning is cheap: the payload is shared.
 #[derive(Clone, PartialEq, Eq)]
+#[repr(usize)]
 pub enum Message {
     /// UTF-8 text (opcode 1).
     Text(Text),
@@ -328,6 +329,7 @@ impl PartialEq<&str> for Text {
 /// Strings are text, bytes are binary. Small payloads are copied into the output; a large owned one
 /// travels without a copy.
 #[derive(Clone, Debug)]
+#[repr(usize)]
 pub enum Outgoing<'a> {
     /// Copied when it is sent.
     Borrowed(MessageRef<'a>),

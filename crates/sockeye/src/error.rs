@@ -17,6 +17,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a connection did not come about, or what ended it. Cloning is cheap.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[repr(usize)]
 pub enum Error {
     /// The URL cannot be a WebSocket's; the text says what is wrong with it (RFC 6455 §3).
     Url(Box<str>),
