@@ -904,17 +904,19 @@ impl<'i> Whole<'i> {
 
     #[inline(always)]
     fn into_owned(self) -> Result<Message, ProtocolError> {
+        /// Below this, setting out for one pass costs more than the second.
+        const ONE_PASS: usize = 2048;
         let key = self.key();
         let payload = &mut self.frame[self.start..];
         let len = payload.len();
-        if !self.text {
-            return Ok(Message::Binary(match key {
-                Some(key) => Mask::copy_once(key, payload).into(),
-                None => Bytes::copy_from_slice(payload),
-            }));
-        }
         if let Some(key) = key {
+            if !self.text && len >= ONE_PASS {
+                return Ok(Message::Binary(Mask::copy_once(key, payload).into()));
+            }
             Mask::apply_once(key, payload);
+        }
+        if !self.text {
+            return Ok(Message::Binary(Bytes::copy_from_slice(payload)));
         }
         let text = if len < 64 {
             let start = align(self.frame, self.start);

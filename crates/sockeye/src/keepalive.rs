@@ -9,7 +9,6 @@ use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
     mem,
-    pin::{Pin, pin},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,13 +17,9 @@ use std::{
     time::Duration,
 };
 
-use pin_project_lite::pin_project;
-use tokio::{
-    task::unconstrained,
-    time::{Instant, Sleep},
-};
+use tokio::time::Instant;
 
-use crate::clock;
+use crate::clock::Timer;
 
 /// How long a connection is kept, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,24 +380,22 @@ impl Pulse {
     }
 }
 
-pin_project! {
-    /// [`Keepalive`] with a timer, in one piece: each poll looks at the timer and at whom it wakes.
-    #[derive(Debug)]
-    pub(crate) struct Alarm {
-        // The task that the timer wakes.
-        wakes: Option<Waker>,
-        #[pin]
-        sleep: Sleep,
-        keepalive: Keepalive,
-    }
+/// [`Keepalive`] with a timer. In a box with the connection, where there is one.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    timer: Timer,
+    /// The task that the timer wakes.
+    wakes: Option<Waker>,
+    keepalive: Keepalive,
 }
 
 impl Alarm {
-    pub(crate) fn new(staying: Staying, opened: Instant) -> Option<Pin<Box<Self>>> {
+    /// For a connection that has opened then; `io` says that the runtime has descriptors.
+    pub(crate) fn new(staying: Staying, opened: Instant, io: bool) -> Option<Box<Self>> {
         let keepalive = Keepalive::new(staying.spread())?;
-        Some(Box::pin(Self {
+        Some(Box::new(Self {
+            timer: Timer::new(opened + keepalive.due(), io),
             wakes: None,
-            sleep: clock::sleep_until(opened + keepalive.due()),
             keepalive,
         }))
     }
@@ -410,28 +403,25 @@ impl Alarm {
     /// Whether to [`tick`](Self::tick); else the task is woken when to. Asked in every poll, and so
     /// only the task's first one troubles the timer.
     #[inline]
-    pub(crate) fn is_due(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
-        self.sleep.is_elapsed()
+    pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+        self.timer.is_elapsed()
             || !matches!(&self.wakes, Some(waker) if waker.will_wake(cx.waker()))
                 && self.wake(cx).is_ready()
     }
 
     #[cold]
-    fn wake(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let alarm = self.project();
-        *alarm.wakes = Some(cx.waker().clone());
-        // A timer that says Pending because the task has done much would not have the waker.
-        pin!(unconstrained(alarm.sleep)).poll(cx)
+    fn wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wakes = Some(cx.waker().clone());
+        self.timer.poll(cx)
     }
 
     /// What is to be done on a connection that has opened then; with nothing left to do, the timer is set
     /// anew.
-    pub(crate) fn tick(self: Pin<&mut Self>, opened: Instant, seen: Seen) -> Option<Step> {
-        let alarm = self.project();
-        let step = alarm.keepalive.tick(opened.elapsed(), seen);
+    pub(crate) fn tick(&mut self, opened: Instant, seen: Seen) -> Option<Step> {
+        let step = self.keepalive.tick(opened.elapsed(), seen);
         if step.is_none() {
-            alarm.sleep.reset(opened + alarm.keepalive.due());
-            *alarm.wakes = None;
+            self.timer.reset(opened + self.keepalive.due());
+            self.wakes = None;
         }
         step
     }

@@ -40,7 +40,7 @@ pub(crate) struct Link {
     written: usize,
     control: usize,
     /// Keeps the connection, where it is to be kept.
-    alarm: Option<Pin<Box<Alarm>>>,
+    alarm: Option<Box<Alarm>>,
     /// Runs once a Close was sent, where a task waits for it to be written and nobody drives.
     pub(crate) closing: Option<Pin<Box<Sleep>>>,
     /// Why nothing more can be written.
@@ -112,6 +112,7 @@ impl Command<'_> {
 impl Link {
     pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize, staying: Staying) -> Self {
         let opened = Instant::now();
+        let has_descriptor = matches!(io, WriteHalf::Tcp(_));
         Self {
             sender,
             limit,
@@ -121,7 +122,7 @@ impl Link {
             shut_down: false,
             written: 0,
             control: 0,
-            alarm: Alarm::new(staying, opened),
+            alarm: Alarm::new(staying, opened, has_descriptor),
             closing: None,
             broken: None,
             latest: None,
@@ -271,9 +272,7 @@ impl Link {
     /// Whether it is time to [`tick`](Self::tick); else the task is woken when it is.
     #[inline]
     pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
-        self.alarm
-            .as_mut()
-            .is_some_and(|alarm| alarm.as_mut().is_due(cx))
+        self.alarm.as_mut().is_some_and(|alarm| alarm.is_due(cx))
     }
 
     /// Sends the ping that is due, and gives what else is to be done. Call it for as long as
@@ -286,7 +285,7 @@ impl Link {
         }
         let buffered = self.sender.buffered();
         let sent = self.written.wrapping_add(buffered);
-        let step = self.alarm.as_mut()?.as_mut().tick(
+        let step = self.alarm.as_mut()?.tick(
             self.opened,
             Seen {
                 received: pulse.received(),
