@@ -49,9 +49,11 @@ async fn it_leaves_nothing_behind() {
         Reconnecting::new(Client::new(format!("ws://{address}/")).deflate(None))
             .base_delay(Duration::from_secs(600))
     };
-    // What the runtime opens once is open now.
-    let _ = TcpStream::connect(address).await;
-    drop(listener.accept().await.unwrap());
+    // What a runtime has once is there now: its own descriptors, and what keeps the timers of connections.
+    let mut first = fresh();
+    drop(open(&mut first, &listener).await);
+    assert!(matches!(update(&mut first).await, Update::Waiting { .. }));
+    drop(first);
     let before = (tasks(), descriptors());
 
     // Not begun.
