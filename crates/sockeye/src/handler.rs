@@ -218,7 +218,7 @@ impl Socket {
     }
 
     /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
-    /// Free of cost, for any number of calls: see [`Counters`].
+    /// Asking takes a few loads from memory, and no lock: see [`Counters`].
     pub fn counters(&self) -> Counters {
         self.driver.shared.meter.counters()
     }

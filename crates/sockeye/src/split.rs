@@ -172,7 +172,7 @@ impl Sender {
     }
 
     /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
-    /// Free of cost, for any number of calls: see [`Counters`].
+    /// Asking takes a few loads from memory, and no lock: see [`Counters`].
     pub fn counters(&self) -> Counters {
         self.shared.meter.counters()
     }
@@ -312,7 +312,7 @@ impl Receiver {
     }
 
     /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.
-    /// Free of cost, for any number of calls: see [`Counters`].
+    /// Asking takes a few loads from memory, and no lock: see [`Counters`].
     pub fn counters(&self) -> Counters {
         self.shared.meter.counters()
     }
