@@ -6,11 +6,11 @@
 use libfuzzer_sys::fuzz_target;
 use sockeye_fuzz::{
     Choices, allocations,
-    ends::{NOW, compress, config, first_mask, frames, other, pieces},
+    ends::{NOW, compress, config, first_mask, frames, other, owned, pieces},
 };
 use sockeye_proto::{
-    Codecs, Config, Connection, Event, Limits, Message, MessageKind, OwnedEvent, Part,
-    ProtocolError, SendError,
+    Codecs, Config, Connection, Limits, Message, MessageKind, OwnedEvent, Part, ProtocolError,
+    SendError,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -83,15 +83,6 @@ fn read_whole(config: &Config, bytes: &[u8]) -> Seen {
         seen.write(&mut connection);
     }
     seen
-}
-
-fn owned(event: Event<'_>) -> OwnedEvent {
-    match event {
-        Event::Message(message) => OwnedEvent::Message(message.to_owned()),
-        Event::Ping(payload) => OwnedEvent::Ping(payload.to_vec().into()),
-        Event::Pong(payload) => OwnedEvent::Pong(payload.to_vec().into()),
-        Event::Close(frame) => OwnedEvent::Close(frame),
-    }
 }
 
 /// A compressed message that is broken is found to be so while it comes: read whole, only when it has ended, if it

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use sockeye_fuzz::{
     Choices, allocations,
-    ends::{NOW, compress, config, first_mask, frames, other, pieces},
+    ends::{NOW, compress, config, first_mask, frames, other, owned, pieces},
 };
 use sockeye_proto::{
     CloseFrame, Codecs, Config, Connection, Event, Limits, OwnedEvent, ProtocolError, Receiver,
@@ -82,15 +82,6 @@ fn read(config: &Config, pieces: &[&[u8]]) -> Seen {
     }
     assert_eq!(connection.is_finished(), !connection.is_open());
     seen
-}
-
-fn owned(event: Event<'_>) -> OwnedEvent {
-    match event {
-        Event::Message(message) => OwnedEvent::Message(message.to_owned()),
-        Event::Ping(payload) => OwnedEvent::Ping(payload.to_vec().into()),
-        Event::Pong(payload) => OwnedEvent::Pong(payload.to_vec().into()),
-        Event::Close(frame) => OwnedEvent::Close(frame),
-    }
 }
 
 /// Reads as a driver does that hands out owned events: into the message's own buffer where it is
