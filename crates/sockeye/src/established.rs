@@ -32,7 +32,7 @@ pub(crate) struct Established {
     pub(crate) limits: Arc<Limits>,
     pub(crate) close_timeout: Duration,
     pub(crate) output: Arc<OutputLimits>,
-    pub(crate) staying: Staying,
+    pub(crate) staying: Arc<Staying>,
     /// How fast the peer may go.
     pub(crate) rates: Rates,
     /// None for a stream that is no socket's.

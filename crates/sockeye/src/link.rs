@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::{
     Error, Result, buffers,
-    keepalive::{Alarm, Pulse, Seen, Staying, Step},
+    keepalive::{Alarm, Pulse, Seen, Step},
     latest::Latest,
     transport::WriteHalf,
 };
@@ -40,7 +40,7 @@ pub(crate) struct Link {
     written: usize,
     control: usize,
     /// Keeps the connection, where it is to be kept.
-    alarm: Option<Box<Alarm>>,
+    pub(crate) alarm: Option<Alarm>,
     /// Runs once a Close was sent, where a task waits for it to be written and nobody drives.
     pub(crate) closing: Option<Pin<Box<Sleep>>>,
     /// Why nothing more can be written.
@@ -110,24 +110,27 @@ impl Command<'_> {
 }
 
 impl Link {
-    pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize, staying: Staying) -> Self {
-        let opened = Instant::now();
-        let has_descriptor = matches!(io, WriteHalf::Tcp(_));
+    pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize) -> Self {
         Self {
             sender,
             limit,
             io,
-            opened,
+            opened: Instant::now(),
             unflushed: false,
             shut_down: false,
             written: 0,
             control: 0,
-            alarm: Alarm::new(staying, opened, has_descriptor),
+            alarm: None,
             closing: None,
             broken: None,
             latest: None,
             reading: None,
         }
+    }
+
+    /// Whether the runtime has descriptors for sure.
+    pub(crate) fn has_descriptor(&self) -> bool {
+        matches!(self.io, WriteHalf::Tcp(_))
     }
 
     /// Queues what a command asks for.

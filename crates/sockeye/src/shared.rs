@@ -25,12 +25,14 @@ use sockeye_proto::{
 };
 use tokio::time::Instant;
 
+#[cfg(test)]
+use crate::transport::WriteHalf;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use crate::watch::Watch;
 use crate::{
     Ended, Error, Result,
     established::{Admitted, OutputLimits, PeerHead},
-    keepalive::{Pulse, Step},
+    keepalive::{Alarm, Pulse, Staying, Step},
     latest::Latest,
     link::{Command, Link, Lost},
     reader::Reader,
@@ -187,8 +189,15 @@ thread_local! {
 }
 
 impl Shared {
-    pub(crate) fn new(info: Info, link: Link) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(info: Info, mut link: Link, staying: Arc<Staying>) -> Arc<Self> {
+        Arc::new_cyclic(|this| {
+            link.alarm = Alarm::new(staying, link.opened, link.has_descriptor(), this);
+            Self::with_link(info, link)
+        })
+    }
+
+    fn with_link(info: Info, link: Link) -> Self {
+        Self {
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             watch: Watch::new(&info),
             info,
@@ -214,7 +223,7 @@ impl Shared {
             left: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
-        })
+        }
     }
 
     fn id(&self) -> usize {
@@ -914,6 +923,20 @@ impl Shared {
         own
     }
 
+    /// Wakes whoever looks after the connection, since its timer has run out: the driver; where there is none,
+    /// who receives, and who waits until something is written.
+    pub(crate) fn ring(&self) {
+        let mut state = self.lock();
+        let driver = state.driver.clone();
+        let is_free = driver.is_none();
+        let waker = driver.or_else(|| state.reading.take());
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+        if is_free {
+            self.wake_waiting();
+        }
+    }
+
     /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
     /// did.
     pub(crate) fn let_go(&self) -> bool {
@@ -1038,4 +1061,25 @@ fn check_close(frame: &CloseFrame, client: bool) -> Result<(), SendError> {
         return Err(SendError::CodeNotForRole(frame.code));
     }
     Ok(())
+}
+
+#[cfg(test)]
+impl Shared {
+    /// A connection without a peer, a transport and a keepalive.
+    pub(crate) fn of_nobody() -> Arc<Self> {
+        use sockeye_proto::{Config, Role, handshake::Request};
+        let info = Info {
+            client: false,
+            subprotocol: None,
+            deflate: None,
+            peer_addr: None,
+            output: Arc::default(),
+            peer_head: PeerHead::Request(Request::parse(b"GET / HTTP/1.1\r\n\r\n").unwrap()),
+            #[cfg(feature = "tracing")]
+            url: None,
+            admitted: None,
+        };
+        let (_, sender) = Config::new(Role::Server).halves();
+        Arc::new(Self::with_link(info, Link::new(sender, WriteHalf::Gone, 0)))
+    }
 }

@@ -66,7 +66,7 @@ impl WebSocket {
         let (receiver, sender) = config.halves_within(established.limits);
         let (read, write) = transport::split(stream);
         let limit = established.output.limit;
-        let link = Link::new(sender, write, limit, established.staying);
+        let link = Link::new(sender, write, limit);
         let info = Info {
             client: matches!(role, sockeye_proto::Role::Client { .. }),
             subprotocol,
@@ -82,7 +82,7 @@ impl WebSocket {
         let reader = Box::new(
             Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
         );
-        let shared = Shared::new(info, link);
+        let shared = Shared::new(info, link, established.staying);
         shared.opened(
             #[cfg(feature = "metrics")]
             established.metrics.as_ref(),
