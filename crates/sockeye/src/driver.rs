@@ -339,7 +339,7 @@ impl Drop for Driver {
             self.say_goodbye(CloseCode::INTERNAL_ERROR);
         }
         if let Some(reader) = self.reader.take() {
-            self.shared.lock().reader = Some(reader);
+            self.shared.put_reader(reader);
         }
         if let Some(link) = self.link.take() {
             self.shared.free_link(link);

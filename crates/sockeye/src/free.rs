@@ -40,8 +40,8 @@ impl Shared {
                     self.wake_ended();
                 }
                 Some(Step::Close { reason }) => {
-                    if state.our_close.is_none() && state.ended.is_none() {
-                        state.our_close = Some(Box::new(leaving(reason)));
+                    if !state.has_close() {
+                        state.close(leaving(reason));
                         let _ = link.apply(Command::Close(leaving(reason)));
                     }
                 }

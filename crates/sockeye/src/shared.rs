@@ -110,31 +110,44 @@ pub(crate) struct Shared {
     driver_buffered: AtomicUsize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct State {
     /// The sending side, unless a driver holds it.
     link: Option<Box<Link>>,
-    /// The receiving side, once its owner has let go of it.
-    pub(crate) reader: Option<Box<Reader>>,
-    /// What was sent while a driver held the link, and its size.
-    inbox: Vec<Command<'static>>,
-    inbox_size: usize,
-    /// What of that is replaced while it waits.
-    latest: Option<Box<Latest>>,
+    /// There once something was sent while a driver held the link.
+    inbox: Option<Box<Inbox>>,
     /// The task of the driver that holds the link.
     driver: Option<Waker>,
-    /// The task of another driver that is to have the link. In a box, as all that few connections have, or
-    /// only at their end.
-    wanted: Option<Box<Waker>>,
-    /// Why the driver can write no more.
-    broken: Option<Lost>,
     /// The task that waits for an event, where it must know of more than the transport says.
     reading: Option<Waker>,
+    /// In a box, as all that few connections have, or only at their end.
+    seldom: Option<Box<Seldom>>,
+}
+
+/// What was sent while a driver held the link.
+#[derive(Debug, Default)]
+struct Inbox {
+    commands: Vec<Command<'static>>,
+    /// The size of all of them.
+    size: usize,
+    /// What is replaced while it waits.
+    latest: Option<Box<Latest>>,
+}
+
+/// What few connections have, or only at their end.
+#[derive(Debug, Default)]
+struct Seldom {
+    /// The receiving side, once its owner has let go of it.
+    reader: Option<Box<Reader>>,
+    /// The task of another driver that is to have the link.
+    wanted: Option<Waker>,
+    /// Why the driver can write no more.
+    broken: Option<Lost>,
     /// The Close that this end sent first.
-    pub(crate) our_close: Option<Box<CloseFrame>>,
+    our_close: Option<CloseFrame>,
     /// The Close that is to be sent once all that has come is handled.
-    leaving: Option<Box<CloseFrame>>,
-    pub(crate) ended: Option<Box<Ended>>,
+    leaving: Option<CloseFrame>,
+    ended: Option<Ended>,
 }
 
 /// Where the link is, as seen by whoever wants to send.
@@ -205,17 +218,7 @@ impl Shared {
             meter: link.sender.meter().clone(),
             state: Mutex::new(State {
                 link: Some(Box::new(link)),
-                reader: None,
-                inbox: Vec::new(),
-                inbox_size: 0,
-                latest: None,
-                driver: None,
-                wanted: None,
-                broken: None,
-                reading: None,
-                our_close: None,
-                leaving: None,
-                ended: None,
+                ..State::default()
             }),
             waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
@@ -338,10 +341,10 @@ impl Shared {
     pub(crate) fn note_close(&self, frame: &CloseFrame) -> Result<(), SendError> {
         check_close(frame, self.info.client)?;
         let mut state = self.lock();
-        if state.our_close.is_some() || state.ended.is_some() {
+        if state.has_close() {
             return Err(SendError::Closed);
         }
-        state.our_close = Some(Box::new(frame.clone()));
+        state.close(frame.clone());
         Ok(())
     }
 
@@ -475,11 +478,12 @@ impl Shared {
             }
             Access::Remote(state) => {
                 state.check_open()?;
-                if state.latest.is_none() {
+                if !state.has_latest() {
                     self.posted.store(true, Ordering::Release);
                     state.wake_driver();
                 }
-                state.latest.get_or_insert_default().put(key, message);
+                let inbox = state.inbox.get_or_insert_default();
+                inbox.latest.get_or_insert_default().put(key, message);
                 Ok(())
             }
         })
@@ -501,11 +505,11 @@ impl Shared {
                 }
             },
             Access::Remote(state) => {
-                if let Some(lost) = &state.broken {
+                if let Some(lost) = state.broken() {
                     return Poll::Ready(Err(lost.clone()));
                 }
-                let drained = self.buffered_remote(state) == 0 && state.latest.is_none();
-                if drained || state.ended.is_some() {
+                let drained = self.buffered_remote(state) == 0 && !state.has_latest();
+                if drained || state.ended().is_some() {
                     return Poll::Ready(Ok(()));
                 }
                 self.waiting().drained.add(cx.waker());
@@ -565,7 +569,7 @@ impl Shared {
         if let Some(link) = state.link.take() {
             return Poll::Ready(link);
         }
-        state.wanted = Some(Box::new(cx.waker().clone()));
+        state.seldom.get_or_insert_default().wanted = Some(cx.waker().clone());
         self.posted.store(true, Ordering::Release);
         state.wake_driver();
         Poll::Pending
@@ -583,10 +587,8 @@ impl Shared {
         state.driver = None;
         state.link = Some(link);
         // Whoever waits for an event now writes what is left, and minds the deadline.
-        let wakers = [
-            state.wanted.take().map(|waker| *waker),
-            state.reading.take(),
-        ];
+        let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
+        let wakers = [wanted, state.reading.take()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.wake_waiting();
@@ -607,7 +609,7 @@ impl Shared {
     /// link.
     pub(crate) fn collect(&self, link: &mut Link) -> bool {
         let mut state = self.lock();
-        let wanted = state.wanted.is_some();
+        let wanted = matches!(&state.seldom, Some(seldom) if seldom.wanted.is_some());
         self.take_latest(&mut state, link);
         let inbox = self.take_inbox(&mut state);
         drop(state);
@@ -632,17 +634,20 @@ impl Shared {
 
     fn take_inbox(&self, state: &mut State) -> Vec<Command<'static>> {
         self.posted.store(false, Ordering::Relaxed);
-        if !state.inbox.is_empty() {
+        let Some(inbox) = &mut state.inbox else {
+            return Vec::new();
+        };
+        if !inbox.commands.is_empty() {
             // Counted until the driver has said how much of it was written.
             self.driver_buffered
-                .fetch_add(mem::take(&mut state.inbox_size), Ordering::Relaxed);
+                .fetch_add(mem::take(&mut inbox.size), Ordering::Relaxed);
         }
-        mem::take(&mut state.inbox)
+        mem::take(&mut inbox.commands)
     }
 
     /// First, so that what is sent before a Close still comes before it.
     fn take_latest(&self, state: &mut State, link: &mut Link) {
-        if let Some(latest) = state.latest.take() {
+        if let Some(latest) = state.inbox.as_mut().and_then(|i| i.latest.take()) {
             self.driver_buffered
                 .fetch_add(latest.size(), Ordering::Relaxed);
             link.absorb_latest(latest);
@@ -658,7 +663,7 @@ impl Shared {
 
     /// How many bytes wait, as far as is known without the link.
     pub(crate) fn buffered_remote(&self, state: &State) -> usize {
-        state.inbox_size + self.driver_buffered.load(Ordering::Relaxed)
+        state.posted() + self.driver_buffered.load(Ordering::Relaxed)
     }
 
     /// Writes for a driver, and tells those who wait for it.
@@ -676,7 +681,7 @@ impl Shared {
             && !broken
         {
             let mut state = self.lock();
-            state.broken = Some(lost.clone());
+            state.seldom.get_or_insert_default().broken = Some(lost.clone());
             let reading = state.reading.take();
             drop(state);
             reading.into_iter().for_each(Waker::wake);
@@ -738,7 +743,7 @@ impl Shared {
         };
         match &state.link {
             Some(link) => link.sender.buffered() + link.sender.held(),
-            None => driver + state.inbox_size,
+            None => driver + state.posted(),
         }
     }
 
@@ -769,13 +774,13 @@ impl Shared {
 
     /// The end that a Close from the peer means: an answer to ours, or its own.
     pub(crate) fn end_by_close(&self, frame: Option<CloseFrame>) {
-        let ours = self.lock().our_close.clone();
-        self.end(ours.map_or(Ended::ByPeer(frame), |ours| Ended::ByUs(*ours)));
+        let ours = self.lock().our_close().cloned();
+        self.end(ours.map_or(Ended::ByPeer(frame), Ended::ByUs));
     }
 
     /// Why the connection ended, once it has.
     pub(crate) fn ended(&self) -> Option<Ended> {
-        self.lock().ended.as_deref().cloned()
+        self.lock().ended().cloned()
     }
 
     /// For a task whose connection nobody drives: writes what is left once the connection has
@@ -813,7 +818,7 @@ impl Shared {
                 if let Some(lost) = &link.broken {
                     self.end(Ended::Lost(lost.clone()));
                 }
-                if !link.sender.is_open() && self.lock().ended.is_some() {
+                if !link.sender.is_open() && self.lock().ended().is_some() {
                     return Err(());
                 }
                 match &mut link.reading {
@@ -827,7 +832,9 @@ impl Shared {
                 if !link.sender.output().is_empty() {
                     let _ = self.poll_flush_free(cx, link);
                 }
-                state.broken.clone_from(&link.broken);
+                if let Some(lost) = &link.broken {
+                    state.seldom.get_or_insert_default().broken = Some(lost.clone());
+                }
                 state.wait_for_event(cx).map(|()| link.deadline())
             }
             Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
@@ -859,10 +866,10 @@ impl Shared {
     pub(crate) fn leave(&self, close: &CloseFrame) {
         {
             let mut state = self.lock();
-            if state.our_close.is_some() || state.ended.is_some() {
+            if state.has_close() {
                 return;
             }
-            state.leaving = Some(Box::new(close.clone()));
+            state.seldom.get_or_insert_default().leaving = Some(close.clone());
             self.leaving.store(true, Ordering::Release);
         }
         if self.pulse.is_attended() {
@@ -882,7 +889,7 @@ impl Shared {
     /// The Close that was asked for and has not been sent.
     pub(crate) fn take_leave(&self) -> Option<CloseFrame> {
         self.leaving.store(false, Ordering::Relaxed);
-        self.lock().leaving.take().map(|close| *close)
+        self.lock().seldom.as_mut()?.leaving.take()
     }
 
     /// Sends the Close that was asked for.
@@ -909,7 +916,17 @@ impl Shared {
 
     /// Takes the receiving side, where its owner has let go of it.
     pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
-        self.lock().reader.take()
+        self.lock().seldom.as_mut()?.reader.take()
+    }
+
+    /// Leaves the receiving side to whoever completes the closing handshake.
+    pub(crate) fn put_reader(&self, reader: Box<Reader>) {
+        self.lock().seldom.get_or_insert_default().reader = Some(reader);
+    }
+
+    /// Whether its owner has let go of the receiving side.
+    pub(crate) fn has_reader(&self) -> bool {
+        matches!(&self.lock().seldom, Some(seldom) if seldom.reader.is_some())
     }
 
     /// Whether a pong answers a ping that keeps the connection: then it is no event. Counts pings and
@@ -965,16 +982,48 @@ impl Shared {
 impl State {
     /// Says why the connection ended, unless that is known already.
     pub(crate) fn end(&mut self, ended: Ended) {
-        self.ended.get_or_insert_with(|| Box::new(ended));
+        let seldom = self.seldom.get_or_insert_default();
+        seldom.ended.get_or_insert(ended);
+    }
+
+    /// Notes the Close that this end sends first.
+    pub(crate) fn close(&mut self, frame: CloseFrame) {
+        self.seldom.get_or_insert_default().our_close = Some(frame);
+    }
+
+    fn our_close(&self) -> Option<&CloseFrame> {
+        self.seldom.as_ref()?.our_close.as_ref()
+    }
+
+    fn ended(&self) -> Option<&Ended> {
+        self.seldom.as_ref()?.ended.as_ref()
+    }
+
+    fn broken(&self) -> Option<&Lost> {
+        self.seldom.as_ref()?.broken.as_ref()
+    }
+
+    /// Whether this end has sent a Close, or the connection has ended.
+    pub(crate) fn has_close(&self) -> bool {
+        self.our_close().is_some() || self.ended().is_some()
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.ended.is_none() && self.our_close.is_none() && self.broken.is_none()
+        !self.has_close() && self.broken().is_none()
+    }
+
+    fn has_latest(&self) -> bool {
+        matches!(&self.inbox, Some(inbox) if inbox.latest.is_some())
+    }
+
+    /// How many bytes wait in the inbox.
+    fn posted(&self) -> usize {
+        self.inbox.as_ref().map_or(0, |inbox| inbox.size)
     }
 
     /// Whether a user can still send.
     fn check_open(&self) -> Result<()> {
-        match &self.broken {
+        match self.broken() {
             Some(lost) => Err(Error::Lost(lost.clone())),
             None if self.is_open() => Ok(()),
             None => Err(SendError::Closed.into()),
@@ -1001,8 +1050,9 @@ impl State {
         {
             return Err(SendError::ControlTooLong { len: payload.len() }.into());
         }
-        self.inbox_size += command.size();
-        self.inbox.push(command.into_owned());
+        let inbox = self.inbox.get_or_insert_default();
+        inbox.size += command.size();
+        inbox.commands.push(command.into_owned());
         self.wake_driver();
         Ok(())
     }
@@ -1015,11 +1065,10 @@ impl State {
 
     /// Remembers the task that waits for an event; `Err` where none will come.
     fn wait_for_event(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
-        if let Some(lost) = &self.broken {
-            let lost = lost.clone();
+        if let Some(lost) = self.broken().cloned() {
             self.end(Ended::Lost(lost));
         }
-        if self.ended.is_some() {
+        if self.ended().is_some() {
             return Err(());
         }
         match &mut self.reading {

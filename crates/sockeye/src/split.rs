@@ -148,7 +148,7 @@ impl Sender {
             reason: reason.into(),
         }))?;
         self.shared.wake_reading();
-        let abandoned = self.shared.lock().reader.is_some();
+        let abandoned = self.shared.has_reader();
         if abandoned && let Some(driver) = Driver::new(self.shared.clone()) {
             driver.finish(code).await;
             return Ok(());
@@ -493,7 +493,7 @@ impl Stream for Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
-            self.shared.lock().reader = Some(reader);
+            self.shared.put_reader(reader);
         }
     }
 }
