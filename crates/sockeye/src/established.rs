@@ -81,6 +81,8 @@ impl PeerHead {
 /// What a server knows of a client that it has let in, where it knows anything.
 #[derive(Debug, Default)]
 pub(crate) struct Admitted {
+    /// What was agreed, also with a server. Noted here once the connection is open.
+    pub(crate) subprotocol: Option<Box<str>>,
     /// What the user has the connection remember.
     #[cfg(feature = "server")]
     pub(crate) state: Option<State>,

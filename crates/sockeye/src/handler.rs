@@ -246,7 +246,7 @@ impl Socket {
 
     /// The subprotocol that was agreed (RFC 6455 §1.9).
     pub fn subprotocol(&self) -> Option<&str> {
-        self.driver.shared.info.subprotocol.as_deref()
+        self.driver.shared.info.subprotocol()
     }
 
     /// The extensions that were agreed, as in the header of the handshake; empty where none were.
@@ -392,7 +392,7 @@ impl<H: Handler> Session<H> {
 
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.socket.driver.poll_take_over(cx));
-        self.shared.pulse.attend();
+        self.shared.attend();
         self.handler.on_open(&mut self.socket);
         Poll::Ready(())
     }
@@ -457,7 +457,6 @@ impl<H: Handler> Session<H> {
                 match self.reader.poll_read(cx) {
                     Poll::Ready(Ok(Read::Some { full: filled })) => {
                         full = filled;
-                        self.shared.pulse.heard(self.reader.received());
                     }
                     Poll::Ready(Ok(Read::End)) => self.broken(Broken::End),
                     Poll::Ready(Err(broken)) => self.broken(broken),
@@ -469,7 +468,7 @@ impl<H: Handler> Session<H> {
                             self.close_now();
                             return Poll::Ready(false);
                         }
-                        None if !self.shared.pulse.is_silent() => return Poll::Pending,
+                        None if !self.shared.is_silent() => return Poll::Pending,
                         None => {
                             self.shared.end(Ended::Silent);
                             let _ = self.socket.apply(Command::GiveUp);

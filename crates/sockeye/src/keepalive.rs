@@ -10,13 +10,14 @@ use std::{
     hash::{BuildHasher, Hasher},
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::Context,
     time::Duration,
 };
 
+use sockeye_proto::Meter;
 use tokio::time::Instant;
 
 use crate::{clock::Timer, shared::Shared};
@@ -117,6 +118,8 @@ struct Bounds {
     active: Micros,
     /// How many bytes messages had been in both directions.
     traffic: usize,
+    /// How many bytes to the peer were pings and pongs. It wraps, and is compared only, as those.
+    control: usize,
     /// When the connection has lived for long enough.
     end: Micros,
 }
@@ -130,7 +133,7 @@ pub(crate) struct Seen {
     pub(crate) written: usize,
     /// Whether output waits.
     pub(crate) waits: bool,
-    /// How many bytes messages were, in both directions.
+    /// How many bytes messages were, in both directions, and pings and pongs to the peer.
     pub(crate) traffic: usize,
 }
 
@@ -238,6 +241,7 @@ impl Bounds {
             look: idle / 4,
             active: 0,
             traffic: 0,
+            control: 0,
             end,
         };
         (idle > 0 || end > 0).then(|| Box::new(bounds))
@@ -260,8 +264,9 @@ impl Bounds {
     /// Looks four times as often as needed, so that nothing has to be timed a message: a connection is
     /// idle for up to a quarter longer than it may.
     fn is_idle(&mut self, now: Micros, seen: Seen) -> bool {
-        if seen.traffic != self.traffic {
-            (self.traffic, self.active) = (seen.traffic, now);
+        let traffic = seen.traffic.wrapping_sub(self.control);
+        if traffic != self.traffic {
+            (self.traffic, self.active) = (traffic, now);
         }
         let end = self.active.saturating_add(self.idle);
         self.look = now
@@ -271,74 +276,42 @@ impl Bounds {
     }
 }
 
-/// What the receiving side tells of the peer.
+/// What the receiving side tells of the peer, beside how many bytes have come. That wraps, and is compared
+/// only.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     opened: Instant,
-    /// How many bytes have come. Only whoever reads stores it; it wraps, and is compared only.
-    received: AtomicUsize,
-    /// Whether anyone reads, or has something to read.
-    attended: AtomicBool,
     /// How many of them were pings and pongs.
     control: AtomicUsize,
-    /// Whether whoever reads is asked if anything has come beyond so many bytes.
-    asked: AtomicBool,
+    /// Beyond how many anything has to have come, where whoever reads is asked for that.
     beyond: AtomicUsize,
-    beat: Mutex<Beat>,
+    /// The last pings, each named by when it was sent in nanoseconds, from 1, which is its payload too; 0
+    /// for none.
+    sent: [AtomicU64; 2],
+    /// How long the last one took there and back, in nanoseconds.
+    took: AtomicU64,
 }
 
-/// The last pings, each named by when it was sent in nanoseconds, from 1, which is its payload too; 0 for
-/// none.
-#[derive(Debug, Default)]
-struct Beat {
-    sent: [u64; 2],
-    /// How long the last one took there and back, in nanoseconds.
-    took: Option<u64>,
-}
+/// Nobody is asked.
+const NOT_ASKED: usize = usize::MAX;
+
+/// No ping of ours was answered.
+const NOT_TIMED: u64 = u64::MAX;
 
 impl Pulse {
     pub(crate) fn new(opened: Instant) -> Self {
         Self {
             opened,
-            received: AtomicUsize::new(0),
-            attended: AtomicBool::new(false),
             control: AtomicUsize::new(0),
-            asked: AtomicBool::new(false),
-            beyond: AtomicUsize::new(0),
-            beat: Mutex::default(),
+            beyond: AtomicUsize::new(NOT_ASKED),
+            sent: Default::default(),
+            took: AtomicU64::new(NOT_TIMED),
         }
     }
 
-    fn beat(&self) -> MutexGuard<'_, Beat> {
-        self.beat.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says how many bytes have come by now.
-    #[inline]
-    pub(crate) fn heard(&self, received: usize) {
-        self.received.store(received, Ordering::Relaxed);
-    }
-
-    pub(crate) fn received(&self) -> usize {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// Says that someone reads, or has something to read.
-    #[inline]
-    pub(crate) fn attend(&self) {
-        self.attended.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether anyone reads, or has something to read.
-    #[cfg(feature = "server")]
-    pub(crate) fn is_attended(&self) -> bool {
-        self.attended.load(Ordering::Relaxed) || self.received() > 0
-    }
-
-    /// How many bytes have come that were no pings and pongs.
-    pub(crate) fn messages(&self) -> usize {
-        self.received()
-            .wrapping_sub(self.control.load(Ordering::Relaxed))
+    /// How many of the bytes that have come were no pings and pongs.
+    pub(crate) fn messages(&self, received: usize) -> usize {
+        received.wrapping_sub(self.control.load(Ordering::Relaxed))
     }
 
     /// Counts a ping or a pong that came, with its header.
@@ -351,8 +324,10 @@ impl Pulse {
     /// The payload of a ping that is sent now.
     pub(crate) fn ping(&self) -> [u8; 8] {
         let now = self.now();
-        let mut beat = self.beat();
-        beat.sent = [now, beat.sent[0]];
+        let [newest, older] = &self.sent;
+        // In this order, so that no pong finds its ping in neither.
+        older.store(newest.load(Ordering::Relaxed), Ordering::Relaxed);
+        newest.store(now, Ordering::Relaxed);
         now.to_be_bytes()
     }
 
@@ -362,22 +337,26 @@ impl Pulse {
             return false;
         };
         let named = u64::from_be_bytes(payload);
-        let mut beat = self.beat();
-        let Some(sent) = beat
-            .sent
-            .iter_mut()
-            .find(|sent| **sent == named && named > 0)
-        else {
-            return false;
-        };
-        *sent = 0;
-        beat.took = Some(self.now().saturating_sub(named));
-        true
+        let is_ours = named > 0
+            && self.sent.iter().any(|sent| {
+                sent.compare_exchange(named, 0, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+            });
+        if is_ours {
+            let took = self.now().saturating_sub(named);
+            self.took.store(took, Ordering::Relaxed);
+        }
+        is_ours
     }
 
     /// How long the last ping of ours took there and back.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.beat().took.map(Duration::from_nanos)
+        let took = self.took.load(Ordering::Relaxed);
+        (took != NOT_TIMED).then(|| Duration::from_nanos(took))
+    }
+
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
     }
 
     /// How long ago the connection opened.
@@ -392,20 +371,20 @@ impl Pulse {
 
     /// Asks whoever reads whether anything has come beyond so many bytes.
     pub(crate) fn ask(&self, beyond: usize) {
-        self.beyond.store(beyond, Ordering::Relaxed);
-        self.asked.store(true, Ordering::Release);
+        self.beyond.store(beyond, Ordering::Release);
     }
 
     /// Says that it cannot be told now: nothing is read for a while. The next ping asks anew.
     pub(crate) fn excuse(&self) {
-        self.asked.store(false, Ordering::Release);
+        self.beyond.store(NOT_ASKED, Ordering::Release);
     }
 
     /// Whether the peer is gone, told by whoever has just found nothing to read: only then is it sure
     /// that what shows the opposite is not there already, and was only not read yet.
     #[inline]
-    pub(crate) fn is_silent(&self) -> bool {
-        self.asked.load(Ordering::Acquire) && self.received() == self.beyond.load(Ordering::Relaxed)
+    pub(crate) fn is_silent(&self, meter: &Meter) -> bool {
+        let beyond = self.beyond.load(Ordering::Acquire);
+        beyond != NOT_ASKED && beyond == meter.read()
     }
 }
 
@@ -447,10 +426,19 @@ impl Alarm {
         }
         step
     }
+
+    /// Counts a ping or a pong to the peer, which is no message.
+    pub(crate) fn count_control(&mut self, bytes: usize) {
+        if let Some(bounds) = &mut self.keepalive.bounds {
+            bounds.control = bounds.control.wrapping_add(bytes);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use sockeye_proto::{Config, Role};
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -672,12 +660,16 @@ mod tests {
 
     #[test]
     fn whoever_reads_says_whether_the_peer_is_silent() {
-        let pulse = Pulse::new(Instant::now());
-        pulse.heard(5);
-        assert!(!pulse.is_silent());
+        let (_, sender) = Config::new(Role::Server).halves();
+        let (meter, pulse) = (sender.meter(), Pulse::new(Instant::now()));
+        meter.count_read(5);
+        assert!(!pulse.is_silent(meter));
         pulse.ask(5);
-        assert!(pulse.is_silent());
-        pulse.heard(6);
-        assert!(!pulse.is_silent());
+        assert!(pulse.is_silent(meter));
+        meter.count_read(1);
+        assert!(!pulse.is_silent(meter));
+        pulse.ask(6);
+        pulse.excuse();
+        assert!(!pulse.is_silent(meter));
     }
 }

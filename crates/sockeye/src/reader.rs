@@ -43,8 +43,6 @@ pub(crate) struct Reader {
     /// Whether the last read has left nothing behind, as far as is known: then asking before the
     /// next costs a third of trying.
     drained: bool,
-    /// How many bytes have come, for [`Pulse::heard`](crate::keepalive::Pulse::heard).
-    received: usize,
     /// How many bytes were made of compressed messages in this turn.
     inflated: usize,
     /// A broken rule that nobody has been told of yet. In a box, as all that few connections have.
@@ -96,7 +94,6 @@ impl Reader {
             start: 0,
             end,
             drained: false,
-            received: 0,
             inflated: 0,
             refused: None,
             throttle: None,
@@ -246,7 +243,6 @@ impl Reader {
     /// Counts what was read.
     #[inline]
     fn count(&mut self, count: usize) -> Result<(), Broken> {
-        self.received = self.received.wrapping_add(count);
         self.receiver.meter().count_read(count);
         match &mut self.throttle {
             None => Ok(()),
@@ -415,12 +411,6 @@ impl Reader {
     #[inline]
     pub(crate) fn has_input(&self) -> bool {
         self.start < self.end
-    }
-
-    /// How many bytes have come in reads.
-    #[inline]
-    pub(crate) fn received(&self) -> usize {
-        self.received
     }
 
     /// Reads once. Call it only where everything read before has been taken.

@@ -43,7 +43,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Info {
     pub(crate) client: bool,
-    pub(crate) subprotocol: Option<Box<str>>,
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) output: Arc<OutputLimits>,
@@ -51,7 +50,6 @@ pub(crate) struct Info {
     /// Whom a client has connected to, without what is nobody's business.
     #[cfg(feature = "tracing")]
     pub(crate) url: Option<Box<str>>,
-    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for servers"))]
     pub(crate) admitted: Option<Box<Admitted>>,
 }
 
@@ -60,6 +58,11 @@ impl Info {
     pub(crate) fn extensions(&self) -> String {
         self.deflate
             .map_or_else(String::new, |agreed| agreed.to_string())
+    }
+
+    /// The subprotocol that was agreed.
+    pub(crate) fn subprotocol(&self) -> Option<&str> {
+        self.admitted.as_ref()?.subprotocol.as_deref()
     }
 
     /// The value of that type that a server's user has the connection remember.
@@ -100,6 +103,8 @@ pub(crate) struct Shared {
     waiting: OnceLock<Arc<Waiting>>,
     /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
+    /// Whether anyone reads, or has something to read.
+    attended: AtomicBool,
     /// Whether it is to close as soon as whoever receives waits for an event.
     leaving: AtomicBool,
     /// Whether it has closed so. What still comes is discarded: nobody could answer it.
@@ -203,18 +208,19 @@ thread_local! {
 
 impl Shared {
     pub(crate) fn new(info: Info, mut link: Link, staying: Arc<Staying>) -> Arc<Self> {
+        let opened = Instant::now();
         Arc::new_cyclic(|this| {
-            link.alarm = Alarm::new(staying, link.opened, link.has_descriptor(), this);
-            Self::with_link(info, link)
+            link.alarm = Alarm::new(staying, opened, link.has_descriptor(), this);
+            Self::with_link(info, link, opened)
         })
     }
 
-    fn with_link(info: Info, link: Link) -> Self {
+    fn with_link(info: Info, link: Link, opened: Instant) -> Self {
         Self {
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             watch: Watch::new(&info),
             info,
-            pulse: Pulse::new(link.opened),
+            pulse: Pulse::new(opened),
             meter: link.sender.meter().clone(),
             state: Mutex::new(State {
                 link: Some(Box::new(link)),
@@ -222,6 +228,7 @@ impl Shared {
             }),
             waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
+            attended: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             left: AtomicBool::new(false),
             writing: AtomicBool::new(false),
@@ -807,7 +814,7 @@ impl Shared {
         cx: &mut Context<'_>,
         held_back: bool,
     ) -> Result<Option<Instant>, ()> {
-        self.pulse.attend();
+        self.attend();
         if self.is_leaving() {
             self.close_now();
         }
@@ -851,13 +858,25 @@ impl Shared {
         if held_back {
             self.pulse.excuse();
         }
-        if due == Some(Step::GiveUp) || !held_back && self.pulse.is_silent() {
+        if due == Some(Step::GiveUp) || !held_back && self.is_silent() {
             // First, so that the transport is not said to be at fault.
             self.end(Ended::Silent);
             let _ = self.apply(Command::GiveUp);
             return Err(());
         }
         Ok(parked)
+    }
+
+    /// Says that someone reads, or has something to read.
+    #[inline]
+    pub(crate) fn attend(&self) {
+        self.attended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer is gone, told by whoever has just found nothing to read.
+    #[inline]
+    pub(crate) fn is_silent(&self) -> bool {
+        self.pulse.is_silent(&self.meter)
     }
 
     /// Asks for a Close: it is sent as soon as whoever receives has handled all that has come, and waits
@@ -872,7 +891,7 @@ impl Shared {
             state.seldom.get_or_insert_default().leaving = Some(close.clone());
             self.leaving.store(true, Ordering::Release);
         }
-        if self.pulse.is_attended() {
+        if self.attended.load(Ordering::Relaxed) || self.meter.read() > 0 {
             let _ = self.apply(Command::Look);
         } else {
             self.close_now();
@@ -1119,7 +1138,6 @@ impl Shared {
         use sockeye_proto::{Config, Role, handshake::Request};
         let info = Info {
             client: false,
-            subprotocol: None,
             deflate: None,
             peer_addr: None,
             output: Arc::default(),
@@ -1129,6 +1147,7 @@ impl Shared {
             admitted: None,
         };
         let (_, sender) = Config::new(Role::Server).halves();
-        Arc::new(Self::with_link(info, Link::new(sender, WriteHalf::Gone, 0)))
+        let link = Link::new(sender, WriteHalf::Gone, 0);
+        Arc::new(Self::with_link(info, link, Instant::now()))
     }
 }

@@ -67,14 +67,17 @@ impl WebSocket {
         let (read, write) = transport::split(stream);
         let limit = established.output.limit;
         let link = Link::new(sender, write, limit);
+        let mut admitted = established.admitted;
+        if subprotocol.is_some() {
+            admitted.get_or_insert_default().subprotocol = subprotocol;
+        }
         let info = Info {
             client: matches!(role, sockeye_proto::Role::Client { .. }),
-            subprotocol,
             deflate: deflate.map(|(_, agreed)| agreed),
             peer_addr: established.peer_addr,
             output: established.output,
             peer_head: established.peer_head,
-            admitted: established.admitted,
+            admitted,
             #[cfg(feature = "tracing")]
             url: established.url,
         };
@@ -88,7 +91,7 @@ impl WebSocket {
             established.metrics.as_ref(),
         );
         if has_early {
-            shared.pulse.attend();
+            shared.attend();
         }
         Self {
             receiver: Receiver::new(shared, reader),
@@ -302,7 +305,7 @@ impl WebSocket {
 
     /// The subprotocol that was agreed (RFC 6455 §1.9).
     pub fn subprotocol(&self) -> Option<&str> {
-        self.shared().info.subprotocol.as_deref()
+        self.shared().info.subprotocol()
     }
 
     /// The extensions that were agreed, as in the header of the handshake; empty where none were.

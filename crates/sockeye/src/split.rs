@@ -400,7 +400,6 @@ impl Receiver {
             };
             ready!(reader.poll_turn(cx));
             let polled = take(reader, cx);
-            self.shared.pulse.heard(reader.received());
             match polled {
                 Poll::Ready(Ok(taken)) => {
                     if taken.is_message() && self.shared.has_left() {

@@ -227,6 +227,7 @@ impl Acceptor {
         peer: Peer,
     ) -> Established {
         let admitted = Admitted {
+            subprotocol: None,
             state: terms.state,
             proxy: peer.proxy,
             matched: terms.matched,
