@@ -130,11 +130,6 @@ impl Link {
         }
     }
 
-    /// Whether the runtime has descriptors for sure.
-    pub(crate) fn has_descriptor(&self) -> bool {
-        matches!(self.io, WriteHalf::Tcp(_))
-    }
-
     /// Queues what a command asks for.
     #[inline]
     pub(crate) fn apply(&mut self, command: Command<'_>) -> Result<()> {

@@ -207,10 +207,11 @@ thread_local! {
 }
 
 impl Shared {
-    pub(crate) fn new(info: Info, mut link: Link, staying: Arc<Staying>) -> Arc<Self> {
+    /// `io` says that the runtime has descriptors.
+    pub(crate) fn new(info: Info, mut link: Link, staying: Arc<Staying>, io: bool) -> Arc<Self> {
         let opened = Instant::now();
         Arc::new_cyclic(|this| {
-            link.alarm = Alarm::new(staying, opened, link.has_descriptor(), this);
+            link.alarm = Alarm::new(staying, opened, io, this);
             Self::with_link(info, link, opened)
         })
     }

@@ -64,6 +64,7 @@ impl WebSocket {
             ..Config::new(role)
         };
         let (receiver, sender) = config.halves_within(established.limits);
+        let has_descriptor = stream.has_descriptor();
         let (read, write) = transport::split(stream);
         let limit = established.output.limit;
         let link = Link::new(sender, write, limit);
@@ -85,7 +86,7 @@ impl WebSocket {
         let reader = Box::new(
             Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
         );
-        let shared = Shared::new(info, link, established.staying);
+        let shared = Shared::new(info, link, established.staying, has_descriptor);
         shared.opened(
             #[cfg(feature = "metrics")]
             established.metrics.as_ref(),
