@@ -3,6 +3,7 @@
 
 use std::{
     borrow::Cow,
+    future::Future,
     io,
     pin::Pin,
     sync::Arc,
@@ -54,8 +55,10 @@ pub(crate) struct Link {
 struct Closing {
     /// When the core's time begins, which only a Close asks for.
     began: Instant,
-    /// Runs where a task waits for the Close to be written and nobody drives.
+    /// Runs until the peer must have closed, where someone waits for that.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the driver has seen that it has run out. The timer itself says so before it was polled.
+    overdue: bool,
 }
 
 /// Something to send.
@@ -322,6 +325,7 @@ impl Link {
             Box::new(Closing {
                 began: Instant::now(),
                 timer: None,
+                overdue: false,
             })
         });
         closing.began.elapsed()
@@ -333,12 +337,31 @@ impl Link {
         self.closing.as_ref().map(|c| c.began + deadline)
     }
 
-    /// A timer for that, where a task waits for the Close to be written and nobody drives.
+    /// A timer for that.
     pub(crate) fn closing_timer(&mut self) -> Option<Pin<&mut Sleep>> {
         let deadline = self.deadline()?;
         let timer = &mut self.closing.as_mut()?.timer;
         let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         Some(timer.as_mut())
+    }
+
+    /// Waits until then, for the driver. Once: then the peer [is late](Self::is_overdue).
+    pub(crate) fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_overdue()
+            && let Some(timer) = self.closing_timer()
+        {
+            ready!(timer.poll(cx));
+            if let Some(closing) = &mut self.closing {
+                closing.overdue = true;
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether the driver has seen that the peer has not closed in time.
+    pub(crate) fn is_overdue(&self) -> bool {
+        matches!(&self.closing, Some(closing) if closing.overdue)
     }
 
     /// Writes until nothing waits. Once both sides have closed, ends the transport too (RFC 6455

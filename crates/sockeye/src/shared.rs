@@ -23,7 +23,7 @@ use std::{
 use sockeye_proto::{
     CloseCode, CloseFrame, MessageRef, Meter, Outgoing, SendError, deflate::DeflateParams,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 #[cfg(test)]
 use crate::transport::WriteHalf;
@@ -153,6 +153,8 @@ struct Seldom {
     /// The Close that is to be sent once all that has come is handled.
     leaving: Option<CloseFrame>,
     ended: Option<Ended>,
+    /// Runs once a Close was sent, for who receives on a connection that nobody drives.
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 /// Where the link is, as seen by whoever wants to send.
@@ -807,6 +809,14 @@ impl Shared {
         })
     }
 
+    /// For a task that receives where nobody drives: waits until a Close must have been answered.
+    pub(crate) fn poll_until(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let mut state = self.lock();
+        let closing = &mut state.seldom.get_or_insert_default().closing;
+        let closing = closing.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        closing.as_mut().poll(cx)
+    }
+
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
     /// peer must have closed; `Err` where the connection has ended already. While the peer is `held_back`
     /// nothing is read, and nobody can say that nothing has come.
@@ -984,6 +994,9 @@ impl Shared {
             }
             Access::Driven(_) | Access::Remote(_) => false,
         });
+        if let Some(seldom) = &mut self.lock().seldom {
+            seldom.closing = None;
+        }
         if done {
             self.closed();
         }
