@@ -132,10 +132,13 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it accepts connections.
     pub fn start(kind: &Kind, settings: &Settings) -> io::Result<Self> {
-        // Each has an address of its own, so that ports in TIME_WAIT are never in the way.
+        // Each has an address of its own, so that ports in TIME_WAIT are never in the way, nor the servers
+        // of another run.
         static STARTED: AtomicU16 = AtomicU16::new(0);
         let [high, low] = STARTED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let address: SocketAddr = ([127, 1 + high, low, 1], 9001).into();
+        let [.., run_high, run_low] = std::process::id().to_be_bytes();
+        let last = run_low.clamp(1, 254);
+        let address: SocketAddr = ([127, 1 + (high ^ run_high) % 254, low, last], 9001).into();
         let mut prefix = match (&settings.under, &settings.cores) {
             (Some(under), _) => under.clone(),
             (None, Some(cores)) => format!("taskset -c {cores}"),
