@@ -34,6 +34,18 @@ pub enum Event<'a> {
     Close(Option<CloseFrame>),
 }
 
+impl Event<'_> {
+    /// The event to be kept, its payload copied.
+    pub fn into_owned(self) -> OwnedEvent {
+        match self {
+            Self::Message(message) => OwnedEvent::Message(message.to_owned()),
+            Self::Ping(payload) => OwnedEvent::Ping(Bytes::copy_from_slice(payload)),
+            Self::Pong(payload) => OwnedEvent::Pong(Bytes::copy_from_slice(payload)),
+            Self::Close(frame) => OwnedEvent::Close(frame),
+        }
+    }
+}
+
 /// What the peer said, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnedEvent {
@@ -334,17 +346,11 @@ impl Receiver {
                     .map(Event::Message)
             }
             Found::Control { opcode, place } => {
-                let payload = &*place.bytes(control(&mut self.unfinished));
                 flow.control(opcode);
-                match opcode {
-                    OpCode::Ping => Ok(Event::Ping(payload)),
-                    OpCode::Pong => Ok(Event::Pong(payload)),
-                    _ => {
-                        *ended = true;
-                        *fresh = false;
-                        CloseFrame::parse(payload).map(Event::Close)
-                    }
+                if opcode == OpCode::Close {
+                    (*ended, *fresh) = (true, false);
                 }
+                control_event(opcode, place.bytes(control(&mut self.unfinished)))
             }
         };
         event
@@ -416,16 +422,12 @@ impl Receiver {
                     .map(OwnedEvent::Message)
             }
             Found::Control { opcode, place } => {
-                let payload = &*place.bytes(control(&mut self.unfinished));
                 flow.control(opcode);
-                match opcode {
-                    OpCode::Ping => Ok(OwnedEvent::Ping(Bytes::copy_from_slice(payload))),
-                    OpCode::Pong => Ok(OwnedEvent::Pong(Bytes::copy_from_slice(payload))),
-                    _ => {
-                        (self.ended, self.fresh) = (true, false);
-                        CloseFrame::parse(payload).map(OwnedEvent::Close)
-                    }
+                if opcode == OpCode::Close {
+                    (self.ended, self.fresh) = (true, false);
                 }
+                control_event(opcode, place.bytes(control(&mut self.unfinished)))
+                    .map(Event::into_owned)
             }
         };
         event
@@ -975,6 +977,15 @@ fn check(checked: bool, bytes: &[u8]) -> Result<(), ProtocolError> {
         return Err(ProtocolError::InvalidUtf8);
     }
     Ok(())
+}
+
+/// What a control frame says (§5.5).
+fn control_event(opcode: OpCode, payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
+    match opcode {
+        OpCode::Ping => Ok(Event::Ping(payload)),
+        OpCode::Pong => Ok(Event::Pong(payload)),
+        _ => CloseFrame::parse(payload).map(Event::Close),
+    }
 }
 
 /// The codec for a message: the connection's own where it keeps a context, else the one lent.

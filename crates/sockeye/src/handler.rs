@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
 
 use crate::{
@@ -591,7 +590,7 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
         match event {
             Event::Message(message) => return self.message(message),
             Event::Ping(payload) => {
-                let answer = OwnedEvent::Ping(Bytes::copy_from_slice(payload));
+                let answer = Event::Ping(payload).into_owned();
                 let _ = self.socket.apply(Command::Answer(answer));
                 self.shared.is_own(payload, false);
                 self.handler.on_ping(self.socket, payload);
