@@ -323,7 +323,7 @@ fn deflate(options: &Options) -> Result<String> {
 
 /// What it costs to accept a connection.
 fn accept(options: &Options) -> Result<String> {
-    const COUNT: usize = 1000;
+    const COUNT: usize = 5000;
     let plain = Traffic::new(Wire::Plain, 1024, true);
     let mut rows = Vec::new();
     let kinds: Vec<_> = options
@@ -337,6 +337,7 @@ fn accept(options: &Options) -> Result<String> {
         let kinds: Vec<_> = kinds.iter().filter(|kind| !tls || kind.has_tls()).collect();
         let settings = Settings {
             tls,
+            after_load: true,
             ..options.settings()
         };
         let client = Client::new(tls);

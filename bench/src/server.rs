@@ -109,6 +109,9 @@ pub struct Settings {
     /// The level of zlib, where messages may be compressed.
     pub level: Option<u8>,
     pub tls: bool,
+    /// Whether they do not run before the load has made all of it and waits: the system has them wait for
+    /// that, unless the load runs for long.
+    pub after_load: bool,
     /// The cores to run on, where they are not the load generator's.
     pub cores: Option<String>,
     /// Further arguments, such as how many threads.
@@ -129,15 +132,21 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it accepts connections.
     pub fn start(kind: &Kind, settings: &Settings) -> io::Result<Self> {
-        // Each has an address of its own, so that ports in TIME_WAIT are never in the way.
+        // Each has an address of its own, so that ports in TIME_WAIT are never in the way, nor the servers
+        // of another run.
         static STARTED: AtomicU16 = AtomicU16::new(0);
         let [high, low] = STARTED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let address: SocketAddr = ([127, 1 + high, low, 1], 9001).into();
-        let prefix = match (&settings.under, &settings.cores) {
+        let [.., run_high, run_low] = std::process::id().to_be_bytes();
+        let last = run_low.clamp(1, 254);
+        let address: SocketAddr = ([127, 1 + (high ^ run_high) % 254, low, last], 9001).into();
+        let mut prefix = match (&settings.under, &settings.cores) {
             (Some(under), _) => under.clone(),
             (None, Some(cores)) => format!("taskset -c {cores}"),
             (None, None) => String::new(),
         };
+        if settings.after_load {
+            prefix.insert_str(0, "chrt --batch 0 ");
+        }
         let program = kind.command();
         let mut words = prefix.split_whitespace();
         let mut command = match words.next() {

@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use sockeye_fuzz::{
     Choices, allocations,
-    ends::{NOW, compress, config, first_mask, frames, other, owned, pieces},
+    ends::{NOW, compress, config, first_mask, frames, other, pieces},
 };
 use sockeye_proto::{
     Codecs, Config, Connection, Limits, Message, MessageKind, OwnedEvent, Part, ProtocolError,
@@ -76,7 +76,7 @@ fn read_whole(config: &Config, bytes: &[u8]) -> Seen {
     let mut input = &mut bytes[..];
     loop {
         match connection.receive(&mut input, NOW, &mut codecs) {
-            Ok(Some(event)) => seen.events.push(owned(event)),
+            Ok(Some(event)) => seen.events.push(event.into_owned()),
             Ok(None) => break,
             Err(error) => assert_eq!(seen.error.replace(error), None, "one error ends it"),
         }

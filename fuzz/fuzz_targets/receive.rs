@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use sockeye_fuzz::{
     Choices, allocations,
-    ends::{NOW, compress, config, first_mask, frames, other, owned, pieces},
+    ends::{NOW, compress, config, first_mask, frames, other, pieces},
 };
 use sockeye_proto::{
     CloseFrame, Codecs, Config, Connection, Event, Limits, OwnedEvent, ProtocolError, Receiver,
@@ -70,7 +70,7 @@ fn read(config: &Config, pieces: &[&[u8]]) -> Seen {
         let mut input = &mut piece[..];
         loop {
             match connection.receive(&mut input, NOW, &mut codecs) {
-                Ok(Some(event)) => seen.events.push(owned(event)),
+                Ok(Some(event)) => seen.events.push(event.into_owned()),
                 Ok(None) => break,
                 Err(error) => assert_eq!(seen.error.replace(error), None, "one error ends it"),
             }
@@ -106,7 +106,7 @@ fn read_lent(config: &Config, pieces: &[&[u8]], worthwhile: usize) -> Seen {
                 return receiver.receive_owned(input, inflater);
             }
             let event = receiver.receive(input, inflater)?;
-            Ok(event.map(owned))
+            Ok(event.map(Event::into_owned))
         },
     )
 }

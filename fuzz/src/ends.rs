@@ -6,7 +6,7 @@ use std::{
 };
 
 use sockeye_proto::{
-    Config, Event, OwnedEvent, Role,
+    Config, Role,
     deflate::{DeflateConfig, DeflateParams, Deflater},
 };
 
@@ -147,14 +147,4 @@ fn frame(first: u8, payload: &[u8], masked: bool, out: &mut Vec<u8>) {
         out.extend([0; 4]);
     }
     out.extend(payload);
-}
-
-/// A lent event as one that can be kept.
-pub fn owned(event: Event<'_>) -> OwnedEvent {
-    match event {
-        Event::Message(message) => OwnedEvent::Message(message.to_owned()),
-        Event::Ping(payload) => OwnedEvent::Ping(payload.to_vec().into()),
-        Event::Pong(payload) => OwnedEvent::Pong(payload.to_vec().into()),
-        Event::Close(frame) => OwnedEvent::Close(frame),
-    }
 }

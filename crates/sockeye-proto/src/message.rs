@@ -4,7 +4,6 @@ use alloc::{string::String, vec::Vec};
 use core::{fmt, ops::Deref};
 
 use bytes::Bytes;
-use bytestring::ByteString;
 
 use crate::Prepared;
 
@@ -68,7 +67,7 @@ impl Message {
     )]
     pub fn as_ref(&self) -> MessageRef<'_> {
         match self {
-            Self::Text(text) => MessageRef::Text(TextRef::from(&**text)),
+            Self::Text(text) => MessageRef::Text(text.lend()),
             Self::Binary(bytes) => MessageRef::Binary(bytes),
         }
     }
@@ -141,7 +140,7 @@ impl<'a> MessageRef<'a> {
     /// Copies the message out of the buffer it was lent from.
     pub fn to_owned(self) -> Message {
         match self {
-            Self::Text(text) => Message::Text(text.as_str().into()),
+            Self::Text(text) => Message::Text(text.into()),
             Self::Binary(bytes) => Message::Binary(Bytes::copy_from_slice(bytes)),
         }
     }
@@ -249,36 +248,66 @@ impl fmt::Debug for TextRef<'_> {
 }
 
 /// UTF-8 text that is cheap to clone. It derefs to `str`.
+///
+/// As with [`TextRef`], what was received has been checked as it came, and the check that makes a
+/// `str` of it is left to whoever asks for one. Whoever sends it on need not, nor a parser that takes
+/// [`as_bytes`](Self::as_bytes).
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Text(ByteString);
+pub struct Text(Bytes);
 
 impl Text {
-    /// Bytes that are UTF-8, without a copy.
-    pub(crate) fn from_utf8(bytes: Bytes) -> Option<Self> {
-        ByteString::try_from(bytes).ok().map(Self)
+    /// Text that the receiver has checked.
+    #[inline]
+    pub(crate) fn checked(bytes: Bytes) -> Self {
+        debug_assert!(core::str::from_utf8(&bytes).is_ok());
+        Self(bytes)
     }
 
-    /// The text as a string slice.
+    #[inline]
+    fn lend(&self) -> TextRef<'_> {
+        TextRef(&self.0)
+    }
+
+    /// The text as a string slice. It costs what [`TextRef::as_str`] does.
+    #[inline]
     pub fn as_str(&self) -> &str {
+        self.lend().as_str()
+    }
+
+    /// The bytes of the text.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The size of the text in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the text is empty.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The bytes of the text, without a copy.
     pub fn into_bytes(self) -> Bytes {
-        self.0.into_bytes()
+        self.0
     }
 }
 
 impl Deref for Text {
     type Target = str;
     fn deref(&self) -> &str {
-        &self.0
+        self.as_str()
     }
 }
 
 impl AsRef<str> for Text {
     fn as_ref(&self) -> &str {
-        &self.0
+        self.as_str()
     }
 }
 
@@ -295,14 +324,15 @@ impl fmt::Debug for Text {
 }
 
 impl From<TextRef<'_>> for Text {
+    #[inline]
     fn from(text: TextRef<'_>) -> Self {
-        text.as_str().into()
+        Self(Bytes::copy_from_slice(text.0))
     }
 }
 
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
-        Self(text.into())
+        TextRef::from(text).into()
     }
 }
 
@@ -314,13 +344,13 @@ impl From<String> for Text {
 
 impl PartialEq<str> for Text {
     fn eq(&self, other: &str) -> bool {
-        self.as_str() == other
+        self.lend() == *other
     }
 }
 
 impl PartialEq<&str> for Text {
     fn eq(&self, other: &&str) -> bool {
-        self.as_str() == *other
+        self.lend() == **other
     }
 }
 
@@ -383,7 +413,7 @@ macro_rules! outgoing {
 outgoing! { 'a;
     &'a str => |text| Self::Borrowed(MessageRef::Text(text.into()));
     &'a String => |text| Self::Borrowed(MessageRef::Text(text.as_str().into()));
-    &'a Text => |text| Self::Borrowed(MessageRef::Text(text.as_str().into()));
+    &'a Text => |text| Self::Borrowed(MessageRef::Text(text.lend()));
     TextRef<'a> => |text| Self::Borrowed(MessageRef::Text(text));
     &'a [u8] => |bytes| Self::Borrowed(MessageRef::Binary(bytes));
     &'a Vec<u8> => |bytes| Self::Borrowed(MessageRef::Binary(bytes));

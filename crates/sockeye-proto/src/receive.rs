@@ -34,6 +34,18 @@ pub enum Event<'a> {
     Close(Option<CloseFrame>),
 }
 
+impl Event<'_> {
+    /// The event to be kept, its payload copied.
+    pub fn into_owned(self) -> OwnedEvent {
+        match self {
+            Self::Message(message) => OwnedEvent::Message(message.to_owned()),
+            Self::Ping(payload) => OwnedEvent::Ping(Bytes::copy_from_slice(payload)),
+            Self::Pong(payload) => OwnedEvent::Pong(Bytes::copy_from_slice(payload)),
+            Self::Close(frame) => OwnedEvent::Close(frame),
+        }
+    }
+}
+
 /// What the peer said, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnedEvent {
@@ -311,8 +323,9 @@ impl Receiver {
                 compressed: false,
                 place,
             } => {
+                let checked = place.is_checked();
                 let bytes = &*place.bytes(payload(&mut self.unfinished));
-                borrow(text, bytes)
+                borrow(text, checked, bytes)
                     .inspect(|message| flow.message(text, message.len()))
                     .map(Event::Message)
             }
@@ -325,7 +338,7 @@ impl Receiver {
                 let count = compressed.len();
                 codec(self.window, &mut self.inflater, inflater)
                     .and_then(|codec| codec.inflate(compressed, self.limits.message))
-                    .and_then(|inflated| borrow(text, inflated))
+                    .and_then(|inflated| borrow(text, false, inflated))
                     .inspect(|message| {
                         flow.message(text, message.len());
                         flow.compressed(count, message.len());
@@ -333,17 +346,11 @@ impl Receiver {
                     .map(Event::Message)
             }
             Found::Control { opcode, place } => {
-                let payload = &*place.bytes(control(&mut self.unfinished));
                 flow.control(opcode);
-                match opcode {
-                    OpCode::Ping => Ok(Event::Ping(payload)),
-                    OpCode::Pong => Ok(Event::Pong(payload)),
-                    _ => {
-                        *ended = true;
-                        *fresh = false;
-                        CloseFrame::parse(payload).map(Event::Close)
-                    }
+                if opcode == OpCode::Close {
+                    (*ended, *fresh) = (true, false);
                 }
+                control_event(opcode, place.bytes(control(&mut self.unfinished)))
             }
         };
         event
@@ -384,7 +391,7 @@ impl Receiver {
                 text,
                 compressed: false,
                 place: Place::Input(bytes),
-            } => borrow(text, bytes)
+            } => borrow(text, false, bytes)
                 .inspect(|message| flow.message(text, message.len()))
                 .map(|message| OwnedEvent::Message(message.to_owned())),
             Found::Message {
@@ -394,7 +401,7 @@ impl Receiver {
             } => {
                 self.fresh = !self.ended;
                 let unfinished = self.unfinished.take().unwrap_or_default();
-                own(text, unfinished.payload.into_bytes())
+                own(text, true, unfinished.payload.into_bytes())
                     .inspect(|message| flow.message(text, message.len()))
                     .map(OwnedEvent::Message)
             }
@@ -407,7 +414,7 @@ impl Receiver {
                 let count = compressed.len();
                 codec(self.window, &mut self.inflater, inflater)
                     .and_then(|codec| codec.inflate_owned(compressed, self.limits.message))
-                    .and_then(|inflated| own(text, inflated.into()))
+                    .and_then(|inflated| own(text, false, inflated.into()))
                     .inspect(|message| {
                         flow.message(text, message.len());
                         flow.compressed(count, message.len());
@@ -415,16 +422,12 @@ impl Receiver {
                     .map(OwnedEvent::Message)
             }
             Found::Control { opcode, place } => {
-                let payload = &*place.bytes(control(&mut self.unfinished));
                 flow.control(opcode);
-                match opcode {
-                    OpCode::Ping => Ok(OwnedEvent::Ping(Bytes::copy_from_slice(payload))),
-                    OpCode::Pong => Ok(OwnedEvent::Pong(Bytes::copy_from_slice(payload))),
-                    _ => {
-                        (self.ended, self.fresh) = (true, false);
-                        CloseFrame::parse(payload).map(OwnedEvent::Close)
-                    }
+                if opcode == OpCode::Close {
+                    (self.ended, self.fresh) = (true, false);
                 }
+                control_event(opcode, place.bytes(control(&mut self.unfinished)))
+                    .map(Event::into_owned)
             }
         };
         event
@@ -886,60 +889,49 @@ impl<'i> Whole<'i> {
         key.copied().filter(|_| self.masked)
     }
 
+    /// Unmasks the payload. Tells whether it is known to be ASCII.
     #[inline(always)]
-    fn lend(self) -> Result<MessageRef<'i>, ProtocolError> {
+    fn unmask(&mut self) -> bool {
         /// From here on the validator is as fast.
         const SHORT: usize = 64;
         let key = self.key();
         let payload = &mut self.frame[self.start..];
-        let ascii = match key {
+        match key {
             Some(key) => Mask::apply_once(key, payload),
             None => self.text && payload.len() < SHORT && is_short_ascii(payload),
-        };
-        if self.text && ascii {
-            return Ok(MessageRef::Text(TextRef::checked(payload)));
         }
-        borrow(self.text, payload)
     }
 
     #[inline(always)]
-    fn into_owned(self) -> Result<Message, ProtocolError> {
-        /// Below this, setting out for one pass costs more than the second.
-        const ONE_PASS: usize = 2048;
-        let key = self.key();
-        let payload = &mut self.frame[self.start..];
-        let len = payload.len();
-        if let Some(key) = key {
-            if !self.text && len >= ONE_PASS {
-                return Ok(Message::Binary(Mask::copy_once(key, payload).into()));
-            }
-            Mask::apply_once(key, payload);
-        }
-        if !self.text {
-            return Ok(Message::Binary(Bytes::copy_from_slice(payload)));
-        }
-        let text = if len < 64 {
-            let start = align(self.frame, self.start);
-            core::str::from_utf8(&self.frame[start..start + len]).ok()
-        } else {
-            simdutf8::basic::from_utf8(&self.frame[self.start..]).ok()
-        };
-        let text = text.ok_or(ProtocolError::InvalidUtf8)?;
-        Ok(Message::Text(Text::from(text)))
+    fn lend(mut self) -> Result<MessageRef<'i>, ProtocolError> {
+        let ascii = self.unmask();
+        borrow(self.text, ascii, &self.frame[self.start..])
     }
-}
 
-/// Moves a short text down, over the header that comes before it, to where a word begins in memory;
-/// gives its new place. The standard library checks text two words at a time only from there: 16
-/// bytes of ASCII take it 20 instructions instead of 118.
-#[inline]
-fn align(frame: &mut [u8], start: usize) -> usize {
-    let aligned = frame.as_ptr().addr().wrapping_neg() % size_of::<usize>();
-    if aligned >= start {
-        return start;
+    // The message is made where it goes, and not before: moved within it at once, its fields would be read
+    // in vectors just after they were written one by one, for which the processor waits.
+    #[inline(always)]
+    fn into_owned(mut self) -> Result<Message, ProtocolError> {
+        if let Some(key) = self.key() {
+            let (payload, ascii) = Mask::copy_once(key, &self.frame[self.start..]);
+            return if self.text {
+                check(ascii, &payload)?;
+                Ok(Message::Text(Text::checked(payload.into())))
+            } else {
+                Ok(Message::Binary(payload.into()))
+            };
+        }
+        let ascii = self.unmask();
+        let payload = &self.frame[self.start..];
+        if self.text {
+            check(ascii, payload)?;
+            Ok(Message::Text(Text::checked(Bytes::copy_from_slice(
+                payload,
+            ))))
+        } else {
+            Ok(Message::Binary(Bytes::copy_from_slice(payload)))
+        }
     }
-    frame.copy_within(start.., aligned);
-    aligned
 }
 
 impl<'i> Place<'i> {
@@ -952,24 +944,47 @@ impl<'i> Place<'i> {
             Place::Own => own,
         }
     }
-}
 
-#[inline]
-fn borrow(text: bool, bytes: &[u8]) -> Result<MessageRef<'_>, ProtocolError> {
-    if text {
-        simdutf8::basic::from_utf8(bytes).map_err(|_| ProtocolError::InvalidUtf8)?;
-        Ok(MessageRef::Text(TextRef::checked(bytes)))
-    } else {
-        Ok(MessageRef::Binary(bytes))
+    /// Whether text that is uncompressed has been checked as it came.
+    fn is_checked(&self) -> bool {
+        matches!(self, Place::Own)
     }
 }
 
-fn own(text: bool, bytes: Bytes) -> Result<Message, ProtocolError> {
-    if text {
-        let text = Text::from_utf8(bytes).ok_or(ProtocolError::InvalidUtf8)?;
-        Ok(Message::Text(text))
-    } else {
-        Ok(Message::Binary(bytes))
+/// A message, of which the text is checked unless it was before.
+#[inline]
+fn borrow(text: bool, checked: bool, bytes: &[u8]) -> Result<MessageRef<'_>, ProtocolError> {
+    if !text {
+        return Ok(MessageRef::Binary(bytes));
+    }
+    check(checked, bytes)?;
+    Ok(MessageRef::Text(TextRef::checked(bytes)))
+}
+
+/// As [`borrow`], in memory of its own.
+#[inline]
+fn own(text: bool, checked: bool, bytes: Bytes) -> Result<Message, ProtocolError> {
+    if !text {
+        return Ok(Message::Binary(bytes));
+    }
+    check(checked, &bytes)?;
+    Ok(Message::Text(Text::checked(bytes)))
+}
+
+#[inline]
+fn check(checked: bool, bytes: &[u8]) -> Result<(), ProtocolError> {
+    if !checked && simdutf8::basic::from_utf8(bytes).is_err() {
+        return Err(ProtocolError::InvalidUtf8);
+    }
+    Ok(())
+}
+
+/// What a control frame says (§5.5).
+fn control_event(opcode: OpCode, payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
+    match opcode {
+        OpCode::Ping => Ok(Event::Ping(payload)),
+        OpCode::Pong => Ok(Event::Pong(payload)),
+        _ => CloseFrame::parse(payload).map(Event::Close),
     }
 }
 

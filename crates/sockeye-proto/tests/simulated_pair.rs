@@ -8,7 +8,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use proptest::prelude::*;
 use sockeye_proto::{CloseCode, CloseFrame, Codecs, Config, Connection, Message, OwnedEvent, Role};
-use wire::{CLIENT, owned, text};
+use wire::{CLIENT, text};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -126,7 +126,7 @@ impl Pair {
                     .receive(&mut input, next, &mut side.codecs)
                     .unwrap()
                 {
-                    side.events.push(owned(event));
+                    side.events.push(event.into_owned());
                 }
             }
         }

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use sockeye_proto::{
-    CloseCode, Codecs, Config, Connection, Event, Limits, Message, OwnedEvent, ProtocolError, Role,
+    CloseCode, Codecs, Config, Connection, Limits, Message, OwnedEvent, ProtocolError, Role,
 };
 
 pub const NOW: Duration = Duration::from_secs(100);
@@ -72,15 +72,6 @@ impl Raw {
     }
 }
 
-pub fn owned(event: Event<'_>) -> OwnedEvent {
-    match event {
-        Event::Message(message) => OwnedEvent::Message(message.to_owned()),
-        Event::Ping(payload) => OwnedEvent::Ping(payload.to_vec().into()),
-        Event::Pong(payload) => OwnedEvent::Pong(payload.to_vec().into()),
-        Event::Close(frame) => OwnedEvent::Close(frame),
-    }
-}
-
 pub fn text(text: &str) -> OwnedEvent {
     OwnedEvent::Message(Message::from(text))
 }
@@ -126,7 +117,7 @@ impl End {
         let mut input = &mut bytes[..];
         loop {
             match self.connection.receive(&mut input, NOW, &mut self.codecs) {
-                Ok(Some(event)) => self.events.push(owned(event)),
+                Ok(Some(event)) => self.events.push(event.into_owned()),
                 Ok(None) => break,
                 Err(error) => self.error = Some(error),
             }
