@@ -103,6 +103,7 @@ mod keeper {
         cell::RefCell,
         collections::BTreeMap,
         io,
+        ops::Bound::{Excluded, Included, Unbounded},
         sync::{
             Arc, Mutex, MutexGuard, PoisonError, Weak,
             atomic::{AtomicU64, Ordering},
@@ -133,7 +134,6 @@ mod keeper {
     pub(crate) struct Kept {
         keeper: Arc<Keeper>,
         key: Key,
-        connection: Weak<Shared>,
     }
 
     /// When a timer runs out, in nanoseconds since its keeper began, from 1. A few more tell it from others that
@@ -153,6 +153,7 @@ mod keeper {
 
     #[derive(Debug, Default)]
     struct Queue {
+        /// All of them, also those that have run out and were not set anew.
         timers: BTreeMap<Key, Weak<Shared>>,
         /// When the descriptor becomes readable.
         set: Option<Key>,
@@ -163,9 +164,8 @@ mod keeper {
         pub(super) fn new(deadline: Instant, connection: &Weak<Shared>) -> Option<Self> {
             let keeper = is_systems().then(Keeper::of_runtime)??;
             Some(Self {
-                key: keeper.put(deadline, connection),
+                key: keeper.put(deadline, connection.clone()),
                 keeper,
-                connection: connection.clone(),
             })
         }
 
@@ -175,20 +175,22 @@ mod keeper {
         }
 
         pub(super) fn reset(&mut self, deadline: Instant) {
-            self.forget();
-            self.key = self.keeper.put(deadline, &self.connection);
+            // There for as long as this is.
+            if let Some(connection) = self.take_out() {
+                self.key = self.keeper.put(deadline, connection);
+            }
         }
 
-        fn forget(&self) {
+        fn take_out(&self) -> Option<Weak<Shared>> {
             // What the descriptor is set to is left: to be woken for nothing costs less than to set it
             // whenever a connection ends.
-            self.keeper.queue().timers.remove(&self.key);
+            self.keeper.queue().timers.remove(&self.key)
         }
     }
 
     impl Drop for Kept {
         fn drop(&mut self) {
-            self.forget();
+            self.take_out();
         }
     }
 
@@ -252,13 +254,13 @@ mod keeper {
         }
 
         /// Has the connection rung for at that time.
-        fn put(&self, deadline: Instant, connection: &Weak<Shared>) -> Key {
+        fn put(&self, deadline: Instant, connection: Weak<Shared>) -> Key {
             let mut key = self.key(deadline).max(1);
             let mut queue = self.queue();
             while queue.timers.contains_key(&key) {
                 key += 1;
             }
-            queue.timers.insert(key, connection.clone());
+            queue.timers.insert(key, connection);
             if queue.set.is_none_or(|set| key < set) {
                 self.set(&mut queue);
             }
@@ -273,27 +275,25 @@ mod keeper {
 
         /// Rings for those whose timers have run out.
         fn ring(&self) {
-            let now = self.key(Instant::now());
-            let mut elapsed = Vec::new();
             let mut queue = self.queue();
-            while let Some(first) = queue.timers.first_entry()
-                && *first.key() <= now
-            {
-                elapsed.push(first.remove());
-            }
-            self.set(&mut queue);
+            let before = self.elapsed.load(Ordering::Relaxed);
+            let now = self.key(Instant::now()).max(before);
+            let elapsed = queue.timers.range((Excluded(before), Included(now)));
+            // Let go of without the lock, which whoever is the last to do so takes.
+            let elapsed: Vec<_> = elapsed.filter_map(|(_, who)| who.upgrade()).collect();
             self.elapsed.store(now, Ordering::Release);
+            self.set(&mut queue);
             drop(queue);
             for connection in elapsed {
-                if let Some(connection) = connection.upgrade() {
-                    connection.ring();
-                }
+                connection.ring();
             }
         }
 
         /// Has the system tell when the first runs out.
         fn set(&self, queue: &mut Queue) {
-            queue.set = queue.timers.keys().next().copied();
+            let elapsed = self.elapsed.load(Ordering::Relaxed);
+            let mut waiting = queue.timers.range((Excluded(elapsed), Unbounded));
+            queue.set = waiting.next().map(|(key, _)| *key);
             let Some(key) = queue.set else { return };
             let wait =
                 Duration::from_nanos(key.saturating_sub(self.key(Instant::now()))) + TOGETHER;
@@ -403,7 +403,7 @@ mod keeper {
             timer.reset(later);
             elapsed(&mut timer, &connection).await;
             assert!(Instant::now() >= later);
-            assert_eq!(timers(), 0);
+            assert_eq!(timers(), 1);
             let later = Instant::now() + SOON;
             timer.reset(later);
             elapsed(&mut timer, &connection).await;
@@ -416,7 +416,7 @@ mod keeper {
             drop(connection);
             let (mut timer, connection) = kept(SOON);
             elapsed(&mut timer, &connection).await;
-            drop(gone);
+            drop((gone, timer));
             assert_eq!(timers(), 0);
         }
 

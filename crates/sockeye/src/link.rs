@@ -33,12 +33,9 @@ pub(crate) struct Link {
     /// How many bytes may wait where nothing can wait for them to be written.
     pub(crate) limit: usize,
     io: WriteHalf,
-    /// Whether the transport may hold back something that was written.
-    unflushed: bool,
-    shut_down: bool,
     /// Keeps the connection, where it is to be kept.
     pub(crate) alarm: Option<Alarm>,
-    /// There once a Close was sent.
+    /// There once it closes.
     closing: Option<Box<Closing>>,
     /// Why nothing more can be written.
     pub(crate) broken: Option<Lost>,
@@ -50,7 +47,7 @@ pub(crate) struct Link {
     pub(crate) reading: Option<Waker>,
 }
 
-/// What a Close that was sent has begun.
+/// How far a connection is that closes.
 #[derive(Debug)]
 struct Closing {
     /// When the core's time begins, which only a Close asks for.
@@ -59,6 +56,8 @@ struct Closing {
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the driver has seen that it has run out. The timer itself says so before it was polled.
     overdue: bool,
+    /// Whether this direction of the transport has ended.
+    shut_down: bool,
 }
 
 /// Something to send.
@@ -123,8 +122,6 @@ impl Link {
             sender,
             limit,
             io,
-            unflushed: false,
-            shut_down: false,
             alarm: None,
             closing: None,
             broken: None,
@@ -276,7 +273,7 @@ impl Link {
     #[inline]
     pub(crate) fn is_quiet(&mut self) -> bool {
         self.sender.is_open()
-            && !self.unflushed
+            && self.io.is_flushed()
             && self.broken.is_none()
             && self.sender.buffered() == 0
             && self.latest.is_none()
@@ -319,16 +316,24 @@ impl Link {
         Some(step)
     }
 
-    /// The time as the core has it.
-    fn now(&mut self) -> Duration {
-        let closing = self.closing.get_or_insert_with(|| {
+    fn closing(&mut self) -> &mut Closing {
+        self.closing.get_or_insert_with(|| {
             Box::new(Closing {
                 began: Instant::now(),
                 timer: None,
                 overdue: false,
+                shut_down: false,
             })
-        });
-        closing.began.elapsed()
+        })
+    }
+
+    fn is_shut_down(&self) -> bool {
+        matches!(&self.closing, Some(closing) if closing.shut_down)
+    }
+
+    /// The time as the core has it.
+    fn now(&mut self) -> Duration {
+        self.closing().began.elapsed()
     }
 
     /// When to give up on the peer, once a Close was sent.
@@ -409,27 +414,23 @@ impl Link {
                     return Poll::Pending;
                 }
             }
-            self.unflushed = true;
         }
         if let Some(buffer) = self.sender.output().take_buffer() {
             buffers::put_output(buffer);
         }
-        if self.unflushed {
-            ready!(self.io.poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        if self.sender.is_finished() && !client && !self.shut_down {
+        ready!(self.io.poll_flush(cx))?;
+        if self.sender.is_finished() && !client && !self.is_shut_down() {
             ready!(self.io.poll_shutdown(cx))?;
-            self.shut_down = true;
+            self.closing().shut_down = true;
         }
         Poll::Ready(Ok(()))
     }
 
     /// Ends this direction of the transport, whatever waits.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.shut_down && self.broken.is_none() {
+        if !self.is_shut_down() && self.broken.is_none() {
             let _ = ready!(self.io.poll_shutdown(cx));
-            self.shut_down = true;
+            self.closing().shut_down = true;
         }
         Poll::Ready(())
     }
@@ -473,7 +474,6 @@ impl Link {
     pub(crate) fn let_go(&mut self) {
         self.forget_output();
         self.io = WriteHalf::Gone;
-        (self.unflushed, self.shut_down) = (false, true);
     }
 
     /// As [`let_go`](Self::let_go), where the half that is read goes at the same time.

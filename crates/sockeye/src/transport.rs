@@ -28,7 +28,11 @@ pub(crate) enum ReadHalf {
 #[derive(Debug)]
 pub(crate) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
-    Other(tokio::io::WriteHalf<Stream>),
+    Other {
+        half: tokio::io::WriteHalf<Stream>,
+        /// Whether it may hold back something that was written, as TLS does. TCP never does.
+        unflushed: bool,
+    },
     /// The connection has ended.
     Gone,
 }
@@ -41,7 +45,11 @@ pub(crate) fn split(stream: Stream) -> (ReadHalf, WriteHalf) {
         }
         stream => {
             let (read, write) = tokio::io::split(stream);
-            (ReadHalf::Other(read), WriteHalf::Other(write))
+            let write = WriteHalf::Other {
+                half: write,
+                unflushed: false,
+            };
+            (ReadHalf::Other(read), write)
         }
     }
 }
@@ -113,7 +121,11 @@ impl WriteHalf {
                 }
                 written => Poll::Ready(written),
             },
-            Self::Other(half) => Pin::new(half).poll_write(cx, only),
+            Self::Other { half, unflushed } => {
+                let written = Pin::new(half).poll_write(cx, only);
+                *unflushed |= matches!(written, Poll::Ready(Ok(_)));
+                written
+            }
             Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -133,19 +145,31 @@ impl WriteHalf {
         }
         match self {
             Self::Tcp(half) => Pin::new(half).poll_write_vectored(cx, &pieces[..count]),
-            Self::Other(half) => Pin::new(half).poll_write_vectored(cx, &pieces[..count]),
+            Self::Other { half, unflushed } => {
+                let written = Pin::new(half).poll_write_vectored(cx, &pieces[..count]);
+                *unflushed |= matches!(written, Poll::Ready(Ok(_)));
+                written
+            }
             Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
-    /// Pushes out what the transport itself holds back, as TLS may.
+    /// Pushes out what the transport itself holds back.
     #[inline]
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            // TCP holds nothing back here.
-            Self::Tcp(_) | Self::Gone => Poll::Ready(Ok(())),
-            Self::Other(half) => Pin::new(half).poll_flush(cx),
+        if let Self::Other { half, unflushed } = self
+            && *unflushed
+        {
+            ready!(Pin::new(half).poll_flush(cx))?;
+            *unflushed = false;
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the transport holds nothing back.
+    #[inline]
+    pub(crate) fn is_flushed(&self) -> bool {
+        !matches!(self, Self::Other { unflushed, .. } if *unflushed)
     }
 
     /// Goes without ending this direction of the transport, where the other half goes too: closing the
@@ -160,7 +184,7 @@ impl WriteHalf {
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
-            Self::Other(half) => Pin::new(half).poll_shutdown(cx),
+            Self::Other { half, .. } => Pin::new(half).poll_shutdown(cx),
             Self::Gone => Poll::Ready(Ok(())),
         }
     }
