@@ -131,6 +131,18 @@ impl Meter {
         add(&self.sent.bytes, count);
     }
 
+    /// How many bytes were read from the transport.
+    #[inline]
+    pub fn read(&self) -> usize {
+        self.received.bytes.load(Relaxed)
+    }
+
+    /// How many bytes were written to the transport.
+    #[inline]
+    pub fn written(&self) -> usize {
+        self.sent.bytes.load(Relaxed)
+    }
+
     #[inline]
     pub(crate) fn received(&self) -> Flow<'_> {
         Flow {

@@ -29,8 +29,9 @@ pub struct Sender {
     /// The answer to the newest ping, where it could not be queued at once (§5.5.3). Boxed twice, since
     /// that is seldom so.
     pong: Option<Box<Box<[u8]>>>,
-    /// How long the peer may take to answer a Close; once one was sent, the time by which it must have.
-    close_time: Duration,
+    /// How long the peer may take to answer a Close; once one was sent, the time by which it must have. In
+    /// nanoseconds: that is half of a duration.
+    close_time: u64,
     close_sent: bool,
     /// Whether the peer has closed, or broken the protocol so that nothing is expected from it.
     close_received: bool,
@@ -48,6 +49,11 @@ struct Deflating {
     threshold: usize,
     /// The codec of this connection, where the context outlives the message.
     own: Option<Box<Deflater>>,
+}
+
+/// More than centuries is that.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// From this size an owned payload is written from where it is: below it, the copy is cheaper than
@@ -90,7 +96,7 @@ impl Sender {
             output: Output::default(),
             parts: None,
             pong: None,
-            close_time: close_timeout,
+            close_time: nanos(close_timeout),
             close_sent: false,
             close_received: false,
             meter,
@@ -311,7 +317,8 @@ impl Sender {
 
     /// The time by which the connection must have ended, once a Close was sent.
     pub fn deadline(&self) -> Option<Duration> {
-        self.close_sent.then_some(self.close_time)
+        self.close_sent
+            .then_some(Duration::from_nanos(self.close_time))
     }
 
     /// What waits to be written, an answer to a ping included.
@@ -380,7 +387,7 @@ impl Sender {
         self.parts = None;
         self.close_sent = true;
         self.quick = 0;
-        self.close_time += now;
+        self.close_time = self.close_time.saturating_add(nanos(now));
     }
 
     /// Queues one frame that is a whole message, its payload copied.

@@ -9,7 +9,8 @@
 use std::{
     future::Future,
     pin::{Pin, pin},
-    task::{Context, Poll},
+    sync::Weak,
+    task::{Context, Poll, Waker},
 };
 
 use tokio::{
@@ -17,60 +18,82 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use crate::shared::Shared;
 #[cfg(target_os = "linux")]
 use keeper::Kept;
 
-/// A timer, to be polled by one task at a time.
+/// A timer of a connection.
 #[derive(Debug)]
 pub(crate) enum Timer {
     /// One of the runtime's own: where its time is not the system's, as in a test that has paused it; where
     /// it need not have descriptors; and on other systems.
-    Tokio(Pin<Box<Sleep>>),
+    Tokio(Box<Slept>),
     #[cfg(target_os = "linux")]
     Kept(Kept),
 }
 
+/// A timer of the runtime's own, to be polled by one task at a time.
+#[derive(Debug)]
+pub(crate) struct Slept {
+    sleep: Pin<Box<Sleep>>,
+    /// The task that it wakes.
+    wakes: Option<Waker>,
+}
+
 impl Timer {
-    /// A timer in the runtime that this is called in, where need be; `io` says that this has descriptors.
+    /// A timer of `connection`, in the runtime that this is called in where need be; `io` says that this has
+    /// descriptors.
     #[cfg_attr(
         not(target_os = "linux"),
         allow(unused_variables, reason = "for timers that are kept")
     )]
-    pub(crate) fn new(deadline: Instant, io: bool) -> Self {
+    pub(crate) fn new(deadline: Instant, io: bool, connection: &Weak<Shared>) -> Self {
         #[cfg(target_os = "linux")]
-        if io && let Some(kept) = Kept::new(deadline) {
+        if io && let Some(kept) = Kept::new(deadline, connection) {
             return Self::Kept(kept);
         }
-        Self::Tokio(Box::pin(sleep_until(deadline)))
+        Self::Tokio(Box::new(Slept {
+            sleep: Box::pin(sleep_until(deadline)),
+            wakes: None,
+        }))
     }
 
-    /// Whether it has run out.
+    /// Whether it has run out; else the task is woken when it has, or whoever [looks after the
+    /// connection](Shared::ring) then. Asked in every poll.
     #[inline]
-    pub(crate) fn is_elapsed(&self) -> bool {
+    pub(crate) fn is_elapsed(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
-            Self::Tokio(sleep) => sleep.is_elapsed(),
+            Self::Tokio(slept) => slept.is_elapsed(cx),
             #[cfg(target_os = "linux")]
             Self::Kept(kept) => kept.is_elapsed(),
         }
     }
 
-    /// Waits until it has.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            // A timer that says Pending because the task has done much would not have the waker.
-            Self::Tokio(sleep) => pin!(unconstrained(sleep.as_mut())).poll(cx),
-            #[cfg(target_os = "linux")]
-            Self::Kept(kept) => kept.poll(cx),
-        }
-    }
-
-    /// Sets it anew. Whoever waits has to poll it again.
+    /// Sets it anew.
     pub(crate) fn reset(&mut self, deadline: Instant) {
         match self {
-            Self::Tokio(sleep) => sleep.as_mut().reset(deadline),
+            Self::Tokio(slept) => {
+                slept.sleep.as_mut().reset(deadline);
+                slept.wakes = None;
+            }
             #[cfg(target_os = "linux")]
             Self::Kept(kept) => kept.reset(deadline),
         }
+    }
+}
+
+impl Slept {
+    /// Only the first poll of a task troubles the timer.
+    fn is_elapsed(&mut self, cx: &mut Context<'_>) -> bool {
+        let known = matches!(&self.wakes, Some(waker) if waker.will_wake(cx.waker()));
+        self.sleep.is_elapsed() || !known && self.poll(cx).is_ready()
+    }
+
+    #[cold]
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wakes = Some(cx.waker().clone());
+        // A timer that says Pending because the task has done much would not have the waker.
+        pin!(unconstrained(self.sleep.as_mut())).poll(cx)
     }
 }
 
@@ -79,12 +102,11 @@ mod keeper {
     use std::{
         cell::RefCell,
         collections::BTreeMap,
-        io, mem,
+        io,
         sync::{
             Arc, Mutex, MutexGuard, PoisonError, Weak,
-            atomic::{AtomicBool, AtomicU64, Ordering},
+            atomic::{AtomicU64, Ordering},
         },
-        task::{Context, Poll, Waker},
         time::Duration,
     };
 
@@ -98,78 +120,63 @@ mod keeper {
         time::Instant,
     };
 
+    use crate::shared::Shared;
+
     /// Timers that run out within this time do so together, the first so much later.
     const TOGETHER: Duration = Duration::from_millis(1);
 
     /// A timer that is kept.
+    ///
+    /// There is one with every connection: what tells whether it has run out is the keeper's, and what tells
+    /// whom to wake is the connection's.
     #[derive(Debug)]
     pub(crate) struct Kept {
         keeper: Arc<Keeper>,
         key: Key,
-        elapsed: Arc<AtomicBool>,
+        connection: Weak<Shared>,
     }
 
-    /// When a timer runs out, and what tells it from others that do then.
-    type Key = (Instant, u64);
+    /// When a timer runs out, in nanoseconds since its keeper began, from 1. A few more tell it from others that
+    /// do then.
+    type Key = u64;
 
     /// The timers of one runtime.
     #[derive(Debug)]
     pub(super) struct Keeper {
         /// No pipe, but read like one: tokio has no safe name for a descriptor of another kind.
         timer: pipe::Receiver,
+        began: Instant,
+        /// All timers until then have run out.
+        elapsed: AtomicU64,
         queue: Mutex<Queue>,
     }
 
     #[derive(Debug, Default)]
     struct Queue {
-        timers: BTreeMap<Key, Waiting>,
+        timers: BTreeMap<Key, Weak<Shared>>,
         /// When the descriptor becomes readable.
-        set: Option<Instant>,
-    }
-
-    #[derive(Debug)]
-    struct Waiting {
-        waker: Waker,
-        elapsed: Arc<AtomicBool>,
+        set: Option<Key>,
     }
 
     impl Kept {
         /// `None` where this runtime's time is not the system's, or the system has no more descriptors.
-        pub(super) fn new(deadline: Instant) -> Option<Self> {
-            static NEXT: AtomicU64 = AtomicU64::new(0);
+        pub(super) fn new(deadline: Instant, connection: &Weak<Shared>) -> Option<Self> {
+            let keeper = is_systems().then(Keeper::of_runtime)??;
             Some(Self {
-                keeper: is_systems().then(Keeper::of_runtime)??,
-                key: (deadline, NEXT.fetch_add(1, Ordering::Relaxed)),
-                elapsed: Arc::default(),
+                key: keeper.put(deadline, connection),
+                keeper,
+                connection: connection.clone(),
             })
         }
 
         #[inline]
         pub(super) fn is_elapsed(&self) -> bool {
-            self.elapsed.load(Ordering::Acquire)
-        }
-
-        pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-            let waiting = Waiting {
-                waker: cx.waker().clone(),
-                elapsed: self.elapsed.clone(),
-            };
-            let mut queue = self.keeper.queue();
-            // Under the lock, so that it cannot run out between.
-            if self.is_elapsed() {
-                return Poll::Ready(());
-            }
-            queue.timers.insert(self.key, waiting);
-            if queue.set.is_none_or(|set| self.key.0 < set) {
-                self.keeper.set(&mut queue);
-            }
-            Poll::Pending
+            self.keeper.elapsed.load(Ordering::Acquire) >= self.key
         }
 
         pub(super) fn reset(&mut self, deadline: Instant) {
             self.forget();
-            self.key.0 = deadline;
-            self.elapsed.store(false, Ordering::Relaxed);
+            self.key = self.keeper.put(deadline, &self.connection);
         }
 
         fn forget(&self) {
@@ -224,6 +231,8 @@ mod keeper {
             let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
             Ok(Self {
                 timer: pipe::Receiver::from_owned_fd_unchecked(timer)?,
+                began: Instant::now(),
+                elapsed: AtomicU64::new(0),
                 queue: Mutex::default(),
             })
         }
@@ -242,27 +251,52 @@ mod keeper {
             }
         }
 
-        /// Wakes those whose timers have run out.
-        fn ring(&self) {
+        /// Has the connection rung for at that time.
+        fn put(&self, deadline: Instant, connection: &Weak<Shared>) -> Key {
+            let mut key = self.key(deadline).max(1);
             let mut queue = self.queue();
-            let later = queue.timers.split_off(&(Instant::now(), u64::MAX));
-            let elapsed = mem::replace(&mut queue.timers, later);
-            self.set(&mut queue);
-            // Within the lock: a timer that is polled now must not miss it.
-            for waiting in elapsed.values() {
-                waiting.elapsed.store(true, Ordering::Release);
+            while queue.timers.contains_key(&key) {
+                key += 1;
             }
+            queue.timers.insert(key, connection.clone());
+            if queue.set.is_none_or(|set| key < set) {
+                self.set(&mut queue);
+            }
+            key
+        }
+
+        fn key(&self, at: Instant) -> Key {
+            let since = at.saturating_duration_since(self.began);
+            // What is left of it are centuries.
+            Key::try_from(since.as_nanos()).unwrap_or(Key::MAX / 2)
+        }
+
+        /// Rings for those whose timers have run out.
+        fn ring(&self) {
+            let now = self.key(Instant::now());
+            let mut elapsed = Vec::new();
+            let mut queue = self.queue();
+            while let Some(first) = queue.timers.first_entry()
+                && *first.key() <= now
+            {
+                elapsed.push(first.remove());
+            }
+            self.set(&mut queue);
+            self.elapsed.store(now, Ordering::Release);
             drop(queue);
-            for waiting in elapsed.into_values() {
-                waiting.waker.wake();
+            for connection in elapsed {
+                if let Some(connection) = connection.upgrade() {
+                    connection.ring();
+                }
             }
         }
 
         /// Has the system tell when the first runs out.
         fn set(&self, queue: &mut Queue) {
-            queue.set = queue.timers.keys().next().map(|(deadline, _)| *deadline);
-            let Some(deadline) = queue.set else { return };
-            let wait = deadline.saturating_duration_since(Instant::now()) + TOGETHER;
+            queue.set = queue.timers.keys().next().copied();
+            let Some(key) = queue.set else { return };
+            let wait =
+                Duration::from_nanos(key.saturating_sub(self.key(Instant::now()))) + TOGETHER;
             let setting = Itimerspec {
                 it_interval: Timespec::default(),
                 it_value: Timespec::try_from(wait).unwrap_or(Timespec {
@@ -284,7 +318,7 @@ mod keeper {
 
     #[cfg(test)]
     mod tests {
-        use std::future::poll_fn;
+        use std::{future::poll_fn, task::Poll};
 
         use futures_util::future::join_all;
         use tokio::runtime::Builder;
@@ -294,33 +328,46 @@ mod keeper {
 
         const SOON: Duration = Duration::from_millis(20);
 
-        async fn elapsed(timer: &mut Timer) {
-            poll_fn(|cx| timer.poll(cx)).await;
+        /// Waits as a driver does.
+        async fn elapsed(timer: &mut Timer, connection: &Shared) {
+            poll_fn(|cx| {
+                connection.register_driver(cx.waker());
+                match timer.is_elapsed(cx) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            })
+            .await;
         }
 
-        fn kept(after: Duration) -> Timer {
-            let timer = Timer::new(Instant::now() + after, true);
+        fn kept(after: Duration) -> (Timer, Arc<Shared>) {
+            let connection = Shared::of_nobody();
+            let deadline = Instant::now() + after;
+            let timer = Timer::new(deadline, true, &Arc::downgrade(&connection));
             assert!(matches!(timer, Timer::Kept(_)), "{timer:?}");
-            timer
+            (timer, connection)
+        }
+
+        fn timers() -> usize {
+            Keeper::of_runtime().unwrap().queue().timers.len()
         }
 
         #[tokio::test]
         async fn a_timer_wakes_its_task_when_it_runs_out() {
             let begin = Instant::now();
-            let mut timer = kept(SOON);
-            assert!(!timer.is_elapsed());
-            elapsed(&mut timer).await;
-            assert!(timer.is_elapsed() && begin.elapsed() >= SOON);
-            elapsed(&mut timer).await;
+            let (mut timer, connection) = kept(SOON);
+            elapsed(&mut timer, &connection).await;
+            assert!(begin.elapsed() >= SOON);
+            elapsed(&mut timer, &connection).await;
         }
 
         #[tokio::test]
         async fn timers_run_out_in_order_however_they_were_set() {
             let order = Mutex::new(Vec::new());
             let timers = [3, 1, 4, 2].map(|n| {
-                let (order, mut timer) = (&order, kept(n * SOON));
+                let (order, (mut timer, connection)) = (&order, kept(n * SOON));
                 async move {
-                    elapsed(&mut timer).await;
+                    elapsed(&mut timer, &connection).await;
                     order.lock().unwrap().push(n);
                 }
             });
@@ -329,22 +376,48 @@ mod keeper {
         }
 
         #[tokio::test]
+        async fn timers_of_the_same_moment_all_run_out() {
+            let deadline = Instant::now() + SOON;
+            let all: Vec<_> = (0..100)
+                .map(|_| {
+                    let connection = Shared::of_nobody();
+                    let timer = Timer::new(deadline, true, &Arc::downgrade(&connection));
+                    (timer, connection)
+                })
+                .collect();
+            assert_eq!(timers(), 100);
+            join_all(all.into_iter().map(|(mut timer, connection)| async move {
+                elapsed(&mut timer, &connection).await;
+                assert!(Instant::now() >= deadline);
+            }))
+            .await;
+            assert_eq!(timers(), 0);
+        }
+
+        #[tokio::test]
         async fn a_timer_that_is_set_anew_or_dropped_wakes_nobody_before() {
-            let mut timer = kept(SOON);
-            let cx = &mut Context::from_waker(Waker::noop());
-            assert!(timer.poll(cx).is_pending());
-            let mut dropped = kept(SOON / 2);
-            assert!(dropped.poll(cx).is_pending());
-            drop(dropped);
+            let (mut timer, connection) = kept(SOON);
+            drop(kept(SOON / 2));
+            assert_eq!(timers(), 1);
             let later = Instant::now() + 3 * SOON;
             timer.reset(later);
-            elapsed(&mut timer).await;
+            elapsed(&mut timer, &connection).await;
             assert!(Instant::now() >= later);
-            let keeper = Keeper::of_runtime().unwrap();
-            assert!(keeper.queue().timers.is_empty());
-            timer.reset(Instant::now() + SOON);
-            assert!(!timer.is_elapsed());
-            elapsed(&mut timer).await;
+            assert_eq!(timers(), 0);
+            let later = Instant::now() + SOON;
+            timer.reset(later);
+            elapsed(&mut timer, &connection).await;
+            assert!(Instant::now() >= later);
+        }
+
+        #[tokio::test]
+        async fn a_connection_that_is_gone_is_not_rung_for() {
+            let (gone, connection) = kept(SOON / 2);
+            drop(connection);
+            let (mut timer, connection) = kept(SOON);
+            elapsed(&mut timer, &connection).await;
+            drop(gone);
+            assert_eq!(timers(), 0);
         }
 
         #[test]
@@ -370,8 +443,10 @@ mod keeper {
         #[tokio::test(start_paused = true)]
         async fn paused_time_is_kept_to() {
             let (begin, real) = (Instant::now(), std::time::Instant::now());
-            let mut timer = Timer::new(begin + Duration::from_secs(3600), true);
-            elapsed(&mut timer).await;
+            let connection = Shared::of_nobody();
+            let deadline = begin + Duration::from_secs(3600);
+            let mut timer = Timer::new(deadline, true, &Arc::downgrade(&connection));
+            elapsed(&mut timer, &connection).await;
             assert!(begin.elapsed() >= Duration::from_secs(3600));
             assert!(real.elapsed() < Duration::from_secs(600));
         }
@@ -380,7 +455,10 @@ mod keeper {
         fn without_descriptors_the_timer_is_the_runtime_s() {
             let runtime = Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {
-                elapsed(&mut Timer::new(Instant::now() + SOON, false)).await;
+                let connection = Shared::of_nobody();
+                let deadline = Instant::now() + SOON;
+                let mut timer = Timer::new(deadline, false, &Arc::downgrade(&connection));
+                elapsed(&mut timer, &connection).await;
             });
         }
     }

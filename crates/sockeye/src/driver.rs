@@ -11,7 +11,6 @@ use std::{
 };
 
 use sockeye_proto::{CloseCode, CloseFrame, OwnedEvent};
-use tokio::time::{Sleep, sleep_until};
 
 use crate::{
     Ended, Error,
@@ -32,10 +31,6 @@ pub(crate) struct Driver {
     registered: Option<Waker>,
     /// The receiving side, once the user is done with it.
     reader: Option<Box<Reader>>,
-    /// Runs once a Close was sent.
-    timer: Option<Pin<Box<Sleep>>>,
-    /// Whether it has run out. The timer itself says so before it was polled.
-    overdue: bool,
 }
 
 impl Driver {
@@ -54,8 +49,6 @@ impl Driver {
             link: None,
             registered: None,
             reader: None,
-            timer: None,
-            overdue: false,
         }
     }
 
@@ -169,19 +162,12 @@ impl Driver {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) {
-        let Some(deadline) = self.link.as_ref().and_then(|link| link.deadline()) else {
-            return;
-        };
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if !self.overdue && timer.as_mut().poll(cx).is_ready() {
-            self.overdue = true;
+        if let Some(link) = &mut self.link
+            && link.poll_overdue(cx).is_ready()
+        {
             // Wakes this task too: the user's future is polled again and sees it.
             self.shared.end(Ended::TimedOut);
-            if let Some(link) = &mut self.link {
-                link.wake_reading();
-            }
+            link.wake_reading();
         }
     }
 
@@ -234,7 +220,7 @@ impl Driver {
             self.collect(cx);
             self.keep(cx);
             let written = self.poll_write(cx);
-            if self.overdue {
+            if self.link().is_some_and(|link| link.is_overdue()) {
                 return Poll::Ready(());
             }
             match self.shared.ended() {
@@ -339,7 +325,7 @@ impl Drop for Driver {
             self.say_goodbye(CloseCode::INTERNAL_ERROR);
         }
         if let Some(reader) = self.reader.take() {
-            self.shared.lock().reader = Some(reader);
+            self.shared.put_reader(reader);
         }
         if let Some(link) = self.link.take() {
             self.shared.free_link(link);

@@ -32,7 +32,7 @@ pub(crate) struct Established {
     pub(crate) limits: Arc<Limits>,
     pub(crate) close_timeout: Duration,
     pub(crate) output: Arc<OutputLimits>,
-    pub(crate) staying: Staying,
+    pub(crate) staying: Arc<Staying>,
     /// How fast the peer may go.
     pub(crate) rates: Rates,
     /// None for a stream that is no socket's.
@@ -81,6 +81,8 @@ impl PeerHead {
 /// What a server knows of a client that it has let in, where it knows anything.
 #[derive(Debug, Default)]
 pub(crate) struct Admitted {
+    /// What was agreed, also with a server. Noted here once the connection is open.
+    pub(crate) subprotocol: Option<Box<str>>,
     /// What the user has the connection remember.
     #[cfg(feature = "server")]
     pub(crate) state: Option<State>,

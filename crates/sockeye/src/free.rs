@@ -11,7 +11,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use tokio::{task::unconstrained, time::sleep_until};
+use tokio::task::unconstrained;
 
 use crate::{
     Ended,
@@ -40,21 +40,18 @@ impl Shared {
                     self.wake_ended();
                 }
                 Some(Step::Close { reason }) => {
-                    if state.our_close.is_none() && state.ended.is_none() {
-                        state.our_close = Some(Box::new(leaving(reason)));
+                    if !state.has_close() {
+                        state.close(leaving(reason));
                         let _ = link.apply(Command::Close(leaving(reason)));
                     }
                 }
             }
         }
-        let Some(deadline) = link.deadline() else {
+        let Some(timer) = link.closing_timer() else {
             return;
         };
-        let timer = link
-            .closing
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         // A timer that says Pending because the task has done much would not have the waker.
-        if pin!(unconstrained(timer.as_mut())).poll(all).is_ready() {
+        if pin!(unconstrained(timer)).poll(all).is_ready() {
             state.end(Ended::TimedOut);
             let late = "the peer did not take the Close within the close timeout";
             link.break_off(io::Error::new(io::ErrorKind::TimedOut, late));

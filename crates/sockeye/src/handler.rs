@@ -256,7 +256,7 @@ impl Socket {
 
     /// The subprotocol that was agreed (RFC 6455 §1.9).
     pub fn subprotocol(&self) -> Option<&str> {
-        self.driver.shared.info.subprotocol.as_deref()
+        self.driver.shared.info.subprotocol()
     }
 
     /// The extensions that were agreed, as in the header of the handshake; empty where none were.
@@ -362,19 +362,17 @@ impl<H: Handler> Future for Handled<H> {
             return Poll::Ready(shared.ended().unwrap_or_else(Ended::gone));
         };
         if !*open {
-            ready!(shared.within(|| session.poll_open(cx)));
+            ready!(shared.within(|| session.poll_open(cx, shared)));
             *open = true;
         }
-        ready!(shared.within(|| session.poll(cx)));
-        let ended = shared.within(|| session.end());
+        ready!(shared.within(|| session.poll(cx, shared)));
+        let ended = shared.within(|| session.end(shared));
         *state = None;
         Poll::Ready(ended)
     }
 }
 
 struct Session<H> {
-    /// Beside the one that the socket has, which is lent to the handler.
-    shared: Arc<Shared>,
     socket: Socket,
     reader: Reader,
     handler: H,
@@ -394,21 +392,20 @@ impl<H: Handler> Session<H> {
                 driver: Driver::waiting(shared.clone()),
                 delivering: None,
             },
-            shared: shared.clone(),
             reader,
             handler,
         }
     }
 
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_open(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
         ready!(self.socket.driver.poll_take_over(cx));
-        self.shared.pulse.attend();
+        shared.attend();
         self.handler.on_open(&mut self.socket);
         Poll::Ready(())
     }
 
-    fn end(&mut self) -> Ended {
-        let ended = self.shared.ended().unwrap_or_else(Ended::gone);
+    fn end(&mut self, shared: &Shared) -> Ended {
+        let ended = shared.ended().unwrap_or_else(Ended::gone);
         self.socket.driver.let_go();
         if let Some(error) = ended.error() {
             self.handler.on_error(&mut self.socket, &error);
@@ -418,19 +415,19 @@ impl<H: Handler> Session<H> {
     }
 
     /// Runs the connection until its transport has ended.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
         loop {
             self.socket.driver.collect(cx);
             let written = self.socket.driver.poll_write(cx);
-            if self.is_ending() {
+            if self.is_ending(shared) {
                 return self.socket.driver.poll_finish(cx, &mut self.reader);
             }
             let waits = written.is_pending()
-                && self.socket.buffered_amount() >= self.shared.info.output.high_water;
+                && self.socket.buffered_amount() >= shared.info.output.high_water;
             let received = if waits {
                 Poll::Pending
             } else {
-                self.poll_receive(cx)
+                self.poll_receive(cx, shared)
             };
             match received {
                 Poll::Ready(false) => {}
@@ -451,12 +448,12 @@ impl<H: Handler> Session<H> {
     /// together is answered in one write; `true` says that there may be more even then, and that the
     /// other connections of the thread come first.
     #[inline]
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<bool> {
         const READS: usize = 4;
         ready!(self.reader.poll_turn(cx));
         for read in 1..=READS {
             let mut full = false;
-            if self.reader.is_held_back() && self.poll_hold_back(cx).is_pending() {
+            if self.reader.is_held_back() && self.poll_hold_back(cx, shared).is_pending() {
                 return match read {
                     1 => Poll::Pending,
                     // What was delivered before is answered first.
@@ -467,32 +464,31 @@ impl<H: Handler> Session<H> {
                 match self.reader.poll_read(cx) {
                     Poll::Ready(Ok(Read::Some { full: filled })) => {
                         full = filled;
-                        self.shared.pulse.heard(self.reader.received());
                     }
-                    Poll::Ready(Ok(Read::End)) => self.broken(Broken::End),
-                    Poll::Ready(Err(broken)) => self.broken(broken),
+                    Poll::Ready(Ok(Read::End)) => self.broken(shared, Broken::End),
+                    Poll::Ready(Err(broken)) => self.broken(shared, broken),
                     // What was delivered before is answered first.
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
                         // All that has come is handled.
-                        None if self.shared.is_leaving() => {
-                            self.close_now();
+                        None if shared.is_leaving() => {
+                            self.close_now(shared);
                             return Poll::Ready(false);
                         }
-                        None if !self.shared.pulse.is_silent() => return Poll::Pending,
+                        None if !shared.is_silent() => return Poll::Pending,
                         None => {
-                            self.shared.end(Ended::Silent);
+                            shared.end(Ended::Silent);
                             let _ = self.socket.apply(Command::GiveUp);
                             return Poll::Ready(false);
                         }
                         Some(lost) => {
-                            self.shared.end(Ended::Lost(lost.clone()));
+                            shared.end(Ended::Lost(lost.clone()));
                             return Poll::Ready(false);
                         }
                     },
                 }
             }
-            self.deliver();
+            self.deliver(shared);
             if !full || self.reader.has_input() {
                 return Poll::Ready(false);
             }
@@ -503,23 +499,23 @@ impl<H: Handler> Session<H> {
     /// Waits until the peer may go on, which has sent more than it may. Once this end has closed, its
     /// Close is waited for, behind whatever comes.
     #[cold]
-    fn poll_hold_back(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.is_leaving() {
-            self.close_now();
+    fn poll_hold_back(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
+        if shared.is_leaving() {
+            self.close_now(shared);
         }
         if !self.socket.is_open() {
             self.reader.let_run();
         }
         // Nothing is read meanwhile, so that nobody can say that nothing has come.
-        self.shared.pulse.excuse();
+        shared.pulse.excuse();
         self.reader.poll_ready(cx)
     }
 
     /// Sends the Close that was asked for from elsewhere.
     #[cold]
-    fn close_now(&mut self) {
-        if let Some(close) = self.shared.take_leave()
-            && self.shared.note_close(&close).is_ok()
+    fn close_now(&mut self, shared: &Shared) {
+        if let Some(close) = shared.take_leave()
+            && shared.note_close(&close).is_ok()
         {
             let _ = self.socket.apply(Command::Close(close));
         }
@@ -527,19 +523,19 @@ impl<H: Handler> Session<H> {
 
     /// Whether no more events are to be delivered.
     #[inline]
-    fn is_ending(&mut self) -> bool {
-        !self.socket.is_open() && self.shared.ended().is_some()
+    fn is_ending(&mut self, shared: &Shared) -> bool {
+        !self.socket.is_open() && shared.ended().is_some()
     }
 
     #[cold]
-    fn broken(&mut self, broken: Broken) {
+    fn broken(&mut self, shared: &Shared, broken: Broken) {
         let (command, ended) = broken.consequence();
         let _ = self.socket.apply(command);
-        self.shared.end(ended);
+        shared.end(ended);
     }
 
     /// Delivers what was read, for as long as there is room for answers.
-    fn deliver(&mut self) {
+    fn deliver(&mut self, shared: &Shared) {
         // At hand for the first answer. What is not used is given back after the poll.
         if self.reader.has_input()
             && let Some(link) = self.socket.driver.link()
@@ -547,13 +543,13 @@ impl<H: Handler> Session<H> {
             link.lend_buffer();
         }
         let mut delivery = Delivery {
-            shared: &self.shared,
-            high_water: self.shared.info.output.high_water,
+            shared,
+            high_water: shared.info.output.high_water,
             socket: &mut self.socket,
             handler: &mut self.handler,
         };
         if let Err(error) = self.reader.deliver(&mut delivery) {
-            self.broken(Broken::Protocol(error));
+            self.broken(shared, Broken::Protocol(error));
         }
     }
 }

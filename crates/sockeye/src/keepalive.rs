@@ -10,16 +10,17 @@ use std::{
     hash::{BuildHasher, Hasher},
     mem,
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::Context,
     time::Duration,
 };
 
+use sockeye_proto::Meter;
 use tokio::time::Instant;
 
-use crate::clock::Timer;
+use crate::{clock::Timer, shared::Shared};
 
 /// How long a connection is kept, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,18 +47,13 @@ impl Default for Staying {
     }
 }
 
-impl Staying {
-    /// Takes up to a tenth off the lifetime, at random: connections that were opened together are not
-    /// closed together.
-    fn spread(mut self) -> Self {
-        self.lifetime = self.lifetime.map(|lifetime| {
-            // Random enough for this, and costs no call of the system.
-            let random = RandomState::new().build_hasher().finish();
-            let tenth = lifetime / 10;
-            lifetime - tenth.mul_f64(random as f64 / u64::MAX as f64)
-        });
-        self
-    }
+/// Takes up to a tenth off a lifetime, at random: connections that were opened together are not closed
+/// together.
+fn spread(lifetime: Duration) -> Duration {
+    // Random enough for this, and costs no call of the system.
+    let random = RandomState::new().build_hasher().finish();
+    let tenth = lifetime / 10;
+    lifetime - tenth.mul_f64(random as f64 / u64::MAX as f64)
 }
 
 /// A time of this crate's settings: none where it is zero, as people write "never", and no longer than
@@ -75,6 +71,11 @@ fn micros(time: Duration) -> Micros {
     Micros::try_from(time.as_micros()).unwrap_or(Micros::MAX)
 }
 
+/// The same of a setting; 0 for never.
+fn span(time: Option<Duration>) -> Micros {
+    some_time(time).map_or(0, micros)
+}
+
 /// A deadline that is looked at this much too late was not the peer's fault: this end slept, or had
 /// other things to do.
 const LATE: Micros = 1_000_000;
@@ -86,25 +87,17 @@ const LATE: Micros = 1_000_000;
 /// after it, not only its pong, shows that the peer is there.
 #[derive(Debug)]
 pub(crate) struct Keepalive {
-    /// 0 for never, as in `idle`.
-    interval: Micros,
-    timeout: Micros,
-    idle: Micros,
-    /// When the connection has lived for long enough.
-    end: Micros,
+    /// Those of all connections that were set up alike.
+    staying: Arc<Staying>,
+    /// There where it may not be idle, or live, for as long as it wants.
+    bounds: Option<Box<Bounds>>,
     /// When the last ping was sent.
     pinged: Micros,
     /// When to look next: the next ping is due, or its deadline has come.
     due: Micros,
-    /// When to look next whether there was a message.
-    look: Micros,
-    /// The last time that there was known to have been one.
-    active: Micros,
     /// How much had been received, and written, when the peer was last asked for a sign.
     received: usize,
     written: usize,
-    /// How many bytes messages had been in both directions.
-    traffic: usize,
     /// Whether a ping waits for a sign of the peer.
     waiting: bool,
     /// Whether output waited for the peer already when it was sent.
@@ -113,6 +106,22 @@ pub(crate) struct Keepalive {
     late: bool,
     /// Whether no sign came for the ping before either.
     silent: bool,
+}
+
+/// How long a connection may be idle, and live; each 0 for ever.
+#[derive(Debug)]
+struct Bounds {
+    idle: Micros,
+    /// When to look next whether there was a message.
+    look: Micros,
+    /// The last time that there was known to have been one.
+    active: Micros,
+    /// How many bytes messages had been in both directions.
+    traffic: usize,
+    /// How many bytes to the peer were pings and pongs. It wraps, and is compared only, as those.
+    control: usize,
+    /// When the connection has lived for long enough.
+    end: Micros,
 }
 
 /// What a tick goes by.
@@ -124,7 +133,7 @@ pub(crate) struct Seen {
     pub(crate) written: usize,
     /// Whether output waits.
     pub(crate) waits: bool,
-    /// How many bytes messages were, in both directions.
+    /// How many bytes messages were, in both directions, and pings and pongs to the peer.
     pub(crate) traffic: usize,
 }
 
@@ -144,22 +153,16 @@ pub(crate) enum Step {
 
 impl Keepalive {
     /// None where nothing is ever due.
-    pub(crate) fn new(staying: Staying) -> Option<Self> {
-        let micros = |time| some_time(time).map_or(0, micros);
-        let (interval, idle) = (micros(staying.interval), micros(staying.idle));
-        let end = micros(staying.lifetime);
-        (interval > 0 || idle > 0 || end > 0).then_some(Self {
-            interval,
-            timeout: micros(Some(staying.timeout)).max(1),
-            idle,
-            end,
+    pub(crate) fn new(staying: Arc<Staying>) -> Option<Self> {
+        let interval = span(staying.interval);
+        let bounds = Bounds::new(&staying);
+        (interval > 0 || bounds.is_some()).then_some(Self {
+            staying,
+            bounds,
             pinged: 0,
-            due: interval,
-            look: idle / 4,
-            active: 0,
+            due: if interval > 0 { interval } else { Micros::MAX },
             received: 0,
             written: 0,
-            traffic: 0,
             waiting: false,
             clogged: false,
             late: false,
@@ -169,21 +172,19 @@ impl Keepalive {
 
     /// When to [`tick`](Self::tick) next.
     pub(crate) fn due(&self) -> Duration {
-        let some = |set: Micros, at: Micros| if set > 0 { at } else { Micros::MAX };
-        let next = some(self.interval, self.due).min(some(self.idle, self.look));
-        Duration::from_micros(next.min(some(self.end, self.end)))
+        let bounds = self.bounds.as_ref().map_or(Micros::MAX, |b| b.due());
+        Duration::from_micros(self.due.min(bounds))
     }
 
     /// What is to be done now. Call it again until there is nothing.
     pub(crate) fn tick(&mut self, now: Duration, seen: Seen) -> Option<Step> {
         let now = micros(now);
-        if self.end > 0 && now >= self.end {
-            return Some(Step::Close { reason: "lifetime" });
+        if let Some(bounds) = &mut self.bounds
+            && let Some(reason) = bounds.tick(now, seen)
+        {
+            return Some(Step::Close { reason });
         }
-        if self.idle > 0 && now >= self.look && self.is_idle(now, seen) {
-            return Some(Step::Close { reason: "idle" });
-        }
-        if self.interval == 0 || now < self.due {
+        if now < self.due {
             return None;
         }
         if !mem::take(&mut self.waiting) {
@@ -220,19 +221,52 @@ impl Keepalive {
     fn ask(&mut self, now: Micros, seen: Seen) {
         (self.received, self.written) = (seen.received, seen.written);
         self.clogged = seen.waits;
-        self.due = now.saturating_add(self.timeout);
+        let timeout = span(Some(self.staying.timeout)).max(1);
+        self.due = now.saturating_add(timeout);
     }
 
     /// Until the next ping.
     fn rest(&mut self, now: Micros) {
-        self.due = self.pinged.saturating_add(self.interval).max(now);
+        let interval = span(self.staying.interval);
+        self.due = self.pinged.saturating_add(interval).max(now);
+    }
+}
+
+impl Bounds {
+    /// In a box, as most connections have none.
+    fn new(staying: &Staying) -> Option<Box<Self>> {
+        let (idle, end) = (span(staying.idle), span(staying.lifetime.map(spread)));
+        let bounds = Self {
+            idle,
+            look: idle / 4,
+            active: 0,
+            traffic: 0,
+            control: 0,
+            end,
+        };
+        (idle > 0 || end > 0).then(|| Box::new(bounds))
+    }
+
+    fn due(&self) -> Micros {
+        let some = |set: Micros, at: Micros| if set > 0 { at } else { Micros::MAX };
+        some(self.idle, self.look).min(some(self.end, self.end))
+    }
+
+    /// Why the connection is to be closed now.
+    fn tick(&mut self, now: Micros, seen: Seen) -> Option<&'static str> {
+        if self.end > 0 && now >= self.end {
+            return Some("lifetime");
+        }
+        let idle = self.idle > 0 && now >= self.look && self.is_idle(now, seen);
+        idle.then_some("idle")
     }
 
     /// Looks four times as often as needed, so that nothing has to be timed a message: a connection is
     /// idle for up to a quarter longer than it may.
     fn is_idle(&mut self, now: Micros, seen: Seen) -> bool {
-        if seen.traffic != self.traffic {
-            (self.traffic, self.active) = (seen.traffic, now);
+        let traffic = seen.traffic.wrapping_sub(self.control);
+        if traffic != self.traffic {
+            (self.traffic, self.active) = (traffic, now);
         }
         let end = self.active.saturating_add(self.idle);
         self.look = now
@@ -242,74 +276,42 @@ impl Keepalive {
     }
 }
 
-/// What the receiving side tells of the peer.
+/// What the receiving side tells of the peer, beside how many bytes have come. That wraps, and is compared
+/// only.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     opened: Instant,
-    /// How many bytes have come. Only whoever reads stores it; it wraps, and is compared only.
-    received: AtomicUsize,
-    /// Whether anyone reads, or has something to read.
-    attended: AtomicBool,
     /// How many of them were pings and pongs.
     control: AtomicUsize,
-    /// Whether whoever reads is asked if anything has come beyond so many bytes.
-    asked: AtomicBool,
+    /// Beyond how many anything has to have come, where whoever reads is asked for that.
     beyond: AtomicUsize,
-    beat: Mutex<Beat>,
+    /// The last pings, each named by when it was sent in nanoseconds, from 1, which is its payload too; 0
+    /// for none.
+    sent: [AtomicU64; 2],
+    /// How long the last one took there and back, in nanoseconds.
+    took: AtomicU64,
 }
 
-/// The last pings, each named by when it was sent in nanoseconds, from 1, which is its payload too; 0 for
-/// none.
-#[derive(Debug, Default)]
-struct Beat {
-    sent: [u64; 2],
-    /// How long the last one took there and back, in nanoseconds.
-    took: Option<u64>,
-}
+/// Nobody is asked.
+const NOT_ASKED: usize = usize::MAX;
+
+/// No ping of ours was answered.
+const NOT_TIMED: u64 = u64::MAX;
 
 impl Pulse {
     pub(crate) fn new(opened: Instant) -> Self {
         Self {
             opened,
-            received: AtomicUsize::new(0),
-            attended: AtomicBool::new(false),
             control: AtomicUsize::new(0),
-            asked: AtomicBool::new(false),
-            beyond: AtomicUsize::new(0),
-            beat: Mutex::default(),
+            beyond: AtomicUsize::new(NOT_ASKED),
+            sent: Default::default(),
+            took: AtomicU64::new(NOT_TIMED),
         }
     }
 
-    fn beat(&self) -> MutexGuard<'_, Beat> {
-        self.beat.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says how many bytes have come by now.
-    #[inline]
-    pub(crate) fn heard(&self, received: usize) {
-        self.received.store(received, Ordering::Relaxed);
-    }
-
-    pub(crate) fn received(&self) -> usize {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// Says that someone reads, or has something to read.
-    #[inline]
-    pub(crate) fn attend(&self) {
-        self.attended.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether anyone reads, or has something to read.
-    #[cfg(feature = "server")]
-    pub(crate) fn is_attended(&self) -> bool {
-        self.attended.load(Ordering::Relaxed) || self.received() > 0
-    }
-
-    /// How many bytes have come that were no pings and pongs.
-    pub(crate) fn messages(&self) -> usize {
-        self.received()
-            .wrapping_sub(self.control.load(Ordering::Relaxed))
+    /// How many of the bytes that have come were no pings and pongs.
+    pub(crate) fn messages(&self, received: usize) -> usize {
+        received.wrapping_sub(self.control.load(Ordering::Relaxed))
     }
 
     /// Counts a ping or a pong that came, with its header.
@@ -322,8 +324,10 @@ impl Pulse {
     /// The payload of a ping that is sent now.
     pub(crate) fn ping(&self) -> [u8; 8] {
         let now = self.now();
-        let mut beat = self.beat();
-        beat.sent = [now, beat.sent[0]];
+        let [newest, older] = &self.sent;
+        // In this order, so that no pong finds its ping in neither.
+        older.store(newest.load(Ordering::Relaxed), Ordering::Relaxed);
+        newest.store(now, Ordering::Relaxed);
         now.to_be_bytes()
     }
 
@@ -333,22 +337,26 @@ impl Pulse {
             return false;
         };
         let named = u64::from_be_bytes(payload);
-        let mut beat = self.beat();
-        let Some(sent) = beat
-            .sent
-            .iter_mut()
-            .find(|sent| **sent == named && named > 0)
-        else {
-            return false;
-        };
-        *sent = 0;
-        beat.took = Some(self.now().saturating_sub(named));
-        true
+        let is_ours = named > 0
+            && self.sent.iter().any(|sent| {
+                sent.compare_exchange(named, 0, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+            });
+        if is_ours {
+            let took = self.now().saturating_sub(named);
+            self.took.store(took, Ordering::Relaxed);
+        }
+        is_ours
     }
 
     /// How long the last ping of ours took there and back.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.beat().took.map(Duration::from_nanos)
+        let took = self.took.load(Ordering::Relaxed);
+        (took != NOT_TIMED).then(|| Duration::from_nanos(took))
+    }
+
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
     }
 
     /// How long ago the connection opened.
@@ -363,56 +371,50 @@ impl Pulse {
 
     /// Asks whoever reads whether anything has come beyond so many bytes.
     pub(crate) fn ask(&self, beyond: usize) {
-        self.beyond.store(beyond, Ordering::Relaxed);
-        self.asked.store(true, Ordering::Release);
+        self.beyond.store(beyond, Ordering::Release);
     }
 
     /// Says that it cannot be told now: nothing is read for a while. The next ping asks anew.
     pub(crate) fn excuse(&self) {
-        self.asked.store(false, Ordering::Release);
+        self.beyond.store(NOT_ASKED, Ordering::Release);
     }
 
     /// Whether the peer is gone, told by whoever has just found nothing to read: only then is it sure
     /// that what shows the opposite is not there already, and was only not read yet.
     #[inline]
-    pub(crate) fn is_silent(&self) -> bool {
-        self.asked.load(Ordering::Acquire) && self.received() == self.beyond.load(Ordering::Relaxed)
+    pub(crate) fn is_silent(&self, meter: &Meter) -> bool {
+        let beyond = self.beyond.load(Ordering::Acquire);
+        beyond != NOT_ASKED && beyond == meter.read()
     }
 }
 
-/// [`Keepalive`] with a timer. In a box with the connection, where there is one.
+/// [`Keepalive`] with a timer.
 #[derive(Debug)]
 pub(crate) struct Alarm {
     timer: Timer,
-    /// The task that the timer wakes.
-    wakes: Option<Waker>,
     keepalive: Keepalive,
 }
 
 impl Alarm {
-    /// For a connection that has opened then; `io` says that the runtime has descriptors.
-    pub(crate) fn new(staying: Staying, opened: Instant, io: bool) -> Option<Box<Self>> {
-        let keepalive = Keepalive::new(staying.spread())?;
-        Some(Box::new(Self {
-            timer: Timer::new(opened + keepalive.due(), io),
-            wakes: None,
+    /// For a `connection` that has opened then; `io` says that the runtime has descriptors.
+    pub(crate) fn new(
+        staying: Arc<Staying>,
+        opened: Instant,
+        io: bool,
+        connection: &Weak<Shared>,
+    ) -> Option<Self> {
+        let keepalive = Keepalive::new(staying)?;
+        Some(Self {
+            timer: Timer::new(opened + keepalive.due(), io, connection),
             keepalive,
-        }))
+        })
     }
 
-    /// Whether to [`tick`](Self::tick); else the task is woken when to. Asked in every poll, and so
-    /// only the task's first one troubles the timer.
+    /// Whether to [`tick`](Self::tick); else the task is woken when to, or whoever looks after the
+    /// connection then.
     #[inline]
     pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
-        self.timer.is_elapsed()
-            || !matches!(&self.wakes, Some(waker) if waker.will_wake(cx.waker()))
-                && self.wake(cx).is_ready()
-    }
-
-    #[cold]
-    fn wake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wakes = Some(cx.waker().clone());
-        self.timer.poll(cx)
+        self.timer.is_elapsed(cx)
     }
 
     /// What is to be done on a connection that has opened then; with nothing left to do, the timer is set
@@ -421,14 +423,22 @@ impl Alarm {
         let step = self.keepalive.tick(opened.elapsed(), seen);
         if step.is_none() {
             self.timer.reset(opened + self.keepalive.due());
-            self.wakes = None;
         }
         step
+    }
+
+    /// Counts a ping or a pong to the peer, which is no message.
+    pub(crate) fn count_control(&mut self, bytes: usize) {
+        if let Some(bounds) = &mut self.keepalive.bounds {
+            bounds.control = bounds.control.wrapping_add(bytes);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sockeye_proto::{Config, Role};
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -436,13 +446,13 @@ mod tests {
 
     fn keepalive(interval: u32, timeout: u32, idle: u32) -> Keepalive {
         let some = |seconds: u32| (seconds > 0).then_some(seconds * SECOND);
-        Keepalive::new(Staying {
+        let staying = Staying {
             interval: some(interval),
             timeout: timeout * SECOND,
             idle: some(idle),
             lifetime: None,
-        })
-        .unwrap()
+        };
+        Keepalive::new(Arc::new(staying)).unwrap()
     }
 
     fn received(received: usize) -> Seen {
@@ -621,7 +631,7 @@ mod tests {
             idle: None,
             ..Staying::default()
         };
-        assert!(Keepalive::new(never).is_none());
+        assert!(Keepalive::new(Arc::new(never)).is_none());
         assert_eq!(some_time(Duration::ZERO), None);
         assert!(some_time(Duration::MAX) < Some(Duration::MAX));
         assert_eq!(
@@ -650,12 +660,16 @@ mod tests {
 
     #[test]
     fn whoever_reads_says_whether_the_peer_is_silent() {
-        let pulse = Pulse::new(Instant::now());
-        pulse.heard(5);
-        assert!(!pulse.is_silent());
+        let (_, sender) = Config::new(Role::Server).halves();
+        let (meter, pulse) = (sender.meter(), Pulse::new(Instant::now()));
+        meter.count_read(5);
+        assert!(!pulse.is_silent(meter));
         pulse.ask(5);
-        assert!(pulse.is_silent());
-        pulse.heard(6);
-        assert!(!pulse.is_silent());
+        assert!(pulse.is_silent(meter));
+        meter.count_read(1);
+        assert!(!pulse.is_silent(meter));
+        pulse.ask(6);
+        pulse.excuse();
+        assert!(!pulse.is_silent(meter));
     }
 }

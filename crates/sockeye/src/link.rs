@@ -3,20 +3,22 @@
 
 use std::{
     borrow::Cow,
+    future::Future,
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use sockeye_proto::{
     CloseCode, CloseFrame, MessageKind, Outgoing, OwnedEvent, ProtocolError, SendError, Sender,
 };
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     Error, Result, buffers,
-    keepalive::{Alarm, Pulse, Seen, Staying, Step},
+    keepalive::{Alarm, Pulse, Seen, Step},
     latest::Latest,
     transport::WriteHalf,
 };
@@ -31,18 +33,13 @@ pub(crate) struct Link {
     /// How many bytes may wait where nothing can wait for them to be written.
     pub(crate) limit: usize,
     io: WriteHalf,
-    pub(crate) opened: Instant,
     /// Whether the transport may hold back something that was written.
     unflushed: bool,
     shut_down: bool,
-    /// How many bytes the transport has taken, and how many of all that was queued were pings and
-    /// pongs. They wrap, and are compared only.
-    written: usize,
-    control: usize,
     /// Keeps the connection, where it is to be kept.
-    alarm: Option<Box<Alarm>>,
-    /// Runs once a Close was sent, where a task waits for it to be written and nobody drives.
-    pub(crate) closing: Option<Pin<Box<Sleep>>>,
+    pub(crate) alarm: Option<Alarm>,
+    /// There once a Close was sent.
+    closing: Option<Box<Closing>>,
     /// Why nothing more can be written.
     pub(crate) broken: Option<Lost>,
     /// Messages that wait until nothing else does, and are replaced meanwhile. Boxed and there only
@@ -51,6 +48,17 @@ pub(crate) struct Link {
     /// The task that waits for an event in the poll of the driver that holds this. Often that is
     /// the driver's own task, but not where it polls a set of futures.
     pub(crate) reading: Option<Waker>,
+}
+
+/// What a Close that was sent has begun.
+#[derive(Debug)]
+struct Closing {
+    /// When the core's time begins, which only a Close asks for.
+    began: Instant,
+    /// Runs until the peer must have closed, where someone waits for that.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the driver has seen that it has run out. The timer itself says so before it was polled.
+    overdue: bool,
 }
 
 /// Something to send.
@@ -110,19 +118,14 @@ impl Command<'_> {
 }
 
 impl Link {
-    pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize, staying: Staying) -> Self {
-        let opened = Instant::now();
-        let has_descriptor = matches!(io, WriteHalf::Tcp(_));
+    pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize) -> Self {
         Self {
             sender,
             limit,
             io,
-            opened,
             unflushed: false,
             shut_down: false,
-            written: 0,
-            control: 0,
-            alarm: Alarm::new(staying, opened, has_descriptor),
+            alarm: None,
             closing: None,
             broken: None,
             latest: None,
@@ -219,7 +222,6 @@ impl Link {
     }
 
     fn apply_control(&mut self, command: Command<'_>) -> Result<(), SendError> {
-        let now = self.opened.elapsed();
         if self.latest.is_some() && matches!(command, Command::Close(_) | Command::CloseWithoutCode)
         {
             self.queue_latest(true);
@@ -239,10 +241,23 @@ impl Link {
             }
             Command::Ping(payload) => self.sender.ping(&payload)?,
             Command::Pong(payload) => self.sender.pong(&payload)?,
-            Command::Close(frame) => self.sender.close(frame.code, &frame.reason, now)?,
-            Command::CloseWithoutCode => self.sender.close_without_code(now)?,
-            Command::Answer(event) => self.sender.respond_owned(&event, now),
-            Command::Fail(error) => self.sender.fail(error, now),
+            Command::Close(frame) => {
+                let now = self.now();
+                self.sender.close(frame.code, &frame.reason, now)?;
+            }
+            Command::CloseWithoutCode => {
+                let now = self.now();
+                self.sender.close_without_code(now)?;
+            }
+            Command::Answer(event) => {
+                let is_close = matches!(event, OwnedEvent::Close(_));
+                let now = if is_close { self.now() } else { Duration::ZERO };
+                self.sender.respond_owned(&event, now);
+            }
+            Command::Fail(error) => {
+                let now = self.now();
+                self.sender.fail(error, now);
+            }
             Command::PeerGone => self.sender.peer_is_gone(),
             Command::Look => self.wake_reading(),
             Command::GiveUp => {
@@ -250,9 +265,8 @@ impl Link {
                 self.break_off(io::Error::new(io::ErrorKind::TimedOut, silence));
             }
         }
-        if is_control {
-            let queued = self.sender.buffered().wrapping_sub(before);
-            self.control = self.control.wrapping_add(queued);
+        if is_control && let Some(alarm) = &mut self.alarm {
+            alarm.count_control(self.sender.buffered().wrapping_sub(before));
         }
         Ok(())
     }
@@ -284,16 +298,16 @@ impl Link {
             self.alarm = None;
         }
         let buffered = self.sender.buffered();
-        let sent = self.written.wrapping_add(buffered);
-        let step = self.alarm.as_mut()?.tick(
-            self.opened,
-            Seen {
-                received: pulse.received(),
-                written: self.written,
-                waits: buffered > 0,
-                traffic: (sent.wrapping_sub(self.control)).wrapping_add(pulse.messages()),
-            },
-        )?;
+        let meter = self.sender.meter();
+        let (received, written) = (meter.read(), meter.written());
+        let sent = written.wrapping_add(buffered);
+        let seen = Seen {
+            received,
+            written,
+            waits: buffered > 0,
+            traffic: sent.wrapping_add(pulse.messages(received)),
+        };
+        let step = self.alarm.as_mut()?.tick(pulse.opened(), seen)?;
         match step {
             Step::Ping => {
                 // Refused where the transport has failed, which is noticed without it.
@@ -305,11 +319,49 @@ impl Link {
         Some(step)
     }
 
+    /// The time as the core has it.
+    fn now(&mut self) -> Duration {
+        let closing = self.closing.get_or_insert_with(|| {
+            Box::new(Closing {
+                began: Instant::now(),
+                timer: None,
+                overdue: false,
+            })
+        });
+        closing.began.elapsed()
+    }
+
     /// When to give up on the peer, once a Close was sent.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.sender
-            .deadline()
-            .map(|deadline| self.opened + deadline)
+        let deadline = self.sender.deadline()?;
+        self.closing.as_ref().map(|c| c.began + deadline)
+    }
+
+    /// A timer for that.
+    pub(crate) fn closing_timer(&mut self) -> Option<Pin<&mut Sleep>> {
+        let deadline = self.deadline()?;
+        let timer = &mut self.closing.as_mut()?.timer;
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        Some(timer.as_mut())
+    }
+
+    /// Waits until then, for the driver. Once: then the peer [is late](Self::is_overdue).
+    pub(crate) fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_overdue()
+            && let Some(timer) = self.closing_timer()
+        {
+            ready!(timer.poll(cx));
+            if let Some(closing) = &mut self.closing {
+                closing.overdue = true;
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether the driver has seen that the peer has not closed in time.
+    pub(crate) fn is_overdue(&self) -> bool {
+        matches!(&self.closing, Some(closing) if closing.overdue)
     }
 
     /// Writes until nothing waits. Once both sides have closed, ends the transport too (RFC 6455
@@ -344,7 +396,6 @@ impl Link {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => {
                     output.advance(count);
-                    self.written = self.written.wrapping_add(count);
                     if let Some(payload) = output.take_spent() {
                         buffers::reclaim(payload);
                     }
@@ -406,9 +457,8 @@ impl Link {
     /// Says goodbye without waiting: a Close and what else goes out in one attempt.
     pub(crate) fn leave(&mut self) {
         if self.sender.is_open() {
-            let _ = self
-                .sender
-                .close(CloseCode::GOING_AWAY, "", self.opened.elapsed());
+            let now = self.now();
+            let _ = self.sender.close(CloseCode::GOING_AWAY, "", now);
         }
         self.write_once();
     }

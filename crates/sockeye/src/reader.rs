@@ -25,7 +25,7 @@ const DIRECT: usize = buffers::READ;
 /// How many bytes are made of compressed messages before the other connections of the thread have
 /// their turn. What was read in one go, 64 KiB, can become 64 MiB: without this, one peer would keep a
 /// thread for as long as it pleases. Inflating so much takes about a millisecond.
-const TURN: usize = 1 << 20;
+const TURN: u32 = 1 << 20;
 
 /// The receiving side. All its state is here and none in a future, so that every read can be
 /// dropped at any time.
@@ -38,15 +38,13 @@ pub(crate) struct Reader {
     /// Bytes read and not taken are `buffer[start..end]`. Without any, `buffer` is empty: it is the
     /// thread's.
     buffer: Vec<u8>,
-    start: usize,
-    end: usize,
+    start: u32,
+    end: u32,
     /// Whether the last read has left nothing behind, as far as is known: then asking before the
     /// next costs a third of trying.
     drained: bool,
-    /// How many bytes have come, for [`Pulse::heard`](crate::keepalive::Pulse::heard).
-    received: usize,
-    /// How many bytes were made of compressed messages in this turn.
-    inflated: usize,
+    /// How many bytes were made of compressed messages in this turn, as far as it matters.
+    inflated: u32,
     /// A broken rule that nobody has been told of yet. In a box, as all that few connections have.
     refused: Option<Box<ProtocolError>>,
     /// Where the peer may only go so fast.
@@ -86,8 +84,9 @@ pub(crate) enum Broken {
 impl Reader {
     /// A reader that begins with `early`, the bytes that came with the handshake.
     pub(crate) fn new(io: ReadHalf, receiver: Receiver, deflate: bool, early: Vec<u8>) -> Self {
-        let end = early.len();
-        receiver.meter().count_read(end);
+        receiver.meter().count_read(early.len());
+        let end =
+            u32::try_from(early.len()).expect("what came with a head is a few buffers at most");
         Self {
             io,
             receiver,
@@ -96,7 +95,6 @@ impl Reader {
             start: 0,
             end,
             drained: false,
-            received: 0,
             inflated: 0,
             refused: None,
             throttle: None,
@@ -172,16 +170,16 @@ impl Reader {
             return Poll::Ready(Err(Broken::Protocol(*error)));
         }
         loop {
-            let mut input = &mut self.buffer[self.start..self.end];
+            let mut input = input(&mut self.buffer, self.start, self.end);
             let part = self.receiver.receive_part(&mut input, room);
-            self.start = self.end - input.len();
+            self.start = self.end - input.len() as u32;
             if self.start == self.end {
                 self.release();
             }
             if let Ok(Some(Part::Data(count))) = part
                 && self.deflate
             {
-                self.inflated += count;
+                add(&mut self.inflated, count);
             }
             if let Some(part) = part.map_err(Broken::Protocol)? {
                 return Poll::Ready(Ok(part));
@@ -246,7 +244,6 @@ impl Reader {
     /// Counts what was read.
     #[inline]
     fn count(&mut self, count: usize) -> Result<(), Broken> {
-        self.received = self.received.wrapping_add(count);
         self.receiver.meter().count_read(count);
         match &mut self.throttle {
             None => Ok(()),
@@ -266,9 +263,9 @@ impl Reader {
         if self.start == self.end || self.refused.is_some() || self.throttle.is_some() {
             return None;
         }
-        let mut input = &mut self.buffer[self.start..self.end];
+        let mut input = input(&mut self.buffer, self.start, self.end);
         let taken = self.receiver.receive_whole_owned(&mut input)?;
-        self.start = self.end - input.len();
+        self.start = self.end - input.len() as u32;
         let message = match taken {
             Ok(message) => Some(message),
             Err(error) => {
@@ -285,20 +282,20 @@ impl Reader {
     /// Takes the next event off what was read.
     #[inline]
     fn take(&mut self) -> Result<Option<OwnedEvent>, ProtocolError> {
-        let mut input = &mut self.buffer[self.start..self.end];
+        let mut input = input(&mut self.buffer, self.start, self.end);
         let event = if self.deflate {
             let event = buffers::with_inflater(|inflater| {
                 self.receiver.receive_owned(&mut input, inflater)
             });
             if let Ok(Some(OwnedEvent::Message(message))) = &event {
-                self.inflated += message.len();
+                add(&mut self.inflated, message.len());
             }
             event
         } else {
             self.receiver
                 .receive_owned(&mut input, &mut Inflater::new())
         };
-        self.start = self.end - input.len();
+        self.start = self.end - input.len() as u32;
         if self.start == self.end {
             self.release();
         }
@@ -333,11 +330,11 @@ impl Reader {
     #[inline]
     fn deliver_all(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
         // Most of what is read is whole messages and nothing else, which need no codec.
-        let mut input = &mut self.buffer[self.start..self.end];
+        let mut input = input(&mut self.buffer, self.start, self.end);
         let flow = self
             .receiver
             .receive_each_whole(&mut input, |message| to.message(message));
-        self.start = self.end - input.len();
+        self.start = self.end - input.len() as u32;
         let more = matches!(flow, Ok(ControlFlow::Continue(())))
             && !(self.start == self.end && self.receiver.is_fresh());
         if more {
@@ -362,7 +359,7 @@ impl Reader {
         inflater: &mut Inflater,
         to: &mut impl Deliver,
     ) -> Result<(), ProtocolError> {
-        let mut input = &mut self.buffer[self.start..self.end];
+        let mut input = input(&mut self.buffer, self.start, self.end);
         let result = loop {
             match self
                 .receiver
@@ -395,7 +392,7 @@ impl Reader {
                 })
             };
             if self.deflate {
-                self.inflated += count;
+                add(&mut self.inflated, count);
             }
             match flow {
                 Ok(Some(ControlFlow::Continue(()))) if self.inflated >= TURN => break Ok(()),
@@ -404,7 +401,7 @@ impl Reader {
                 Err(error) => break Err(error),
             }
         };
-        self.start = self.end - input.len();
+        self.start = self.end - input.len() as u32;
         if self.start == self.end {
             self.release();
         }
@@ -415,12 +412,6 @@ impl Reader {
     #[inline]
     pub(crate) fn has_input(&self) -> bool {
         self.start < self.end
-    }
-
-    /// How many bytes have come in reads.
-    #[inline]
-    pub(crate) fn received(&self) -> usize {
-        self.received
     }
 
     /// Reads once. Call it only where everything read before has been taken.
@@ -446,7 +437,8 @@ impl Reader {
         let mut buffer = buffers::take_read();
         match self.io.poll_read(cx, &mut buffer[buffers::READ_AT..]) {
             Poll::Ready(Ok(count)) if count > 0 => {
-                (self.start, self.end) = (buffers::READ_AT, buffers::READ_AT + count);
+                let (start, end) = (buffers::READ_AT, buffers::READ_AT + count);
+                (self.start, self.end) = (start as u32, end as u32);
                 let full = count == buffers::READ;
                 self.drained = !full;
                 self.buffer = buffer;
@@ -508,6 +500,17 @@ impl Reader {
         (self.start, self.end) = (0, 0);
         buffers::put_read(mem::take(&mut self.buffer));
     }
+}
+
+/// What was read and not taken.
+#[inline]
+fn input(buffer: &mut [u8], start: u32, end: u32) -> &mut [u8] {
+    &mut buffer[start as usize..end as usize]
+}
+
+/// Adds, as far as it matters.
+fn add(inflated: &mut u32, count: usize) {
+    *inflated = inflated.saturating_add(count.min(TURN as usize) as u32);
 }
 
 /// Counts what is delivered, and breaks it off where the peer has to wait.

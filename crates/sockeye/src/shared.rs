@@ -23,14 +23,16 @@ use std::{
 use sockeye_proto::{
     CloseCode, CloseFrame, MessageRef, Meter, Outgoing, SendError, deflate::DeflateParams,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
+#[cfg(test)]
+use crate::transport::WriteHalf;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use crate::watch::Watch;
 use crate::{
     Ended, Error, Result,
     established::{Admitted, OutputLimits, PeerHead},
-    keepalive::{Pulse, Step},
+    keepalive::{Alarm, Pulse, Staying, Step},
     latest::Latest,
     link::{Command, Link, Lost},
     reader::Reader,
@@ -41,7 +43,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Info {
     pub(crate) client: bool,
-    pub(crate) subprotocol: Option<Box<str>>,
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) output: Arc<OutputLimits>,
@@ -49,7 +50,6 @@ pub(crate) struct Info {
     /// Whom a client has connected to, without what is nobody's business.
     #[cfg(feature = "tracing")]
     pub(crate) url: Option<Box<str>>,
-    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "for servers"))]
     pub(crate) admitted: Option<Box<Admitted>>,
 }
 
@@ -58,6 +58,11 @@ impl Info {
     pub(crate) fn extensions(&self) -> String {
         self.deflate
             .map_or_else(String::new, |agreed| agreed.to_string())
+    }
+
+    /// The subprotocol that was agreed.
+    pub(crate) fn subprotocol(&self) -> Option<&str> {
+        self.admitted.as_ref()?.subprotocol.as_deref()
     }
 
     /// The value of that type that a server's user has the connection remember.
@@ -98,6 +103,8 @@ pub(crate) struct Shared {
     waiting: OnceLock<Arc<Waiting>>,
     /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
+    /// Whether anyone reads, or has something to read.
+    attended: AtomicBool,
     /// Whether it is to close as soon as whoever receives waits for an event.
     leaving: AtomicBool,
     /// Whether it has closed so. What still comes is discarded: nobody could answer it.
@@ -108,31 +115,46 @@ pub(crate) struct Shared {
     driver_buffered: AtomicUsize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct State {
     /// The sending side, unless a driver holds it.
     link: Option<Box<Link>>,
-    /// The receiving side, once its owner has let go of it.
-    pub(crate) reader: Option<Box<Reader>>,
-    /// What was sent while a driver held the link, and its size.
-    inbox: Vec<Command<'static>>,
-    inbox_size: usize,
-    /// What of that is replaced while it waits.
-    latest: Option<Box<Latest>>,
+    /// There once something was sent while a driver held the link.
+    inbox: Option<Box<Inbox>>,
     /// The task of the driver that holds the link.
     driver: Option<Waker>,
-    /// The task of another driver that is to have the link. In a box, as all that few connections have, or
-    /// only at their end.
-    wanted: Option<Box<Waker>>,
-    /// Why the driver can write no more.
-    broken: Option<Lost>,
     /// The task that waits for an event, where it must know of more than the transport says.
     reading: Option<Waker>,
+    /// In a box, as all that few connections have, or only at their end.
+    seldom: Option<Box<Seldom>>,
+}
+
+/// What was sent while a driver held the link.
+#[derive(Debug, Default)]
+struct Inbox {
+    commands: Vec<Command<'static>>,
+    /// The size of all of them.
+    size: usize,
+    /// What is replaced while it waits.
+    latest: Option<Box<Latest>>,
+}
+
+/// What few connections have, or only at their end.
+#[derive(Debug, Default)]
+struct Seldom {
+    /// The receiving side, once its owner has let go of it.
+    reader: Option<Box<Reader>>,
+    /// The task of another driver that is to have the link.
+    wanted: Option<Waker>,
+    /// Why the driver can write no more.
+    broken: Option<Lost>,
     /// The Close that this end sent first.
-    pub(crate) our_close: Option<Box<CloseFrame>>,
+    our_close: Option<CloseFrame>,
     /// The Close that is to be sent once all that has come is handled.
-    leaving: Option<Box<CloseFrame>>,
-    pub(crate) ended: Option<Box<Ended>>,
+    leaving: Option<CloseFrame>,
+    ended: Option<Ended>,
+    /// Runs once a Close was sent, for who receives on a connection that nobody drives.
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 /// Where the link is, as seen by whoever wants to send.
@@ -187,34 +209,34 @@ thread_local! {
 }
 
 impl Shared {
-    pub(crate) fn new(info: Info, link: Link) -> Arc<Self> {
-        Arc::new(Self {
+    /// `io` says that the runtime has descriptors.
+    pub(crate) fn new(info: Info, mut link: Link, staying: Arc<Staying>, io: bool) -> Arc<Self> {
+        let opened = Instant::now();
+        Arc::new_cyclic(|this| {
+            link.alarm = Alarm::new(staying, opened, io, this);
+            Self::with_link(info, link, opened)
+        })
+    }
+
+    fn with_link(info: Info, link: Link, opened: Instant) -> Self {
+        Self {
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             watch: Watch::new(&info),
             info,
-            pulse: Pulse::new(link.opened),
+            pulse: Pulse::new(opened),
             meter: link.sender.meter().clone(),
             state: Mutex::new(State {
                 link: Some(Box::new(link)),
-                reader: None,
-                inbox: Vec::new(),
-                inbox_size: 0,
-                latest: None,
-                driver: None,
-                wanted: None,
-                broken: None,
-                reading: None,
-                our_close: None,
-                leaving: None,
-                ended: None,
+                ..State::default()
             }),
             waiting: OnceLock::new(),
             posted: AtomicBool::new(false),
+            attended: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             left: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
-        })
+        }
     }
 
     fn id(&self) -> usize {
@@ -329,10 +351,10 @@ impl Shared {
     pub(crate) fn note_close(&self, frame: &CloseFrame) -> Result<(), SendError> {
         check_close(frame, self.info.client)?;
         let mut state = self.lock();
-        if state.our_close.is_some() || state.ended.is_some() {
+        if state.has_close() {
             return Err(SendError::Closed);
         }
-        state.our_close = Some(Box::new(frame.clone()));
+        state.close(frame.clone());
         Ok(())
     }
 
@@ -466,11 +488,12 @@ impl Shared {
             }
             Access::Remote(state) => {
                 state.check_open()?;
-                if state.latest.is_none() {
+                if !state.has_latest() {
                     self.posted.store(true, Ordering::Release);
                     state.wake_driver();
                 }
-                state.latest.get_or_insert_default().put(key, message);
+                let inbox = state.inbox.get_or_insert_default();
+                inbox.latest.get_or_insert_default().put(key, message);
                 Ok(())
             }
         })
@@ -492,11 +515,11 @@ impl Shared {
                 }
             },
             Access::Remote(state) => {
-                if let Some(lost) = &state.broken {
+                if let Some(lost) = state.broken() {
                     return Poll::Ready(Err(lost.clone()));
                 }
-                let drained = self.buffered_remote(state) == 0 && state.latest.is_none();
-                if drained || state.ended.is_some() {
+                let drained = self.buffered_remote(state) == 0 && !state.has_latest();
+                if drained || state.ended().is_some() {
                     return Poll::Ready(Ok(()));
                 }
                 self.waiting().drained.add(cx.waker());
@@ -556,7 +579,7 @@ impl Shared {
         if let Some(link) = state.link.take() {
             return Poll::Ready(link);
         }
-        state.wanted = Some(Box::new(cx.waker().clone()));
+        state.seldom.get_or_insert_default().wanted = Some(cx.waker().clone());
         self.posted.store(true, Ordering::Release);
         state.wake_driver();
         Poll::Pending
@@ -574,10 +597,8 @@ impl Shared {
         state.driver = None;
         state.link = Some(link);
         // Whoever waits for an event now writes what is left, and minds the deadline.
-        let wakers = [
-            state.wanted.take().map(|waker| *waker),
-            state.reading.take(),
-        ];
+        let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
+        let wakers = [wanted, state.reading.take()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.wake_waiting();
@@ -598,7 +619,7 @@ impl Shared {
     /// link.
     pub(crate) fn collect(&self, link: &mut Link) -> bool {
         let mut state = self.lock();
-        let wanted = state.wanted.is_some();
+        let wanted = matches!(&state.seldom, Some(seldom) if seldom.wanted.is_some());
         self.take_latest(&mut state, link);
         let inbox = self.take_inbox(&mut state);
         drop(state);
@@ -623,17 +644,20 @@ impl Shared {
 
     fn take_inbox(&self, state: &mut State) -> Vec<Command<'static>> {
         self.posted.store(false, Ordering::Relaxed);
-        if !state.inbox.is_empty() {
+        let Some(inbox) = &mut state.inbox else {
+            return Vec::new();
+        };
+        if !inbox.commands.is_empty() {
             // Counted until the driver has said how much of it was written.
             self.driver_buffered
-                .fetch_add(mem::take(&mut state.inbox_size), Ordering::Relaxed);
+                .fetch_add(mem::take(&mut inbox.size), Ordering::Relaxed);
         }
-        mem::take(&mut state.inbox)
+        mem::take(&mut inbox.commands)
     }
 
     /// First, so that what is sent before a Close still comes before it.
     fn take_latest(&self, state: &mut State, link: &mut Link) {
-        if let Some(latest) = state.latest.take() {
+        if let Some(latest) = state.inbox.as_mut().and_then(|i| i.latest.take()) {
             self.driver_buffered
                 .fetch_add(latest.size(), Ordering::Relaxed);
             link.absorb_latest(latest);
@@ -649,7 +673,7 @@ impl Shared {
 
     /// How many bytes wait, as far as is known without the link.
     pub(crate) fn buffered_remote(&self, state: &State) -> usize {
-        state.inbox_size + self.driver_buffered.load(Ordering::Relaxed)
+        state.posted() + self.driver_buffered.load(Ordering::Relaxed)
     }
 
     /// Writes for a driver, and tells those who wait for it.
@@ -667,7 +691,7 @@ impl Shared {
             && !broken
         {
             let mut state = self.lock();
-            state.broken = Some(lost.clone());
+            state.seldom.get_or_insert_default().broken = Some(lost.clone());
             let reading = state.reading.take();
             drop(state);
             reading.into_iter().for_each(Waker::wake);
@@ -729,7 +753,7 @@ impl Shared {
         };
         match &state.link {
             Some(link) => link.sender.buffered() + link.sender.held(),
-            None => driver + state.inbox_size,
+            None => driver + state.posted(),
         }
     }
 
@@ -760,13 +784,13 @@ impl Shared {
 
     /// The end that a Close from the peer means: an answer to ours, or its own.
     pub(crate) fn end_by_close(&self, frame: Option<CloseFrame>) {
-        let ours = self.lock().our_close.clone();
-        self.end(ours.map_or(Ended::ByPeer(frame), |ours| Ended::ByUs(*ours)));
+        let ours = self.lock().our_close().cloned();
+        self.end(ours.map_or(Ended::ByPeer(frame), Ended::ByUs));
     }
 
     /// Why the connection ended, once it has.
     pub(crate) fn ended(&self) -> Option<Ended> {
-        self.lock().ended.as_deref().cloned()
+        self.lock().ended().cloned()
     }
 
     /// For a task whose connection nobody drives: writes what is left once the connection has
@@ -785,6 +809,14 @@ impl Shared {
         })
     }
 
+    /// For a task that receives where nobody drives: waits until a Close must have been answered.
+    pub(crate) fn poll_until(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let mut state = self.lock();
+        let closing = &mut state.seldom.get_or_insert_default().closing;
+        let closing = closing.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        closing.as_mut().poll(cx)
+    }
+
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
     /// peer must have closed; `Err` where the connection has ended already. While the peer is `held_back`
     /// nothing is read, and nobody can say that nothing has come.
@@ -793,7 +825,7 @@ impl Shared {
         cx: &mut Context<'_>,
         held_back: bool,
     ) -> Result<Option<Instant>, ()> {
-        self.pulse.attend();
+        self.attend();
         if self.is_leaving() {
             self.close_now();
         }
@@ -804,7 +836,7 @@ impl Shared {
                 if let Some(lost) = &link.broken {
                     self.end(Ended::Lost(lost.clone()));
                 }
-                if !link.sender.is_open() && self.lock().ended.is_some() {
+                if !link.sender.is_open() && self.lock().ended().is_some() {
                     return Err(());
                 }
                 match &mut link.reading {
@@ -818,7 +850,9 @@ impl Shared {
                 if !link.sender.output().is_empty() {
                     let _ = self.poll_flush_free(cx, link);
                 }
-                state.broken.clone_from(&link.broken);
+                if let Some(lost) = &link.broken {
+                    state.seldom.get_or_insert_default().broken = Some(lost.clone());
+                }
                 state.wait_for_event(cx).map(|()| link.deadline())
             }
             Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
@@ -835,7 +869,7 @@ impl Shared {
         if held_back {
             self.pulse.excuse();
         }
-        if due == Some(Step::GiveUp) || !held_back && self.pulse.is_silent() {
+        if due == Some(Step::GiveUp) || !held_back && self.is_silent() {
             // First, so that the transport is not said to be at fault.
             self.end(Ended::Silent);
             let _ = self.apply(Command::GiveUp);
@@ -844,19 +878,31 @@ impl Shared {
         Ok(parked)
     }
 
+    /// Says that someone reads, or has something to read.
+    #[inline]
+    pub(crate) fn attend(&self) {
+        self.attended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer is gone, told by whoever has just found nothing to read.
+    #[inline]
+    pub(crate) fn is_silent(&self) -> bool {
+        self.pulse.is_silent(&self.meter)
+    }
+
     /// Asks for a Close: it is sent as soon as whoever receives has handled all that has come, and waits
     /// for more. At once where nobody has received anything yet.
     #[cfg(feature = "server")]
     pub(crate) fn leave(&self, close: &CloseFrame) {
         {
             let mut state = self.lock();
-            if state.our_close.is_some() || state.ended.is_some() {
+            if state.has_close() {
                 return;
             }
-            state.leaving = Some(Box::new(close.clone()));
+            state.seldom.get_or_insert_default().leaving = Some(close.clone());
             self.leaving.store(true, Ordering::Release);
         }
-        if self.pulse.is_attended() {
+        if self.attended.load(Ordering::Relaxed) || self.meter.read() > 0 {
             let _ = self.apply(Command::Look);
         } else {
             self.close_now();
@@ -873,7 +919,7 @@ impl Shared {
     /// The Close that was asked for and has not been sent.
     pub(crate) fn take_leave(&self) -> Option<CloseFrame> {
         self.leaving.store(false, Ordering::Relaxed);
-        self.lock().leaving.take().map(|close| *close)
+        self.lock().seldom.as_mut()?.leaving.take()
     }
 
     /// Sends the Close that was asked for.
@@ -900,7 +946,17 @@ impl Shared {
 
     /// Takes the receiving side, where its owner has let go of it.
     pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
-        self.lock().reader.take()
+        self.lock().seldom.as_mut()?.reader.take()
+    }
+
+    /// Leaves the receiving side to whoever completes the closing handshake.
+    pub(crate) fn put_reader(&self, reader: Box<Reader>) {
+        self.lock().seldom.get_or_insert_default().reader = Some(reader);
+    }
+
+    /// Whether its owner has let go of the receiving side.
+    pub(crate) fn has_reader(&self) -> bool {
+        matches!(&self.lock().seldom, Some(seldom) if seldom.reader.is_some())
     }
 
     /// Whether a pong answers a ping that keeps the connection: then it is no event. Counts pings and
@@ -914,6 +970,20 @@ impl Shared {
         own
     }
 
+    /// Wakes whoever looks after the connection, since its timer has run out: the driver; where there is none,
+    /// who receives, and who waits until something is written.
+    pub(crate) fn ring(&self) {
+        let mut state = self.lock();
+        let driver = state.driver.clone();
+        let is_free = driver.is_none();
+        let waker = driver.or_else(|| state.reading.take());
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+        if is_free {
+            self.wake_waiting();
+        }
+    }
+
     /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
     /// did.
     pub(crate) fn let_go(&self) -> bool {
@@ -924,6 +994,9 @@ impl Shared {
             }
             Access::Driven(_) | Access::Remote(_) => false,
         });
+        if let Some(seldom) = &mut self.lock().seldom {
+            seldom.closing = None;
+        }
         if done {
             self.closed();
         }
@@ -942,16 +1015,48 @@ impl Shared {
 impl State {
     /// Says why the connection ended, unless that is known already.
     pub(crate) fn end(&mut self, ended: Ended) {
-        self.ended.get_or_insert_with(|| Box::new(ended));
+        let seldom = self.seldom.get_or_insert_default();
+        seldom.ended.get_or_insert(ended);
+    }
+
+    /// Notes the Close that this end sends first.
+    pub(crate) fn close(&mut self, frame: CloseFrame) {
+        self.seldom.get_or_insert_default().our_close = Some(frame);
+    }
+
+    fn our_close(&self) -> Option<&CloseFrame> {
+        self.seldom.as_ref()?.our_close.as_ref()
+    }
+
+    fn ended(&self) -> Option<&Ended> {
+        self.seldom.as_ref()?.ended.as_ref()
+    }
+
+    fn broken(&self) -> Option<&Lost> {
+        self.seldom.as_ref()?.broken.as_ref()
+    }
+
+    /// Whether this end has sent a Close, or the connection has ended.
+    pub(crate) fn has_close(&self) -> bool {
+        self.our_close().is_some() || self.ended().is_some()
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.ended.is_none() && self.our_close.is_none() && self.broken.is_none()
+        !self.has_close() && self.broken().is_none()
+    }
+
+    fn has_latest(&self) -> bool {
+        matches!(&self.inbox, Some(inbox) if inbox.latest.is_some())
+    }
+
+    /// How many bytes wait in the inbox.
+    fn posted(&self) -> usize {
+        self.inbox.as_ref().map_or(0, |inbox| inbox.size)
     }
 
     /// Whether a user can still send.
     fn check_open(&self) -> Result<()> {
-        match &self.broken {
+        match self.broken() {
             Some(lost) => Err(Error::Lost(lost.clone())),
             None if self.is_open() => Ok(()),
             None => Err(SendError::Closed.into()),
@@ -978,8 +1083,9 @@ impl State {
         {
             return Err(SendError::ControlTooLong { len: payload.len() }.into());
         }
-        self.inbox_size += command.size();
-        self.inbox.push(command.into_owned());
+        let inbox = self.inbox.get_or_insert_default();
+        inbox.size += command.size();
+        inbox.commands.push(command.into_owned());
         self.wake_driver();
         Ok(())
     }
@@ -992,11 +1098,10 @@ impl State {
 
     /// Remembers the task that waits for an event; `Err` where none will come.
     fn wait_for_event(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
-        if let Some(lost) = &self.broken {
-            let lost = lost.clone();
+        if let Some(lost) = self.broken().cloned() {
             self.end(Ended::Lost(lost));
         }
-        if self.ended.is_some() {
+        if self.ended().is_some() {
             return Err(());
         }
         match &mut self.reading {
@@ -1038,4 +1143,25 @@ fn check_close(frame: &CloseFrame, client: bool) -> Result<(), SendError> {
         return Err(SendError::CodeNotForRole(frame.code));
     }
     Ok(())
+}
+
+#[cfg(test)]
+impl Shared {
+    /// A connection without a peer, a transport and a keepalive.
+    pub(crate) fn of_nobody() -> Arc<Self> {
+        use sockeye_proto::{Config, Role, handshake::Request};
+        let info = Info {
+            client: false,
+            deflate: None,
+            peer_addr: None,
+            output: Arc::default(),
+            peer_head: PeerHead::Request(Request::parse(b"GET / HTTP/1.1\r\n\r\n").unwrap()),
+            #[cfg(feature = "tracing")]
+            url: None,
+            admitted: None,
+        };
+        let (_, sender) = Config::new(Role::Server).halves();
+        let link = Link::new(sender, WriteHalf::Gone, 0);
+        Arc::new(Self::with_link(info, link, Instant::now()))
+    }
 }

@@ -64,17 +64,21 @@ impl WebSocket {
             ..Config::new(role)
         };
         let (receiver, sender) = config.halves_within(established.limits);
+        let has_descriptor = stream.has_descriptor();
         let (read, write) = transport::split(stream);
         let limit = established.output.limit;
-        let link = Link::new(sender, write, limit, established.staying);
+        let link = Link::new(sender, write, limit);
+        let mut admitted = established.admitted;
+        if subprotocol.is_some() {
+            admitted.get_or_insert_default().subprotocol = subprotocol;
+        }
         let info = Info {
             client: matches!(role, sockeye_proto::Role::Client { .. }),
-            subprotocol,
             deflate: deflate.map(|(_, agreed)| agreed),
             peer_addr: established.peer_addr,
             output: established.output,
             peer_head: established.peer_head,
-            admitted: established.admitted,
+            admitted,
             #[cfg(feature = "tracing")]
             url: established.url,
         };
@@ -82,13 +86,13 @@ impl WebSocket {
         let reader = Box::new(
             Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
         );
-        let shared = Shared::new(info, link);
+        let shared = Shared::new(info, link, established.staying, has_descriptor);
         shared.opened(
             #[cfg(feature = "metrics")]
             established.metrics.as_ref(),
         );
         if has_early {
-            shared.pulse.attend();
+            shared.attend();
         }
         Self {
             receiver: Receiver::new(shared, reader),
@@ -302,7 +306,7 @@ impl WebSocket {
 
     /// The subprotocol that was agreed (RFC 6455 §1.9).
     pub fn subprotocol(&self) -> Option<&str> {
-        self.shared().info.subprotocol.as_deref()
+        self.shared().info.subprotocol()
     }
 
     /// The extensions that were agreed, as in the header of the handshake; empty where none were.

@@ -13,7 +13,6 @@ use std::{
 
 use futures_core::Stream;
 use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     Counters, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
@@ -148,7 +147,7 @@ impl Sender {
             reason: reason.into(),
         }))?;
         self.shared.wake_reading();
-        let abandoned = self.shared.lock().reader.is_some();
+        let abandoned = self.shared.has_reader();
         if abandoned && let Some(driver) = Driver::new(self.shared.clone()) {
             driver.finish(code).await;
             return Ok(());
@@ -226,8 +225,6 @@ pub struct Receiver {
     /// There until this is dropped: then the connection has it.
     reader: Option<Box<Reader>>,
     phase: Phase,
-    /// Runs once a Close was sent on a connection that nobody drives.
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +241,6 @@ impl Receiver {
             shared,
             reader: Some(reader),
             phase: Phase::Open,
-            timer: None,
         }
     }
 
@@ -389,7 +385,6 @@ impl Receiver {
                 (Phase::Ending, _) => {
                     ready!(self.poll_ending(cx));
                     self.phase = Phase::Done;
-                    self.timer = None;
                     if self.shared.let_go() {
                         self.reader = None;
                     }
@@ -400,7 +395,6 @@ impl Receiver {
             };
             ready!(reader.poll_turn(cx));
             let polled = take(reader, cx);
-            self.shared.pulse.heard(reader.received());
             match polled {
                 Poll::Ready(Ok(taken)) => {
                     if taken.is_message() && self.shared.has_left() {
@@ -443,20 +437,13 @@ impl Receiver {
                     Err(()) => self.phase = Phase::Ending,
                     Ok(None) => return Poll::Pending,
                     Ok(Some(deadline)) => {
-                        ready!(self.poll_timer(cx, deadline));
+                        ready!(self.shared.poll_until(cx, deadline));
                         let _ = self.shared.apply(Command::PeerGone);
                         self.shared.end(Ended::TimedOut);
                     }
                 },
             }
         }
-    }
-
-    fn poll_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        self.timer
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)))
-            .as_mut()
-            .poll(cx)
     }
 
     /// Writes the last of what the peer is owed, until the deadline. A client then lets the server
@@ -470,7 +457,7 @@ impl Receiver {
         let Some((written, deadline)) = self.shared.poll_last_words(cx) else {
             return Poll::Ready(());
         };
-        if self.poll_timer(cx, deadline).is_ready() {
+        if self.shared.poll_until(cx, deadline).is_ready() {
             return Poll::Ready(());
         }
         ready!(written);
@@ -493,7 +480,7 @@ impl Stream for Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
-            self.shared.lock().reader = Some(reader);
+            self.shared.put_reader(reader);
         }
     }
 }

@@ -57,6 +57,11 @@ impl Stream {
         std::mem::replace(self, Self::Other(Box::new(tokio::io::empty())))
     }
 
+    /// Whether it is a socket's, or TLS on one, so that its runtime has descriptors.
+    pub(crate) fn has_descriptor(&self) -> bool {
+        !matches!(self, Self::Other(_))
+    }
+
     /// Has a socket send what is written at once. Messages are written whole: waiting to join them to
     /// others only delays them.
     #[cfg(feature = "server")]

@@ -116,7 +116,7 @@ mod spans {
             peer = info.peer_addr.map(field::display),
             path,
             url = info.url.as_deref(),
-            subprotocol = info.subprotocol.as_deref(),
+            subprotocol = info.subprotocol(),
         )
     }
 

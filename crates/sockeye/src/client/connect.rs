@@ -72,7 +72,7 @@ pub struct Client {
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) output: Arc<OutputLimits>,
-    pub(super) staying: Staying,
+    pub(super) staying: Arc<Staying>,
     redirects: usize,
     proxy: ProxyChoice,
     dial: Dial,
@@ -106,7 +106,7 @@ impl Client {
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             output: Arc::default(),
-            staying: Staying::default(),
+            staying: Arc::default(),
             redirects: 0,
             proxy: ProxyChoice::default(),
             dial: Dial::default(),
@@ -208,7 +208,7 @@ impl Client {
     /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`]) or its
     /// [`recv`](WebSocket::recv) is polled, and at no other time.
     pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        self.staying.interval = some_time(interval);
+        Arc::make_mut(&mut self.staying).interval = some_time(interval);
         self
     }
 
@@ -218,7 +218,7 @@ impl Client {
     /// server takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
     /// That takes someone who receives, since only they can tell that nothing has come.
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
-        self.staying.timeout = timeout;
+        Arc::make_mut(&mut self.staying).timeout = timeout;
         self
     }
 
@@ -226,7 +226,7 @@ impl Client {
     /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default
     /// never.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.staying.idle = some_time(timeout);
+        Arc::make_mut(&mut self.staying).idle = some_time(timeout);
         self
     }
 

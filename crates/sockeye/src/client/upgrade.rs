@@ -174,7 +174,7 @@ impl Client {
             limits: self.limits.clone(),
             close_timeout: self.close_timeout,
             output: self.output.clone(),
-            staying: self.staying,
+            staying: self.staying.clone(),
             rates: Rates::default(),
             peer_head: PeerHead::Response(Box::new(response)),
             admitted: None,

@@ -229,6 +229,7 @@ impl Acceptor {
         peer: Peer,
     ) -> Established {
         let admitted = Admitted {
+            subprotocol: None,
             state: terms.state,
             proxy: peer.proxy,
             matched: terms.matched,
@@ -244,7 +245,7 @@ impl Acceptor {
             limits: self.limits.clone(),
             close_timeout: self.close_timeout,
             output: self.output.clone(),
-            staying: self.staying,
+            staying: self.staying.clone(),
             rates: self.rates,
             peer_addr: peer.addr,
             peer_head: PeerHead::Request(Arc::unwrap_or_clone(request)),

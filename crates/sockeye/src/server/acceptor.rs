@@ -35,7 +35,7 @@ pub struct Acceptor {
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) output: Arc<OutputLimits>,
-    pub(super) staying: Staying,
+    pub(super) staying: Arc<Staying>,
     pub(super) rates: Rates,
     pub(super) origins: Origins,
     pub(super) forwarding: Option<Forwarding>,
@@ -65,7 +65,7 @@ impl Acceptor {
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             output: Arc::default(),
-            staying: Staying::default(),
+            staying: Arc::default(),
             rates: Rates::default(),
             origins: Origins::default(),
             forwarding: None,
@@ -125,7 +125,7 @@ impl Acceptor {
     /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`](crate::WebSocket::drive)) or its
     /// [`recv`](crate::WebSocket::recv) is polled, and at no other time.
     pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        self.staying.interval = some_time(interval);
+        Arc::make_mut(&mut self.staying).interval = some_time(interval);
         self
     }
 
@@ -135,7 +135,7 @@ impl Acceptor {
     /// client takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
     /// That takes someone who receives, since only they can tell that nothing has come.
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
-        self.staying.timeout = timeout;
+        Arc::make_mut(&mut self.staying).timeout = timeout;
         self
     }
 
@@ -143,7 +143,7 @@ impl Acceptor {
     /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default
     /// never.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.staying.idle = some_time(timeout);
+        Arc::make_mut(&mut self.staying).idle = some_time(timeout);
         self
     }
 
@@ -152,7 +152,7 @@ impl Acceptor {
     /// does not hold for ever. Up to a tenth earlier, at random, so that those who came together do not
     /// come back together. Default: any age.
     pub fn lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
-        self.staying.lifetime = some_time(lifetime);
+        Arc::make_mut(&mut self.staying).lifetime = some_time(lifetime);
         self
     }
 

@@ -1,8 +1,9 @@
 //! The connections of a server that are open, and how they leave when it ends.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     future::Future,
+    hash::{BuildHasher, RandomState},
     io, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
@@ -36,8 +37,7 @@ struct Registry {
 
 #[derive(Default)]
 struct Open {
-    next: u64,
-    connections: HashMap<u64, Connection>,
+    connections: Places,
     /// When they began to leave.
     leaving: Option<Instant>,
     /// Whose turn to leave has not come.
@@ -45,38 +45,36 @@ struct Open {
     farewell: Farewell,
 }
 
+/// Connections by the number of their place, which the next may have once one has ended.
+#[derive(Default)]
+struct Places {
+    all: Vec<Option<Connection>>,
+    free: Vec<usize>,
+}
+
+/// A connection: in the opening handshake, where nobody has been promised anything yet, unless it says
+/// otherwise.
 #[derive(Default)]
 struct Connection {
     task: Option<AbortHandle>,
-    stage: Stage,
+    /// The WebSocket, once it is open: to ask it to leave, and to see in the end how it went.
+    open: Option<Arc<Shared>>,
+    /// Whether it answers HTTP, and ends by itself when the server does.
+    http: bool,
     /// Whether it was cut off.
     cut: bool,
-}
-
-/// How far a connection has come.
-#[derive(Default)]
-enum Stage {
-    /// In the opening handshake: nobody has been promised anything yet.
-    #[default]
-    Opening,
-    /// Answers HTTP, and ends by itself when the server does.
-    #[cfg(feature = "hyper")]
-    Http,
-    Open(Weak<Shared>),
 }
 
 /// A connection's place in the registry.
 #[derive(Clone)]
 pub(super) struct Place {
     registry: Arc<Registry>,
-    id: u64,
+    number: usize,
 }
 
 /// Holds the place for as long as the connection's task runs.
 pub(super) struct Entry {
     pub(super) place: Place,
-    /// The connection once it is open, to see in the end how it went.
-    shared: Option<Arc<Shared>>,
 }
 
 impl Registry {
@@ -91,20 +89,14 @@ impl Connections {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let id = {
-            let mut open = self.0.lock();
-            let id = open.next;
-            open.next += 1;
-            open.connections.insert(id, Connection::default());
-            id
-        };
+        let number = self.0.lock().connections.take();
         let place = Place {
             registry: self.0.clone(),
-            id,
+            number,
         };
-        let shared = None;
-        let handle = tokio::spawn(task(Entry { place, shared })).abort_handle();
-        if let Some(connection) = self.0.lock().connections.get_mut(&id) {
+        let handle = tokio::spawn(task(Entry { place })).abort_handle();
+        // Where it has ended already, nobody has its place yet: that is given here alone, to one at a time.
+        if let Some(connection) = self.0.lock().connections.at(number) {
             connection.task = Some(handle.clone());
         }
         handle
@@ -130,14 +122,16 @@ impl Connections {
         }
     }
 
-    /// Says that they are to end, and lines up those that are open. The order of a map is random: no
-    /// client, and no service behind many of them, is always the first.
+    /// Says that they are to end, and lines up those that are open, in any order: no client, and no service
+    /// behind many of them, is always the first.
     fn begin(&self, now: Instant) {
         {
             let mut open = self.0.lock();
             open.leaving = Some(now);
-            let waiting = open.connections.values().filter_map(Connection::open);
-            open.waiting = waiting.collect();
+            let mut waiting = open.connections.open();
+            let random = RandomState::new();
+            waiting.sort_by_cached_key(|shared| random.hash_one(shared.as_ptr()));
+            open.waiting = waiting.into();
         }
         self.0.ending.send_replace(true);
     }
@@ -174,7 +168,7 @@ impl Connections {
             }
             let window_ends = (now < end_of_window).then_some(end_of_window);
             if window_ends.is_none() {
-                self.cut(|stage| matches!(stage, Stage::Opening));
+                self.cut(Connection::is_opening);
             }
             if self.0.lock().connections.is_empty() {
                 return;
@@ -214,11 +208,11 @@ impl Connections {
         }
     }
 
-    /// Cuts off the connections that have come as far as `stage` says.
-    fn cut(&self, stage: impl Fn(&Stage) -> bool) {
+    /// Cuts off the connections that are `such`.
+    fn cut(&self, such: impl Fn(&Connection) -> bool) {
         let mut open = self.0.lock();
-        for connection in open.connections.values_mut() {
-            if stage(&connection.stage) {
+        for connection in open.connections.all.iter_mut().flatten() {
+            if such(connection) {
                 connection.cut = true;
                 connection.task.iter().for_each(AbortHandle::abort);
             }
@@ -233,29 +227,51 @@ impl Drop for Connections {
     }
 }
 
-impl Connection {
-    /// The WebSocket, where it is one.
-    fn open(&self) -> Option<Weak<Shared>> {
-        match &self.stage {
-            Stage::Open(shared) => Some(shared.clone()),
-            #[cfg(feature = "hyper")]
-            Stage::Http => None,
-            Stage::Opening => None,
+impl Places {
+    /// Takes a place for a connection: its number.
+    fn take(&mut self) -> usize {
+        let number = self.free.pop().unwrap_or(self.all.len());
+        if number == self.all.len() {
+            self.all.push(None);
         }
+        self.all[number] = Some(Connection::default());
+        number
+    }
+
+    fn leave(&mut self, number: usize) -> Option<Connection> {
+        let connection = self.all.get_mut(number)?.take()?;
+        self.free.push(number);
+        Some(connection)
+    }
+
+    fn at(&mut self, number: usize) -> Option<&mut Connection> {
+        self.all.get_mut(number)?.as_mut()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.all.len()
+    }
+
+    /// Those that are open WebSockets.
+    fn open(&self) -> Vec<Weak<Shared>> {
+        let open = self.all.iter().flatten().filter_map(|c| c.open.as_ref());
+        open.map(Arc::downgrade).collect()
+    }
+}
+
+impl Connection {
+    fn is_opening(&self) -> bool {
+        self.open.is_none() && !self.http
     }
 }
 
 impl Place {
-    fn reached(&self, stage: Stage) {
-        if let Some(connection) = self.registry.lock().connections.get_mut(&self.id) {
-            connection.stage = stage;
-        }
-    }
-
     /// Tells that the connection answers HTTP; the server's end is told to whoever asked.
     #[cfg(feature = "hyper")]
     pub(super) fn serving(&self) -> watch::Receiver<bool> {
-        self.reached(Stage::Http);
+        if let Some(connection) = self.registry.lock().connections.at(self.number) {
+            connection.http = true;
+        }
         self.registry.ending.subscribe()
     }
 }
@@ -264,10 +280,12 @@ impl Entry {
     /// Tells that the connection is open.
     pub(super) fn opened(&mut self, socket: &WebSocket) {
         let shared = socket.shared();
-        self.shared = Some(shared.clone());
-        self.place.reached(Stage::Open(Arc::downgrade(shared)));
-        let registry = &self.place.registry;
+        let Place { registry, number } = &self.place;
         let mut open = registry.lock();
+        if let Some(connection) = open.connections.at(*number) {
+            connection.open = Some(shared.clone());
+            connection.http = false;
+        }
         if open.leaving.is_some() {
             open.waiting.push_back(Arc::downgrade(shared));
             registry.changed.notify_one();
@@ -277,24 +295,26 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Place { registry, id } = &self.place;
+        let Place { registry, number } = &self.place;
         let mut open = registry.lock();
-        let connection = open.connections.remove(id);
-        if let (Some(began), Some(connection)) = (open.leaving, connection) {
-            open.note(&connection, self.shared.as_deref(), began.elapsed());
+        let connection = open.connections.leave(*number);
+        if let (Some(began), Some(connection)) = (open.leaving, &connection) {
+            open.note(connection, began.elapsed());
         }
         if open.connections.is_empty() {
             registry.changed.notify_one();
         }
+        // Before the connection, which says goodbye where nobody else has it.
+        drop(open);
     }
 }
 
 impl Open {
     /// Notes how a connection ended that did so while all were to.
-    fn note(&mut self, connection: &Connection, shared: Option<&Shared>, after: Duration) {
+    fn note(&mut self, connection: &Connection, after: Duration) {
         let farewell = &mut self.farewell;
-        match (&connection.stage, shared) {
-            (Stage::Open(_), Some(shared)) => {
+        match &connection.open {
+            Some(shared) => {
                 let ended = shared
                     .ended()
                     .filter(|ended| !connection.cut || ended.was_clean());
@@ -307,9 +327,8 @@ impl Open {
                 let peer = shared.info.peer_addr;
                 farewell.connections.push(Departed { peer, after, ended });
             }
-            #[cfg(feature = "hyper")]
-            (Stage::Http, _) => farewell.http_cut += usize::from(connection.cut),
-            _ => farewell.handshakes_cut += usize::from(connection.cut),
+            None if connection.http => farewell.http_cut += usize::from(connection.cut),
+            None => farewell.handshakes_cut += usize::from(connection.cut),
         }
     }
 }
