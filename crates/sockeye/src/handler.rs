@@ -340,7 +340,7 @@ impl<H: Handler> Handled<H> {
         // The socket is not left with the connection meanwhile: a driver that is done would take it
         // for dropped.
         let (shared, reader) = socket.into_receiver().into_reader();
-        let session = reader.map(|reader| Box::new(Session::new(&shared, *reader, handler)));
+        let session = reader.map(|reader| Box::new(Session::new(&shared, reader, handler)));
         Self {
             session,
             shared,
@@ -374,7 +374,8 @@ impl<H: Handler> Future for Handled<H> {
 
 struct Session<H> {
     socket: Socket,
-    reader: Reader,
+    /// In the box that it came in.
+    reader: Box<Reader>,
     handler: H,
 }
 
@@ -386,7 +387,7 @@ impl<H> Drop for Session<H> {
 }
 
 impl<H: Handler> Session<H> {
-    fn new(shared: &Arc<Shared>, reader: Reader, handler: H) -> Self {
+    fn new(shared: &Arc<Shared>, reader: Box<Reader>, handler: H) -> Self {
         Self {
             socket: Socket {
                 driver: Driver::waiting(shared.clone()),
