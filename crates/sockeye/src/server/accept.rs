@@ -2,9 +2,11 @@
 //! (RFC 6455 §4.2).
 
 use std::{
+    future::poll_fn,
     net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -468,8 +470,12 @@ impl PlainHttp {
 /// that it is given beside what it waits for.
 async fn in_time<T>(
     deadline: Instant,
-    step: Pin<&mut impl Future<Output = Result<T>>>,
+    mut step: Pin<&mut impl Future<Output = Result<T>>>,
 ) -> Result<T> {
+    // Most steps have nothing to wait for: their bytes are there, or there is room for them.
+    if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(step.as_mut().poll(cx))).await {
+        return done;
+    }
     timeout_at(deadline, step)
         .await
         .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))

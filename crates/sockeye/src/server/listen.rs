@@ -19,7 +19,7 @@ use tokio::{
 #[cfg(feature = "hyper")]
 use super::http::Serving;
 use super::{
-    Acceptor, Client, Incoming, Listener, Networks, Peer, PlainHttp, Rate, Routes, Shutdown,
+    Acceptor, Client, Incoming, Listener, Networks, PlainHttp, Rate, Routes, Shutdown,
     ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
     connections::{Connections, Place},
@@ -471,22 +471,17 @@ impl Server {
             let Some((stream, place)) = context.admit(stream, peer) else {
                 return;
             };
-            let (handshake, gate) = (context.gate.handshake(peer), context.gate.clone());
+            let handshake = context.gate.handshake(peer);
             let id = handshake.id();
-            let (context, work) = (context.clone(), work.clone());
-            let task = connections.spawn(move |entry| {
-                let client = Client::new(stream, Peer::at(peer).counted(&place));
-                let opening = context.clone().open(client, handshake, entry.place.clone());
-                Task {
-                    stage: Stage::Opening(Box::pin(opening)),
-                    entry,
-                    place: Some(place),
-                    context,
-                    work,
-                    peer,
-                }
+            let task = connections.spawn(|entry| Task {
+                stage: Stage::Accepted(stream, handshake),
+                entry,
+                place: Some(place),
+                context: context.clone(),
+                work: work.clone(),
+                peer,
             });
-            gate.runs(id, task);
+            context.gate.runs(id, task);
         };
         let mut room = Room::new(self.gate.clone(), &self.limits);
         let mut beginning = Box::pin(self.running.0.beginning());
@@ -668,7 +663,7 @@ impl Context {
         clippy::manual_async_fn,
         reason = "it would have room for what it is given twice"
     )]
-    fn open(
+    pub(super) fn open(
         self: Arc<Self>,
         mut client: Client,
         handshake: Handshake,

@@ -2,14 +2,20 @@
 
 use std::{
     future::Future,
+    mem,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use super::{admission::Place, connections::Entry, listen};
-use crate::{Error, Result, WebSocket};
+use super::{
+    Client, Peer,
+    admission::{Handshake, Place},
+    connections::Entry,
+    listen,
+};
+use crate::{Error, Result, WebSocket, stream::Stream};
 
 /// The task.
 ///
@@ -29,6 +35,9 @@ pub(super) struct Task<W, Fut> {
 }
 
 pub(super) enum Stage<Fut> {
+    /// Accepted. What opening it needs is made when that begins: of many that come together, most are
+    /// opened at one go, and each then finds the memory that the one before has just given back.
+    Accepted(Stream, Handshake),
     /// Boxed, so that what opening a connection needs is not kept while it is open.
     Opening(Pin<Box<dyn Future<Output = Result<Option<WebSocket>>> + Send>>),
     Working(Fut),
@@ -46,6 +55,7 @@ where
         let task = &mut *self;
         loop {
             match &mut task.stage {
+                Stage::Accepted(..) => task.begin(),
                 Stage::Opening(opening) => {
                     let opened = ready!(opening.as_mut().poll(cx));
                     task.stage = Stage::Done;
@@ -75,6 +85,18 @@ where
 }
 
 impl<W, Fut> Task<W, Fut> {
+    /// Begins to open the connection.
+    fn begin(&mut self) {
+        let stage = mem::replace(&mut self.stage, Stage::Done);
+        let (Stage::Accepted(stream, handshake), Some(place)) = (stage, &self.place) else {
+            return;
+        };
+        let client = Client::new(stream, Peer::at(self.peer).counted(place));
+        let context = self.context.clone();
+        let opening = context.open(client, handshake, self.entry.place.clone());
+        self.stage = Stage::Opening(Box::pin(opening));
+    }
+
     /// Gives the place back, and tells of what went wrong.
     fn end(&mut self, result: Result<()>) {
         self.place = None;
