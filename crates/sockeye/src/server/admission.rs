@@ -76,7 +76,7 @@ impl fmt::Display for Limit {
 /// The limits of a server; none is `None`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// At 2.4 KB each when idle, these are 160 MB; with TLS, 700 MB.
+    /// At 2 KB each when idle, these are 130 MB; with TLS, 660 MB.
     pub(super) connections: Option<usize>,
     /// An office or a mobile network behind one address has room; one machine is kept from filling a
     /// server.
