@@ -7,6 +7,7 @@ use crate::CloseCode;
 /// A rule that the peer broke. The connection is failed with [`close_code`](Self::close_code).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[repr(usize)]
 pub enum ProtocolError {
     /// A reserved bit is set that no agreed extension gives a meaning to (§5.2).
     ReservedBits,
