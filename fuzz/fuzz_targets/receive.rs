@@ -288,7 +288,8 @@ fn little_is_held(config: &Config, pieces: &[&[u8]], worthwhile: usize) {
         let payload = arrived.min(limits.retained);
         let mut most = 2 * payload;
         if worthwhile < usize::MAX {
-            most = most.max(payload + STEP.min(limits.frame));
+            // While it moves there, its old memory is there too, which may have room for twice as much.
+            most = most.max(3 * payload + STEP.min(limits.frame));
         }
         most += CONTROL + APART;
         if config.deflate.is_some() {
