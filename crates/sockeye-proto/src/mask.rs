@@ -53,7 +53,7 @@ impl Mask {
         let mut copy = Vec::with_capacity(bytes.len());
         let mut seen = 0;
         let mut rest = bytes;
-        if bytes.len() >= WIDE {
+        if bytes.len() >= size_of::<Chunk>() {
             let (chunks, tail) = bytes.as_chunks();
             seen |= copy_xor(chunks, key64, &mut copy);
             rest = tail;
@@ -123,10 +123,7 @@ fn xor_words(words: &mut [[u8; 8]], key: u64) -> u64 {
     seen
 }
 
-/// From this size on, pieces are copied in vectors.
-const WIDE: usize = 64;
-
-/// A piece that is copied in registers.
+/// A piece that is copied in registers, as vectors: from one on, a payload is.
 type Chunk = [u8; 64];
 
 /// Appends chunks to `copy`, each with a key applied, and gives the bits that any of what comes out has.

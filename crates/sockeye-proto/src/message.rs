@@ -18,6 +18,8 @@ pub enum MessageKind {
 
 /// A whole message, owned. Cloning is cheap: the payload is shared.
 #[derive(Clone, PartialEq, Eq)]
+// A tag as wide as what follows: one byte, read with the rest in one vector just after it was written, has
+// the processor wait, a tenth of an echo of 16 bytes.
 #[repr(usize)]
 pub enum Message {
     /// UTF-8 text (opcode 1).

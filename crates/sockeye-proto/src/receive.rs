@@ -962,7 +962,6 @@ fn borrow(text: bool, checked: bool, bytes: &[u8]) -> Result<MessageRef<'_>, Pro
 }
 
 /// As [`borrow`], in memory of its own.
-#[inline]
 fn own(text: bool, checked: bool, bytes: Bytes) -> Result<Message, ProtocolError> {
     if !text {
         return Ok(Message::Binary(bytes));
