@@ -280,6 +280,11 @@ impl Link {
             && !self.sender.output().has_buffer()
     }
 
+    /// Whether nothing waits to be written, in here or in the transport.
+    pub(crate) fn is_written(&mut self) -> bool {
+        self.sender.output().is_empty() && self.io.is_flushed()
+    }
+
     /// Whether it is time to [`tick`](Self::tick); else the task is woken when it is.
     #[inline]
     pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {

@@ -847,7 +847,7 @@ impl Shared {
             }
             Access::Free(link, state) => {
                 due = self.tick_free(cx, link);
-                if !link.sender.output().is_empty() {
+                if !link.is_written() {
                     let _ = self.poll_flush_free(cx, link);
                 }
                 if let Some(lost) = &link.broken {
