@@ -589,6 +589,7 @@ impl Shared {
     pub(crate) fn free_link(&self, mut link: Box<Link>) {
         link.reading = None;
         let mut state = self.lock();
+        let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
         self.take_latest(&mut state, &mut link);
         for command in self.take_inbox(&mut state) {
             let _ = link.apply(command);
@@ -597,7 +598,6 @@ impl Shared {
         state.driver = None;
         state.link = Some(link);
         // Whoever waits for an event now writes what is left, and minds the deadline.
-        let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
         let wakers = [wanted, state.reading.take()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
@@ -619,7 +619,7 @@ impl Shared {
     /// link.
     pub(crate) fn collect(&self, link: &mut Link) -> bool {
         let mut state = self.lock();
-        let wanted = matches!(&state.seldom, Some(seldom) if seldom.wanted.is_some());
+        let wanted = state.is_wanted();
         self.take_latest(&mut state, link);
         let inbox = self.take_inbox(&mut state);
         drop(state);
@@ -643,7 +643,9 @@ impl Shared {
     }
 
     fn take_inbox(&self, state: &mut State) -> Vec<Command<'static>> {
-        self.posted.store(false, Ordering::Relaxed);
+        // Where another driver wants the link, the one that has it learns of that when it can give it up: this
+        // may be in the middle of its poll.
+        self.posted.store(state.is_wanted(), Ordering::Relaxed);
         let Some(inbox) = &mut state.inbox else {
             return Vec::new();
         };
@@ -1043,6 +1045,11 @@ impl State {
 
     pub(crate) fn is_open(&self) -> bool {
         !self.has_close() && self.broken().is_none()
+    }
+
+    /// Whether another driver wants the link.
+    fn is_wanted(&self) -> bool {
+        matches!(&self.seldom, Some(seldom) if seldom.wanted.is_some())
     }
 
     fn has_latest(&self) -> bool {
