@@ -15,6 +15,7 @@ use std::{
 };
 
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
+use tokio::task::coop::has_budget_remaining;
 
 use crate::{
     Counters, Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
@@ -472,7 +473,7 @@ impl<H: Handler> Session<H> {
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
                         // All that has come is handled.
-                        None if shared.is_leaving() => {
+                        None if shared.is_leaving() && has_budget_remaining() => {
                             self.close_now(shared);
                             return Poll::Ready(false);
                         }

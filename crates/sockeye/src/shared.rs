@@ -23,7 +23,10 @@ use std::{
 use sockeye_proto::{
     CloseCode, CloseFrame, MessageRef, Meter, Outgoing, SendError, deflate::DeflateParams,
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop::has_budget_remaining,
+    time::{Instant, Sleep, sleep_until},
+};
 
 #[cfg(test)]
 use crate::transport::WriteHalf;
@@ -828,7 +831,7 @@ impl Shared {
         held_back: bool,
     ) -> Result<Option<Instant>, ()> {
         self.attend();
-        if self.is_leaving() {
+        if self.is_leaving() && has_budget_remaining() {
             self.close_now();
         }
         let mut due = None;
@@ -886,10 +889,11 @@ impl Shared {
         self.attended.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the peer is gone, told by whoever has just found nothing to read.
+    /// Whether the peer is gone, told by whoever has just found nothing to read. A task that has done so much
+    /// that it is to yield was not let look: it comes again at once.
     #[inline]
     pub(crate) fn is_silent(&self) -> bool {
-        self.pulse.is_silent(&self.meter)
+        self.pulse.is_silent(&self.meter) && has_budget_remaining()
     }
 
     /// Asks for a Close: it is sent as soon as whoever receives has handled all that has come, and waits
