@@ -130,7 +130,7 @@ impl Socket {
         let Some(link) = self.driver.link() else {
             return;
         };
-        let waits = link.sender.buffered() + link.sender.held();
+        let waits = link.waiting();
         if waits + message.as_ref().len() > link.limit && link.sender.is_open() {
             self.overflow();
             return;
@@ -165,7 +165,8 @@ impl Socket {
     /// [`Error::is_full`], and the message was not queued; [`Error::is_closed`].
     pub fn try_send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
         let high_water = self.driver.shared.info.output.high_water;
-        if self.is_open() && self.buffered_amount() >= high_water {
+        let waits = self.driver.link().map_or(0, |link| link.waiting());
+        if waits >= high_water && self.is_open() {
             return Err(Error::Full { high_water });
         }
         self.apply(Command::Message(message.into()))

@@ -187,6 +187,11 @@ impl Link {
         }
     }
 
+    /// How many bytes wait to be written, of messages too that are held behind one that is sent in parts.
+    pub(crate) fn waiting(&self) -> usize {
+        self.sender.buffered() + self.sender.held()
+    }
+
     /// Whether nothing waits to be written, in whichever way it was sent.
     pub(crate) fn is_drained(&self) -> bool {
         self.sender.buffered() == 0 && self.latest.is_none()

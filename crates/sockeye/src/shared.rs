@@ -440,7 +440,7 @@ impl Shared {
         self.access(|access| match access {
             Access::Driven(link) => {
                 if link.sender.is_open() {
-                    full(link.sender.buffered())?;
+                    full(link.waiting())?;
                 }
                 link.apply(message)
             }
@@ -450,7 +450,7 @@ impl Shared {
                     let _ = self.poll_flush_sent(cx, link, state);
                 }
                 if link.sender.is_open() {
-                    full(link.sender.buffered())?;
+                    full(link.waiting())?;
                 }
                 link.apply(message)?;
                 match self.poll_flush_sent(cx, link, state) {
@@ -460,7 +460,7 @@ impl Shared {
             }
             Access::Remote(state) => {
                 if state.is_open() {
-                    full(self.buffered_remote(state))?;
+                    full(self.buffered_remote(state) + self.held_remote())?;
                 }
                 self.post(state, message)
             }
@@ -681,6 +681,13 @@ impl Shared {
         state.posted() + self.driver_buffered.load(Ordering::Relaxed)
     }
 
+    /// How many bytes of messages a driver holds behind one that is sent in parts. Nobody can wait for them to
+    /// be written, but they take room.
+    fn held_remote(&self) -> usize {
+        let waiting = self.waiting.get();
+        waiting.map_or(0, |waiting| waiting.held.load(Ordering::Relaxed))
+    }
+
     /// Writes for a driver, and tells those who wait for it.
     #[inline]
     pub(crate) fn poll_drive(
@@ -704,6 +711,7 @@ impl Shared {
         let Some(waiting) = self.waiting.get() else {
             return result;
         };
+        waiting.held.store(link.sender.held(), Ordering::Relaxed);
         let room = waiting.room.any() && buffered < self.info.output.high_water;
         let drained = waiting.drained.any() && (buffered == 0 || result.is_ready());
         if room {
@@ -742,10 +750,8 @@ impl Shared {
     /// How many bytes wait to be written.
     pub(crate) fn buffered(&self) -> usize {
         self.access(|access| match access {
-            Access::Driven(link) | Access::Free(link, _) => {
-                link.sender.buffered() + link.sender.held()
-            }
-            Access::Remote(state) => self.buffered_remote(state),
+            Access::Driven(link) | Access::Free(link, _) => link.waiting(),
+            Access::Remote(state) => self.buffered_remote(state) + self.held_remote(),
         })
     }
 
@@ -757,8 +763,8 @@ impl Shared {
             return driver;
         };
         match &state.link {
-            Some(link) => link.sender.buffered() + link.sender.held(),
-            None => driver + state.posted(),
+            Some(link) => link.waiting(),
+            None => driver + state.posted() + self.held_remote(),
         }
     }
 
