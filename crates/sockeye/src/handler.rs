@@ -137,7 +137,9 @@ impl Socket {
         }
         link.lend_buffer();
         // Refused only where the connection is closing.
-        let _ = link.send(message);
+        if link.send(message).is_err() {
+            link.return_buffer();
+        }
     }
 
     /// Gives up a peer that does not read.

@@ -137,11 +137,14 @@ impl Link {
             return Err(Error::Lost(lost.clone()));
         }
         self.lend_buffer();
-        match command {
-            Command::Message(message) => self.send(message)?,
-            other => self.apply_control(other)?,
+        let applied = match command {
+            Command::Message(message) => self.send(message),
+            other => self.apply_control(other),
+        };
+        if applied.is_err() {
+            self.return_buffer();
         }
-        Ok(())
+        Ok(applied?)
     }
 
     /// Queues a message.
@@ -159,6 +162,15 @@ impl Link {
     pub(crate) fn lend_buffer(&mut self) {
         if !self.sender.output().has_buffer() {
             self.sender.output().lend_buffer(buffers::take_output());
+        }
+    }
+
+    /// Gives the buffer back to the thread where nothing came of it: of a connection that has ended, nobody
+    /// else would.
+    #[cold]
+    pub(crate) fn return_buffer(&mut self) {
+        if let Some(buffer) = self.sender.output().take_buffer() {
+            buffers::put_output(buffer);
         }
     }
 

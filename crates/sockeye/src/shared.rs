@@ -1182,3 +1182,21 @@ impl Shared {
         Arc::new(Self::with_link(info, link, Instant::now()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_leaves_no_buffer_with_a_connection_that_has_ended() {
+        let shared = Shared::of_nobody();
+        shared.end(Ended::gone());
+        shared.let_go();
+        assert!(shared.try_send("late".into()).is_err());
+        let owns = shared.access(|access| match access {
+            Access::Free(link, _) => link.sender.output().has_buffer(),
+            Access::Driven(_) | Access::Remote(_) => unreachable!("nobody drives it"),
+        });
+        assert!(!owns);
+    }
+}
