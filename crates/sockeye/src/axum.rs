@@ -13,7 +13,7 @@ use sockeye_proto::handshake::{HandshakeError, Offer, Refusal, Request};
 use crate::{
     Acceptor, Error, WebSocket,
     hyper::Asked,
-    server::{Answer, Origins},
+    server::{Answer, Origins, Peer},
 };
 
 /// Extracts a request for a WebSocket, to be answered with [`on_upgrade`](Self::on_upgrade).
@@ -46,6 +46,7 @@ use crate::{
 pub struct WebSocketUpgrade {
     acceptor: Acceptor,
     asked: Asked,
+    peer: Peer,
     offer: Offer,
     answer: Answer,
     on_failed: Option<Box<dyn FnOnce(Error) + Send>>,
@@ -122,8 +123,9 @@ impl WebSocketUpgrade {
     /// # Errors
     /// What the acceptor refuses.
     pub async fn acceptor(mut self, acceptor: Acceptor) -> Result<Self, WebSocketUpgradeRejection> {
-        let Asked { head, peer, .. } = &self.asked;
+        let (head, peer) = (&self.asked.head, &mut self.peer);
         self.answer = async {
+            acceptor.see(head.headers(), peer)?;
             let checked = acceptor.check(head, peer)?;
             let deadline = acceptor.deadline();
             acceptor.decision(head, peer, &checked, deadline).await
@@ -157,18 +159,19 @@ impl WebSocketUpgrade {
     /// The response has to be sent. Whoever may connect is to be decided before this is called: where
     /// something around the handler sends another response in place of this one, hyper still hands
     /// the connection over if it ends within the handshake timeout.
-    pub fn on_upgrade<F, Fut>(self, work: F) -> Response
+    pub fn on_upgrade<F, Fut>(mut self, work: F) -> Response
     where
         F: FnOnce(WebSocket) -> Fut + Send + 'static,
         Fut: Future<Output: Outcome> + Send + 'static,
     {
         let acceptor = self.acceptor;
-        let (response, upgrade) = match acceptor.begin_with(self.asked, self.answer) {
+        let begun = acceptor.begin_with(self.asked, &mut self.peer, self.answer);
+        let (response, upgrade) = match begun {
             Ok(agreed) => agreed,
             Err(error) => {
                 let response = WebSocketUpgradeRejection(error.clone()).into_response();
                 let error = error.into();
-                acceptor.refused(None, &error);
+                acceptor.refused(self.peer.addr, &error);
                 if let Some(tell) = self.on_failed {
                     tell(error);
                 }
@@ -203,12 +206,13 @@ impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
                 Request::from_http(&parts.method, &parts.uri, parts.version, &parts.headers)?;
             let offer = request.check()?;
             let on_upgrade = parts.extensions.remove();
-            Ok((Asked::new(request, &parts.extensions, on_upgrade), offer))
+            Ok((Asked::new(request, on_upgrade), offer))
         };
         let (asked, offer) = judged().map_err(WebSocketUpgradeRejection)?;
         Ok(Self {
             acceptor: Acceptor::new(),
             asked,
+            peer: Peer::among(&parts.extensions),
             offer,
             answer: Answer::new(),
             on_failed: None,
