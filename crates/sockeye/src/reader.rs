@@ -45,8 +45,8 @@ pub(crate) struct Reader {
     drained: bool,
     /// How many bytes were made of compressed messages in this turn, as far as it matters.
     inflated: u32,
-    /// A broken rule that nobody has been told of yet. In a box, as all that few connections have.
-    refused: Option<Box<ProtocolError>>,
+    /// Why no more comes, where nobody has been told of it yet. In a box, as all that few connections have.
+    failed: Option<Box<Broken>>,
     /// Where the peer may only go so fast.
     throttle: Option<Box<Throttle>>,
 }
@@ -96,7 +96,7 @@ impl Reader {
             end,
             drained: false,
             inflated: 0,
-            refused: None,
+            failed: None,
             throttle: None,
         }
     }
@@ -116,33 +116,46 @@ impl Reader {
         self.poll_any_event(cx)
     }
 
-    #[inline]
     fn poll_any_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
-        if let Some(error) = self.refused.take() {
-            return Poll::Ready(Err(Broken::Protocol(*error)));
+        if let Some(broken) = self.failed.take() {
+            return Poll::Ready(Err(*broken));
+        }
+        if self.start < self.end
+            && let Some(event) = self.take().map_err(Broken::Protocol)?
+        {
+            return Poll::Ready(Ok(event));
         }
         loop {
-            if self.start < self.end
-                && let Some(event) = self.take().map_err(Broken::Protocol)?
-            {
-                return Poll::Ready(Ok(event));
+            match ready!(self.poll_read(cx))? {
+                Read::Some { .. } => {}
+                Read::End => return Poll::Ready(Err(Broken::End)),
             }
-            match ready!(self.poll_read(cx)) {
-                Ok(Read::Some { .. }) => {}
-                Ok(Read::End) => return Poll::Ready(Err(Broken::End)),
-                Err(broken) => return Poll::Ready(Err(broken)),
-            }
-            if let Some(message) = self.take_whole() {
-                return Poll::Ready(Ok(OwnedEvent::Message(message)));
-            }
-            if let Some(error) = self.refused.take() {
-                return Poll::Ready(Err(Broken::Protocol(*error)));
-            }
-            // A payload read into the message's own buffer may have completed the message.
+            // Whatever was read: a payload read into the message's own buffer may have completed the message.
             if let Some(event) = self.take().map_err(Broken::Protocol)? {
                 return Poll::Ready(Ok(event));
             }
         }
+    }
+
+    /// Reads once, and takes a message off what has come, where all before was taken: the way of a message
+    /// that was waited for. `None` where there is more to it, for [`poll_event`](Self::poll_event).
+    #[inline]
+    pub(crate) fn poll_whole(&mut self, cx: &mut Context<'_>) -> Option<Poll<Message>> {
+        if self.start < self.end
+            || self.failed.is_some()
+            || self.throttle.is_some()
+            || self.inflated >= TURN
+            || !self.receiver.is_fresh()
+        {
+            return None;
+        }
+        match self.poll_read(cx) {
+            Poll::Ready(Ok(Read::Some { .. })) => return self.take_whole().map(Poll::Ready),
+            Poll::Ready(Ok(Read::End)) => self.failed = Some(Box::new(Broken::End)),
+            Poll::Ready(Err(broken)) => self.failed = Some(Box::new(broken)),
+            Poll::Pending => return Some(Poll::Pending),
+        }
+        None
     }
 
     /// As [`poll_event`](Self::poll_event), with messages in parts, each put into `room`.
@@ -166,8 +179,8 @@ impl Reader {
         cx: &mut Context<'_>,
         room: &mut [u8],
     ) -> Poll<Result<Part, Broken>> {
-        if let Some(error) = self.refused.take() {
-            return Poll::Ready(Err(Broken::Protocol(*error)));
+        if let Some(broken) = self.failed.take() {
+            return Poll::Ready(Err(*broken));
         }
         loop {
             let mut input = input(&mut self.buffer, self.start, self.end);
@@ -260,7 +273,7 @@ impl Reader {
     /// with one is left to be found by [`poll_event`](Self::poll_event).
     #[inline(always)]
     pub(crate) fn take_whole(&mut self) -> Option<Message> {
-        if self.start == self.end || self.refused.is_some() || self.throttle.is_some() {
+        if self.start == self.end || self.failed.is_some() || self.throttle.is_some() {
             return None;
         }
         let mut input = input(&mut self.buffer, self.start, self.end);
@@ -269,7 +282,7 @@ impl Reader {
         let message = match taken {
             Ok(message) => Some(message),
             Err(error) => {
-                self.refused = Some(Box::new(error));
+                self.failed = Some(Box::new(Broken::Protocol(error)));
                 None
             }
         };

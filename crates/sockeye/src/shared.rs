@@ -828,6 +828,30 @@ impl Shared {
         closing.as_mut().poll(cx)
     }
 
+    /// [`park`](Self::park) where there is nothing to do or to tell: in the poll of its driver, on an open
+    /// connection that has been waited for by this task before. Says whether that was so.
+    ///
+    /// The way of most waits: a quarter of the instructions.
+    #[inline]
+    pub(crate) fn park_quick(&self, cx: &Context<'_>) -> bool {
+        if self.posted.load(Ordering::Acquire) || self.is_leaving() || self.is_silent() {
+            return false;
+        }
+        let parked = DRIVING.try_with(|slot| {
+            let Ok(slot) = slot.try_borrow() else {
+                return false;
+            };
+            let Some(driving) = slot.as_ref().filter(|driving| driving.id == self.id()) else {
+                return false;
+            };
+            let link = &*driving.link;
+            link.broken.is_none()
+                && link.sender.is_open()
+                && matches!(&link.reading, Some(waker) if waker.will_wake(cx.waker()))
+        });
+        parked.unwrap_or(false)
+    }
+
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
     /// peer must have closed; `Err` where the connection has ended already. While the peer is `held_back`
     /// nothing is read, and nobody can say that nothing has come.

@@ -342,6 +342,16 @@ impl Receiver {
 
     #[inline]
     pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>>> {
+        // Most have nothing else to see to. By way of an event it would be 200 instructions more a wake-up.
+        if let (Phase::Open, Some(reader)) = (self.phase, &mut self.reader) {
+            match reader.poll_whole(cx) {
+                Some(Poll::Ready(message)) if !self.shared.has_left() => {
+                    return Poll::Ready(Ok(Some(message)));
+                }
+                Some(Poll::Pending) if self.shared.park_quick(cx) => return Poll::Pending,
+                _ => {}
+            }
+        }
         loop {
             match ready!(self.poll_event(cx))? {
                 Some(Event::Message(message)) => return Poll::Ready(Ok(Some(message))),
