@@ -365,7 +365,7 @@ impl Receiver {
     #[inline(always)]
     pub(crate) fn take_whole(&mut self) -> Option<Message> {
         match (self.phase, &mut self.reader) {
-            (Phase::Open, Some(reader)) => reader.take_whole(),
+            (Phase::Open, Some(reader)) if !self.shared.has_left() => reader.take_whole(),
             _ => None,
         }
     }
