@@ -204,9 +204,10 @@ impl Link {
         self.sender.buffered() + self.sender.held()
     }
 
-    /// Whether nothing waits to be written, in whichever way it was sent.
+    /// Whether nothing waits to be written, in whichever way it was sent, but for what has to wait for a
+    /// message in parts.
     pub(crate) fn is_drained(&self) -> bool {
-        self.sender.buffered() == 0 && self.latest.is_none()
+        self.sender.buffered() == 0 && (self.latest.is_none() || self.sender.is_sending_parts())
     }
 
     /// Queues what is replaced while it waits: as much as makes a write worthwhile, once nothing else

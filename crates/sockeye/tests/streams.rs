@@ -518,6 +518,35 @@ mod section_5_4_writing {
         }
     }
 
+    /// Nor does it ask in every poll whether that was written.
+    #[tokio::test(start_paused = true)]
+    async fn flushing_does_not_wait_for_what_has_to_wait_for_it() {
+        for driven in [false, true] {
+            let (socket, mut peer) = Setup::default().open(Role::Server).await;
+            let user = using(socket, driven, async move |mut socket| {
+                let sender = socket.sender();
+                let mut message = socket.send_stream(MessageKind::Binary).await.unwrap();
+                message.write_all(b"a").await.unwrap();
+                sender.send_latest(1, "newest").unwrap();
+                let mut flushing = pin!(sender.flush());
+                let mut polls = 0;
+                poll_fn(|cx| {
+                    polls += 1;
+                    assert!(polls < 10, "{driven}");
+                    flushing.as_mut().poll(cx)
+                })
+                .await
+                .unwrap();
+                message.finish().await.unwrap();
+                socket
+            });
+            assert_eq!(peer.expect(0x02).await, b"a");
+            assert_eq!(peer.expect(0x80).await, b"");
+            peer.expect_text("newest").await;
+            user.await.unwrap();
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_message_dropped_unfinished_does_not_look_complete() {
         for role in BOTH {
