@@ -13,7 +13,7 @@ use sockeye_proto::handshake::{HandshakeError, Offer, Refusal, Request};
 use crate::{
     Acceptor, Error, WebSocket,
     hyper::Asked,
-    server::{Answer, Origins},
+    server::{Answer, Origins, Peer},
 };
 
 /// Extracts a request for a WebSocket, to be answered with [`on_upgrade`](Self::on_upgrade).
@@ -42,10 +42,15 @@ use crate::{
 /// With [`axum::serve`](https://docs.rs/axum/latest/axum/fn.serve.html) the TCP stream itself is taken
 /// back, so that a socket is as fast as one of [`Server`](crate::Server). WebSockets over HTTP/2
 /// (RFC 8441) are refused.
+///
+/// Where the request has a `Metrics` among its extensions (feature `metrics`), as by
+/// `.layer(Extension(metrics))` around the routes, they count the connections, and the requests that are
+/// refused; else [`Acceptor::metrics`] counts them from [`acceptor`](Self::acceptor) on.
 #[must_use = "nothing is answered before `on_upgrade`"]
 pub struct WebSocketUpgrade {
     acceptor: Acceptor,
     asked: Asked,
+    peer: Peer,
     offer: Offer,
     answer: Answer,
     on_failed: Option<Box<dyn FnOnce(Error) + Send>>,
@@ -122,14 +127,17 @@ impl WebSocketUpgrade {
     /// # Errors
     /// What the acceptor refuses.
     pub async fn acceptor(mut self, acceptor: Acceptor) -> Result<Self, WebSocketUpgradeRejection> {
-        let Asked { head, peer, .. } = &self.asked;
-        self.answer = async {
+        #[cfg(feature = "metrics")]
+        let acceptor = acceptor.counted_by(self.acceptor.metrics.take());
+        let (head, peer) = (&self.asked.head, &mut self.peer);
+        let answer = async {
+            acceptor.see(head.headers(), peer)?;
             let checked = acceptor.check(head, peer)?;
             let deadline = acceptor.deadline();
             acceptor.decision(head, peer, &checked, deadline).await
         }
-        .await
-        .map_err(WebSocketUpgradeRejection)?;
+        .await;
+        self.answer = answer.map_err(|error| reject(&acceptor, &self.peer, error))?;
         self.acceptor = acceptor;
         Ok(self)
     }
@@ -157,22 +165,21 @@ impl WebSocketUpgrade {
     /// The response has to be sent. Whoever may connect is to be decided before this is called: where
     /// something around the handler sends another response in place of this one, hyper still hands
     /// the connection over if it ends within the handshake timeout.
-    pub fn on_upgrade<F, Fut>(self, work: F) -> Response
+    pub fn on_upgrade<F, Fut>(mut self, work: F) -> Response
     where
         F: FnOnce(WebSocket) -> Fut + Send + 'static,
         Fut: Future<Output: Outcome> + Send + 'static,
     {
         let acceptor = self.acceptor;
-        let (response, upgrade) = match acceptor.begin_with(self.asked, self.answer) {
+        let begun = acceptor.begin_with(self.asked, &mut self.peer, self.answer);
+        let (response, upgrade) = match begun {
             Ok(agreed) => agreed,
             Err(error) => {
-                let response = WebSocketUpgradeRejection(error.clone()).into_response();
-                let error = error.into();
-                acceptor.refused(None, &error);
+                let rejection = reject(&acceptor, &self.peer, error);
                 if let Some(tell) = self.on_failed {
-                    tell(error);
+                    tell(rejection.0.clone().into());
                 }
-                return response;
+                return rejection.into_response();
             }
         };
         let on_failed = self.on_failed;
@@ -184,6 +191,7 @@ impl WebSocketUpgrade {
                     let _ = driven.await;
                 }
                 Err(error) => {
+                    acceptor.refused(self.peer.addr, &error);
                     if let Some(tell) = on_failed {
                         tell(error);
                     }
@@ -203,17 +211,29 @@ impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
                 Request::from_http(&parts.method, &parts.uri, parts.version, &parts.headers)?;
             let offer = request.check()?;
             let on_upgrade = parts.extensions.remove();
-            Ok((Asked::new(request, &parts.extensions, on_upgrade), offer))
+            Ok((Asked::new(request, on_upgrade), offer))
         };
-        let (asked, offer) = judged().map_err(WebSocketUpgradeRejection)?;
+        let judged = judged();
+        let peer = Peer::among(&parts.extensions);
+        let acceptor = Acceptor::new();
+        #[cfg(feature = "metrics")]
+        let acceptor = acceptor.counted_by(parts.extensions.get().cloned());
+        let (asked, offer) = judged.map_err(|error| reject(&acceptor, &peer, error))?;
         Ok(Self {
-            acceptor: Acceptor::new(),
+            acceptor,
             asked,
+            peer,
             offer,
             answer: Answer::new(),
             on_failed: None,
         })
     }
+}
+
+/// Counts a request as refused, where that is wanted, and gives what it is answered with.
+fn reject(acceptor: &Acceptor, peer: &Peer, error: HandshakeError) -> WebSocketUpgradeRejection {
+    acceptor.refused(peer.addr, &error.clone().into());
+    WebSocketUpgradeRejection(error)
 }
 
 impl fmt::Debug for WebSocketUpgrade {

@@ -57,8 +57,9 @@ use crate::{
 /// `auto` server has wrapped them once more: such a socket is as fast as one of this crate's own
 /// [`Server`](crate::Server). Any other stream works through a box.
 pub fn upgrade<B>(request: &mut Request<B>) -> (Response<String>, Upgrade) {
+    let mut peer = Peer::among(request.extensions());
     let begun = Asked::take(request);
-    respond(begun.and_then(|asked| Acceptor::new().begin_with(asked, Answer::new())))
+    respond(begun.and_then(|asked| Acceptor::new().begin_with(asked, &mut peer, Answer::new())))
 }
 
 impl Acceptor {
@@ -72,55 +73,55 @@ impl Acceptor {
         &self,
         request: &mut Request<B>,
     ) -> impl Future<Output = (Response<String>, Upgrade)> + Send + use<B> {
+        let mut peer = Peer::among(request.extensions());
         let asked = Asked::take(request);
         let acceptor = self.clone();
-        let peer = asked.as_ref().ok().and_then(|asked| asked.peer.addr);
         async move {
             let begun = match asked {
-                Ok(asked) => acceptor.begin(asked).await,
+                Ok(asked) => acceptor.begin(asked, &mut peer).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = &begun {
-                acceptor.refused(peer, &error.clone().into());
+                acceptor.refused(peer.addr, &error.clone().into());
             }
             respond(begun)
         }
     }
 
-    /// Judges a request, and answers it where it is for a WebSocket that may be opened.
+    /// Judges a request, and answers it where it is for a WebSocket that may be opened. Whoever a trusted
+    /// proxy says that it is from is `peer` then, also where it is refused.
     pub(crate) async fn begin(
         &self,
-        mut asked: Asked,
+        asked: Asked,
+        peer: &mut Peer,
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
         let deadline = self.deadline();
-        self.see(asked.head.headers(), &mut asked.peer)?;
-        let agreed = self.terms(&asked.head, &asked.peer, deadline).await?;
-        self.take_over(asked, agreed)
+        self.see(asked.head.headers(), peer)?;
+        let agreed = self.terms(&asked.head, peer, deadline).await?;
+        self.take_over(asked, peer.clone(), agreed)
     }
 
     /// As [`begin`](Self::begin), where the user has decided already.
     pub(crate) fn begin_with(
         &self,
-        mut asked: Asked,
+        asked: Asked,
+        peer: &mut Peer,
         answer: Answer,
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
-        self.see(asked.head.headers(), &mut asked.peer)?;
-        let checked = self.check(&asked.head, &asked.peer)?;
+        self.see(asked.head.headers(), peer)?;
+        let checked = self.check(&asked.head, peer)?;
         let agreed = self.agree(checked, answer)?;
-        self.take_over(asked, agreed)
+        self.take_over(asked, peer.clone(), agreed)
     }
 
     /// Answers, and takes the stream over from hyper once that is sent.
     fn take_over(
         &self,
         asked: Asked,
+        mut peer: Peer,
         (acceptance, terms): (Acceptance, Terms),
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
-        let Asked {
-            head,
-            mut peer,
-            on_upgrade,
-        } = asked;
+        let Asked { head, on_upgrade } = asked;
         let on_upgrade = on_upgrade.ok_or_else(not_upgradable)?;
         let acceptor = self.clone();
         let open = async move {
@@ -152,7 +153,6 @@ fn respond(begun: Result<(Response<()>, Upgrade), HandshakeError>) -> (Response<
 /// A request that hyper has read, and the way to its connection.
 pub(crate) struct Asked {
     pub(crate) head: Arc<Head>,
-    pub(crate) peer: Peer,
     on_upgrade: Option<OnUpgrade>,
 }
 
@@ -161,21 +161,27 @@ impl Asked {
         let on_upgrade = request.extensions_mut().remove();
         let (method, uri, version) = (request.method(), request.uri(), request.version());
         let head = Head::from_http(method, uri, version, request.headers())?;
-        Ok(Self::new(head, request.extensions(), on_upgrade))
+        Ok(Self::new(head, on_upgrade))
     }
 
-    pub(crate) fn new(head: Head, extensions: &Extensions, on_upgrade: Option<OnUpgrade>) -> Self {
+    pub(crate) fn new(head: Head, on_upgrade: Option<OnUpgrade>) -> Self {
+        Self {
+            head: Arc::new(head),
+            on_upgrade,
+        }
+    }
+}
+
+impl Peer {
+    /// Whoever a request is from, as far as that is among its extensions.
+    pub(crate) fn among(extensions: &Extensions) -> Self {
         #[cfg_attr(not(feature = "tls"), allow(unused_mut, reason = "for TLS alone"))]
-        let mut peer = Peer::at(extensions.get().copied());
+        let mut peer = Self::at(extensions.get().copied());
         #[cfg(feature = "tls")]
         {
             peer.tls = extensions.get().cloned();
         }
-        Self {
-            head: Arc::new(head),
-            peer,
-            on_upgrade,
-        }
+        peer
     }
 }
 

@@ -52,7 +52,7 @@ impl Stream {
     }
 
     /// Takes the stream, and leaves one that is at its end.
-    #[cfg(all(feature = "tls", feature = "server"))]
+    #[cfg(feature = "server")]
     pub(crate) fn take_out(&mut self) -> Self {
         std::mem::replace(self, Self::Other(Box::new(tokio::io::empty())))
     }

@@ -27,7 +27,11 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use sockeye::{Acceptor, Client, Error, Result, WebSocket, axum::WebSocketUpgrade};
+use sockeye::{
+    Acceptor, Client, Error, Result, WebSocket,
+    axum::{WebSocketUpgrade, WebSocketUpgradeRejection},
+    server::Answer,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     net::{TcpListener, TcpStream},
@@ -197,7 +201,7 @@ async fn a_response_that_is_replaced_is_told_of_after_the_handshake_timeout() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let route = get(async move |upgrade: WebSocketUpgrade| {
         let soon = Acceptor::new().handshake_timeout(Duration::from_millis(50));
-        let tell = move |error| tell.send(error).unwrap();
+        let tell = move |error| drop(tell.send(error));
         let upgrade = upgrade
             .acceptor(soon)
             .await
@@ -341,4 +345,116 @@ async fn a_server_without_upgrades_is_told_of() {
     let mut rest = String::new();
     within(client.read_to_string(&mut rest)).await.unwrap();
     assert!(rest.starts_with("HTTP/1.1 101"), "{rest}");
+}
+
+/// Behind a proxy, whoever decides is given the client, and pages may connect that are of the host which
+/// the browser has asked for.
+#[tokio::test]
+async fn an_acceptor_believes_its_proxies_before_anything_is_decided() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let acceptor = Acceptor::new()
+        .forwarded("127.0.0.1".parse().unwrap())
+        .on_request(move |request| {
+            let _ = tell.send(request.peer_addr().map(|peer| peer.to_string()));
+            std::future::ready(Ok(Answer::new()))
+        });
+    let route = get(async move |upgrade: WebSocketUpgrade| {
+        let upgrade = upgrade.acceptor(acceptor.clone()).await?;
+        Ok::<_, WebSocketUpgradeRejection>(upgrade.on_upgrade(echo))
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // As axum's `ConnectInfo` would have it.
+    let connected = SocketAddr::from(([127, 0, 0, 1], 1));
+    let app = Router::new()
+        .route("/", route)
+        .layer(axum::Extension(connected));
+    tokio::spawn(async { axum::serve(listener, app).await });
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let headers = "Origin: https://shop.example\r\n\
+        Forwarded: for=\"192.0.2.1:4711\";host=shop.example;proto=https\r\n";
+    let request = http::with("nothing", headers);
+    assert_eq!(within(http::ask(&mut stream, &request)).await.status, 101);
+    let decided = within(told.recv()).await.unwrap();
+    assert_eq!(decided.as_deref(), Some("192.0.2.1:4711"));
+}
+
+#[cfg(feature = "metrics")]
+mod metrics {
+    use axum::Extension;
+    use sockeye::{
+        Metrics,
+        server::{Origins, Refusal},
+    };
+
+    use super::*;
+
+    fn value(metrics: &Metrics, name: &str) -> u64 {
+        let text = metrics.encode();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse().unwrap()
+    }
+
+    fn refused(metrics: &Metrics, reason: &str) -> u64 {
+        let name = format!("sockeye_handshakes_refused_total{{reason=\"{reason}\"}}");
+        value(metrics, &name)
+    }
+
+    #[tokio::test]
+    async fn requests_that_are_refused_are_counted_once() {
+        let metrics = Metrics::new();
+        let refuse = Acceptor::new()
+            .origins(Origins::any())
+            .on_request(async |_| Err(Refusal::new(401, "say who you are\n")));
+        let decided = get(async move |upgrade: WebSocketUpgrade| {
+            let upgrade = upgrade.acceptor(refuse.clone()).await?;
+            Ok::<_, WebSocketUpgradeRejection>(upgrade.on_upgrade(echo))
+        });
+        let app = app()
+            .route("/decided", decided)
+            .layer(Extension(metrics.clone()));
+        let mut stream = TcpStream::connect(serve(app).await).await.unwrap();
+        let answer = within(http::get(&mut stream, "/")).await;
+        assert_eq!(answer.status, 426);
+        let old = http::with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8\r\n");
+        assert_eq!(within(http::ask(&mut stream, &old)).await.status, 426);
+        let other = http::with("nothing", "Origin: https://elsewhere.example\r\n");
+        assert_eq!(within(http::ask(&mut stream, &other)).await.status, 403);
+        let decided = http::with("nothing", "").replace("GET /", "GET /decided");
+        assert_eq!(within(http::ask(&mut stream, &decided)).await.status, 401);
+        for (reason, count) in [
+            ("not_websocket", 1),
+            ("handshake", 1),
+            ("origin", 1),
+            ("decision", 1),
+            ("lost", 0),
+        ] {
+            assert_eq!(refused(&metrics, reason), count, "{reason}");
+        }
+        let peer = stream.local_addr().unwrap().to_string();
+        let mut client = within(Peer::client(stream, "", b"")).await;
+        client.expect_text(&peer).await;
+        assert_eq!(value(&metrics, "sockeye_connections_accepted_total"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_does_not_come_about_is_counted() {
+        let metrics = Metrics::new();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let route = get(async move |upgrade: WebSocketUpgrade| {
+            let upgrade = upgrade.on_failed_upgrade(move |error| drop(tell.send(error)));
+            upgrade.on_upgrade(echo)
+        });
+        let app = Router::new()
+            .route("/", route)
+            .layer(Extension(metrics.clone()));
+        let (mut client, server) = duplex(1 << 16);
+        // Without upgrades, which is a mistake in the program.
+        let service = TowerToHyperService::new(app);
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), service));
+        let request = http::with("nothing", "");
+        client.write_all(request.as_bytes()).await.unwrap();
+        assert!(within(told.recv()).await.unwrap().is_lost());
+        assert_eq!(refused(&metrics, "lost"), 1);
+    }
 }

@@ -24,7 +24,7 @@ fn proxies() -> Networks {
 
 struct Running {
     address: SocketAddr,
-    errors: mpsc::UnboundedReceiver<Error>,
+    errors: mpsc::UnboundedReceiver<(Option<SocketAddr>, Error)>,
 }
 
 impl Running {
@@ -32,8 +32,8 @@ impl Running {
     async fn start(set: impl FnOnce(Server) -> Server) -> Self {
         let (tell, errors) = mpsc::unbounded_channel();
         let server = set(Server::bind("127.0.0.1:0").await.unwrap());
-        let server = server.on_error(move |_, error| {
-            let _ = tell.send(error.clone());
+        let server = server.on_error(move |peer, error| {
+            let _ = tell.send((peer, error.clone()));
         });
         let address = server.local_addr().unwrap();
         tokio::spawn(server.serve(|mut socket: WebSocket| async move {
@@ -93,7 +93,13 @@ impl Running {
     }
 
     async fn error(&mut self) -> Error {
-        within(self.errors.recv()).await.unwrap()
+        self.blamed().await.1
+    }
+
+    /// Who is said to have failed, and how.
+    async fn blamed(&mut self) -> (String, Error) {
+        let (peer, error) = within(self.errors.recv()).await.unwrap();
+        (peer.map_or("-".into(), |peer| peer.to_string()), error)
     }
 }
 
@@ -181,6 +187,58 @@ mod proxy_protocol {
         let _direct = server.say("127.0.0.1", b"", "").await.unwrap();
     }
 
+    #[tokio::test]
+    async fn errors_are_told_of_the_client() {
+        let mut server = Running::start(|server| {
+            server
+                .proxy_protocol(proxies())
+                .max_connections_per_address(1)
+        })
+        .await;
+        let client = "192.0.2.1:4711";
+        let bad = server.say(PROXY, &v1("192.0.2.1"), "Host: b\r\n").await;
+        assert!(bad.is_err());
+        let (who, error) = server.blamed().await;
+        assert!(who == client && error.is_handshake(), "{who}: {error}");
+        let open = server.say(PROXY, &v1("192.0.2.1"), "").await.unwrap();
+        let _refused = server.say(PROXY, &v1("192.0.2.1"), "").await;
+        let (who, error) = server.blamed().await;
+        assert!(
+            who == client && matches!(error, Error::Limit { .. }),
+            "{who}: {error}"
+        );
+        // One that was open, and is lost.
+        drop(open);
+        let (who, error) = server.blamed().await;
+        assert!(who == client && error.is_lost(), "{who}: {error}");
+        // Before it has said whose it is, it is the proxy's.
+        let _ = server.say(PROXY, b"", "").await;
+        let (who, _) = server.blamed().await;
+        assert!(who.starts_with("127.0.0.7:"), "{who}");
+    }
+
+    #[tokio::test]
+    async fn who_is_given_up_for_being_slow_is_the_client() {
+        let mut server =
+            Running::start(|server| server.proxy_protocol(proxies()).max_handshakes(1)).await;
+        let mut slow = server.reach(PROXY).await;
+        slow.write_all(&v1("192.0.2.1")).await.unwrap();
+        let mut next = server.reach(PROXY).await;
+        next.write_all(&v1("192.0.2.2")).await.unwrap();
+        let (who, error) = server.blamed().await;
+        assert!(
+            who == "192.0.2.1:4711"
+                && matches!(
+                    error,
+                    Error::Limit {
+                        limit: Limit::Handshakes,
+                        ..
+                    }
+                ),
+            "{who}: {error}"
+        );
+    }
+
     /// The header comes before TLS, and takes no byte of it.
     #[cfg(feature = "tls")]
     #[tokio::test]
@@ -261,6 +319,42 @@ mod in_a_header {
         );
         let other = "X-Forwarded-For: 192.0.2.2\r\n";
         let _other = server.say(PROXY, b"", other).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn errors_are_told_of_the_client() {
+        let acceptor = Acceptor::new().forwarded(proxies());
+        let mut server = Running::start(|server| server.acceptor(acceptor)).await;
+        for (line, client) in [
+            ("Forwarded: for=\"192.0.2.1:4711\"\r\n", "192.0.2.1:4711"),
+            ("Forwarded: for=_hidden\r\n", "-"),
+        ] {
+            let headers = format!("{line}Host: b\r\n");
+            assert!(server.say(PROXY, b"", &headers).await.is_err());
+            let (who, error) = server.blamed().await;
+            assert!(who == client && error.is_handshake(), "{who}: {error}");
+            drop(server.say(PROXY, b"", line).await.unwrap());
+            let (who, error) = server.blamed().await;
+            assert!(who == client && error.is_lost(), "{who}: {error}");
+        }
+    }
+
+    /// Also where the request comes behind others, for pages, on the same connection.
+    #[cfg(feature = "axum")]
+    #[tokio::test]
+    async fn errors_on_a_connection_with_pages_are_told_of_the_client() {
+        let acceptor = Acceptor::new().forwarded(proxies());
+        let pages = axum::Router::new().route("/page", axum::routing::get(async || "a page"));
+        let mut server = Running::start(|server| server.acceptor(acceptor).router(pages)).await;
+        let page = b"GET /page HTTP/1.1\r\nHost: a.example\r\n\r\n";
+        let line = "Forwarded: for=\"192.0.2.1:4711\"\r\nHost: b\r\n";
+        let answer = server.say(PROXY, page, line).await.err().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let (who, error) = server.blamed().await;
+        assert!(
+            who == "192.0.2.1:4711" && error.is_handshake(),
+            "{who}: {error}"
+        );
     }
 
     /// A page may connect that is of the host which the browser has asked for.

@@ -88,9 +88,10 @@ impl Acceptor {
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         let stream = Stream::new(stream);
         stream.set_nodelay();
-        let peer_addr = stream.peer_addr();
-        let mut client = Client::new(stream, Peer::at(peer_addr));
+        let peer = Peer::at(stream.peer_addr());
+        let mut client = Client::new(stream, peer);
         let received = Box::pin(self.receive(&mut client)).await;
+        let peer_addr = client.peer.addr;
         let error = match received {
             Ok(Incoming::WebSocket(opened)) => return Ok(self.open(client, opened)),
             Ok(Incoming::Http(request)) => Box::pin(PlainHttp::new(client, request).refuse()).await,

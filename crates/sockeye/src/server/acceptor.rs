@@ -44,7 +44,7 @@ pub struct Acceptor {
     #[cfg(feature = "tls")]
     pub(super) tls: Option<ServerTls>,
     #[cfg(feature = "metrics")]
-    pub(super) metrics: Option<crate::Metrics>,
+    pub(crate) metrics: Option<crate::Metrics>,
 }
 
 impl Default for Acceptor {
@@ -301,6 +301,13 @@ impl Acceptor {
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, metrics: &crate::Metrics) -> Self {
         self.metrics = Some(metrics.clone());
+        self
+    }
+
+    /// Counts in these metrics, unless it does in others.
+    #[cfg(all(feature = "axum", feature = "metrics"))]
+    pub(crate) fn counted_by(mut self, metrics: Option<crate::Metrics>) -> Self {
+        self.metrics = self.metrics.or(metrics);
         self
     }
 

@@ -490,6 +490,14 @@ impl Handshake {
     pub(super) fn id(&self) -> u64 {
         self.id
     }
+
+    /// Says whose it is, where that is not who has connected.
+    pub(super) fn comes_from(&self, client: Option<SocketAddr>) {
+        let mut handshakes = lock(&self.gate.handshakes);
+        if let Some(unfinished) = handshakes.unfinished.get_mut(&self.id) {
+            unfinished.peer = client;
+        }
+    }
 }
 
 impl Drop for Handshake {

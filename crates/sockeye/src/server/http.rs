@@ -23,9 +23,12 @@ use tokio::sync::watch;
 
 #[cfg(feature = "http2")]
 use super::idle::{Busy, Idle};
-use super::{Acceptor, Peer, PlainHttp, Rewound, listen::OnError};
+use super::{
+    Acceptor, Peer, PlainHttp, Rewound,
+    listen::{OnError, Unopened},
+};
 use crate::{
-    Result, WebSocket,
+    WebSocket,
     hyper::{Asked, Upgrade},
 };
 
@@ -37,7 +40,6 @@ type Failure = Box<dyn StdError + Send + Sync>;
 /// What a connection that serves HTTP needs of its server.
 pub(super) struct Serving {
     pub(super) acceptor: Arc<Acceptor>,
-    pub(super) peer: Option<SocketAddr>,
     /// How long the connection may wait for a request.
     pub(super) keep_alive: Duration,
     /// Becomes true when the server ends.
@@ -51,7 +53,7 @@ pub(super) async fn serve<S, B>(
     plain: PlainHttp,
     serving: Serving,
     service: S,
-) -> Result<Option<WebSocket>>
+) -> Result<Option<WebSocket>, Unopened>
 where
     S: Service<Request<body::Incoming>, Response = Response<B>, Future: Send> + Send + 'static,
     S::Error: Into<Failure>,
@@ -83,7 +85,10 @@ where
         .unwrap_or_else(PoisonError::into_inner)
         .take();
     match upgrade {
-        Some(upgrade) => upgrade.await.map(Some),
+        Some((peer, upgrade)) => {
+            let opened = upgrade.await;
+            opened.map(Some).map_err(|error| Unopened { peer, error })
+        }
         None => Ok(None),
     }
 }
@@ -93,7 +98,7 @@ async fn serve_http2<S, B>(
     plain: PlainHttp,
     serving: Serving,
     service: S,
-) -> Result<Option<WebSocket>>
+) -> Result<Option<WebSocket>, Unopened>
 where
     S: Service<Request<body::Incoming>, Response = Response<B>, Future: Send> + Send + 'static,
     S::Error: Into<Failure>,
@@ -119,8 +124,10 @@ where
 }
 
 #[cfg(not(feature = "http2"))]
-async fn serve_http2<S>(plain: PlainHttp, _: Serving, _: S) -> Result<Option<WebSocket>> {
-    Err(plain.refuse().await)
+async fn serve_http2<S>(plain: PlainHttp, _: Serving, _: S) -> Result<Option<WebSocket>, Unopened> {
+    let peer = plain.peer.addr;
+    let error = plain.refuse().await;
+    Err(Unopened { peer, error })
 }
 
 /// Runs a connection, and tells it where the server ends: requests that are being answered still are.
@@ -150,11 +157,13 @@ struct Front<S> {
     service: S,
     serving: Arc<Serving>,
     peer: Peer,
-    /// The WebSocket that the connection is becoming.
-    upgrade: Arc<Mutex<Option<Upgrade>>>,
+    upgrade: Arc<Mutex<Option<Becoming>>>,
     #[cfg(feature = "http2")]
     idle: Arc<Idle>,
 }
+
+/// The WebSocket that a connection is becoming, and whose.
+type Becoming = (Option<SocketAddr>, Upgrade);
 
 impl<S> Front<S> {
     fn new(service: S, serving: Serving, peer: Peer) -> Self {
@@ -173,27 +182,26 @@ impl<S> Front<S> {
         &self,
         request: &mut Request<B>,
     ) -> impl Future<Output = Response<Body<D>>> + Send + use<S, B, D> {
-        let asked = Asked::take(request).map(|mut asked| {
-            asked.peer = self.peer.clone();
-            asked
-        });
+        let asked = Asked::take(request);
         let (serving, upgrade) = (self.serving.clone(), self.upgrade.clone());
+        let mut peer = self.peer.clone();
         async move {
             let begun = match asked {
-                Ok(asked) => serving.acceptor.begin(asked).await,
+                Ok(asked) => serving.acceptor.begin(asked, &mut peer).await,
                 Err(error) => Err(error),
             };
+            let peer = peer.addr;
             match begun {
                 Ok((response, begun)) => {
-                    *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+                    *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some((peer, begun));
                     response.map(|()| Body::Text(Bytes::new()))
                 }
                 Err(error) => {
                     let response = Refusal::from(&error).to_http();
                     let error = error.into();
-                    serving.acceptor.refused(serving.peer, &error);
+                    serving.acceptor.refused(peer, &error);
                     if let Some(tell) = &serving.on_error {
-                        tell(serving.peer, &error);
+                        tell(peer, &error);
                     }
                     response.map(|text| Body::Text(text.into()))
                 }

@@ -77,9 +77,18 @@ pub struct Server {
 
 /// Serves a connection that asks for something else than a WebSocket, until it does.
 #[cfg(feature = "hyper")]
-type ServeHttp = dyn Fn(PlainHttp, Serving) -> Pin<Box<dyn Future<Output = Result<Option<WebSocket>>> + Send>>
+type ServeHttp = dyn Fn(
+        PlainHttp,
+        Serving,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<WebSocket>, Unopened>> + Send>>
     + Send
     + Sync;
+
+/// Why a connection did not open, and whose it is as far as that was known by then.
+pub(super) struct Unopened {
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) error: Error,
+}
 
 pub(super) type OnError = dyn Fn(Option<SocketAddr>, &Error) + Send + Sync;
 
@@ -284,7 +293,11 @@ impl Server {
     }
 
     /// Has every connection told that failed: in the opening handshake, or by an error that its
-    /// handler returned. By default nobody is. A client of a Unix socket has no address.
+    /// handler returned. By default nobody is.
+    ///
+    /// The address is that of [`peer_addr`](WebSocket::peer_addr): the client's, also behind a trusted
+    /// proxy once that has said whose the connection is, and the proxy's before. A client of a Unix socket
+    /// has none, and neither has one whom a proxy hides.
     pub fn on_error(
         mut self,
         tell: impl Fn(Option<SocketAddr>, &Error) + Send + Sync + 'static,
@@ -634,7 +647,7 @@ impl Context {
     }
 
     /// Reads that header, and counts the connection for whom it is from.
-    async fn handed_on(&self, mut client: Client) -> Result<Client> {
+    async fn handed_on(&self, client: &mut Client, handshake: &Handshake) -> Result<()> {
         let header = timeout(
             self.acceptor.handshake_time(),
             read_header(&mut client.stream),
@@ -645,6 +658,7 @@ impl Context {
         let peer = &mut client.peer;
         if from.is_some() {
             peer.comes_from(from);
+            handshake.comes_from(from);
         }
         let known = peer.addr.map(|addr| addr.ip());
         if let Some(from) = from
@@ -652,10 +666,11 @@ impl Context {
             && let Some(place) = peer.place.upgrade()
             && let Err(refused) = place.count_address(from.ip())
         {
-            refused.answer(&self.gate, client.stream, self.acceptor.speaks_tls());
+            let stream = client.stream.take_out();
+            refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
             return Err(refused.into());
         }
-        Ok(client)
+        Ok(())
     }
 
     /// The opening handshake; `None` where the client came for something else, and was served.
@@ -672,14 +687,19 @@ impl Context {
             allow(unused_variables, reason = "for HTTP alone")
         )]
         place: Place,
-    ) -> impl Future<Output = Result<Option<WebSocket>>> + Send {
+    ) -> impl Future<Output = Result<Option<WebSocket>, Unopened>> + Send {
         async move {
+            let mut received = Ok(());
             if self.hands_on(client.peer.addr.map(|addr| addr.ip())) {
-                client = Box::pin(self.handed_on(client)).await?;
+                received = Box::pin(self.handed_on(&mut client, &handshake)).await;
             }
-            let received = self.acceptor.receive(&mut client).await;
+            let received = match received {
+                Ok(()) => self.acceptor.receive(&mut client).await,
+                Err(error) => Err(error),
+            };
             drop(handshake);
-            let request = match received? {
+            let peer = client.peer.addr;
+            let request = match received.map_err(|error| Unopened { peer, error })? {
                 Incoming::WebSocket(opened) => {
                     let established = self.acceptor.open(client, opened);
                     return Ok(Some(WebSocket::new(established)));
@@ -691,14 +711,14 @@ impl Context {
             if let Some(serve) = &self.http {
                 let serving = Serving {
                     acceptor: self.acceptor.clone(),
-                    peer: plain.peer.addr,
                     keep_alive: self.keep_alive,
                     ending: place.serving(),
                     on_error: self.on_error.clone(),
                 };
                 return serve(plain, serving).await;
             }
-            Err(Box::pin(plain.refuse()).await)
+            let error = Box::pin(plain.refuse()).await;
+            Err(Unopened { peer, error })
         }
     }
 }

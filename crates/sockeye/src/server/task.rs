@@ -13,7 +13,7 @@ use super::{
     Client, Peer,
     admission::{Handshake, Place},
     connections::Entry,
-    listen,
+    listen::{self, Unopened},
 };
 use crate::{Error, Result, WebSocket, stream::Stream};
 
@@ -30,7 +30,7 @@ pub(super) struct Task<W, Fut> {
     pub(super) place: Option<Arc<Place>>,
     pub(super) context: Arc<listen::Context>,
     pub(super) work: Arc<W>,
-    /// Whose stream it is. Behind a proxy, not whose connection.
+    /// Whose connection it is, as far as that is known: behind a proxy, the proxy's at first.
     pub(super) peer: Option<SocketAddr>,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Stage<Fut> {
     /// opened at one go, and each then finds the memory that the one before has just given back.
     Accepted(Stream, Handshake),
     /// Boxed, so that what opening a connection needs is not kept while it is open.
-    Opening(Pin<Box<dyn Future<Output = Result<Option<WebSocket>>> + Send>>),
+    Opening(Pin<Box<dyn Future<Output = Result<Option<WebSocket>, Unopened>> + Send>>),
     Working(Fut),
     Done,
 }
@@ -62,10 +62,12 @@ where
                     match opened {
                         Ok(Some(socket)) => {
                             task.entry.opened(&socket);
+                            task.peer = socket.peer_addr();
                             task.stage = Stage::Working((task.work)(socket));
                         }
                         Ok(None) => task.end(Ok(())),
-                        Err(error) => {
+                        Err(Unopened { peer, error }) => {
+                            task.peer = peer;
                             let refused = task.place.as_ref().and_then(|place| place.refused());
                             let error = refused.map_or(error, Error::from);
                             task.context.refused(task.peer, &error);
