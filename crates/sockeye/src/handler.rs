@@ -8,13 +8,16 @@ use std::{
     future::Future,
     net::SocketAddr,
     ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    thread,
     time::Duration,
 };
 
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
+use tokio::task::coop::has_budget_remaining;
 
 use crate::{
     Counters, Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
@@ -70,7 +73,13 @@ pub trait Handler {
         let _ = (socket, error);
     }
 
-    /// The connection has ended. The last callback.
+    /// The connection has ended. The last callback, once for each connection that
+    /// [`on_open`](Self::on_open) was called for, whatever has ended it: where the future that runs the
+    /// handler was dropped, as by a server that waits no longer, or a callback has panicked, it comes while
+    /// that is dropped, with [`Ended::TimedOut`] if a Close was on its way and else [`Ended::Lost`]. Only a
+    /// panic in [`on_error`](Self::on_error) is followed by none.
+    ///
+    /// Nothing can be sent any more.
     fn on_close(&mut self, socket: &mut Socket, ended: &Ended) {
         let _ = (socket, ended);
     }
@@ -129,14 +138,16 @@ impl Socket {
         let Some(link) = self.driver.link() else {
             return;
         };
-        let waits = link.sender.buffered() + link.sender.held();
+        let waits = link.waiting();
         if waits + message.as_ref().len() > link.limit && link.sender.is_open() {
             self.overflow();
             return;
         }
         link.lend_buffer();
         // Refused only where the connection is closing.
-        let _ = link.send(message);
+        if link.send(message).is_err() {
+            link.return_buffer();
+        }
     }
 
     /// Gives up a peer that does not read.
@@ -164,7 +175,8 @@ impl Socket {
     /// [`Error::is_full`], and the message was not queued; [`Error::is_closed`].
     pub fn try_send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
         let high_water = self.driver.shared.info.output.high_water;
-        if self.is_open() && self.buffered_amount() >= high_water {
+        let waits = self.driver.link().map_or(0, |link| link.waiting());
+        if waits >= high_water && self.is_open() {
             return Err(Error::Full { high_water });
         }
         self.apply(Command::Message(message.into()))
@@ -315,8 +327,8 @@ impl WebSocket {
     /// Hands the connection to a handler, and runs it until it has ended.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
-    /// called.
+    /// Dropping the future closes the connection with 1001, without waiting, and calls
+    /// [`on_close`](Handler::on_close) if `on_open` was called.
     pub fn handle<H: Handler>(self, handler: H) -> impl Future<Output = Ended> {
         Handled::new(self, handler)
     }
@@ -326,12 +338,13 @@ impl WebSocket {
 ///
 /// Written out: this is there for as long as the connection, and an async block that does the same was
 /// four times as large.
-pub(crate) struct Handled<H> {
+pub(crate) struct Handled<H: Handler> {
     /// In a box from the first: what holds this need not be as large. `None` once the connection has
     /// ended.
     session: Option<Box<Session<H>>>,
     /// Beside the one that the session has, which is lent to it.
     shared: Arc<Shared>,
+    /// Whether the handler has been told that it is open, and not yet that it has ended.
     open: bool,
 }
 
@@ -362,13 +375,36 @@ impl<H: Handler> Future for Handled<H> {
             return Poll::Ready(shared.ended().unwrap_or_else(Ended::gone));
         };
         if !*open {
-            ready!(shared.within(|| session.poll_open(cx, shared)));
+            ready!(session.poll_take_over(cx, shared));
+            // It is, also where this panics.
             *open = true;
+            shared.within(|| session.handler.on_open(&mut session.socket));
         }
         ready!(shared.within(|| session.poll(cx, shared)));
+        *open = false;
         let ended = shared.within(|| session.end(shared));
         *state = None;
         Poll::Ready(ended)
+    }
+}
+
+/// Dropped before its end, nobody receives any more: whoever holds a [`Sender`] cannot send either.
+impl<H: Handler> Drop for Handled<H> {
+    fn drop(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.socket.driver.abandon();
+        if !self.open {
+            return;
+        }
+        let mut tell = || self.shared.within(|| session.end(&self.shared));
+        if thread::panicking() {
+            // Another panic that left here would end the process. It has been reported as the first was.
+            let _ = catch_unwind(AssertUnwindSafe(tell));
+        } else {
+            tell();
+        }
     }
 }
 
@@ -377,13 +413,6 @@ struct Session<H> {
     /// In the box that it came in.
     reader: Box<Reader>,
     handler: H,
-}
-
-/// Dropped before its end, nobody receives any more: whoever holds a [`Sender`] cannot send either.
-impl<H> Drop for Session<H> {
-    fn drop(&mut self) {
-        self.socket.driver.abandon();
-    }
 }
 
 impl<H: Handler> Session<H> {
@@ -398,10 +427,9 @@ impl<H: Handler> Session<H> {
         }
     }
 
-    fn poll_open(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
+    fn poll_take_over(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
         ready!(self.socket.driver.poll_take_over(cx));
         shared.attend();
-        self.handler.on_open(&mut self.socket);
         Poll::Ready(())
     }
 
@@ -472,7 +500,7 @@ impl<H: Handler> Session<H> {
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
                         // All that has come is handled.
-                        None if shared.is_leaving() => {
+                        None if shared.is_leaving() && has_budget_remaining() => {
                             self.close_now(shared);
                             return Poll::Ready(false);
                         }
