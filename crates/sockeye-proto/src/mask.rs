@@ -139,14 +139,29 @@ fn copy_xor(chunks: &[Chunk], key: u64, copy: &mut Vec<u8>) -> u64 {
 fn copy_xor_chunks(chunks: &[Chunk], key: u64, copy: &mut Vec<u8>) -> u64 {
     // One for each word of a chunk, which are put together only at the end: a vector, too.
     let mut seen = [0; size_of::<Chunk>() / 8];
-    for chunk in chunks {
-        let mut chunk = *chunk;
-        for (word, seen) in chunk.as_chunks_mut().0.iter_mut().zip(&mut seen) {
-            *seen |= xor_words(slice::from_mut(word), key);
-        }
-        copy.extend_from_slice(&chunk);
-    }
+    // Four together ask for room once, and still are in registers all: two thirds of the time for 16 KiB.
+    let (fours, rest) = chunks.as_chunks::<4>();
+    append_xor(fours, key, copy, &mut seen);
+    append_xor(rest.as_chunks::<1>().0, key, copy, &mut seen);
     seen.into_iter().fold(0, |all, seen| all | seen)
+}
+
+#[inline(always)]
+fn append_xor<const N: usize>(
+    groups: &[[Chunk; N]],
+    key: u64,
+    copy: &mut Vec<u8>,
+    seen: &mut [u64; size_of::<Chunk>() / 8],
+) {
+    for group in groups {
+        let mut group = *group;
+        for chunk in &mut group {
+            for (word, seen) in chunk.as_chunks_mut().0.iter_mut().zip(&mut *seen) {
+                *seen |= xor_words(slice::from_mut(word), key);
+            }
+        }
+        copy.extend_from_slice(group.as_flattened());
+    }
 }
 
 /// The loops with the widest vectors that this processor turns out to have: two thirds of the time, 16
