@@ -276,6 +276,7 @@ impl Gate {
         Handshake {
             gate: self.clone(),
             id,
+            ended: false,
         }
     }
 
@@ -484,11 +485,28 @@ struct Unfinished {
 pub(super) struct Handshake {
     gate: Arc<Gate>,
     id: u64,
+    ended: bool,
 }
 
 impl Handshake {
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Says that it is done, and tells whether that still counts. Where another thread has just given it up for
+    /// one that is newer, it has told of that and is about to end the task: nothing may begin here then.
+    pub(super) fn finish(mut self) -> bool {
+        self.end()
+    }
+
+    fn end(&mut self) -> bool {
+        self.ended = true;
+        let mut handshakes = lock(&self.gate.handshakes);
+        let counted = handshakes.unfinished.remove(&self.id).is_some();
+        let waiting = std::mem::take(&mut handshakes.waiting);
+        drop(handshakes);
+        waiting.into_iter().for_each(Waker::wake);
+        counted
     }
 
     /// Says whose it is, where that is not who has connected.
@@ -502,11 +520,9 @@ impl Handshake {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        let mut handshakes = lock(&self.gate.handshakes);
-        handshakes.unfinished.remove(&self.id);
-        let waiting = std::mem::take(&mut handshakes.waiting);
-        drop(handshakes);
-        waiting.into_iter().for_each(Waker::wake);
+        if !self.ended {
+            self.end();
+        }
     }
 }
 
