@@ -87,11 +87,14 @@ pub(crate) enum Command<'a> {
 }
 
 impl Command<'_> {
-    /// Roughly how many bytes of output it makes.
+    /// Roughly how many bytes of output it makes: not nothing for what is empty, so that many of those are not for
+    /// nothing either.
     pub(crate) fn size(&self) -> usize {
+        const HEADER: usize = 2;
         match self {
-            Self::Message(message) => message.as_ref().len(),
-            Self::Part(part) => part.len(),
+            Self::Message(message) => HEADER + message.as_ref().len(),
+            Self::Part(part) => HEADER + part.len(),
+            Self::Ping(payload) | Self::Pong(payload) => HEADER + payload.len(),
             _ => 0,
         }
     }

@@ -21,7 +21,8 @@ use std::{
 };
 
 use sockeye_proto::{
-    CloseCode, CloseFrame, MessageRef, Meter, Outgoing, SendError, deflate::DeflateParams,
+    CloseCode, CloseFrame, MessageRef, Meter, Outgoing, OwnedEvent, SendError,
+    deflate::DeflateParams,
 };
 use tokio::{
     task::coop::has_budget_remaining,
@@ -1138,6 +1139,14 @@ impl State {
             return Err(SendError::ControlTooLong { len: payload.len() }.into());
         }
         let inbox = self.inbox.get_or_insert_default();
+        if let Command::Answer(OwnedEvent::Ping(newer)) = &command
+            && let Some(Command::Answer(OwnedEvent::Ping(latest))) = inbox.commands.last_mut()
+        {
+            // The pong for the latest will do (RFC 6455 §5.5.3): a peer must not make this grow with pings while
+            // the driver is not polled.
+            latest.clone_from(newer);
+            return Ok(());
+        }
         inbox.size += command.size();
         inbox.commands.push(command.into_owned());
         self.wake_driver();
@@ -1223,6 +1232,34 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One whose link a driver has taken, and is not polled.
+    fn driven_elsewhere() -> Arc<Shared> {
+        let shared = Shared::of_nobody();
+        drop(shared.take_link());
+        shared
+    }
+
+    #[test]
+    fn pings_do_not_pile_up_while_the_driver_is_not_polled() {
+        let shared = driven_elsewhere();
+        for number in 0..1000_u32 {
+            let ping = OwnedEvent::Ping(number.to_be_bytes().to_vec().into());
+            shared.apply(Command::Answer(ping)).unwrap();
+        }
+        let posted = shared.take_inbox(&mut shared.lock());
+        let [Command::Answer(OwnedEvent::Ping(latest))] = &posted[..] else {
+            panic!("{posted:?}");
+        };
+        assert_eq!(**latest, 999_u32.to_be_bytes());
+    }
+
+    #[test]
+    fn what_is_empty_is_not_queued_for_ever_while_the_driver_is_not_polled() {
+        let shared = driven_elsewhere();
+        let queued = (0..).take_while(|_| shared.try_send("".into()).is_ok());
+        assert!(queued.take(1 << 20).count() < 1 << 20);
+    }
 
     #[test]
     fn what_is_refused_leaves_no_buffer_with_a_connection_that_has_ended() {
