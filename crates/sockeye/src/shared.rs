@@ -9,7 +9,7 @@
 
 use std::{
     cell::RefCell,
-    future::Future,
+    future::{Future, poll_fn},
     mem,
     net::SocketAddr,
     pin::Pin,
@@ -213,10 +213,22 @@ impl Future for Sending<'_, '_> {
 impl Drop for Sending<'_, '_> {
     #[inline]
     fn drop(&mut self) {
-        if self.command.is_some()
-            && let Some(waiting) = self.shared.waiting.get()
-        {
-            waiting.give_up();
+        if self.command.is_some() {
+            self.shared.give_up();
+        }
+    }
+}
+
+/// A wait for output to be written: as with [`Sending`], what would wake it goes when it is given up.
+struct Wait<'s> {
+    shared: &'s Shared,
+    over: bool,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.shared.give_up();
         }
     }
 }
@@ -267,6 +279,25 @@ impl Shared {
 
     pub(crate) fn waiting(&self) -> &Arc<Waiting> {
         self.waiting.get_or_init(Arc::default)
+    }
+
+    /// Waits for output to be written, or for a turn, as `poll` does.
+    pub(crate) async fn wait<T>(&self, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+        let mut wait = Wait {
+            shared: self,
+            over: false,
+        };
+        let result = poll_fn(poll).await;
+        wait.over = true;
+        result
+    }
+
+    /// Says that a task that may have waited does so no more.
+    #[inline]
+    pub(crate) fn give_up(&self) {
+        if let Some(waiting) = self.waiting.get() {
+            waiting.give_up();
+        }
     }
 
     /// Whether a task waits for output to be written: also one that has looked at how much waits just
@@ -514,6 +545,12 @@ impl Shared {
                 Ok(())
             }
         })
+    }
+
+    /// Waits until all that was queued is written.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let flushed = self.wait(|cx| self.poll_flush(cx, true)).await;
+        flushed.map_err(Error::Lost)
     }
 
     /// Waits until what was queued is written. Where a driver writes when the task yields, there is
