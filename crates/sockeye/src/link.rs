@@ -381,7 +381,11 @@ impl Link {
         if !self.is_overdue()
             && let Some(timer) = self.closing_timer()
         {
-            ready!(timer.poll(cx));
+            // Not by the timer alone: a task that has done so much that it is to yield learns nothing of it, and a
+            // peer that never stops talking would keep it from that.
+            if timer.deadline() > Instant::now() {
+                ready!(timer.poll(cx));
+            }
             if let Some(closing) = &mut self.closing {
                 closing.overdue = true;
                 return Poll::Ready(());
