@@ -26,7 +26,7 @@ use super::{
     listener::cannot_listen,
     proxy_protocol::read_header,
     shutdown::{Begun, Running},
-    task::{Stage, Task},
+    task::{Opening, Stage, Task},
 };
 use crate::{
     Deadline, Error, Handler, Result, WebSocket, driven::Driven, handler::Handled, stream::Stream,
@@ -486,13 +486,15 @@ impl Server {
             };
             let handshake = context.gate.handshake(peer);
             let id = handshake.id();
-            let task = connections.spawn(|entry| Task {
-                stage: Stage::Accepted(stream, handshake),
-                entry,
-                place: Some(place),
-                context: context.clone(),
-                work: work.clone(),
-                peer,
+            let task = connections.spawn(|entry| {
+                Task::Opening(Box::new(Opening {
+                    stage: Stage::Accepted(stream, handshake),
+                    entry,
+                    place,
+                    context: context.clone(),
+                    work: work.clone(),
+                    peer,
+                }))
             });
             context.gate.runs(id, task);
         };
