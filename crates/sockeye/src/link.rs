@@ -408,8 +408,10 @@ impl Link {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    if output.spare() > 4 * output.len() {
-                        buffers::put_output(output.trade_buffer());
+                    if output.spare() > 4 * output.len()
+                        && let Some(buffer) = output.trade_buffer()
+                    {
+                        buffers::put_output(buffer);
                     }
                     return Poll::Pending;
                 }
