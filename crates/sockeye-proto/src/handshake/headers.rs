@@ -83,12 +83,13 @@ pub(crate) const fn is_token_byte(byte: u8) -> bool {
 /// so no field can smuggle another in.
 #[derive(Clone, Default)]
 pub struct Headers {
-    /// What stands before them, as a request's line; then for each field how long its name and its
-    /// value are, and both. Comparing names is all that most look-ups do, so that they are bytes.
+    /// Where the first field begins, as [`Start`]; what stands before it, as a request's line; then for
+    /// each field how long its name and its value are, and both. Comparing names is all that most
+    /// look-ups do, so that they are bytes. Nothing where there is neither a line nor a field.
     bytes: Vec<u8>,
-    /// Where the first field begins.
-    start: usize,
 }
+
+type Start = u32;
 
 /// How many bytes say how long a field's name and value are, where neither is very long.
 const LENGTHS: usize = 2 * size_of::<u16>();
@@ -96,30 +97,90 @@ const LENGTHS: usize = 2 * size_of::<u16>();
 /// Stands where a name's length would, where one is: then both lengths follow, in twice the bytes.
 const LONG: u16 = u16::MAX;
 
+/// From here on, what stands where a name's length would is the number of a [common name](COMMON), which
+/// then takes no bytes.
+const NUMBERED: u16 = 0xFF00;
+
+/// The names in most requests, in the case that browsers send them in. Servers keep a request for as long as
+/// its connection is open, and these are a quarter of what a browser sends.
+const COMMON: [&str; 18] = [
+    "Host",
+    "Upgrade",
+    "Connection",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version",
+    "Sec-WebSocket-Extensions",
+    "Sec-WebSocket-Protocol",
+    "Origin",
+    "User-Agent",
+    "Cookie",
+    "Accept",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Cache-Control",
+    "Pragma",
+    "Sec-Fetch-Dest",
+    "Sec-Fetch-Mode",
+    "Sec-Fetch-Site",
+];
+
+/// Which of the common names it is. One choice by the length, and a comparison or two.
+fn number(name: &str) -> Option<u16> {
+    Some(match name {
+        "Host" => 0,
+        "Upgrade" => 1,
+        "Connection" => 2,
+        "Sec-WebSocket-Key" => 3,
+        "Sec-WebSocket-Version" => 4,
+        "Sec-WebSocket-Extensions" => 5,
+        "Sec-WebSocket-Protocol" => 6,
+        "Origin" => 7,
+        "User-Agent" => 8,
+        "Cookie" => 9,
+        "Accept" => 10,
+        "Accept-Encoding" => 11,
+        "Accept-Language" => 12,
+        "Cache-Control" => 13,
+        "Pragma" => 14,
+        "Sec-Fetch-Dest" => 15,
+        "Sec-Fetch-Mode" => 16,
+        "Sec-Fetch-Site" => 17,
+        _ => return None,
+    })
+}
+
 impl Headers {
     /// An empty list, which owns no memory.
     pub const fn new() -> Self {
-        Self {
-            bytes: Vec::new(),
-            start: 0,
-        }
+        Self { bytes: Vec::new() }
     }
 
-    /// An empty list behind `line`, with room for fields that were read.
-    pub(super) fn behind(line: [&str; 2], fields: &[httparse::Header<'_>]) -> Self {
-        let start = line[0].len() + line[1].len();
-        let fields = fields
-            .iter()
-            .map(|field| LENGTHS + field.name.len() + field.value.len());
+    /// An empty list behind `line`, with room for fields that were read. `None` where the line is too long.
+    pub(super) fn behind(line: [&str; 2], fields: &[httparse::Header<'_>]) -> Option<Self> {
+        let [method, target] = line;
+        let start = size_of::<Start>() + method.len() + 1 + target.len();
+        let fields = fields.iter().map(|field| {
+            let name = number(field.name).map_or(field.name.len(), |_| 0);
+            LENGTHS + name + field.value.len()
+        });
         let mut bytes = Vec::with_capacity(start + fields.sum::<usize>());
-        bytes.extend_from_slice(line[0].as_bytes());
-        bytes.extend_from_slice(line[1].as_bytes());
-        Self { bytes, start }
+        bytes.extend_from_slice(&Start::try_from(start).ok()?.to_ne_bytes());
+        bytes.extend_from_slice(method.as_bytes());
+        bytes.push(b' ');
+        bytes.extend_from_slice(target.as_bytes());
+        Some(Self { bytes })
     }
 
-    /// What stands before the fields.
+    /// What stands before the fields: the two parts of a line, with a space between them.
     pub(super) fn line(&self) -> &[u8] {
-        &self.bytes[..self.start]
+        let line = self.bytes.get(size_of::<Start>()..self.start());
+        line.unwrap_or_default()
+    }
+
+    /// Where the first field begins.
+    fn start(&self) -> usize {
+        let start = self.bytes.first_chunk();
+        start.map_or(0, |start| Start::from_ne_bytes(*start) as usize)
     }
 
     /// Appends a field. White space around the value is dropped.
@@ -136,11 +197,21 @@ impl Headers {
 
     /// Appends a field that a parser has found to be one; `None` where it is too long.
     pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
-        self.bytes.reserve(LENGTHS + name.len() + value.len());
-        match (u16::try_from(name.len()), u16::try_from(value.len())) {
-            (Ok(name_len), Ok(value_len)) if name_len != LONG => {
+        if self.bytes.is_empty() {
+            let start = size_of::<Start>() as Start;
+            self.bytes.extend_from_slice(&start.to_ne_bytes());
+        }
+        let number = number(name).map(|number| NUMBERED + number);
+        let name_len = u16::try_from(name.len()).ok().filter(|len| *len < NUMBERED);
+        match (number, name_len, u16::try_from(value.len())) {
+            (Some(number), _, Ok(value_len)) => {
+                self.bytes.extend_from_slice(&number.to_ne_bytes());
+                self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+            }
+            (None, Some(name_len), Ok(value_len)) => {
                 self.bytes.extend_from_slice(&name_len.to_ne_bytes());
                 self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+                self.bytes.extend_from_slice(name.as_bytes());
             }
             _ => {
                 let name_len = u32::try_from(name.len()).ok()?;
@@ -148,9 +219,9 @@ impl Headers {
                 self.bytes.extend_from_slice(&LONG.to_ne_bytes());
                 self.bytes.extend_from_slice(&name_len.to_ne_bytes());
                 self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+                self.bytes.extend_from_slice(name.as_bytes());
             }
         }
-        self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(value);
         Some(())
     }
@@ -162,7 +233,7 @@ impl Headers {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.bytes.len() == self.start
+        self.fields().0.is_empty()
     }
 
     /// The first value of that name, whatever its case.
@@ -182,7 +253,7 @@ impl Headers {
     }
 
     fn fields(&self) -> Fields<'_> {
-        Fields(&self.bytes[self.start..])
+        Fields(&self.bytes[self.start()..])
     }
 
     /// Writes the fields as lines, each with its line break.
@@ -192,11 +263,12 @@ impl Headers {
         }
     }
 
-    /// No fewer bytes than [`write`](Self::write) will add.
+    /// How many bytes [`write`](Self::write) will add.
     pub(crate) fn written_len(&self) -> usize {
-        // A line has four bytes beside its name and value.
-        const { assert!(LENGTHS >= 4) }
-        self.bytes.len() - self.start
+        let lines = self.fields();
+        lines
+            .map(|(name, value)| name.len() + value.len() + 4)
+            .sum()
     }
 }
 
@@ -223,7 +295,11 @@ impl<'a> Iterator for Fields<'a> {
             let value_len = u16::from_ne_bytes(*value_len);
             ((name_len.into(), value_len.into()), rest)
         };
-        let (name, rest) = rest.split_at_checked(lengths.0 as usize)?;
+        let common = name_len.checked_sub(NUMBERED);
+        let (name, rest) = match common.and_then(|number| COMMON.get(usize::from(number))) {
+            Some(name) => (name.as_bytes(), rest),
+            None => rest.split_at_checked(lengths.0 as usize)?,
+        };
         let (value, rest) = rest.split_at_checked(lengths.1 as usize)?;
         self.0 = rest;
         Some((name, value))
@@ -260,7 +336,7 @@ impl HeaderFields for Headers {
 /// The same fields in the same order, whatever stands before them.
 impl PartialEq for Headers {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes[self.start..] == other.bytes[other.start..]
+        self.fields().0 == other.fields().0
     }
 }
 
@@ -312,19 +388,37 @@ mod tests {
 
     #[test]
     fn fields_may_be_of_any_length() {
-        let most = usize::from(u16::MAX);
+        let (most, numbered) = (usize::from(u16::MAX), usize::from(NUMBERED));
+        let lengths = [1, numbered - 1, numbered, most - 1, most, most + 1];
         let mut headers = Headers::new();
-        for len in [1, most - 1, most, most + 1] {
+        for len in lengths {
             headers.push("Short", "v".repeat(len)).unwrap();
+            headers.push("Host", "v".repeat(len)).unwrap();
             headers.push(&"N".repeat(len), "short").unwrap();
         }
-        let lengths: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
-        let expected = [1, most - 1, most, most + 1].map(|len| [(5, len), (len, 5)]);
-        assert_eq!(lengths, expected.concat());
-        assert_eq!(headers.len(), 8);
+        let found: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
+        let expected = lengths.map(|len| [(5, len), (4, len), (len, 5)]);
+        assert_eq!(found, expected.concat());
+        assert_eq!(headers.len(), 18);
         let mut written = Vec::new();
         headers.write(&mut written);
-        assert!(written.len() <= headers.written_len());
+        assert_eq!(written.len(), headers.written_len());
+    }
+
+    #[test]
+    fn a_common_name_takes_no_bytes_and_is_not_told_from_others() {
+        for (at, name) in COMMON.iter().enumerate() {
+            assert_eq!(number(name).map(usize::from), Some(at), "{name}");
+            let mut headers = Headers::new();
+            headers.push(name, "1").unwrap();
+            headers.push(&name.to_lowercase(), "2").unwrap();
+            let found: Vec<_> = headers.iter().collect();
+            let lower = name.to_lowercase();
+            assert_eq!(found, [(*name, &b"1"[..]), (&lower, b"2")]);
+            assert_eq!(headers.values(name).count(), 2, "{name}");
+            let bytes = size_of::<Start>() + 2 * (LENGTHS + 1) + name.len();
+            assert_eq!(headers.bytes.len(), bytes, "{name}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Request {
     ) -> Result<Self, HandshakeError> {
         let method = method.as_str();
         let headers = own([method, &uri.to_string()], headers)?;
-        Ok(Self::from_parts(headers, method, version.into()))
+        Ok(Self::from_parts(headers, version.into()))
     }
 }
 
@@ -105,7 +105,8 @@ impl UpgradeRequest {
 }
 
 fn own(line: [&str; 2], map: &http::HeaderMap) -> Result<Headers, HandshakeError> {
-    let mut headers = Headers::behind(line, &[]);
+    let too_long = HandshakeError::Malformed("the request line is too long");
+    let mut headers = Headers::behind(line, &[]).ok_or(too_long)?;
     for (name, value) in map {
         headers.push(name.as_str(), value.as_bytes())?;
     }

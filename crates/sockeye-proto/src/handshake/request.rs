@@ -25,8 +25,6 @@ pub enum Version {
 pub struct Request {
     /// Behind the method and the target: one piece of memory for as long as the connection is open.
     headers: Headers,
-    /// Where the target begins.
-    target: usize,
     version: Version,
 }
 
@@ -64,26 +62,28 @@ impl Request {
         };
         let headers = own_fields([method, target], request.headers)?;
         let version = version_from_minor(minor);
-        Ok(Self::from_parts(headers, method, version))
+        Ok(Self::from_parts(headers, version))
     }
 
     /// A request whose head was read, with the method and the target before its fields.
-    pub(super) fn from_parts(headers: Headers, method: &str, version: Version) -> Self {
-        Self {
-            headers,
-            target: method.len(),
-            version,
-        }
+    pub(super) fn from_parts(headers: Headers, version: Version) -> Self {
+        Self { headers, version }
     }
 
     /// The method, `GET` for a WebSocket.
     pub fn method(&self) -> &str {
-        str::from_utf8(&self.headers.line()[..self.target]).unwrap_or_default()
+        self.line().0
     }
 
     /// The request target as it was sent: path and query, seldom a whole URL.
     pub fn target(&self) -> &str {
-        str::from_utf8(&self.headers.line()[self.target..]).unwrap_or_default()
+        self.line().1
+    }
+
+    /// The method and the target: there is no space in a method.
+    fn line(&self) -> (&str, &str) {
+        let line = str::from_utf8(self.headers.line()).unwrap_or_default();
+        line.split_once(' ').unwrap_or_default()
     }
 
     /// The path, with its percent signs as they came; `/` where there is none.
@@ -140,8 +140,7 @@ impl Request {
 
 impl PartialEq for Request {
     fn eq(&self, other: &Self) -> bool {
-        let line = |request: &Self| (request.target, request.version);
-        line(self) == line(other)
+        self.version == other.version
             && self.headers.line() == other.headers.line()
             && self.headers == other.headers
     }
@@ -422,7 +421,8 @@ pub(super) fn own_fields(
     line: [&str; 2],
     fields: &[httparse::Header<'_>],
 ) -> Result<Headers, HandshakeError> {
-    let mut headers = Headers::behind(line, fields);
+    let too_long = HandshakeError::Malformed("the request line is too long");
+    let mut headers = Headers::behind(line, fields).ok_or(too_long)?;
     for field in fields {
         headers
             .append(field.name, field.value.trim_ascii())
