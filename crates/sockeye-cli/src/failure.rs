@@ -1,6 +1,9 @@
 //! What is printed when something fails: one line, with what to do about it.
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind},
+};
 
 use sockeye::{
     Attempt, Deadline, Error,
@@ -20,6 +23,17 @@ impl Failure {
     /// A file that is needed and cannot be read.
     pub(crate) fn file(path: &std::path::Path, error: impl Display) -> Self {
         Self(format!("{}: {error}", path.display()))
+    }
+
+    /// Where an address cannot be listened on that is another flag's than `--listen`.
+    pub(crate) fn listening(flag: &str, error: Error) -> Self {
+        match &error {
+            Error::Listen { address, source } => {
+                let advice = listen_advice(flag, address, source);
+                Self(format!("{error}; {advice}"))
+            }
+            _ => error.into(),
+        }
     }
 
     /// On standard error, as one line whatever it holds: a peer may have had a word in it.
@@ -48,7 +62,7 @@ fn advice(error: &Error) -> Option<String> {
     Some(match error {
         Error::Resolve { .. } => "check the spelling of the URL, and the network".into(),
         Error::Connect { attempts } => {
-            let refused = std::io::ErrorKind::ConnectionRefused;
+            let refused = ErrorKind::ConnectionRefused;
             let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
             if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
@@ -56,15 +70,7 @@ fn advice(error: &Error) -> Option<String> {
                 "check the address, and the network".into()
             }
         }
-        Error::Listen { address, source } => match source.kind() {
-            std::io::ErrorKind::AddrInUse if address.starts_with("unix:") => {
-                "another program listens there: choose another path with --listen".into()
-            }
-            std::io::ErrorKind::AddrInUse => {
-                "choose another port with --listen, or 0 for any that is free".into()
-            }
-            _ => "choose another address with --listen".into(),
-        },
+        Error::Listen { address, source } => listen_advice("--listen", address, source),
         Error::Tls { source, .. } => return tls_advice(&source.to_string()),
         Error::Proxy { source, .. } => proxy_advice(source)?.into(),
         Error::Redirect {
@@ -80,6 +86,26 @@ fn advice(error: &Error) -> Option<String> {
         Error::Handshake(HandshakeError::Status(response)) => return http_advice(response),
         _ => return None,
     })
+}
+
+fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
+    match source.kind() {
+        ErrorKind::AddrInUse if address.starts_with("unix:") => {
+            format!("another program listens there: choose another path with {flag}")
+        }
+        ErrorKind::AddrInUse => {
+            format!("choose another port with {flag}, or 0 for any that is free")
+        }
+        ErrorKind::AddrNotAvailable => {
+            format!(
+                "this machine does not have that address: give {flag} one of its own, or 0.0.0.0 for all"
+            )
+        }
+        ErrorKind::PermissionDenied if !address.starts_with("unix:") => {
+            format!("ports below 1024 are for root: choose another with {flag}")
+        }
+        _ => format!("choose another address with {flag}"),
+    }
 }
 
 fn proxy_advice(error: &ProxyError) -> Option<&'static str> {

@@ -21,26 +21,23 @@ use tokio::runtime::{Builder, Runtime};
 const MISUNDERSTOOD: u8 = 2;
 
 fn main() -> ExitCode {
-    let command = match Args::parse().command {
+    let result = match Args::parse().command {
         Command::Serve(args) => match serve::with_file(*args) {
-            Ok(args) => Command::Serve(Box::new(args)),
+            Ok(settings) => {
+                // Everyone is in one room. On one thread, whoever has seen its connection open is in it:
+                // nothing is published between the answer to its request and its entry. Other connections
+                // are independent of each other: every core can have its share.
+                let threads = match settings.args.broadcast {
+                    true => Builder::new_current_thread(),
+                    false => Builder::new_multi_thread(),
+                };
+                runtime(threads).and_then(|it| it.block_on(serve::run(settings)))
+            }
             Err(faults) => {
                 faults.print();
                 return ExitCode::from(MISUNDERSTOOD);
             }
         },
-        other => other,
-    };
-    let result = match command {
-        // Everyone is in one room. On one thread, whoever has seen its connection open is in it:
-        // nothing is published between the answer to its request and its entry.
-        Command::Serve(args) if args.broadcast => {
-            runtime(Builder::new_current_thread()).and_then(|it| it.block_on(serve::run(*args)))
-        }
-        // Connections are independent of each other: every core can have its share.
-        Command::Serve(args) => {
-            runtime(Builder::new_multi_thread()).and_then(|it| it.block_on(serve::run(*args)))
-        }
         // One connection has nothing to share.
         Command::Connect(args) => runtime(Builder::new_current_thread()).and_then(|it| {
             let status = it.block_on(connect::run(*args));

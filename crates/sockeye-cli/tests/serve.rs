@@ -241,6 +241,35 @@ mod config {
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         assert_eq!(ran.stdout, "The settings are sound\n");
     }
+
+    /// It can be had once: a pipe is empty then.
+    #[test]
+    fn a_key_that_comes_through_a_pipe_is_read_once() {
+        let [_, cert, key] = certificates("config-pipe-key");
+        let text = format!("[tls]\ncert = {cert:?}\nkey = \"/dev/stdin\"\n");
+        let file = file("config-pipe", &text);
+        let key = std::fs::read_to_string(key).unwrap();
+        let ran = run(&["serve", "--config", &file, "--check"], &key);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        assert_eq!(ran.stdout, "The settings are sound\n");
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_told_by_check_and_one_in_use_is_not() {
+        let file = file("config-address", "metrics = \"9090\"\n");
+        let ran = run(&["serve", "--config", &file, "--check"], "");
+        assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+        let told = format!("{file}:1:11: metrics: the host is missing");
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = other.local_addr().unwrap().to_string();
+        let args = ["serve", "--listen", "127.0.0.1:0", "--metrics", &taken];
+        let ran = run(&[&args[..], &["--check"]].concat(), "");
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        let ran = run(&args, "");
+        assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("choose another port with --metrics"));
+    }
 }
 
 mod origins {

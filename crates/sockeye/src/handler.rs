@@ -15,6 +15,7 @@ use std::{
 };
 
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
+use tokio::task::coop::has_budget_remaining;
 
 use crate::{
     Counters, Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
@@ -129,14 +130,16 @@ impl Socket {
         let Some(link) = self.driver.link() else {
             return;
         };
-        let waits = link.sender.buffered() + link.sender.held();
+        let waits = link.waiting();
         if waits + message.as_ref().len() > link.limit && link.sender.is_open() {
             self.overflow();
             return;
         }
         link.lend_buffer();
         // Refused only where the connection is closing.
-        let _ = link.send(message);
+        if link.send(message).is_err() {
+            link.return_buffer();
+        }
     }
 
     /// Gives up a peer that does not read.
@@ -164,7 +167,8 @@ impl Socket {
     /// [`Error::is_full`], and the message was not queued; [`Error::is_closed`].
     pub fn try_send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
         let high_water = self.driver.shared.info.output.high_water;
-        if self.is_open() && self.buffered_amount() >= high_water {
+        let waits = self.driver.link().map_or(0, |link| link.waiting());
+        if waits >= high_water && self.is_open() {
             return Err(Error::Full { high_water });
         }
         self.apply(Command::Message(message.into()))
@@ -472,7 +476,7 @@ impl<H: Handler> Session<H> {
                     Poll::Pending if read > 1 => return Poll::Ready(false),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
                         // All that has come is handled.
-                        None if shared.is_leaving() => {
+                        None if shared.is_leaving() && has_budget_remaining() => {
                             self.close_now(shared);
                             return Poll::Ready(false);
                         }

@@ -137,11 +137,14 @@ impl Link {
             return Err(Error::Lost(lost.clone()));
         }
         self.lend_buffer();
-        match command {
-            Command::Message(message) => self.send(message)?,
-            other => self.apply_control(other)?,
+        let applied = match command {
+            Command::Message(message) => self.send(message),
+            other => self.apply_control(other),
+        };
+        if applied.is_err() {
+            self.return_buffer();
         }
-        Ok(())
+        Ok(applied?)
     }
 
     /// Queues a message.
@@ -159,6 +162,15 @@ impl Link {
     pub(crate) fn lend_buffer(&mut self) {
         if !self.sender.output().has_buffer() {
             self.sender.output().lend_buffer(buffers::take_output());
+        }
+    }
+
+    /// Gives the buffer back to the thread where nothing came of it: of a connection that has ended, nobody
+    /// else would.
+    #[cold]
+    pub(crate) fn return_buffer(&mut self) {
+        if let Some(buffer) = self.sender.output().take_buffer() {
+            buffers::put_output(buffer);
         }
     }
 
@@ -187,9 +199,15 @@ impl Link {
         }
     }
 
-    /// Whether nothing waits to be written, in whichever way it was sent.
+    /// How many bytes wait to be written, of messages too that are held behind one that is sent in parts.
+    pub(crate) fn waiting(&self) -> usize {
+        self.sender.buffered() + self.sender.held()
+    }
+
+    /// Whether nothing waits to be written, in whichever way it was sent, but for what has to wait for a
+    /// message in parts.
     pub(crate) fn is_drained(&self) -> bool {
-        self.sender.buffered() == 0 && self.latest.is_none()
+        self.sender.buffered() == 0 && (self.latest.is_none() || self.sender.is_sending_parts())
     }
 
     /// Queues what is replaced while it waits: as much as makes a write worthwhile, once nothing else
@@ -278,6 +296,11 @@ impl Link {
             && self.sender.buffered() == 0
             && self.latest.is_none()
             && !self.sender.output().has_buffer()
+    }
+
+    /// Whether nothing waits to be written, in here or in the transport.
+    pub(crate) fn is_written(&mut self) -> bool {
+        self.sender.output().is_empty() && self.io.is_flushed()
     }
 
     /// Whether it is time to [`tick`](Self::tick); else the task is woken when it is.

@@ -203,10 +203,12 @@ impl Shared {
         if !self.is_open() || self.ended().is_some() {
             return Poll::Ready(Err(SendError::Closed.into()));
         }
+        // There from now on, so that what is held behind the message can be counted.
+        let waiting = self.waiting();
         if !self.writing.swap(true, Ordering::AcqRel) {
             return Poll::Ready(Ok(()));
         }
-        self.waiting().turn.add(cx.waker());
+        waiting.turn.add(cx.waker());
         // Again, so that no wake-up falls between. A swap, so that whoever ends the turn after it
         // sees who waits.
         if !self.writing.swap(true, Ordering::AcqRel) {

@@ -130,10 +130,13 @@ impl Reader {
         }
     }
 
-    /// Reads once, and takes a message off what has come, where all before was taken: the way of a message
-    /// that was waited for. `None` where there is more to it, for [`poll_event`](Self::poll_event).
-    #[inline]
+    /// Takes a message as [`take_whole`](Self::take_whole) does, after a read where nothing is there. `None`
+    /// where there is more to it, for [`poll_event`](Self::poll_event).
+    #[inline(always)]
     pub(crate) fn poll_whole(&mut self, cx: &mut Context<'_>) -> Option<Poll<Message>> {
+        if let Some(message) = self.take_whole() {
+            return Some(Poll::Ready(message));
+        }
         if self.has_input()
             || self.failed.is_some()
             || self.throttle.is_some()
@@ -263,7 +266,7 @@ impl Reader {
     /// Takes a message off what was read, where it is there whole and needs no codec. What is wrong
     /// with one is left to be found by [`poll_event`](Self::poll_event).
     #[inline(always)]
-    pub(crate) fn take_whole(&mut self) -> Option<Message> {
+    fn take_whole(&mut self) -> Option<Message> {
         if !self.has_input() || self.failed.is_some() || self.throttle.is_some() {
             return None;
         }

@@ -23,7 +23,10 @@ use std::{
 use sockeye_proto::{
     CloseCode, CloseFrame, MessageRef, Meter, Outgoing, SendError, deflate::DeflateParams,
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop::has_budget_remaining,
+    time::{Instant, Sleep, sleep_until},
+};
 
 #[cfg(test)]
 use crate::transport::WriteHalf;
@@ -437,7 +440,7 @@ impl Shared {
         self.access(|access| match access {
             Access::Driven(link) => {
                 if link.sender.is_open() {
-                    full(link.sender.buffered())?;
+                    full(link.waiting())?;
                 }
                 link.apply(message)
             }
@@ -447,7 +450,7 @@ impl Shared {
                     let _ = self.poll_flush_sent(cx, link, state);
                 }
                 if link.sender.is_open() {
-                    full(link.sender.buffered())?;
+                    full(link.waiting())?;
                 }
                 link.apply(message)?;
                 match self.poll_flush_sent(cx, link, state) {
@@ -457,7 +460,7 @@ impl Shared {
             }
             Access::Remote(state) => {
                 if state.is_open() {
-                    full(self.buffered_remote(state))?;
+                    full(self.buffered_remote(state) + self.held_remote())?;
                 }
                 self.post(state, message)
             }
@@ -589,6 +592,7 @@ impl Shared {
     pub(crate) fn free_link(&self, mut link: Box<Link>) {
         link.reading = None;
         let mut state = self.lock();
+        let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
         self.take_latest(&mut state, &mut link);
         for command in self.take_inbox(&mut state) {
             let _ = link.apply(command);
@@ -597,7 +601,6 @@ impl Shared {
         state.driver = None;
         state.link = Some(link);
         // Whoever waits for an event now writes what is left, and minds the deadline.
-        let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
         let wakers = [wanted, state.reading.take()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
@@ -619,7 +622,7 @@ impl Shared {
     /// link.
     pub(crate) fn collect(&self, link: &mut Link) -> bool {
         let mut state = self.lock();
-        let wanted = matches!(&state.seldom, Some(seldom) if seldom.wanted.is_some());
+        let wanted = state.is_wanted();
         self.take_latest(&mut state, link);
         let inbox = self.take_inbox(&mut state);
         drop(state);
@@ -643,7 +646,9 @@ impl Shared {
     }
 
     fn take_inbox(&self, state: &mut State) -> Vec<Command<'static>> {
-        self.posted.store(false, Ordering::Relaxed);
+        // Where another driver wants the link, the one that has it learns of that when it can give it up: this
+        // may be in the middle of its poll.
+        self.posted.store(state.is_wanted(), Ordering::Relaxed);
         let Some(inbox) = &mut state.inbox else {
             return Vec::new();
         };
@@ -676,6 +681,13 @@ impl Shared {
         state.posted() + self.driver_buffered.load(Ordering::Relaxed)
     }
 
+    /// How many bytes of messages a driver holds behind one that is sent in parts. Nobody can wait for them to
+    /// be written, but they take room.
+    fn held_remote(&self) -> usize {
+        let waiting = self.waiting.get();
+        waiting.map_or(0, |waiting| waiting.held.load(Ordering::Relaxed))
+    }
+
     /// Writes for a driver, and tells those who wait for it.
     #[inline]
     pub(crate) fn poll_drive(
@@ -699,6 +711,7 @@ impl Shared {
         let Some(waiting) = self.waiting.get() else {
             return result;
         };
+        waiting.held.store(link.sender.held(), Ordering::Relaxed);
         let room = waiting.room.any() && buffered < self.info.output.high_water;
         let drained = waiting.drained.any() && (buffered == 0 || result.is_ready());
         if room {
@@ -737,10 +750,8 @@ impl Shared {
     /// How many bytes wait to be written.
     pub(crate) fn buffered(&self) -> usize {
         self.access(|access| match access {
-            Access::Driven(link) | Access::Free(link, _) => {
-                link.sender.buffered() + link.sender.held()
-            }
-            Access::Remote(state) => self.buffered_remote(state),
+            Access::Driven(link) | Access::Free(link, _) => link.waiting(),
+            Access::Remote(state) => self.buffered_remote(state) + self.held_remote(),
         })
     }
 
@@ -752,8 +763,8 @@ impl Shared {
             return driver;
         };
         match &state.link {
-            Some(link) => link.sender.buffered() + link.sender.held(),
-            None => driver + state.posted(),
+            Some(link) => link.waiting(),
+            None => driver + state.posted() + self.held_remote(),
         }
     }
 
@@ -850,7 +861,7 @@ impl Shared {
         held_back: bool,
     ) -> Result<Option<Instant>, ()> {
         self.attend();
-        if self.is_leaving() {
+        if self.is_leaving() && has_budget_remaining() {
             self.close_now();
         }
         let mut due = None;
@@ -871,7 +882,7 @@ impl Shared {
             }
             Access::Free(link, state) => {
                 due = self.tick_free(cx, link);
-                if !link.sender.output().is_empty() {
+                if !link.is_written() {
                     let _ = self.poll_flush_free(cx, link);
                 }
                 if let Some(lost) = &link.broken {
@@ -908,10 +919,11 @@ impl Shared {
         self.attended.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the peer is gone, told by whoever has just found nothing to read.
+    /// Whether the peer is gone, told by whoever has just found nothing to read. A task that has done so much
+    /// that it is to yield was not let look: it comes again at once.
     #[inline]
     pub(crate) fn is_silent(&self) -> bool {
-        self.pulse.is_silent(&self.meter)
+        self.pulse.is_silent(&self.meter) && has_budget_remaining()
     }
 
     /// Asks for a Close: it is sent as soon as whoever receives has handled all that has come, and waits
@@ -1069,6 +1081,11 @@ impl State {
         !self.has_close() && self.broken().is_none()
     }
 
+    /// Whether another driver wants the link.
+    fn is_wanted(&self) -> bool {
+        matches!(&self.seldom, Some(seldom) if seldom.wanted.is_some())
+    }
+
     fn has_latest(&self) -> bool {
         matches!(&self.inbox, Some(inbox) if inbox.latest.is_some())
     }
@@ -1187,5 +1204,23 @@ impl Shared {
         let (_, sender) = Config::new(Role::Server).halves();
         let link = Link::new(sender, WriteHalf::Gone, 0);
         Arc::new(Self::with_link(info, link, Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_leaves_no_buffer_with_a_connection_that_has_ended() {
+        let shared = Shared::of_nobody();
+        shared.end(Ended::gone());
+        shared.let_go();
+        assert!(shared.try_send("late".into()).is_err());
+        let owns = shared.access(|access| match access {
+            Access::Free(link, _) => link.sender.output().has_buffer(),
+            Access::Driven(_) | Access::Remote(_) => unreachable!("nobody drives it"),
+        });
+        assert!(!owns);
     }
 }

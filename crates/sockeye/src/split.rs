@@ -264,9 +264,6 @@ impl Receiver {
     /// Safe: what has arrived is kept, and comes with the next call.
     #[inline]
     pub async fn recv(&mut self) -> Result<Option<Message>> {
-        if let Some(message) = self.take_whole() {
-            return Ok(Some(message));
-        }
         poll_fn(|cx| self.poll_message(cx)).await
     }
 
@@ -358,15 +355,6 @@ impl Receiver {
                 Some(_) => {}
                 None => return Poll::Ready(Ok(None)),
             }
-        }
-    }
-
-    /// A message that has come with the one before, as most have.
-    #[inline(always)]
-    pub(crate) fn take_whole(&mut self) -> Option<Message> {
-        match (self.phase, &mut self.reader) {
-            (Phase::Open, Some(reader)) => reader.take_whole(),
-            _ => None,
         }
     }
 

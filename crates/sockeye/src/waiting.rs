@@ -4,7 +4,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Wake, Waker},
 };
@@ -21,6 +21,9 @@ pub(crate) struct Waiting {
     pub(crate) turn: Wakers,
     /// For the end of the connection, and for nothing else.
     pub(crate) ended: Wakers,
+    /// How many bytes of messages a driver holds behind one that is sent in parts: here, as few connections
+    /// ever send one.
+    pub(crate) held: AtomicUsize,
 }
 
 #[derive(Debug, Default)]

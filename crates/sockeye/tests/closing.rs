@@ -908,6 +908,29 @@ mod a_server {
         let error = within(errors.recv()).await.unwrap();
         assert_eq!(error.to_string(), "it got here");
     }
+
+    /// The one that drives the connection sends after it was asked for it, in the same poll: as it may where
+    /// the other is on another thread.
+    #[tokio::test]
+    async fn may_send_while_another_waits_to_drive() {
+        let running = run(Setup::default(), |socket| async move {
+            let sender = socket.sender();
+            // Of its futures it polls only those that were woken.
+            let mut handling = FuturesUnordered::from_iter([socket.handle(EchoHandler)]);
+            poll_fn(|cx| {
+                assert!(handling.poll_next_unpin(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            sender.send("meanwhile").await?;
+            handling.next().await;
+            Ok(())
+        })
+        .await;
+        let mut peer = running.connect().await;
+        peer.expect_text("meanwhile").await;
+        peer.expect_echo("and then").await;
+    }
 }
 
 /// A stream whose writing side has failed while nothing comes to read.

@@ -18,6 +18,7 @@ use sockeye::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
+    task::coop::has_budget_remaining,
     time::{Instant, advance, sleep, timeout},
 };
 use wire::*;
@@ -496,6 +497,34 @@ mod a_peer_that_is_there {
             assert!(pings.len() > 100, "{}", pings.len());
             peer.expect_text("still here").await;
             peer.expect_text("and again").await;
+        }
+    }
+
+    /// A task that has done much is not let read before it has yielded once: what it does not find may be
+    /// there.
+    #[tokio::test(start_paused = true)]
+    async fn is_not_given_up_by_a_task_that_has_to_yield() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let handling = tokio::spawn(socket.drive(|mut socket| async move {
+                // Until the deadline of the ping has passed it has other things to do.
+                sleep(52 * SECOND).await;
+                let (tell, mut told) = mpsc::unbounded_channel();
+                while has_budget_remaining() {
+                    tell.send(()).unwrap();
+                    told.recv().await.unwrap();
+                }
+                let message = socket.recv().await?;
+                assert_eq!(message.unwrap().as_text(), Some("here"));
+                Ok(())
+            }));
+            let payload = ping(&mut peer).await.unwrap();
+            peer.send_frame(0x8A, payload).await;
+            peer.send_frame(0x81, "here").await;
+            let closed = peer.next_in_time(HOUR).await.unwrap();
+            assert_eq!(closed.first, 0x88, "{role:?} {closed:?}");
+            drop(peer);
+            in_a_day(handling).await.unwrap().unwrap();
         }
     }
 

@@ -283,6 +283,33 @@ async fn a_message_that_meets_the_close_is_not_accepted() {
     assert_eq!(ACCEPTED.load(Ordering::Relaxed), 1);
 }
 
+/// Nor one that has come with the message that its handler was too slow with.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_had_come_before_the_close_is_not_accepted_after_it() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let running = run(move |mut socket: WebSocket| {
+        let tell = tell.clone();
+        async move {
+            let first = socket.recv().await?.unwrap();
+            sleep(5 * SECOND).await;
+            tell.send((first, socket.recv().await?)).unwrap();
+            Ok(())
+        }
+    });
+    let mut peer = running.connect().await;
+    let both = [peer.frame(0x81, "first"), peer.frame(0x81, "second")];
+    peer.send(both.concat()).await;
+    sleep(SECOND / 10).await;
+    let farewell = running
+        .handle
+        .shutdown(Shutdown::new().deadline(20 * SECOND));
+    answer_close(&mut peer, Instant::now()).await;
+    let (first, second) = told.recv().await.unwrap();
+    assert_eq!(first.as_text(), Some("first"));
+    assert_eq!(second, None);
+    running.ended(farewell).await;
+}
+
 /// It came with the request, so that it was never waited for.
 #[tokio::test(start_paused = true)]
 async fn an_early_message_in_hand_is_answered_first() {

@@ -17,6 +17,7 @@ use sockeye::{
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_bidirectional, duplex},
     sync::oneshot,
+    task::yield_now,
 };
 use wire::*;
 
@@ -468,6 +469,81 @@ mod section_5_4_writing {
                 "{ended:?}"
             );
             assert!(message.write_all(b"b").await.is_err());
+        }
+    }
+
+    /// What cannot wait for the message in parts is held behind it, and is bounded as what waits to be written
+    /// is, wherever it is sent.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_behind_it_fills_the_output() {
+        async fn until_full(sender: &Sender) -> usize {
+            for count in 0..1000 {
+                match sender.try_send(&[0; 100]) {
+                    Ok(()) => yield_now().await,
+                    Err(error) => {
+                        assert!(error.is_full(), "{error:?}");
+                        return count;
+                    }
+                }
+            }
+            panic!("{} bytes wait", sender.buffered_amount());
+        }
+        let setup = Setup {
+            high_water: 5000,
+            ..Setup::default()
+        };
+        for elsewhere in [false, true] {
+            for driven in [false, true] {
+                let (socket, mut peer) = setup.open(Role::Server).await;
+                let user = using(socket, driven, async move |mut socket| {
+                    let sender = socket.sender();
+                    let mut message = socket.send_stream(MessageKind::Binary).await.unwrap();
+                    message.write_all(b"a").await.unwrap();
+                    let filling = async move { until_full(&sender).await };
+                    let count = match elsewhere {
+                        true => tokio::spawn(filling).await.unwrap(),
+                        false => filling.await,
+                    };
+                    message.finish().await.unwrap();
+                    (socket, count)
+                });
+                assert_eq!(peer.expect(0x02).await, b"a");
+                assert_eq!(peer.expect(0x80).await, b"");
+                for _ in 0..50 {
+                    assert_eq!(peer.expect(0x82).await, [0; 100]);
+                }
+                let (_socket, count) = user.await.unwrap();
+                assert_eq!(count, 50, "{elsewhere} {driven}");
+            }
+        }
+    }
+
+    /// Nor does it ask in every poll whether that was written.
+    #[tokio::test(start_paused = true)]
+    async fn flushing_does_not_wait_for_what_has_to_wait_for_it() {
+        for driven in [false, true] {
+            let (socket, mut peer) = Setup::default().open(Role::Server).await;
+            let user = using(socket, driven, async move |mut socket| {
+                let sender = socket.sender();
+                let mut message = socket.send_stream(MessageKind::Binary).await.unwrap();
+                message.write_all(b"a").await.unwrap();
+                sender.send_latest(1, "newest").unwrap();
+                let mut flushing = pin!(sender.flush());
+                let mut polls = 0;
+                poll_fn(|cx| {
+                    polls += 1;
+                    assert!(polls < 10, "{driven}");
+                    flushing.as_mut().poll(cx)
+                })
+                .await
+                .unwrap();
+                message.finish().await.unwrap();
+                socket
+            });
+            assert_eq!(peer.expect(0x02).await, b"a");
+            assert_eq!(peer.expect(0x80).await, b"");
+            peer.expect_text("newest").await;
+            user.await.unwrap();
         }
     }
 

@@ -7,7 +7,11 @@ mod wire;
 use std::future::pending;
 
 use sockeye::{CloseCode, Prepared, Sender, WebSocket};
-use tokio::{io::DuplexStream, sync::oneshot, task::JoinHandle};
+use tokio::{
+    io::{BufStream, DuplexStream, duplex},
+    sync::oneshot,
+    task::JoinHandle,
+};
 use wire::*;
 
 /// Runs a socket in one of its forms, and gives a handle to send on it from elsewhere.
@@ -123,6 +127,24 @@ async fn the_rest_goes_out_with_what_is_sent_next() {
             peer.expect_text("next").await;
         });
         sent.unwrap();
+    }
+}
+
+/// A transport may hold back what it has taken, as TLS does. Where it is full meanwhile, whoever receives
+/// pushes that out too.
+#[tokio::test(start_paused = true)]
+async fn what_the_transport_holds_back_goes_out_while_someone_receives() {
+    for role in BOTH {
+        let (ours, theirs) = duplex(1000);
+        let ours = BufStream::with_capacity(8192, 8192, ours);
+        let (mut socket, mut peer) = Setup::default().open_over(role, ours, theirs).await;
+        let sender = socket.sender();
+        let receiving = tokio::spawn(async move { socket.recv().await });
+        let large = "a".repeat(3000);
+        sender.try_send(&large).unwrap();
+        assert_eq!(sender.buffered_amount(), 0);
+        peer.expect_text(&large).await;
+        receiving.abort();
     }
 }
 

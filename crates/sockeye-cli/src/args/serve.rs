@@ -26,6 +26,8 @@ pub(crate) struct Serve {
     pub(crate) config: Option<PathBuf>,
 
     /// Check the settings, and the files they name, and end without serving
+    ///
+    /// No address is tried: a server that runs with the old settings has them still.
     #[arg(long)]
     pub(crate) check: bool,
 
@@ -34,7 +36,7 @@ pub(crate) struct Serve {
     /// Port 0 lets the system choose one that is free. A Unix socket that nobody listens on any more is
     /// replaced, and is removed at the end. With systemd in place of an address, the sockets are those of the
     /// .socket unit (LISTEN_FDS), which outlive a restart.
-    #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(short, long, value_name = "ADDRESS", value_parser = parse_place, default_value = "127.0.0.1:8080")]
     pub(crate) listen: Vec<String>,
 
     /// The permissions of Unix sockets, in octal, such as 660; default what the umask leaves
@@ -119,7 +121,7 @@ pub(crate) struct Serve {
     pub(crate) x_forwarded_for: Option<Networks>,
 
     /// Tell metrics for Prometheus at http://ADDRESS/metrics; whoever reaches it can read them
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub(crate) metrics: Option<String>,
 
     /// At the end, spread the closes evenly over this long, so that clients do not all come back at once
@@ -172,6 +174,30 @@ Exit status:
   1  it could not serve; one line on standard error says why and what to do
   2  the command line, or the file of --config, was not understood";
 
+/// Where to listen: an address, a Unix socket, or what systemd hands over.
+fn parse_place(text: &str) -> Result<String, String> {
+    match text.strip_prefix("unix:") {
+        Some("") => Err("the path is missing: unix:PATH".into()),
+        Some(_) => Ok(text.into()),
+        None if text == "systemd" => Ok(text.into()),
+        None => parse_address(text),
+    }
+}
+
+/// A host and a port. Whether there is such a host is seen when it is listened on.
+fn parse_address(text: &str) -> Result<String, String> {
+    let problem = match text.rsplit_once(':') {
+        Some(("", _)) => "the host is missing",
+        Some((_, port)) if port.parse::<u16>().is_err() => "the port is a number up to 65535",
+        Some(_) => return Ok(text.into()),
+        None if text.parse::<u16>().is_ok() => "the host is missing",
+        None => "the port is missing",
+    };
+    Err(format!(
+        "{problem}: an address is HOST:PORT, such as 127.0.0.1:8080, or 0.0.0.0:8080 for every address of this machine"
+    ))
+}
+
 /// The bits of a file's mode that say who may do what.
 fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
@@ -183,6 +209,32 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in [
+            "127.0.0.1:0",
+            "[::1]:8080",
+            "localhost:65535",
+            "unix:a",
+            "systemd",
+        ] {
+            assert_eq!(parse_place(good).as_deref(), Ok(good));
+        }
+        for (wrong, why) in [
+            ("", "the port is missing"),
+            ("8080", "the host is missing"),
+            (":8080", "the host is missing"),
+            ("localhost", "the port is missing"),
+            ("localhost:", "the port is a number"),
+            ("127.0.0.1:65536", "the port is a number"),
+            ("unix:", "the path is missing"),
+        ] {
+            let told = parse_place(wrong).unwrap_err();
+            assert!(told.starts_with(why), "{wrong}: {told}");
+        }
+        assert!(parse_address("systemd").is_err());
+    }
 
     #[test]
     fn a_mode_is_octal() {

@@ -31,13 +31,13 @@ const LARGEST: u64 = 1 << 20;
 /// What was said on the command line and in the file together; the command line has the last word. `line` is
 /// all of it, with the name of the program.
 ///
-/// A name in a table is the flag of both: `cert` in `[tls]` is `--tls-cert`. What `check` finds wrong with all of it
-/// is told where it stands in the file.
-pub(crate) fn read(
+/// A name in a table is the flag of both: `cert` in `[tls]` is `--tls-cert`. What `make` makes of all of it comes
+/// beside it, and what it finds wrong is told where that stands in the file.
+pub(crate) fn read<T>(
     path: &Path,
     line: &[OsString],
-    check: impl FnOnce(&Serve) -> Vec<Problem>,
-) -> Result<Serve, Faults> {
+    make: impl FnOnce(&Serve) -> Result<T, Vec<Problem>>,
+) -> Result<(Serve, T), Faults> {
     let text = load(path).map_err(|problem| Faults::of_file(path, problem))?;
     let command = Args::command();
     let on_line = command
@@ -53,7 +53,7 @@ pub(crate) fn read(
         faults: Faults::default(),
     };
     reading.file();
-    reading.finish(line, check)
+    reading.finish(line, make)
 }
 
 fn load(path: &Path) -> Result<String, String> {
@@ -232,11 +232,11 @@ impl Reading<'_> {
     }
 
     /// All together: what one setting requires of another, or excludes.
-    fn finish(
+    fn finish<T>(
         mut self,
         line: &[OsString],
-        check: impl FnOnce(&Serve) -> Vec<Problem>,
-    ) -> Result<Serve, Faults> {
+        make: impl FnOnce(&Serve) -> Result<T, Vec<Problem>>,
+    ) -> Result<(Serve, T), Faults> {
         let settings = self.settings.iter();
         let from_file = settings.map(|it| argument(&it.flag, it.value.as_ref()));
         let all = line.iter().cloned().chain(from_file);
@@ -250,13 +250,15 @@ impl Reading<'_> {
                 });
         match parsed {
             Ok(serve) => {
-                for (flag, failure) in check(&serve) {
+                let problems = match make(&serve) {
+                    Ok(made) if self.faults.0.is_empty() => return Ok((serve, made)),
+                    Ok(_) => Vec::new(),
+                    Err(problems) => problems,
+                };
+                for (flag, failure) in problems {
                     let is_it = |it: &&Setting| it.flag == flag;
                     let span = self.settings.iter().find(is_it).map(|it| it.span.clone());
                     self.fault_at(span.as_ref(), failure.to_string());
-                }
-                if self.faults.0.is_empty() {
-                    return Ok(serve);
                 }
             }
             Err(error) => {
@@ -369,7 +371,7 @@ mod tests {
             .chain(line)
             .map(OsString::from)
             .collect::<Vec<_>>();
-        let result = read(&path, &line, |_| Vec::new());
+        let result = read(&path, &line, |_| Ok(())).map(|(serve, ())| serve);
         let of_directory = format!("{}/", directory.display());
         std::fs::remove_dir_all(directory).unwrap();
         result.map_err(|faults| {
@@ -464,7 +466,7 @@ mod tests {
     fn a_file_that_is_not_there_is_told() {
         let missing = Path::new("/nonexistent/sockeye.toml");
         let line = ["sockeye", "serve"].map(OsString::from);
-        let faults = read(missing, &line, |_| Vec::new()).unwrap_err();
+        let faults = read(missing, &line, |_| Ok(())).unwrap_err();
         assert!(
             faults.0[0]
                 .to_string()
@@ -476,10 +478,10 @@ mod tests {
     fn what_use_shows_is_told_where_it_stands() {
         let directory = tempfile();
         let path = directory.join("sockeye.toml");
-        std::fs::write(&path, "quiet = true\nlisten = \"a\"").unwrap();
+        std::fs::write(&path, "quiet = true\nlisten = \"a:1\"").unwrap();
         let line = ["sockeye", "serve"].map(OsString::from);
-        let check = |_: &Serve| vec![("listen", Failure::new("no address"))];
-        let faults = read(&path, &line, check).unwrap_err();
+        let make = |_: &Serve| Err::<(), _>(vec![("listen", Failure::new("no address"))]);
+        let faults = read(&path, &line, make).unwrap_err();
         std::fs::remove_dir_all(directory).unwrap();
         assert!(faults.0[0].to_string().ends_with(":2:10: no address"));
     }

@@ -26,22 +26,44 @@ use echo::Echo;
 use self_signed::SelfSigned;
 use visits::Visits;
 
-/// The settings, with those of the file they name.
-pub(crate) fn with_file(args: Serve) -> Result<Serve, Faults> {
-    match &args.config {
-        Some(file) => config::read(file, &std::env::args_os().collect::<Vec<_>>(), problems),
-        None => Ok(args),
-    }
+/// What was said, and what was made of it where that has been done already.
+pub(crate) struct Settings {
+    pub(crate) args: Serve,
+    made: Option<Made>,
 }
 
-/// What is wrong with settings that were understood, each with the flag that it is about.
-fn problems(args: &Serve) -> Vec<Problem> {
-    let subprotocols = subprotocols(args)
-        .err()
-        .map(|failure| ("subprotocol", failure));
-    let origins = origins(args).err().map(|failure| ("origin", failure));
-    let tls = Tls::of(args).err().map(|failure| ("tls-cert", failure));
-    subprotocols.into_iter().chain(origins).chain(tls).collect()
+/// What is made of settings once: a key that comes through a pipe cannot be read again.
+struct Made {
+    origins: Origins,
+    tls: Option<Tls>,
+}
+
+/// The settings, with those of the file they name.
+pub(crate) fn with_file(args: Serve) -> Result<Settings, Faults> {
+    let Some(file) = &args.config else {
+        return Ok(Settings { args, made: None });
+    };
+    let line: Vec<_> = std::env::args_os().collect();
+    let (args, made) = config::read(file, &line, Made::of)?;
+    let made = Some(made);
+    Ok(Settings { args, made })
+}
+
+impl Made {
+    /// Everything that is wrong with settings that were understood, each with the flag that it is about.
+    fn of(args: &Serve) -> Result<Self, Vec<Problem>> {
+        let told = |flag| move |failure| (flag, failure);
+        let subprotocols = subprotocols(args).map_err(told("subprotocol"));
+        let origins = origins(args).map_err(told("origin"));
+        let tls = Tls::of(args).map_err(told("tls-cert"));
+        match (subprotocols, origins, tls) {
+            (Ok(()), Ok(origins), Ok(tls)) => Ok(Self { origins, tls }),
+            (subprotocols, origins, tls) => {
+                let problems = [subprotocols.err(), origins.err(), tls.err()];
+                Err(problems.into_iter().flatten().collect())
+            }
+        }
+    }
 }
 
 fn subprotocols(args: &Serve) -> Result<(), Failure> {
@@ -70,7 +92,14 @@ fn origins(args: &Serve) -> Result<Origins, Failure> {
     Ok(origins.and(listed)?)
 }
 
-pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, Failure> {
+    let Made { origins, tls } = match made {
+        Some(made) => made,
+        None => Made {
+            origins: origins(&args)?,
+            tls: Tls::of(&args)?,
+        },
+    };
     let longest = args.example.map(|_| Example::LONGEST_MESSAGE);
     let mut acceptor = args
         .limits
@@ -78,7 +107,7 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
         .keepalive(args.pings.ping_interval)
         .keepalive_timeout(args.pings.ping_timeout)
         .on_request(|request| ready(close_query::check(&request)));
-    acceptor = acceptor.origins(origins(&args)?);
+    acceptor = acceptor.origins(origins);
     if let Some(trusted) = &args.forwarded {
         acceptor = acceptor.forwarded(trusted.clone());
     } else if let Some(trusted) = &args.x_forwarded_for {
@@ -91,7 +120,6 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     if args.no_compress {
         acceptor = acceptor.deflate(None);
     }
-    let tls = Tls::of(&args)?;
     if let Some(tls) = &tls {
         acceptor = acceptor.tls(tls.server()?);
     }
@@ -110,7 +138,10 @@ pub(crate) async fn run(args: Serve) -> Result<ExitCode, Failure> {
     let visits = Arc::new(Visits::new(args.quiet));
     let metrics = Metrics::new();
     let endpoint = match &args.metrics {
-        Some(address) => Some(Listener::tcp(address.as_str()).await?),
+        Some(address) => {
+            let listener = Listener::tcp(address.as_str()).await;
+            Some(listener.map_err(|error| Failure::listening("--metrics", error))?)
+        }
         None => None,
     };
     visits.say(&greeting(server.listeners(), &args, tls.as_ref()));
