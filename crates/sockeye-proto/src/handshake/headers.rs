@@ -94,16 +94,17 @@ type Start = u32;
 /// How many bytes say how long a field's name and value are, where neither is very long.
 const LENGTHS: usize = 2 * size_of::<u16>();
 
-/// Stands where a name's length would, where one is: then both lengths follow, in twice the bytes.
+/// Stands where a name's length would, where a name or a value is: then both lengths follow, in twice the
+/// bytes.
 const LONG: u16 = u16::MAX;
 
 /// From here on, what stands where a name's length would is the number of a [common name](COMMON), which
 /// then takes no bytes.
 const NUMBERED: u16 = 0xFF00;
 
-/// The names in most requests, in the case that browsers send them in. Servers keep a request for as long as
-/// its connection is open, and these are a quarter of what a browser sends.
-const COMMON: [&str; 18] = [
+/// The names in most requests, in the case that browsers send them in. A server keeps a request for as long
+/// as its connection is open, and these are a quarter of what a browser sends.
+const COMMON: [&str; 15] = [
     "Host",
     "Upgrade",
     "Connection",
@@ -119,34 +120,30 @@ const COMMON: [&str; 18] = [
     "Accept-Language",
     "Cache-Control",
     "Pragma",
-    "Sec-Fetch-Dest",
-    "Sec-Fetch-Mode",
-    "Sec-Fetch-Site",
 ];
 
-/// Which of the common names it is. One choice by the length, and a comparison or two.
-fn number(name: &str) -> Option<u16> {
-    Some(match name {
-        "Host" => 0,
-        "Upgrade" => 1,
-        "Connection" => 2,
-        "Sec-WebSocket-Key" => 3,
-        "Sec-WebSocket-Version" => 4,
-        "Sec-WebSocket-Extensions" => 5,
-        "Sec-WebSocket-Protocol" => 6,
-        "Origin" => 7,
-        "User-Agent" => 8,
-        "Cookie" => 9,
-        "Accept" => 10,
-        "Accept-Encoding" => 11,
-        "Accept-Language" => 12,
-        "Cache-Control" => 13,
-        "Pragma" => 14,
-        "Sec-Fetch-Dest" => 15,
-        "Sec-Fetch-Mode" => 16,
-        "Sec-Fetch-Site" => 17,
+/// Which of the common names it is. Their lengths and last letters tell them apart, so that it is compared
+/// with one.
+fn common(name: &str) -> Option<u16> {
+    let number = match (name.len(), name.as_bytes().last()?) {
+        (4, b't') => 0,
+        (7, b'e') => 1,
+        (10, b'n') => 2,
+        (17, b'y') => 3,
+        (21, b'n') => 4,
+        (24, b's') => 5,
+        (22, b'l') => 6,
+        (6, b'n') => 7,
+        (10, b't') => 8,
+        (6, b'e') => 9,
+        (6, b't') => 10,
+        (15, b'g') => 11,
+        (15, b'e') => 12,
+        (13, b'l') => 13,
+        (6, b'a') => 14,
         _ => return None,
-    })
+    };
+    (COMMON[number] == name).then_some(number as u16)
 }
 
 impl Headers {
@@ -160,7 +157,7 @@ impl Headers {
         let [method, target] = line;
         let start = size_of::<Start>() + method.len() + 1 + target.len();
         let fields = fields.iter().map(|field| {
-            let name = number(field.name).map_or(field.name.len(), |_| 0);
+            let name = common(field.name).map_or(field.name.len(), |_| 0);
             LENGTHS + name + field.value.len()
         });
         let mut bytes = Vec::with_capacity(start + fields.sum::<usize>());
@@ -191,37 +188,40 @@ impl Headers {
     pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HandshakeError> {
         field_value(value.as_ref())
             .filter(|_| is_token(name.as_bytes()))
-            .and_then(|value| self.append(name, value))
+            .and_then(|value| self.append(None, name, value))
             .ok_or_else(|| HandshakeError::InvalidHeader(name.into()))
     }
 
     /// Appends a field that a parser has found to be one; `None` where it is too long.
-    pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
+    pub(super) fn append_read(&mut self, name: &str, value: &[u8]) -> Option<()> {
+        self.append(common(name), name, value)
+    }
+
+    fn append(&mut self, number: Option<u16>, name: &str, value: &[u8]) -> Option<()> {
+        let name_len = u16::try_from(name.len()).ok();
+        let name_len = name_len.filter(|len| *len < NUMBERED);
+        let (stands, value_len, name) = match (number, name_len, u16::try_from(value.len())) {
+            (Some(number), _, Ok(value_len)) => (NUMBERED + number, value_len, ""),
+            (None, Some(name_len), Ok(value_len)) => (name_len, value_len, name),
+            _ => (LONG, 0, name),
+        };
+        let len = LENGTHS + name.len() + value.len();
         if self.bytes.is_empty() {
-            let start = size_of::<Start>() as Start;
-            self.bytes.extend_from_slice(&start.to_ne_bytes());
+            let start = size_of::<Start>();
+            self.bytes.reserve(start + len);
+            self.bytes
+                .extend_from_slice(&(start as Start).to_ne_bytes());
         }
-        let number = number(name).map(|number| NUMBERED + number);
-        let name_len = u16::try_from(name.len()).ok().filter(|len| *len < NUMBERED);
-        match (number, name_len, u16::try_from(value.len())) {
-            (Some(number), _, Ok(value_len)) => {
-                self.bytes.extend_from_slice(&number.to_ne_bytes());
-                self.bytes.extend_from_slice(&value_len.to_ne_bytes());
-            }
-            (None, Some(name_len), Ok(value_len)) => {
-                self.bytes.extend_from_slice(&name_len.to_ne_bytes());
-                self.bytes.extend_from_slice(&value_len.to_ne_bytes());
-                self.bytes.extend_from_slice(name.as_bytes());
-            }
-            _ => {
-                let name_len = u32::try_from(name.len()).ok()?;
-                let value_len = u32::try_from(value.len()).ok()?;
-                self.bytes.extend_from_slice(&LONG.to_ne_bytes());
-                self.bytes.extend_from_slice(&name_len.to_ne_bytes());
-                self.bytes.extend_from_slice(&value_len.to_ne_bytes());
-                self.bytes.extend_from_slice(name.as_bytes());
-            }
+        self.bytes.reserve(len);
+        self.bytes.extend_from_slice(&stands.to_ne_bytes());
+        self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+        if stands == LONG {
+            let name_len = u32::try_from(name.len()).ok()?;
+            let value_len = u32::try_from(value.len()).ok()?;
+            self.bytes.extend_from_slice(&name_len.to_ne_bytes());
+            self.bytes.extend_from_slice(&value_len.to_ne_bytes());
         }
+        self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(value);
         Some(())
     }
@@ -280,27 +280,31 @@ impl<'a> Iterator for Fields<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let (name_len, rest) = self.0.split_first_chunk()?;
-        let name_len = u16::from_ne_bytes(*name_len);
-        let (lengths, rest) = if name_len == LONG {
-            let (name_len, rest) = rest.split_first_chunk()?;
-            let (value_len, rest) = rest.split_first_chunk()?;
-            let lengths = (
-                u32::from_ne_bytes(*name_len),
-                u32::from_ne_bytes(*value_len),
-            );
-            (lengths, rest)
-        } else {
-            let (value_len, rest) = rest.split_first_chunk()?;
-            let value_len = u16::from_ne_bytes(*value_len);
-            ((name_len.into(), value_len.into()), rest)
-        };
-        let common = name_len.checked_sub(NUMBERED);
-        let (name, rest) = match common.and_then(|number| COMMON.get(usize::from(number))) {
+        let (stands, rest) = self.0.split_first_chunk()?;
+        let (value_len, rest) = rest.split_first_chunk()?;
+        let stands = u16::from_ne_bytes(*stands);
+        if stands == LONG {
+            return self.next_long(rest);
+        }
+        let common = usize::from(stands.wrapping_sub(NUMBERED));
+        let (name, rest) = match COMMON.get(common) {
             Some(name) => (name.as_bytes(), rest),
-            None => rest.split_at_checked(lengths.0 as usize)?,
+            None => rest.split_at_checked(stands.into())?,
         };
-        let (value, rest) = rest.split_at_checked(lengths.1 as usize)?;
+        let value_len = u16::from_ne_bytes(*value_len);
+        let (value, rest) = rest.split_at_checked(value_len.into())?;
+        self.0 = rest;
+        Some((name, value))
+    }
+}
+
+impl<'a> Fields<'a> {
+    #[cold]
+    fn next_long(&mut self, rest: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let (name_len, rest) = rest.split_first_chunk()?;
+        let (value_len, rest) = rest.split_first_chunk()?;
+        let (name, rest) = rest.split_at_checked(u32::from_ne_bytes(*name_len) as usize)?;
+        let (value, rest) = rest.split_at_checked(u32::from_ne_bytes(*value_len) as usize)?;
         self.0 = rest;
         Some((name, value))
     }
@@ -336,7 +340,7 @@ impl HeaderFields for Headers {
 /// The same fields in the same order, whatever stands before them.
 impl PartialEq for Headers {
     fn eq(&self, other: &Self) -> bool {
-        self.fields().0 == other.fields().0
+        self.fields().eq(other.fields())
     }
 }
 
@@ -393,7 +397,9 @@ mod tests {
         let mut headers = Headers::new();
         for len in lengths {
             headers.push("Short", "v".repeat(len)).unwrap();
-            headers.push("Host", "v".repeat(len)).unwrap();
+            headers
+                .append_read("Host", "v".repeat(len).as_bytes())
+                .unwrap();
             headers.push(&"N".repeat(len), "short").unwrap();
         }
         let found: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
@@ -408,16 +414,21 @@ mod tests {
     #[test]
     fn a_common_name_takes_no_bytes_and_is_not_told_from_others() {
         for (at, name) in COMMON.iter().enumerate() {
-            assert_eq!(number(name).map(usize::from), Some(at), "{name}");
+            assert_eq!(common(name).map(usize::from), Some(at), "{name}");
             let mut headers = Headers::new();
-            headers.push(name, "1").unwrap();
-            headers.push(&name.to_lowercase(), "2").unwrap();
+            headers.append_read(name, b"1").unwrap();
+            headers.append_read(&name.to_lowercase(), b"2").unwrap();
             let found: Vec<_> = headers.iter().collect();
             let lower = name.to_lowercase();
             assert_eq!(found, [(*name, &b"1"[..]), (&lower, b"2")]);
             assert_eq!(headers.values(name).count(), 2, "{name}");
             let bytes = size_of::<Start>() + 2 * (LENGTHS + 1) + name.len();
             assert_eq!(headers.bytes.len(), bytes, "{name}");
+            let mut pushed = Headers::new();
+            pushed.push(name, "1").unwrap();
+            assert_ne!(pushed, headers);
+            pushed.push(&lower, "2").unwrap();
+            assert_eq!(pushed, headers);
         }
     }
 

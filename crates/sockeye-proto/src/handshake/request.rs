@@ -425,7 +425,7 @@ pub(super) fn own_fields(
     let mut headers = Headers::behind(line, fields).ok_or(too_long)?;
     for field in fields {
         headers
-            .append(field.name, field.value.trim_ascii())
+            .append_read(field.name, field.value.trim_ascii())
             .ok_or(HandshakeError::Malformed("a header is too long"))?;
     }
     Ok(headers)
