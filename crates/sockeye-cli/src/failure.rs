@@ -8,7 +8,7 @@ use std::{
 use sockeye::{
     Attempt, Deadline, Error,
     client::{ProxyError, RedirectError},
-    proto::handshake::HandshakeError,
+    proto::handshake::{HandshakeError, Response},
 };
 
 /// Why the command could not do what it was asked to.
@@ -64,7 +64,10 @@ fn advice(error: &Error) -> Option<String> {
         Error::Connect { attempts } => {
             let refused = ErrorKind::ConnectionRefused;
             let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
-            if attempts.iter().all(is_refused) {
+            let is_path = |attempt: &Attempt| attempt.address.starts_with('/');
+            if attempts.iter().all(is_path) {
+                "check the path of the socket, or start the server".into()
+            } else if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
             } else {
                 "check the address, and the network".into()
@@ -83,7 +86,7 @@ fn advice(error: &Error) -> Option<String> {
         Error::Timeout(Deadline::Handshake) => {
             "the server may be slow: allow it more with --handshake-timeout".into()
         }
-        Error::Handshake(HandshakeError::Status(response)) => return http_advice(response),
+        Error::Handshake(error) => return handshake_advice(error),
         _ => return None,
     })
 }
@@ -126,7 +129,10 @@ fn tls_advice(problem: &str) -> Option<String> {
         "connect by a name that the certificate has, or try with --insecure"
     } else if problem.contains("invalid peer certificate") {
         "name its authority with --cacert FILE, or try with --insecure"
-    } else if problem.contains("InvalidContentType") || problem.contains("corrupt message") {
+    } else if ["InvalidContentType", "corrupt message", "handshake eof"]
+        .iter()
+        .any(|words| problem.contains(words))
+    {
         "the server may not speak TLS on this port: try ws:// instead of wss://"
     } else {
         return None;
@@ -134,18 +140,41 @@ fn tls_advice(problem: &str) -> Option<String> {
     Some(advice.into())
 }
 
-/// What a server says that declines, and where it points to.
-fn http_advice(response: &sockeye::proto::handshake::Response) -> Option<String> {
-    if let Some(location) = response.headers().first_str("Location") {
+fn handshake_advice(error: &HandshakeError) -> Option<String> {
+    match error {
+        HandshakeError::Status(response) => http_advice(response),
+        HandshakeError::Malformed(why) if why.contains("TLS") => {
+            Some("try wss:// instead of ws://".into())
+        }
+        HandshakeError::Malformed(_) | HandshakeError::UnexpectedEnd => {
+            Some("check the port, and whether it is ws:// or wss://".into())
+        }
+        _ => None,
+    }
+}
+
+/// What a server says that declines, where it points to, and what may help.
+fn http_advice(response: &Response) -> Option<String> {
+    let header = |name| response.headers().first_str(name);
+    if let Some(location) = header("Location") {
         return Some(format!(
             "it says to connect to {location} instead: follow with --location"
         ));
     }
     let body = String::from_utf8_lossy(response.body());
     let body = body.trim();
-    let is_text = response
-        .headers()
-        .first_str("Content-Type")
-        .is_some_and(|kind| kind.starts_with("text/plain"));
-    (is_text && !body.is_empty()).then(|| format!("it says: {body}"))
+    let is_text = header("Content-Type").is_some_and(|kind| kind.starts_with("text/plain"));
+    let says = (is_text && !body.is_empty()).then(|| format!("it says: {body}"));
+    let helps = match response.status() {
+        200..=299 => Some("this is a page, and no WebSocket: check the path".into()),
+        401 => Some("say who you are with --user or --header".into()),
+        404 => Some("check the path".into()),
+        429 | 503 => header("Retry-After").map(|when| match when.parse::<u64>() {
+            Ok(seconds) => format!("try again in {seconds} s"),
+            Err(_) => format!("try again after {when}"),
+        }),
+        _ => None,
+    };
+    let advice: Vec<_> = says.into_iter().chain(helps).collect();
+    (!advice.is_empty()).then(|| advice.join("; "))
 }

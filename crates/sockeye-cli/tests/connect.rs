@@ -329,6 +329,60 @@ mod failures {
         assert!(line.contains("400") && line.contains("local use"), "{line}");
     }
 
+    /// Something that answers whoever comes with these bytes, and ends the connection.
+    fn something_else(answer: &'static [u8]) -> String {
+        use std::io::{Read, Write};
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            stream.write_all(answer).unwrap();
+        });
+        address.to_string()
+    }
+
+    #[test]
+    fn what_is_there_is_no_websocket_server() {
+        let answers: [(&[u8], &str); 8] = [
+            (b"SSH-2.0-OpenSSH_9.9\r\n", "it is not HTTP; check the port"),
+            (b"\x15\x03\x01\0\x02\x02\x46", "try wss:// instead of ws://"),
+            (b"", "ended before the HTTP head did; check the port"),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                "a page, and no WebSocket: check the path",
+            ),
+            (
+                b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
+                "with --user",
+            ),
+            (
+                b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nnone\n",
+                "it says: none; check the path",
+            ),
+            (
+                b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n",
+                "try again in 7 s",
+            ),
+            (
+                b"HTTP/1.1 301 Moved\r\nLocation: /a\r\nContent-Length: 0\r\n\r\n",
+                "--location",
+            ),
+        ];
+        for (answer, told) in answers {
+            let line = one_line(&[&format!("ws://{}/", something_else(answer))], "");
+            assert!(line.contains(told), "{line}");
+        }
+        let line = one_line(&[&format!("wss://{}/", something_else(b""))], "");
+        assert!(line.contains("try ws:// instead of wss://"), "{line}");
+        let line = one_line(&["ws+unix:/none.sock:/"], "");
+        assert!(
+            line.contains("/none.sock") && line.contains("check the path"),
+            "{line}"
+        );
+    }
+
     #[test]
     fn a_file_of_authorities_is_not_there() {
         let line = one_line(&["--ca", "/none.pem", "wss://localhost/"], "");

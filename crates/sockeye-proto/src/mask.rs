@@ -139,14 +139,29 @@ fn copy_xor(chunks: &[Chunk], key: u64, copy: &mut Vec<u8>) -> u64 {
 fn copy_xor_chunks(chunks: &[Chunk], key: u64, copy: &mut Vec<u8>) -> u64 {
     // One for each word of a chunk, which are put together only at the end: a vector, too.
     let mut seen = [0; size_of::<Chunk>() / 8];
-    for chunk in chunks {
-        let mut chunk = *chunk;
-        for (word, seen) in chunk.as_chunks_mut().0.iter_mut().zip(&mut seen) {
-            *seen |= xor_words(slice::from_mut(word), key);
-        }
-        copy.extend_from_slice(&chunk);
-    }
+    // Four together ask for room once, and still are in registers all: two thirds of the time for 16 KiB.
+    let (fours, rest) = chunks.as_chunks::<4>();
+    append_xor(fours, key, copy, &mut seen);
+    append_xor(rest.as_chunks::<1>().0, key, copy, &mut seen);
     seen.into_iter().fold(0, |all, seen| all | seen)
+}
+
+#[inline(always)]
+fn append_xor<const N: usize>(
+    groups: &[[Chunk; N]],
+    key: u64,
+    copy: &mut Vec<u8>,
+    seen: &mut [u64; size_of::<Chunk>() / 8],
+) {
+    for group in groups {
+        let mut group = *group;
+        for chunk in &mut group {
+            for (word, seen) in chunk.as_chunks_mut().0.iter_mut().zip(&mut *seen) {
+                *seen |= xor_words(slice::from_mut(word), key);
+            }
+        }
+        copy.extend_from_slice(group.as_flattened());
+    }
 }
 
 /// The loops with the widest vectors that this processor turns out to have: two thirds of the time, 16
@@ -220,7 +235,7 @@ mod tests {
     #[test]
     fn section_5_3_a_whole_payload_of_any_short_length() {
         let key = [0x37, 0xFA, 0x21, 0x3D];
-        for len in 0..200 {
+        for len in 0..700 {
             let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
             let (mut once, mut parts) = (payload.clone(), payload);
             let (copy, ascii) = Mask::copy_once(key, &once);
@@ -235,7 +250,7 @@ mod tests {
     #[test]
     fn what_comes_out_is_ascii_or_not_wherever_the_high_bit_is() {
         let key = [0xB7, 0xFA, 0x21, 0xBD];
-        for len in 0..150 {
+        for len in (0..150).chain(250..330) {
             for high in 0..=len {
                 let mut payload = alloc::vec![b'a'; len];
                 if high < len {

@@ -295,13 +295,19 @@ impl Driver {
         if self.shared.ended().is_some() {
             return;
         }
-        self.say_goodbye(if thread::panicking() {
-            CloseCode::INTERNAL_ERROR
-        } else {
-            CloseCode::GOING_AWAY
+        let (code, why) = match thread::panicking() {
+            true => (CloseCode::INTERNAL_ERROR, "its handler panicked"),
+            false => (CloseCode::GOING_AWAY, "its handler was dropped"),
+        };
+        let closing = self.link().is_some_and(|link| link.sender.is_close_sent());
+        self.say_goodbye(code);
+        self.shared.end(match closing {
+            true => Ended::TimedOut,
+            false => Ended::Lost(Arc::new(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                why,
+            ))),
         });
-        let error = io::Error::new(io::ErrorKind::ConnectionAborted, "its handler was dropped");
-        self.shared.end(Ended::Lost(Arc::new(error)));
         self.let_go();
     }
 

@@ -8,9 +8,11 @@ use std::{
     future::Future,
     net::SocketAddr,
     ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    thread,
     time::Duration,
 };
 
@@ -71,7 +73,13 @@ pub trait Handler {
         let _ = (socket, error);
     }
 
-    /// The connection has ended. The last callback.
+    /// The connection has ended. The last callback, once for each connection that
+    /// [`on_open`](Self::on_open) was called for, whatever has ended it: where the future that runs the
+    /// handler was dropped, as by a server that waits no longer, or a callback has panicked, it comes while
+    /// that is dropped, with [`Ended::TimedOut`] if a Close was on its way and else [`Ended::Lost`]. Only a
+    /// panic in [`on_error`](Self::on_error) is followed by none.
+    ///
+    /// Nothing can be sent any more.
     fn on_close(&mut self, socket: &mut Socket, ended: &Ended) {
         let _ = (socket, ended);
     }
@@ -321,8 +329,8 @@ impl WebSocket {
     /// Hands the connection to a handler, and runs it until it has ended.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection with 1001, without waiting; `on_close` is then not
-    /// called.
+    /// Dropping the future closes the connection with 1001, without waiting, and calls
+    /// [`on_close`](Handler::on_close) if `on_open` was called.
     pub fn handle<H: Handler>(self, handler: H) -> impl Future<Output = Ended> {
         Handled::new(self, handler)
     }
@@ -332,12 +340,13 @@ impl WebSocket {
 ///
 /// Written out: this is there for as long as the connection, and an async block that does the same was
 /// four times as large.
-pub(crate) struct Handled<H> {
+pub(crate) struct Handled<H: Handler> {
     /// In a box from the first: what holds this need not be as large. `None` once the connection has
     /// ended.
     session: Option<Box<Session<H>>>,
     /// Beside the one that the session has, which is lent to it.
     shared: Arc<Shared>,
+    /// Whether the handler has been told that it is open, and not yet that it has ended.
     open: bool,
 }
 
@@ -368,13 +377,36 @@ impl<H: Handler> Future for Handled<H> {
             return Poll::Ready(shared.ended().unwrap_or_else(Ended::gone));
         };
         if !*open {
-            ready!(shared.within(|| session.poll_open(cx, shared)));
+            ready!(session.poll_take_over(cx, shared));
+            // It is, also where this panics.
             *open = true;
+            shared.within(|| session.handler.on_open(&mut session.socket));
         }
         ready!(shared.within(|| session.poll(cx, shared)));
+        *open = false;
         let ended = shared.within(|| session.end(shared));
         *state = None;
         Poll::Ready(ended)
+    }
+}
+
+/// Dropped before its end, nobody receives any more: whoever holds a [`Sender`] cannot send either.
+impl<H: Handler> Drop for Handled<H> {
+    fn drop(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.socket.driver.abandon();
+        if !self.open {
+            return;
+        }
+        let mut tell = || self.shared.within(|| session.end(&self.shared));
+        if thread::panicking() {
+            // Another panic that left here would end the process. It has been reported as the first was.
+            let _ = catch_unwind(AssertUnwindSafe(tell));
+        } else {
+            tell();
+        }
     }
 }
 
@@ -383,13 +415,6 @@ struct Session<H> {
     /// In the box that it came in.
     reader: Box<Reader>,
     handler: H,
-}
-
-/// Dropped before its end, nobody receives any more: whoever holds a [`Sender`] cannot send either.
-impl<H> Drop for Session<H> {
-    fn drop(&mut self) {
-        self.socket.driver.abandon();
-    }
 }
 
 impl<H: Handler> Session<H> {
@@ -404,10 +429,9 @@ impl<H: Handler> Session<H> {
         }
     }
 
-    fn poll_open(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
+    fn poll_take_over(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
         ready!(self.socket.driver.poll_take_over(cx));
         shared.attend();
-        self.handler.on_open(&mut self.socket);
         Poll::Ready(())
     }
 

@@ -84,7 +84,13 @@ impl Acceptor {
             if let Err(error) = &begun {
                 acceptor.refused(peer.addr, &error.clone().into());
             }
-            respond(begun)
+            respond(begun.map(|(response, upgrade)| {
+                let opened = async move {
+                    let opened = upgrade.await;
+                    opened.inspect_err(|error| acceptor.refused(peer.addr, error))
+                };
+                (response, Upgrade(Box::pin(opened)))
+            }))
         }
     }
 

@@ -41,7 +41,7 @@
 //!
 //! impl Handler for Greeter {
 //!     fn on_open(&mut self, socket: &mut Socket) { socket.send("Добро пожаловать на сервер!"); }
-//!     fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) { println!("Получено сообщение: {message}"); }
+//!     fn on_message(&mut self, _socket: &mut Socket, message: MessageRef<'_>) { println!("Получено сообщение: {message}"); }
 //! }
 //!
 //! # async fn example() -> sockeye::Result<()> {

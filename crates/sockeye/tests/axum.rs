@@ -457,4 +457,35 @@ mod metrics {
         assert!(within(told.recv()).await.unwrap().is_lost());
         assert_eq!(refused(&metrics, "lost"), 1);
     }
+
+    #[tokio::test]
+    async fn so_it_is_on_plain_hyper() {
+        let metrics = Metrics::new();
+        let acceptor = Acceptor::new().metrics(&metrics);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let (upgraded, tell) = (acceptor.upgrade(&mut request), tell.clone());
+            async move {
+                let (response, upgrade) = upgraded.await;
+                tokio::spawn(async move { tell.send(upgrade.await) });
+                Ok::<_, Error>(response)
+            }
+        });
+        let (mut client, server) = duplex(1 << 16);
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), service));
+        let old = http::with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8\r\n");
+        assert_eq!(within(http::ask(&mut client, &old)).await.status, 426);
+        assert!(
+            within(told.recv())
+                .await
+                .unwrap()
+                .unwrap_err()
+                .is_handshake()
+        );
+        let request = http::with("nothing", "");
+        client.write_all(request.as_bytes()).await.unwrap();
+        assert!(within(told.recv()).await.unwrap().unwrap_err().is_lost());
+        assert_eq!(refused(&metrics, "handshake"), 1);
+        assert_eq!(refused(&metrics, "lost"), 1);
+    }
 }

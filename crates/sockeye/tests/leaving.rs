@@ -21,7 +21,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     sync::mpsc,
-    task::{JoinHandle, JoinSet},
+    task::{JoinHandle, JoinSet, coop::has_budget_remaining},
     time::{Instant, sleep},
 };
 use wire::{Peer, within};
@@ -307,6 +307,34 @@ async fn a_message_that_had_come_before_the_close_is_not_accepted_after_it() {
     let (first, second) = told.recv().await.unwrap();
     assert_eq!(first.as_text(), Some("first"));
     assert_eq!(second, None);
+    running.ended(farewell).await;
+}
+
+/// A task that has done much is not let read before it has yielded once: what it does not find may be there.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_there_is_answered_by_a_task_that_has_to_yield() {
+    let running = run(async |mut socket| {
+        while let Some(message) = socket.recv().await? {
+            sleep(SECOND / 2).await;
+            socket.send(message).await?;
+            let (tell, mut told) = mpsc::unbounded_channel();
+            while has_budget_remaining() {
+                tell.send(()).unwrap();
+                told.recv().await.unwrap();
+            }
+        }
+        Ok(())
+    });
+    let mut peer = running.connect().await;
+    peer.send_frame(0x81, "first").await;
+    sleep(SECOND / 10).await;
+    peer.send_frame(0x81, "second").await;
+    let farewell = running
+        .handle
+        .shutdown(Shutdown::new().patience(5 * SECOND));
+    peer.expect_text("first").await;
+    peer.expect_text("second").await;
+    answer_close(&mut peer, Instant::now()).await;
     running.ended(farewell).await;
 }
 

@@ -242,6 +242,35 @@ mod closed {
     }
 }
 
+/// A message in the smallest of frames: there is no rate for frames, as their headers are bytes too.
+#[tokio::test(start_paused = true)]
+async fn fragments_of_a_byte_count_with_their_headers() {
+    let rate = Rate::per_second(100).burst(1000);
+    let acceptor = acceptor().byte_rate(rate).on_excess(Excess::Close);
+    for form in FORMS {
+        // Of seven bytes each.
+        for (count, fits) in [(142, true), (143, false)] {
+            let (_sender, mut peer, seen) = run(form, &acceptor).await;
+            let mut frames = peer.frame(0x02, "x");
+            for _ in 0..count - 2 {
+                frames.extend(peer.frame(0x00, "x"));
+            }
+            frames.extend(peer.frame(0x80, "x"));
+            assert_eq!(frames.len(), count * 7);
+            peer.send(frames).await;
+            if fits {
+                assert_eq!(peer.expect(0x82).await.len(), count);
+                continue;
+            }
+            assert_eq!(peer.expect_close().await.0, 1008);
+            drop(peer);
+            let error = ProtocolError::TooManyBytes { limit: 100 };
+            let seen = within(seen).await.unwrap();
+            seen.assert_ended(|ended| matches!(ended, Ended::Protocol(e) if *e == error));
+        }
+    }
+}
+
 mod lifetime {
     use super::*;
 

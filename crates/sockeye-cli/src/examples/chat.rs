@@ -23,7 +23,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sockeye::{CloseCode, Groups, Handler, Member, MessageRef, Result, Server, Socket};
+use sockeye::{CloseCode, Ended, Groups, Handler, Member, MessageRef, Result, Server, Socket};
 
 pub(crate) const PAGE: &str = include_str!("chat.html");
 
@@ -203,11 +203,9 @@ impl Handler for Person {
             socket.send(Event::Error { text: &text }.json());
         }
     }
-}
 
-/// However the connection has ended.
-impl Drop for Person {
-    fn drop(&mut self) {
+    /// However it has ended.
+    fn on_close(&mut self, _: &mut Socket, _: &Ended) {
         let chat = self.chat.clone();
         self.leave(&mut chat.people());
     }

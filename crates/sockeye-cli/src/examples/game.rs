@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use sockeye::{CloseCode, Groups, Handler, Member, MessageRef, Result, Server, Socket};
+use sockeye::{CloseCode, Ended, Groups, Handler, Member, MessageRef, Result, Server, Socket};
 use tokio::time::{MissedTickBehavior, interval};
 
 pub(crate) const PAGE: &str = include_str!("game.html");
@@ -139,11 +139,9 @@ impl Handler for Player {
             }
         }
     }
-}
 
-/// However the connection has ended.
-impl Drop for Player {
-    fn drop(&mut self) {
+    /// However it has ended.
+    fn on_close(&mut self, _: &mut Socket, _: &Ended) {
         if let Some(number) = self.fish {
             self.game.pond().fish.retain(|fish| fish.number != number);
         }

@@ -23,16 +23,6 @@ impl Visitor {
             seat: None,
         }
     }
-
-    fn leave(&mut self) {
-        if let Some((_, sender)) = self.seat.take() {
-            let sent = sender.counters().sent;
-            self.visit.sent = Traffic {
-                messages: sent.text.messages + sent.binary.messages,
-                bytes: sent.text.bytes + sent.binary.bytes,
-            };
-        }
-    }
 }
 
 impl Handler for Visitor {
@@ -48,14 +38,13 @@ impl Handler for Visitor {
     }
 
     fn on_close(&mut self, _: &mut Socket, ended: &Ended) {
-        self.leave();
+        if let Some((_, sender)) = self.seat.take() {
+            let sent = sender.counters().sent;
+            self.visit.sent = Traffic {
+                messages: sent.text.messages + sent.binary.messages,
+                bytes: sent.text.bytes + sent.binary.bytes,
+            };
+        }
         self.visit.close(ended);
-    }
-}
-
-/// A connection can end without a last word, when the server does not wait for it any longer.
-impl Drop for Visitor {
-    fn drop(&mut self) {
-        self.leave();
     }
 }

@@ -224,11 +224,6 @@ impl Visit {
 
     /// Notes that the connection has ended.
     pub(super) fn close(&mut self, ended: &Ended) {
-        let style = if ended.was_clean() { GOOD } else { BAD };
-        self.end(style, &ended.to_string());
-    }
-
-    fn end(&mut self, style: Style, how: &str) {
         let Some(opened) = self.opened.take() else {
             return;
         };
@@ -238,7 +233,8 @@ impl Visit {
             totals.received += self.received;
             totals.sent += self.sent;
         }
-        let how = one_line(how);
+        let how = one_line(&ended.to_string());
+        let style = if ended.was_clean() { GOOD } else { BAD };
         let (received, sent) = (self.received, self.sent);
         let took = Took(opened.elapsed());
         let what = format!("{how}, after {took}: {received} received, {sent} sent");
@@ -249,13 +245,6 @@ impl Visit {
         let Self { number, peer, .. } = self;
         self.visits
             .line(style, event, format_args!("#{number} {peer}  {what}"));
-    }
-}
-
-/// A connection can end without a last word, when the server does not wait for it any longer.
-impl Drop for Visit {
-    fn drop(&mut self) {
-        self.end(BAD, "given up: it did not close in time");
     }
 }
 
