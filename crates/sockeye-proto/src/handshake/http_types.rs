@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 
 use super::{
     Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, Request, UpgradeRequest, Version,
+    request::LINE_TOO_LONG,
 };
 
 impl From<http::Version> for Version {
@@ -105,8 +106,7 @@ impl UpgradeRequest {
 }
 
 fn own(line: [&str; 2], map: &http::HeaderMap) -> Result<Headers, HandshakeError> {
-    let too_long = HandshakeError::Malformed("the request line is too long");
-    let mut headers = Headers::behind(line, &[]).ok_or(too_long)?;
+    let mut headers = Headers::behind(line, &[]).ok_or(LINE_TOO_LONG)?;
     for (name, value) in map {
         headers.push(name.as_str(), value.as_bytes())?;
     }
