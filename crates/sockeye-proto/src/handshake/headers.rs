@@ -300,38 +300,33 @@ impl<'a> Iterator for Fields<'a> {
         let (stands, rest) = self.0.split_first_chunk()?;
         let (value_len, rest) = rest.split_first_chunk()?;
         let (stands, value_len) = (u16::from_ne_bytes(*stands), u16::from_ne_bytes(*value_len));
-        if stands >= NUMBERED {
-            return self.next_other(stands, value_len, rest);
-        }
-        let (name, rest) = rest.split_at_checked(stands.into())?;
-        let (value, rest) = rest.split_at_checked(value_len.into())?;
+        let (name, value, rest) = if stands < NUMBERED {
+            let (name, rest) = rest.split_at_checked(stands.into())?;
+            let (value, rest) = rest.split_at_checked(value_len.into())?;
+            (name, value, rest)
+        } else {
+            numbered_or_long(stands, value_len, rest)?
+        };
         self.0 = rest;
         Some((name, value))
     }
 }
 
-impl<'a> Fields<'a> {
-    /// The next one, which is long, or has a number.
-    #[inline(never)]
-    fn next_other(
-        &mut self,
-        stands: u16,
-        value_len: u16,
-        rest: &'a [u8],
-    ) -> Option<(&'a [u8], &'a [u8])> {
-        let (name, value_len, rest) = if stands == LONG {
-            let (name_len, rest) = rest.split_first_chunk()?;
-            let (value_len, rest) = rest.split_first_chunk()?;
-            let (name, rest) = rest.split_at_checked(u32::from_ne_bytes(*name_len) as usize)?;
-            (name, u32::from_ne_bytes(*value_len) as usize, rest)
-        } else {
-            let name = COMMON.get(usize::from(stands - NUMBERED))?;
-            (name.as_bytes(), value_len.into(), rest)
-        };
-        let (value, rest) = rest.split_at_checked(value_len)?;
-        self.0 = rest;
-        Some((name, value))
-    }
+/// A field whose name has a number, or that is long, and what comes behind it. A function of its own, so
+/// that going through the others is a short loop.
+#[inline(never)]
+fn numbered_or_long(stands: u16, value_len: u16, rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (name, value_len, rest) = if stands == LONG {
+        let (name_len, rest) = rest.split_first_chunk()?;
+        let (value_len, rest) = rest.split_first_chunk()?;
+        let (name, rest) = rest.split_at_checked(u32::from_ne_bytes(*name_len) as usize)?;
+        (name, u32::from_ne_bytes(*value_len) as usize, rest)
+    } else {
+        let name = COMMON.get(usize::from(stands - NUMBERED))?;
+        (name.as_bytes(), value_len.into(), rest)
+    };
+    let (value, rest) = rest.split_at_checked(value_len)?;
+    Some((name, value, rest))
 }
 
 /// Writes one field as a line.

@@ -72,18 +72,21 @@ impl Request {
 
     /// The method, `GET` for a WebSocket.
     pub fn method(&self) -> &str {
-        self.line().0
+        let (method, _) = self.line();
+        str::from_utf8(method).unwrap_or_default()
     }
 
     /// The request target as it was sent: path and query, seldom a whole URL.
     pub fn target(&self) -> &str {
-        self.line().1
+        let (_, target) = self.line();
+        str::from_utf8(target).unwrap_or_default()
     }
 
     /// The method and the target: there is no space in a method.
-    fn line(&self) -> (&str, &str) {
-        let line = str::from_utf8(self.headers.line()).unwrap_or_default();
-        line.split_once(' ').unwrap_or_default()
+    fn line(&self) -> (&[u8], &[u8]) {
+        let line = self.headers.line();
+        let method = line.iter().position(|byte| *byte == b' ').unwrap_or(0);
+        (&line[..method], line.get(method + 1..).unwrap_or_default())
     }
 
     /// Takes less memory from here on, for whoever keeps it: the names that browsers send, which are a
