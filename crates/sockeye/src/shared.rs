@@ -207,6 +207,19 @@ impl Future for Sending<'_, '_> {
     }
 }
 
+/// One that is given up while it waits, as after a while: what would wake it must not pile up, where the peer
+/// takes nothing and others try again and again.
+impl Drop for Sending<'_, '_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.command.is_some()
+            && let Some(waiting) = self.shared.waiting.get()
+        {
+            waiting.give_up();
+        }
+    }
+}
+
 thread_local! {
     static DRIVING: RefCell<Option<Driving>> = const { RefCell::new(None) };
 }

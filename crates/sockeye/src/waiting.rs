@@ -30,6 +30,8 @@ pub(crate) struct Waiting {
 pub(crate) struct Wakers {
     any: AtomicBool,
     tasks: Mutex<Vec<Waker>>,
+    /// How many may have given up waiting since those were last woken.
+    given_up: AtomicUsize,
 }
 
 impl Wakers {
@@ -53,7 +55,18 @@ impl Wakers {
         self.tasks().retain(|task| !task.will_wake(waker));
     }
 
+    /// Says that someone may have given up waiting. Whose waker is left is not known: when that may be so of
+    /// half of them, all are woken, and who still waits comes again.
+    fn give_up(&self) {
+        const FEW: usize = 32;
+        let given_up = self.given_up.fetch_add(1, Ordering::Relaxed) + 1;
+        if given_up >= FEW && given_up >= self.tasks().len() / 2 {
+            self.wake();
+        }
+    }
+
     pub(crate) fn wake(&self) {
+        self.given_up.store(0, Ordering::Relaxed);
         if !self.any() {
             return;
         }
@@ -69,6 +82,13 @@ impl Wakers {
 impl Waiting {
     pub(crate) fn any(&self) -> bool {
         self.room.any() || self.drained.any()
+    }
+
+    /// Says that a task that may have waited for room, or for its turn, does so no more.
+    pub(crate) fn give_up(&self) {
+        self.room.give_up();
+        self.drained.give_up();
+        self.turn.give_up();
     }
 
     pub(crate) fn wake_all(&self) {

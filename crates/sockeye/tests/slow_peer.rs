@@ -5,10 +5,12 @@
 mod wire;
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -17,6 +19,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::yield_now,
     time::sleep,
 };
 use wire::*;
@@ -74,6 +77,48 @@ async fn send_waits_at_the_high_water_mark_and_loses_nothing() {
             drop(peer);
             within(seen).await.unwrap().assert_ended(Ended::was_clean);
         }
+    }
+}
+
+/// Whoever does not want to wait any longer leaves nothing behind, however often that happens; and who still
+/// waits is served when there is room.
+#[tokio::test(start_paused = true)]
+async fn what_waits_to_be_sent_and_is_given_up_does_not_pile_up() {
+    struct Gone;
+    impl Wake for Gone {
+        fn wake(self: Arc<Self>) {}
+    }
+    for form in FORMS {
+        let (socket, mut peer) = narrow().open(Role::Server).await;
+        let sender = socket.sender();
+        let seen = echo(form, socket);
+        peer.expect_echo("it runs by now").await;
+        let mut count = 0;
+        while sender.try_send(numbered(count)).is_ok() {
+            count += 1;
+            yield_now().await;
+        }
+        let patient = tokio::spawn({
+            let sender = sender.clone();
+            async move { sender.send(numbered(count)).await }
+        });
+        yield_now().await;
+        let impatient: Vec<_> = (0..1000).map(|_| Arc::new(Gone)).collect();
+        for task in &impatient {
+            let waker = Waker::from(task.clone());
+            let mut sending = pin!(sender.send("in vain"));
+            let polled = sending.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending(), "{form:?}");
+            yield_now().await;
+        }
+        let left = |task: &&Arc<Gone>| Arc::strong_count(task) > 1;
+        let left = impatient.iter().filter(left).count();
+        assert!(left < 100, "{form:?}: {left}");
+        for number in 0..=count {
+            assert_eq!(peer.expect(0x82).await, numbered(number), "{form:?}");
+        }
+        within(patient).await.unwrap().unwrap();
+        drop(seen);
     }
 }
 

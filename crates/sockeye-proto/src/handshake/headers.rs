@@ -7,10 +7,18 @@ use super::HandshakeError;
 
 /// The header fields of a request or response, as the handshake's rules look at them.
 pub trait HeaderFields {
+    /// All fields: names, in whatever case, and values without the white space around them. Those of one
+    /// name are in the order in which they came.
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])>;
+
     /// The values of every field of that name, in order, without the white space around them.
     ///
     /// Names are compared without regard to case (RFC 9110 §5.1).
-    fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]>;
+    fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields()
+            .filter(move |(candidate, _)| is_same(candidate, name))
+            .map(|(_, value)| value)
+    }
 
     /// The value of a field that may be there at most once.
     ///
@@ -34,11 +42,15 @@ pub trait HeaderFields {
 
     /// Whether the comma-separated lists under that name contain a token, whatever its case.
     fn contains_token(&self, name: &str, token: &str) -> bool {
-        let is_it = |element: &[u8]| is_same(element, token);
-        // Most lists are that token and no more.
-        self.values(name)
-            .any(|list| is_it(list) || list_elements(list).any(is_it))
+        self.values(name).any(|list| has_token(list, token))
     }
+}
+
+/// Whether a comma-separated list contains a token, whatever its case.
+pub(super) fn has_token(list: &[u8], token: &str) -> bool {
+    let is_it = |element: &[u8]| is_same(element, token);
+    // Most lists are that token and no more.
+    is_it(list) || list_elements(list).any(is_it)
 }
 
 /// The elements of a comma-separated list without quoted strings; empty ones are skipped, as
@@ -52,7 +64,7 @@ pub(crate) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Whether they are the same but for their case. Most are in the case that the standard writes them in,
 /// which is found out by many bytes at a time.
-fn is_same(bytes: &[u8], name: &str) -> bool {
+pub(super) fn is_same(bytes: &[u8], name: &str) -> bool {
     bytes == name.as_bytes() || bytes.eq_ignore_ascii_case(name.as_bytes())
 }
 
@@ -187,13 +199,13 @@ impl Headers {
     pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HandshakeError> {
         field_value(value.as_ref())
             .filter(|_| is_token(name.as_bytes()))
-            .and_then(|value| self.append(None, name, value))
+            .and_then(|value| self.append(name, value))
             .ok_or_else(|| HandshakeError::InvalidHeader(name.into()))
     }
 
     /// Appends a field that a parser has found to be one; `None` where it is too long.
-    pub(super) fn append_read(&mut self, name: &str, value: &[u8]) -> Option<()> {
-        self.append(None, name, value)
+    pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
+        self.append_as(None, name, value)
     }
 
     /// Takes less memory, for as long as no field is appended.
@@ -207,14 +219,15 @@ impl Headers {
         let mut shrunk = Self { bytes };
         let all = self
             .iter()
-            .try_for_each(|(name, value)| shrunk.append(common(name), name, value));
+            .try_for_each(|(name, value)| shrunk.append_as(common(name), name, value));
         // None was too long before.
         if all.is_some() {
             *self = shrunk;
         }
     }
 
-    fn append(&mut self, number: Option<u16>, name: &str, value: &[u8]) -> Option<()> {
+    /// Appends a field, with the number of its name in place of that where there is one.
+    fn append_as(&mut self, number: Option<u16>, name: &str, value: &[u8]) -> Option<()> {
         let name_len = u16::try_from(name.len()).ok();
         let name_len = name_len.filter(|len| *len < NUMBERED);
         let (stands, value_len, name) = match (number, name_len, u16::try_from(value.len())) {
@@ -230,8 +243,8 @@ impl Headers {
                 .extend_from_slice(&(start as Start).to_ne_bytes());
         }
         self.bytes.reserve(len);
-        self.bytes.extend_from_slice(&stands.to_ne_bytes());
-        self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+        let lengths = [stands, value_len].map(u16::to_ne_bytes);
+        self.bytes.extend_from_slice(lengths.as_flattened());
         if stands == LONG {
             let name_len = u32::try_from(name.len()).ok()?;
             let value_len = u32::try_from(value.len()).ok()?;
@@ -250,7 +263,7 @@ impl Headers {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.fields().0.is_empty()
+        self.fields().next().is_none()
     }
 
     /// The first value of that name, whatever its case.
@@ -267,10 +280,6 @@ impl Headers {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.fields()
             .map(|(name, value)| (str::from_utf8(name).unwrap_or_default(), value))
-    }
-
-    fn fields(&self) -> Fields<'_> {
-        Fields(&self.bytes[self.start()..])
     }
 
     /// Writes the fields as lines, each with its line break.
@@ -349,10 +358,8 @@ pub(crate) fn field_value(value: &[u8]) -> Option<&[u8]> {
 }
 
 impl HeaderFields for Headers {
-    fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields()
-            .filter(move |(candidate, _)| is_same(candidate, name))
-            .map(|(_, value)| value)
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        Fields(&self.bytes[self.start()..])
     }
 }
 
@@ -367,10 +374,9 @@ impl Eq for Headers {}
 
 #[cfg(feature = "http")]
 impl HeaderFields for http::HeaderMap {
-    fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.get_all(name)
-            .iter()
-            .map(|value| value.as_bytes().trim_ascii())
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.iter()
+            .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes().trim_ascii()))
     }
 }
 
@@ -416,9 +422,7 @@ mod tests {
         let mut headers = Headers::new();
         for len in lengths {
             headers.push("Short", "v".repeat(len)).unwrap();
-            headers
-                .append_read("Host", "v".repeat(len).as_bytes())
-                .unwrap();
+            headers.push("Host", "v".repeat(len)).unwrap();
             headers.push(&"N".repeat(len), "short").unwrap();
         }
         let expected = lengths.map(|len| [(5, len), (4, len), (len, 5)]);

@@ -3,7 +3,10 @@
 use alloc::{string::String, vec, vec::Vec};
 use core::{fmt, mem::MaybeUninit, str};
 
-use super::{Accept, HandshakeError, HeaderFields, Headers, Key, Subprotocols};
+use super::{
+    Accept, HandshakeError, HeaderFields, Headers, Key, Subprotocols,
+    headers::{has_token, is_same},
+};
 use crate::deflate::{DeflateConfig, DeflateParams, parse_extensions};
 
 /// A version of HTTP, as far as the handshake tells them apart.
@@ -198,30 +201,40 @@ impl Offer {
         if method != "GET" {
             return Err(HandshakeError::Method(method.into()));
         }
+        let fields = Known::of(headers);
         // 2: who is asked. Two answers are one too many for whoever routes by it.
-        headers.exactly_one("Host")?;
+        fields.host.exactly_one("Host")?;
         // 3 and 4: the wish to upgrade.
-        if !headers.contains_token("Upgrade", "websocket") {
+        if !fields.upgrade {
             return Err(HandshakeError::Upgrade);
         }
-        if !headers.contains_token("Connection", "upgrade") {
+        if !fields.connection {
             return Err(HandshakeError::Connection);
         }
-        refuse_body(headers)?;
+        if fields.body {
+            return Err(HandshakeError::Body);
+        }
         // 6 before 5, so that a client of another version learns that, whatever its key is.
-        match headers.at_most_one("Sec-WebSocket-Version")? {
+        match fields.version.at_most_one("Sec-WebSocket-Version")? {
             Some(b"13") => {}
             other => {
                 let other = String::from_utf8_lossy(other.unwrap_or_default());
                 return Err(HandshakeError::WebSocketVersion(other.into_owned()));
             }
         }
-        let key = Key::parse(headers.exactly_one("Sec-WebSocket-Key")?)?;
-        Ok(Self {
+        let key = Key::parse(fields.key.exactly_one("Sec-WebSocket-Key")?)?;
+        let mut offer = Self {
             accept: key.accept(),
-            subprotocols: Subprotocols::parse(headers)?,
-            extensions: extension_list(headers)?,
-        })
+            subprotocols: Subprotocols::new(),
+            extensions: Vec::new(),
+        };
+        if fields.subprotocols {
+            offer.subprotocols = Subprotocols::parse(headers)?;
+        }
+        if fields.extensions {
+            offer.extensions = extension_list(headers)?;
+        }
+        Ok(offer)
     }
 
     /// Chooses among the offers of permessage-deflate (RFC 7692 §5): what is agreed, and what
@@ -232,17 +245,70 @@ impl Offer {
     }
 }
 
-/// A GET may carry a body as far as HTTP goes, but after the handshake the next byte is a
-/// frame's. A proxy that takes those bytes for the body, or the body for frames, can be made to
-/// see other messages than we do, so a request with a body is refused.
-fn refuse_body(headers: &impl HeaderFields) -> Result<(), HandshakeError> {
-    let no_body = headers
-        .values("Content-Length")
-        .all(|length| !length.is_empty() && length.iter().all(|digit| *digit == b'0'));
-    if no_body && headers.values("Transfer-Encoding").next().is_none() {
-        Ok(())
-    } else {
-        Err(HandshakeError::Body)
+/// What the rules are about, found in one pass: most fields of a browser are not among it, and to go
+/// through all of them for each rule took most of the time of a check.
+#[derive(Default)]
+struct Known<'a> {
+    host: Single<'a>,
+    version: Single<'a>,
+    key: Single<'a>,
+    /// Whether `Upgrade` and `Connection` ask for a WebSocket.
+    upgrade: bool,
+    connection: bool,
+    /// A GET may carry a body as far as HTTP goes, but after the handshake the next byte is a
+    /// frame's. A proxy that takes those bytes for the body, or the body for frames, can be made to
+    /// see other messages than we do, so a request with a body is refused.
+    body: bool,
+    /// Whether there are any.
+    subprotocols: bool,
+    extensions: bool,
+}
+
+impl<'a> Known<'a> {
+    fn of(headers: &'a impl HeaderFields) -> Self {
+        let mut known = Self::default();
+        for (name, value) in headers.fields() {
+            let is = |known| is_same(name, known);
+            match name.len() {
+                4 if is("Host") => known.host.add(value),
+                7 if is("Upgrade") => known.upgrade |= has_token(value, "websocket"),
+                10 if is("Connection") => known.connection |= has_token(value, "upgrade"),
+                14 if is("Content-Length") => {
+                    known.body |= value.is_empty() || value.iter().any(|digit| *digit != b'0');
+                }
+                17 if is("Sec-WebSocket-Key") => known.key.add(value),
+                17 if is("Transfer-Encoding") => known.body = true,
+                21 if is("Sec-WebSocket-Version") => known.version.add(value),
+                22 if is("Sec-WebSocket-Protocol") => known.subprotocols = true,
+                24 if is("Sec-WebSocket-Extensions") => known.extensions = true,
+                _ => {}
+            }
+        }
+        known
+    }
+}
+
+/// A field that may be there at most once.
+#[derive(Default)]
+struct Single<'a> {
+    value: Option<&'a [u8]>,
+    repeated: bool,
+}
+
+impl<'a> Single<'a> {
+    fn add(&mut self, value: &'a [u8]) {
+        self.repeated = self.value.replace(value).is_some();
+    }
+
+    fn at_most_one(&self, name: &'static str) -> Result<Option<&'a [u8]>, HandshakeError> {
+        if self.repeated {
+            return Err(HandshakeError::Repeated(name));
+        }
+        Ok(self.value)
+    }
+
+    fn exactly_one(&self, name: &'static str) -> Result<&'a [u8], HandshakeError> {
+        self.at_most_one(name)?.ok_or(HandshakeError::Missing(name))
     }
 }
 
@@ -437,7 +503,7 @@ pub(super) fn own_fields(
     let mut headers = Headers::behind(line, fields).ok_or(LINE_TOO_LONG)?;
     for field in fields {
         headers
-            .append_read(field.name, field.value.trim_ascii())
+            .append(field.name, field.value.trim_ascii())
             .ok_or(HandshakeError::Malformed("a header is too long"))?;
     }
     Ok(headers)

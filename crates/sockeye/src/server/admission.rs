@@ -5,7 +5,7 @@
 //! given back however a connection ends.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     fmt,
     hash::{BuildHasher, RandomState},
     net::{IpAddr, SocketAddr},
@@ -266,24 +266,20 @@ impl Gate {
 
     /// Counts an opening handshake for as long as what it gives is held.
     pub(super) fn handshake(self: &Arc<Self>, peer: Option<SocketAddr>) -> Handshake {
-        let mut handshakes = lock(&self.handshakes);
-        let id = handshakes.next;
-        handshakes.next += 1;
         let unfinished = Unfinished {
             since: Instant::now(),
             peer,
             task: None,
         };
-        handshakes.unfinished.insert(id, unfinished);
         Handshake {
             gate: self.clone(),
-            id,
+            id: lock(&self.handshakes).begin(unfinished),
         }
     }
 
     /// Says which task an unfinished handshake is in.
     pub(super) fn runs(&self, handshake: u64, task: AbortHandle) {
-        if let Some(unfinished) = lock(&self.handshakes).unfinished.get_mut(&handshake) {
+        if let Some(unfinished) = lock(&self.handshakes).at(handshake) {
             unfinished.task = Some(task);
         }
     }
@@ -481,10 +477,56 @@ impl From<Refused> for Error {
 #[derive(Debug, Default)]
 struct Handshakes {
     next: u64,
-    /// By their age, the oldest first.
-    unfinished: BTreeMap<u64, Unfinished>,
+    /// By their age, the oldest first, each with its number; `None` is left of one that is done while
+    /// others before it are not, as most end in the order in which they began.
+    begun: VecDeque<(u64, Option<Unfinished>)>,
+    unfinished: usize,
     /// Those who wait to accept.
     waiting: Vec<Waker>,
+}
+
+impl Handshakes {
+    /// Begins one: its number.
+    fn begin(&mut self, unfinished: Unfinished) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.begun.push_back((id, Some(unfinished)));
+        self.unfinished += 1;
+        id
+    }
+
+    /// One that is not done.
+    fn at(&mut self, id: u64) -> Option<&mut Unfinished> {
+        let at = self.place(id)?;
+        self.begun[at].1.as_mut()
+    }
+
+    fn place(&self, id: u64) -> Option<usize> {
+        self.begun.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    fn oldest(&self) -> Option<(u64, &Unfinished)> {
+        let (id, unfinished) = self.begun.front()?;
+        Some((*id, unfinished.as_ref()?))
+    }
+
+    fn end(&mut self, id: u64) {
+        /// So few that are done are left where they are.
+        const FEW: usize = 64;
+        // Given up, it has ended before its guard is dropped.
+        let Some(at) = self.place(id) else { return };
+        if self.begun[at].1.take().is_none() {
+            return;
+        }
+        self.unfinished -= 1;
+        while let Some((_, None)) = self.begun.front() {
+            self.begun.pop_front();
+        }
+        // One that takes long does not keep the place of all that begin after it.
+        if self.begun.len() > 2 * self.unfinished + FEW {
+            self.begun.retain(|(_, unfinished)| unfinished.is_some());
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -508,8 +550,7 @@ impl Handshake {
 
     /// Says whose it is, where that is not who has connected.
     pub(super) fn comes_from(&self, client: Option<SocketAddr>) {
-        let mut handshakes = lock(&self.gate.handshakes);
-        if let Some(unfinished) = handshakes.unfinished.get_mut(&self.id) {
+        if let Some(unfinished) = lock(&self.gate.handshakes).at(self.id) {
             unfinished.peer = client;
         }
     }
@@ -518,7 +559,7 @@ impl Handshake {
 impl Drop for Handshake {
     fn drop(&mut self) {
         let mut handshakes = lock(&self.gate.handshakes);
-        handshakes.unfinished.remove(&self.id);
+        handshakes.end(self.id);
         let waiting = std::mem::take(&mut handshakes.waiting);
         drop(handshakes);
         waiting.into_iter().for_each(Waker::wake);
@@ -555,16 +596,17 @@ impl Room {
     ) -> Poll<()> {
         loop {
             let mut handshakes = lock(&self.gate.handshakes);
-            if handshakes.unfinished.len() < self.most {
+            if handshakes.unfinished < self.most {
                 self.sleep = None;
                 return Poll::Ready(());
             }
-            let Some(oldest) = handshakes.unfinished.first_entry() else {
+            let Some((id, oldest)) = handshakes.oldest() else {
                 return Poll::Ready(());
             };
-            let until = oldest.get().since + GRACE;
+            let until = oldest.since + GRACE;
             if until <= Instant::now() {
-                let Unfinished { peer, task, .. } = oldest.remove();
+                let (peer, task) = (oldest.peer, oldest.task.clone());
+                handshakes.end(id);
                 drop(handshakes);
                 if let Some(task) = task {
                     task.abort();
