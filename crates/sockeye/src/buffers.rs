@@ -76,6 +76,7 @@ impl ReadBuffer {
 }
 
 #[derive(Default)]
+#[allow(clippy::vec_box, reason = "they come and go in their boxes")]
 struct Pool {
     large: Vec<Vec<u8>>,
     read: Vec<Box<ReadBuffer>>,
