@@ -76,7 +76,7 @@ impl fmt::Display for Limit {
 /// The limits of a server; none is `None`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// At 2 KB each when idle, these are 130 MB; with TLS, 660 MB.
+    /// At 1.7 KB each when idle, these are 110 MB; with TLS, 640 MB.
     pub(super) connections: Option<usize>,
     /// An office or a mobile network behind one address has room; one machine is kept from filling a
     /// server.

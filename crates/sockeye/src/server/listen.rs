@@ -220,7 +220,7 @@ impl Server {
     }
 
     /// Sets how many connections there may be, or with `None` that there may be any number. Default
-    /// 65,536, which are about 130 MB when they are idle.
+    /// 65,536, which are about 110 MB when they are idle.
     ///
     /// A connection counts once, from when it is accepted until its handler is done, whatever it is used
     /// for. One that is too many is answered with 503 and `Retry-After`, and closed; where TLS is spoken it
