@@ -76,7 +76,7 @@ impl fmt::Display for Limit {
 /// The limits of a server; none is `None`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// At 2 KB each when idle, these are 130 MB; with TLS, 660 MB.
+    /// At 1.7 KB each when idle, these are 110 MB; with TLS, 640 MB.
     pub(super) connections: Option<usize>,
     /// An office or a mobile network behind one address has room; one machine is kept from filling a
     /// server.
@@ -195,13 +195,13 @@ const RETRY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 struct Addresses {
-    clients: HashMap<Client, Counted>,
+    clients: HashMap<Client, AddressCount>,
     /// All of them, in the order in which they are looked at whether they can be forgotten.
     order: VecDeque<Client>,
 }
 
 #[derive(Debug, Default)]
-struct Counted {
+struct AddressCount {
     open: usize,
     handshakes: Bucket,
 }
@@ -246,9 +246,11 @@ impl Gate {
             return Err(Refused::new(Limit::Connections, None));
         }
         Ok(Place {
-            gate: self.clone(),
             limits: limits.clone(),
-            client: Mutex::new(None),
+            counted: Mutex::new(Counted {
+                gate: self.clone(),
+                client: None,
+            }),
             refused: Mutex::new(None),
         })
     }
@@ -326,15 +328,21 @@ impl Drop for Refusing {
     }
 }
 
-/// The place of a connection, for as long as it is held.
+/// The place of a connection that is not open yet.
 #[derive(Debug)]
 pub(super) struct Place {
-    gate: Arc<Gate>,
     /// The server's, which has them once.
     limits: Arc<Limits>,
-    client: Mutex<Option<Client>>,
+    counted: Mutex<Counted>,
     /// Why it was not let in, where that is known only now. In a box: it is seldom there.
     refused: Mutex<Option<Box<Refused>>>,
+}
+
+/// What is left of it once the connection is open: that it is counted, for as long as this is held.
+#[derive(Debug)]
+pub(super) struct Counted {
+    gate: Arc<Gate>,
+    client: Option<Client>,
 }
 
 impl Place {
@@ -343,23 +351,31 @@ impl Place {
         lock(&self.refused).as_deref().copied()
     }
 
+    pub(super) fn into_counted(self) -> Counted {
+        self.counted
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Says which address the connection is from, as soon as that is known, and counts it there; what
     /// it was counted for before is given back.
     pub(super) fn count_address(&self, address: IpAddr) -> Result<(), Refused> {
-        self.count_at(address)
+        lock(&self.counted)
+            .count_at(address, &self.limits)
             .inspect_err(|refused| *lock(&self.refused) = Some(Box::new(*refused)))
     }
+}
 
-    fn count_at(&self, address: IpAddr) -> Result<(), Refused> {
-        let mut known = lock(&self.client);
+impl Counted {
+    fn count_at(&mut self, address: IpAddr, limits: &Limits) -> Result<(), Refused> {
         let client = Client::from(address);
-        if *known == Some(client) {
+        if self.client == Some(client) {
             return Ok(());
         }
-        let most = self.limits.per_address.for_address(address);
-        let rate = self.limits.rate.for_address(address);
+        let most = limits.per_address.for_address(address);
+        let rate = limits.rate.for_address(address);
         if most.is_none() && rate.is_none() {
-            self.leave(known.take());
+            self.leave();
             return Ok(());
         }
         let now = self.gate.now();
@@ -368,7 +384,7 @@ impl Place {
         let Addresses { clients, order } = &mut *addresses;
         let counted = clients.entry(client).or_insert_with(|| {
             order.push_back(client);
-            Counted::default()
+            AddressCount::default()
         });
         if counted.open >= most.unwrap_or(usize::MAX) {
             return Err(Refused::new(Limit::ConnectionsPerAddress, Some(address)));
@@ -382,13 +398,13 @@ impl Place {
         }
         counted.open += 1;
         drop(addresses);
-        let before = known.replace(client);
-        self.leave(before);
+        self.leave();
+        self.client = Some(client);
         Ok(())
     }
 
-    fn leave(&self, client: Option<Client>) {
-        if let Some(client) = client
+    fn leave(&mut self) {
+        if let Some(client) = self.client.take()
             && let Some(counted) = self.gate.addresses(client).clients.get_mut(&client)
         {
             counted.open = counted.open.saturating_sub(1);
@@ -396,10 +412,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Counted {
     fn drop(&mut self) {
-        let client = lock(&self.client).take();
-        self.leave(client);
+        self.leave();
         self.gate.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
