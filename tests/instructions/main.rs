@@ -4,7 +4,7 @@
 use std::{hint::black_box, time::Duration};
 
 use sockeye::proto::{
-    Config, Event, MaskSource, Message, Outgoing, OwnedEvent, Receiver, Role, Sender,
+    Config, Event, MaskSource, Message, Outgoing, OutputBuffer, OwnedEvent, Receiver, Role, Sender,
     deflate::{Deflaters, Inflater},
     handshake::{Acceptance, HeadLimits, HeadScanner, Key, Request, Response, UpgradeRequest},
 };
@@ -73,7 +73,9 @@ fn role(masked: &str) -> Role {
 fn sender(role: Role) -> Sender {
     let mut sender = Sender::new(role, None, Duration::from_secs(5));
     // As a pool lends it: used before.
-    sender.output().lend_buffer(vec![0; 2 << 20]);
+    sender
+        .output()
+        .lend_buffer(OutputBuffer::with_room(2 << 20));
     sender
 }
 

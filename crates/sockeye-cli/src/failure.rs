@@ -125,8 +125,13 @@ fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
 }
 
 fn tls_advice(problem: &str) -> Option<String> {
-    let advice = if problem.contains("NotValidForName") {
+    let advice = if problem.contains("not valid for name") {
         "connect by a name that the certificate has, or try with --insecure"
+    } else if problem.contains("CaUsedAsEndEntity") {
+        "this is the certificate of an authority (CA:TRUE), which no server may show: have it sign one for the \
+         server, or try with --insecure"
+    } else if problem.contains("expired") || problem.contains("not valid yet") {
+        "the server needs another certificate, unless the clock of this machine is wrong; or try with --insecure"
     } else if problem.contains("invalid peer certificate") {
         "name its authority with --cacert FILE, or try with --insecure"
     } else if ["InvalidContentType", "corrupt message", "handshake eof"]

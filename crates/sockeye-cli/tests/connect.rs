@@ -410,6 +410,54 @@ mod failures {
     }
 
     #[test]
+    fn the_certificate_is_not_for_that_server_or_not_for_now() {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+
+        type Set = fn(&mut CertificateParams);
+        let faults: [(&str, Set, &str); 4] = [
+            ("name", |_| {}, "connect by a name that the certificate has"),
+            (
+                "authority",
+                |made| made.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+                "the certificate of an authority",
+            ),
+            (
+                "past",
+                |made| made.not_after = date_time_ymd(2001, 1, 1),
+                "the clock of this machine",
+            ),
+            (
+                "future",
+                |made| made.not_before = date_time_ymd(4000, 1, 1),
+                "the clock of this machine",
+            ),
+        ];
+        for (name, set, told) in faults {
+            let key = KeyPair::generate().unwrap();
+            let names = match name {
+                "name" => "other.example".into(),
+                _ => "127.0.0.1".into(),
+            };
+            let mut made = CertificateParams::new([names]).unwrap();
+            set(&mut made);
+            let directory = program::directory(&format!("connect-fault-{name}"));
+            let [cert, key] = [
+                ("cert.pem", made.self_signed(&key).unwrap().pem()),
+                ("key.pem", key.serialize_pem()),
+            ]
+            .map(|(file, pem)| {
+                let path = directory.join(file);
+                std::fs::write(&path, pem).unwrap();
+                path.to_str().unwrap().to_owned()
+            });
+            let server = serve(&["--tls-cert", &cert, "--tls-key", &key]);
+            let line = one_line(&["--cacert", &cert, &server.url], "");
+            assert!(line.contains(told), "{line}");
+            assert!(line.contains("--insecure"), "{line}");
+        }
+    }
+
+    #[test]
     fn the_server_does_not_speak_tls() {
         let server = serve(&[]);
         let line = one_line(&[&server.url.replace("ws:", "wss:")], "");

@@ -30,7 +30,7 @@ pub use frame::{FrameHeader, OpCode};
 pub use limits::Limits;
 pub use message::{Message, MessageKind, MessageRef, Outgoing, Text, TextRef};
 pub use meter::{Count, Counters, Meter, Traffic};
-pub use output::Output;
+pub use output::{Output, OutputBuffer};
 pub use prepared::Prepared;
 pub use receive::{Event, OwnedEvent, Part, Receiver};
 pub use send::Sender;

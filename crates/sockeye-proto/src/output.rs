@@ -1,7 +1,7 @@
 //! Bytes on their way out: small ones gathered in one buffer, large payloads left where they are.
 
-use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
-use core::iter;
+use alloc::{boxed::Box, collections::VecDeque, vec, vec::Vec};
+use core::{iter, mem};
 
 use bytes::Bytes;
 
@@ -12,9 +12,17 @@ use bytes::Bytes;
 /// connection of a thread in turn.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// Room for small bytes; what waits in it is `buffer[written..end]`. All of it is initialized,
+    /// There while anything waits. How much does, and where, is with the buffer, so that a connection
+    /// in which nothing waits has a pointer for all that.
+    buffer: Option<Box<OutputBuffer>>,
+}
+
+/// A buffer for an [`Output`] to gather small bytes in.
+#[derive(Debug, Default)]
+pub struct OutputBuffer {
+    /// Room for small bytes; what waits in it is `bytes[written..end]`. All of it is initialized,
     /// so that appending is a copy and nothing more.
-    buffer: Vec<u8>,
+    bytes: Vec<u8>,
     end: usize,
     written: usize,
     /// There while payloads wait that are not copied: most connections never have one.
@@ -44,35 +52,167 @@ impl Output {
     /// How many bytes wait to be written.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        match &self.buffer {
+            Some(buffer) => buffer.len,
+            None => 0,
+        }
     }
 
     /// Whether nothing waits.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// What waits, in order, in as few pieces as there are.
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.buffer.iter().flat_map(|buffer| buffer.chunks())
+    }
+
+    /// What waits, where it is in one piece.
+    #[inline]
+    pub fn only_chunk(&self) -> Option<&[u8]> {
+        match &self.buffer {
+            Some(buffer) if buffer.has_large() => None,
+            Some(buffer) => Some(&buffer.bytes[buffer.written..buffer.end]),
+            None => Some(&[]),
+        }
+    }
+
+    /// Says that the first `count` bytes have been written. More than wait count as all of them.
+    #[inline]
+    pub fn advance(&mut self, count: usize) {
+        if let Some(buffer) = &mut self.buffer {
+            buffer.advance(count);
+        }
+    }
+
+    /// Whether there is a buffer to gather in.
+    #[inline]
+    pub fn has_buffer(&self) -> bool {
+        self.buffer.is_some()
+    }
+
+    /// Bytes of the buffer's memory in which nothing waits.
+    pub fn spare(&self) -> usize {
+        let spare = |buffer: &OutputBuffer| buffer.room() - (buffer.end - buffer.written);
+        self.buffer.as_deref().map_or(0, spare)
+    }
+
+    /// Lends a buffer to gather in, for an output that has none. What it holds is overwritten.
+    #[inline]
+    pub fn lend_buffer(&mut self, buffer: Box<OutputBuffer>) {
+        if self.buffer.is_none() {
+            self.buffer = Some(buffer);
+        }
+    }
+
+    /// Takes the buffer back, where nothing waits in it.
+    #[inline]
+    pub fn take_buffer(&mut self) -> Option<Box<OutputBuffer>> {
+        if self.is_empty() {
+            self.buffer.take()
+        } else {
+            None
+        }
+    }
+
+    /// Moves what waits into memory of just its size, so that a lent buffer can be taken back from
+    /// a peer that does not read.
+    pub fn trade_buffer(&mut self) -> Option<Box<OutputBuffer>> {
+        let buffer = self.buffer.as_mut()?;
+        let bytes = buffer.bytes[buffer.written..buffer.end].to_vec();
+        buffer.move_down();
+        let rest = OutputBuffer {
+            end: bytes.len(),
+            written: 0,
+            bytes,
+            large: buffer.large.take(),
+            len: buffer.len,
+        };
+        let mut lent = mem::replace(buffer, Box::new(rest));
+        lent.clear();
+        Some(lent)
+    }
+
+    /// The large payload that was written last, so that its memory can be used again.
+    #[inline]
+    pub fn take_spent(&mut self) -> Option<Bytes> {
+        let buffer = self.buffer.as_mut()?;
+        let larges = buffer.large.as_mut()?;
+        let spent = larges.spent.take();
+        if larges.queue.is_empty() {
+            buffer.large = None;
+        }
+        spent
+    }
+
+    /// Appends `count` bytes, to be overwritten.
+    #[inline]
+    pub(crate) fn append(&mut self, count: usize) -> &mut [u8] {
+        self.buffer.get_or_insert_default().append(count)
+    }
+
+    /// Appends a header and its payload, where the buffer has room for them. Says whether it had.
+    #[inline]
+    pub(crate) fn append_short<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) -> bool {
+        match &mut self.buffer {
+            Some(buffer) => buffer.append_short(header, payload),
+            None => false,
+        }
+    }
+
+    /// Appends bytes by extending the buffer.
+    pub(crate) fn append_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let buffer = self.buffer.get_or_insert_default();
+        buffer.compact();
+        let before = buffer.end;
+        buffer.bytes.truncate(before);
+        write(&mut buffer.bytes);
+        buffer.end = buffer.bytes.len();
+        buffer.len += buffer.end - before;
+    }
+
+    /// Appends a payload without copying it.
+    pub(crate) fn append_large(&mut self, bytes: Bytes) {
+        let buffer = self.buffer.get_or_insert_default();
+        buffer.len += bytes.len();
+        buffer.large.get_or_insert_default().queue.push_back(Large {
+            after: buffer.end,
+            bytes,
+            written: 0,
+        });
+    }
+}
+
+impl OutputBuffer {
+    /// A buffer with room for so many bytes. It grows as needed.
+    pub fn with_room(bytes: usize) -> Box<Self> {
+        Box::new(Self {
+            bytes: vec![0; bytes],
+            ..Self::default()
+        })
+    }
+
+    /// How many bytes it has room for.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = self.written;
         let queue = self.large.as_ref().map(|larges| &larges.queue);
         let pairs = queue.into_iter().flatten().flat_map(move |large| {
-            let before = &self.buffer[at..large.after];
+            let before = &self.bytes[at..large.after];
             at = large.after;
             [before, &large.bytes[large.written..]]
         });
         let last = queue.and_then(VecDeque::back);
         let last = last.map_or(self.written, |large| large.after);
         pairs
-            .chain(iter::once(&self.buffer[last..self.end]))
+            .chain(iter::once(&self.bytes[last..self.end]))
             .filter(|chunk| !chunk.is_empty())
-    }
-
-    /// What waits, where it is in one piece.
-    #[inline]
-    pub fn only_chunk(&self) -> Option<&[u8]> {
-        (!self.has_large()).then(|| &self.buffer[self.written..self.end])
     }
 
     #[inline]
@@ -80,11 +220,14 @@ impl Output {
         matches!(&self.large, Some(larges) if !larges.queue.is_empty())
     }
 
-    /// Says that the first `count` bytes have been written. More than wait count as all of them.
+    fn clear(&mut self) {
+        (self.end, self.written, self.len) = (0, 0, 0);
+    }
+
     #[inline]
-    pub fn advance(&mut self, count: usize) {
+    fn advance(&mut self, count: usize) {
         if count >= self.len && !self.has_large() {
-            (self.end, self.written, self.len) = (0, 0, 0);
+            self.clear();
         } else {
             self.advance_part(count);
         }
@@ -115,51 +258,6 @@ impl Output {
         }
     }
 
-    /// Whether there is a buffer to gather in.
-    #[inline]
-    pub fn has_buffer(&self) -> bool {
-        self.buffer.capacity() > 0
-    }
-
-    /// Bytes of the buffer's memory in which nothing waits.
-    pub fn spare(&self) -> usize {
-        self.buffer.capacity() - (self.end - self.written)
-    }
-
-    /// Lends a buffer to gather in, for an output that has none. What it holds is overwritten.
-    #[inline]
-    pub fn lend_buffer(&mut self, buffer: Vec<u8>) {
-        if self.buffer.capacity() == 0 {
-            self.buffer = buffer;
-        }
-    }
-
-    /// Takes the buffer back, where nothing waits in it.
-    #[inline]
-    pub fn take_buffer(&mut self) -> Option<Vec<u8>> {
-        (self.len == 0).then(|| core::mem::take(&mut self.buffer))
-    }
-
-    /// Moves what waits into memory of just its size, so that a lent buffer can be taken back from
-    /// a peer that does not read.
-    pub fn trade_buffer(&mut self) -> Vec<u8> {
-        let rest = self.buffer[self.written..self.end].to_vec();
-        self.move_down();
-        (self.end, self.written) = (rest.len(), 0);
-        core::mem::replace(&mut self.buffer, rest)
-    }
-
-    /// The large payload that was written last, so that its memory can be used again.
-    #[inline]
-    pub fn take_spent(&mut self) -> Option<Bytes> {
-        let larges = self.large.as_mut()?;
-        let spent = larges.spent.take();
-        if larges.queue.is_empty() {
-            self.large = None;
-        }
-        spent
-    }
-
     /// Counts the places of the large payloads from what has not been written.
     fn move_down(&mut self) {
         for large in self.large.iter_mut().flat_map(|larges| &mut larges.queue) {
@@ -167,22 +265,20 @@ impl Output {
         }
     }
 
-    /// Appends `count` bytes, to be overwritten.
     #[inline]
-    pub(crate) fn append(&mut self, count: usize) -> &mut [u8] {
-        if self.buffer.len() - self.end < count {
+    fn append(&mut self, count: usize) -> &mut [u8] {
+        if self.bytes.len() - self.end < count {
             self.make_room(count);
         }
         let start = self.end;
         self.end += count;
         self.len += count;
-        &mut self.buffer[start..start + count]
+        &mut self.bytes[start..start + count]
     }
 
-    /// Appends a header and its payload, where the buffer has room for them. Says whether it had.
     #[inline]
-    pub(crate) fn append_short<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) -> bool {
-        let Some((head, body)) = self.buffer[self.end..].split_first_chunk_mut::<N>() else {
+    fn append_short<const N: usize>(&mut self, header: [u8; N], payload: &[u8]) -> bool {
+        let Some((head, body)) = self.bytes[self.end..].split_first_chunk_mut::<N>() else {
             return false;
         };
         let Some(body) = body.get_mut(..payload.len()) else {
@@ -195,36 +291,15 @@ impl Output {
         true
     }
 
-    /// Appends bytes by extending the buffer.
-    pub(crate) fn append_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        self.compact();
-        let before = self.end;
-        self.buffer.truncate(before);
-        write(&mut self.buffer);
-        self.end = self.buffer.len();
-        self.len += self.end - before;
-    }
-
-    /// Appends a payload without copying it.
-    pub(crate) fn append_large(&mut self, bytes: Bytes) {
-        self.len += bytes.len();
-        self.large.get_or_insert_default().queue.push_back(Large {
-            after: self.end,
-            bytes,
-            written: 0,
-        });
-    }
-
     #[cold]
     fn make_room(&mut self, count: usize) {
         /// Initialized at once, beyond what is asked for.
         const STEP: usize = 4096;
         self.compact();
         let wanted = self.end + count;
-        self.buffer
-            .reserve(wanted.saturating_sub(self.buffer.len()));
-        let room = self.buffer.capacity().min(wanted + STEP);
-        self.buffer.resize(room.max(self.buffer.len()), 0);
+        self.bytes.reserve(wanted.saturating_sub(self.bytes.len()));
+        let room = self.bytes.capacity().min(wanted + STEP);
+        self.bytes.resize(room.max(self.bytes.len()), 0);
     }
 
     /// Keeps written bytes from piling up under a peer that never lets the output run empty.
@@ -232,7 +307,7 @@ impl Output {
     fn compact(&mut self) {
         const WORTHWHILE: usize = 64 * 1024;
         if self.written >= WORTHWHILE && self.written * 2 >= self.end {
-            self.buffer.copy_within(self.written..self.end, 0);
+            self.bytes.copy_within(self.written..self.end, 0);
             self.move_down();
             (self.end, self.written) = (self.end - self.written, 0);
         }
@@ -265,7 +340,6 @@ fn overlapping<const N: usize>(from: &[u8], to: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec;
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
@@ -315,7 +389,7 @@ mod tests {
     #[test]
     fn short_payloads_of_any_length_are_copied_whole() {
         let mut output = Output::default();
-        output.lend_buffer(vec![0xFF; 2 * 100]);
+        output.lend_buffer(OutputBuffer::with_room(2 * 100));
         let payload: Vec<u8> = (0..100).collect();
         for len in 0..=98 {
             assert!(output.append_short([1, 2], &payload[..len]), "{len}");
@@ -331,7 +405,7 @@ mod tests {
     fn what_does_not_fit_is_not_begun() {
         let mut output = Output::default();
         assert!(!output.append_short([1, 2], &[]));
-        output.lend_buffer(vec![0; 4]);
+        output.lend_buffer(OutputBuffer::with_room(4));
         assert!(!output.append_short([1, 2], &[3, 4, 5]));
         assert!(output.is_empty());
         assert!(output.append_short([1, 2], &[3, 4]));
@@ -345,23 +419,17 @@ mod tests {
             output.append(1000).fill(0);
             output.advance(999);
         }
-        assert!(
-            output.buffer.capacity() < 300_000,
-            "{}",
-            output.buffer.capacity()
-        );
+        assert!(output.spare() < 300_000, "{}", output.spare());
     }
 
     #[test]
     fn an_empty_output_gives_its_buffer_back() {
         let mut output = Output::default();
-        output.lend_buffer(Vec::with_capacity(100));
+        output.lend_buffer(OutputBuffer::with_room(100));
         output.append(1).fill(1);
-        assert_eq!(output.take_buffer(), None);
+        assert!(output.take_buffer().is_none());
         output.advance(1);
-        assert_eq!(
-            output.take_buffer().map(|buffer| buffer.capacity()),
-            Some(100)
-        );
+        assert_eq!(output.take_buffer().map(|buffer| buffer.room()), Some(100));
+        assert!(!output.has_buffer());
     }
 }

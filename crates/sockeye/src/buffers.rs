@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use sockeye_proto::deflate::{Deflaters, Inflater};
+use sockeye_proto::{
+    OutputBuffer,
+    deflate::{Deflaters, Inflater},
+};
 
 /// The size of a read buffer in bytes: what one `recv` can take at most.
 pub(crate) const READ: usize = 128 * 1024;
@@ -27,46 +30,89 @@ const OUTPUT_MOST: usize = 512 * 1024;
 const LARGE_KEPT: usize = 8;
 const LARGE: std::ops::RangeInclusive<usize> = 128 * 1024..=2 * 1024 * 1024 + 4096;
 
+/// A buffer to read into, and what of that was not taken: with the buffer, so that a connection for which
+/// nothing has come has a pointer for all that.
+#[derive(Debug)]
+pub(crate) struct ReadBuffer {
+    bytes: Vec<u8>,
+    /// Bytes read and not taken are `bytes[start..end]`.
+    start: usize,
+    end: usize,
+}
+
+impl ReadBuffer {
+    /// One in which nothing of that was taken.
+    pub(crate) fn full(bytes: Vec<u8>) -> Self {
+        Self {
+            start: 0,
+            end: bytes.len(),
+            bytes,
+        }
+    }
+
+    /// Where to read to: [`READ`] bytes.
+    #[inline]
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        &mut self.bytes[READ_AT..]
+    }
+
+    /// Says how many bytes were read to there.
+    #[inline]
+    pub(crate) fn filled(&mut self, count: usize) {
+        (self.start, self.end) = (READ_AT, READ_AT + count);
+    }
+
+    /// What was not taken.
+    #[inline]
+    pub(crate) fn unread(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
+    /// Says how many bytes of that still were not.
+    #[inline]
+    pub(crate) fn leave(&mut self, left: usize) {
+        self.start = self.end - left;
+    }
+}
+
 #[derive(Default)]
+#[allow(clippy::vec_box, reason = "they come and go in their boxes")]
 struct Pool {
     large: Vec<Vec<u8>>,
-    read: Vec<Vec<u8>>,
-    output: Vec<Vec<u8>>,
+    read: Vec<Box<ReadBuffer>>,
+    output: Vec<Box<OutputBuffer>>,
     inflater: Option<Box<Inflater>>,
     deflaters: Option<Box<Deflaters>>,
 }
+
+/// The buffer that was given back last.
+type Hand<T> = LocalKey<Cell<Option<Box<T>>>>;
 
 thread_local! {
     static POOL: RefCell<Pool> = RefCell::default();
     /// The buffers that were given back last, at hand for whoever is next: mostly all there are. A
     /// third of the instructions of asking the pool, which every message alone would pay twice for each.
-    static READ_AT_HAND: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static OUTPUT_AT_HAND: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static READ_AT_HAND: Cell<Option<Box<ReadBuffer>>> = const { Cell::new(None) };
+    static OUTPUT_AT_HAND: Cell<Option<Box<OutputBuffer>>> = const { Cell::new(None) };
 }
 
-/// What is at hand; empty where nothing is.
+/// What is at hand.
 #[inline]
-fn take_at_hand(hand: &'static LocalKey<Cell<Vec<u8>>>) -> Vec<u8> {
-    hand.try_with(Cell::take).unwrap_or_default()
+fn take_at_hand<T>(hand: &'static Hand<T>) -> Option<Box<T>> {
+    hand.try_with(Cell::take).ok().flatten()
 }
 
 /// Puts a buffer at hand, and the one that is there into the pool.
 #[inline]
-fn put_at_hand(
-    hand: &'static LocalKey<Cell<Vec<u8>>>,
-    buffer: Vec<u8>,
-    kept: fn(&mut Pool) -> &mut Vec<Vec<u8>>,
-) {
-    let before = hand.try_with(|hand| hand.replace(buffer));
-    if let Ok(before) = before
-        && before.capacity() > 0
-    {
+fn put_at_hand<T>(hand: &'static Hand<T>, buffer: Box<T>, kept: fn(&mut Pool) -> &mut Vec<Box<T>>) {
+    let before = hand.try_with(|hand| hand.replace(Some(buffer)));
+    if let Ok(Some(before)) = before {
         put_in_pool(before, kept);
     }
 }
 
 #[cold]
-fn put_in_pool(buffer: Vec<u8>, kept: fn(&mut Pool) -> &mut Vec<Vec<u8>>) {
+fn put_in_pool<T>(buffer: Box<T>, kept: fn(&mut Pool) -> &mut Vec<Box<T>>) {
     pool(|pool| {
         let kept = kept(pool);
         (kept.len() < KEPT).then(|| kept.push(buffer))
@@ -82,36 +128,32 @@ fn pool<R>(work: impl FnOnce(&mut Pool) -> Option<R>) -> Option<R> {
 
 /// A buffer with [`READ`] bytes to read into, from [`READ_AT`] on.
 #[inline]
-pub(crate) fn take_read() -> Vec<u8> {
-    let buffer = take_at_hand(&READ_AT_HAND);
-    if !buffer.is_empty() {
-        return buffer;
-    }
-    pool(|pool| pool.read.pop()).unwrap_or_else(|| vec![0; READ_AT + READ])
+pub(crate) fn take_read() -> Box<ReadBuffer> {
+    take_at_hand(&READ_AT_HAND)
+        .or_else(|| pool(|pool| pool.read.pop()))
+        .unwrap_or_else(|| Box::new(ReadBuffer::full(vec![0; READ_AT + READ])))
 }
 
 /// Gives a read buffer back. One of another size, such as what followed a handshake, is dropped.
 #[inline]
-pub(crate) fn put_read(buffer: Vec<u8>) {
-    if buffer.len() == READ_AT + READ {
+pub(crate) fn put_read(buffer: Box<ReadBuffer>) {
+    if buffer.bytes.len() == READ_AT + READ {
         put_at_hand(&READ_AT_HAND, buffer, |pool| &mut pool.read);
     }
 }
 
 /// A buffer to gather output in.
 #[inline]
-pub(crate) fn take_output() -> Vec<u8> {
-    let buffer = take_at_hand(&OUTPUT_AT_HAND);
-    if buffer.capacity() > 0 {
-        return buffer;
-    }
-    pool(|pool| pool.output.pop()).unwrap_or_else(|| vec![0; READ])
+pub(crate) fn take_output() -> Box<OutputBuffer> {
+    take_at_hand(&OUTPUT_AT_HAND)
+        .or_else(|| pool(|pool| pool.output.pop()))
+        .unwrap_or_else(|| OutputBuffer::with_room(READ))
 }
 
 /// Gives an output buffer back.
 #[inline]
-pub(crate) fn put_output(buffer: Vec<u8>) {
-    if (READ..=OUTPUT_MOST).contains(&buffer.capacity()) {
+pub(crate) fn put_output(buffer: Box<OutputBuffer>) {
+    if (READ..=OUTPUT_MOST).contains(&buffer.room()) {
         put_at_hand(&OUTPUT_AT_HAND, buffer, |pool| &mut pool.output);
     }
 }

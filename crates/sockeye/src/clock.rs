@@ -101,7 +101,7 @@ impl Slept {
 mod keeper {
     use std::{
         cell::RefCell,
-        collections::BTreeMap,
+        collections::{BTreeMap, btree_map::Entry},
         io,
         ops::Bound::{Excluded, Included, Unbounded},
         sync::{
@@ -257,10 +257,13 @@ mod keeper {
         fn put(&self, deadline: Instant, connection: Weak<Shared>) -> Key {
             let mut key = self.key(deadline).max(1);
             let mut queue = self.queue();
-            while queue.timers.contains_key(&key) {
-                key += 1;
-            }
-            queue.timers.insert(key, connection);
+            let free = loop {
+                match queue.timers.entry(key) {
+                    Entry::Vacant(free) => break free,
+                    Entry::Occupied(_) => key += 1,
+                }
+            };
+            free.insert(connection);
             if queue.set.is_none_or(|set| key < set) {
                 self.set(&mut queue);
             }

@@ -120,8 +120,9 @@ impl Socket {
     /// where not, nothing has happened.
     #[inline]
     fn send_quick(&mut self, message: MessageRef<'_>) -> bool {
+        let limit = self.driver.shared.info.output.limit;
         self.driver.link().is_some_and(|link| {
-            link.sender.buffered() + message.len() <= link.limit && link.sender.send_quick(message)
+            link.sender.buffered() + message.len() <= limit && link.sender.send_quick(message)
         })
     }
 
@@ -135,11 +136,12 @@ impl Socket {
         {
             message = Outgoing::Owned((**owned).clone());
         }
+        let limit = self.driver.shared.info.output.limit;
         let Some(link) = self.driver.link() else {
             return;
         };
         let waits = link.waiting();
-        if waits + message.as_ref().len() > link.limit && link.sender.is_open() {
+        if waits + message.as_ref().len() > limit && link.sender.is_open() {
             self.overflow();
             return;
         }

@@ -106,6 +106,8 @@ mod message_reader;
 mod message_writer;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+#[cfg(all(feature = "tls", any(feature = "client", feature = "server")))]
+mod pem;
 #[cfg_attr(
     not(feature = "server"),
     allow(dead_code, unreachable_pub, reason = "set at servers")

@@ -30,15 +30,11 @@ pub(crate) type Lost = Arc<io::Error>;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) sender: Sender,
-    /// How many bytes may wait where nothing can wait for them to be written.
-    pub(crate) limit: usize,
     io: WriteHalf,
     /// Keeps the connection, where it is to be kept.
     pub(crate) alarm: Option<Alarm>,
-    /// There once it closes.
-    closing: Option<Box<Closing>>,
-    /// Why nothing more can be written.
-    pub(crate) broken: Option<Lost>,
+    /// There once it closes, or has broken off.
+    ending: Option<Box<Ending>>,
     /// Messages that wait until nothing else does, and are replaced meanwhile. Boxed and there only
     /// while some do.
     latest: Option<Box<Latest>>,
@@ -47,9 +43,9 @@ pub(crate) struct Link {
     pub(crate) reading: Option<Waker>,
 }
 
-/// How far a connection is that closes.
+/// How far a connection is that ends.
 #[derive(Debug)]
-struct Closing {
+struct Ending {
     /// When the core's time begins, which only a Close asks for.
     began: Instant,
     /// Runs until the peer must have closed, where someone waits for that.
@@ -58,6 +54,8 @@ struct Closing {
     overdue: bool,
     /// Whether this direction of the transport has ended.
     shut_down: bool,
+    /// Why nothing more can be written.
+    broken: Option<Lost>,
 }
 
 /// Something to send.
@@ -120,14 +118,12 @@ impl Command<'_> {
 }
 
 impl Link {
-    pub(crate) fn new(sender: Sender, io: WriteHalf, limit: usize) -> Self {
+    pub(crate) fn new(sender: Sender, io: WriteHalf) -> Self {
         Self {
             sender,
-            limit,
             io,
             alarm: None,
-            closing: None,
-            broken: None,
+            ending: None,
             latest: None,
             reading: None,
         }
@@ -136,7 +132,7 @@ impl Link {
     /// Queues what a command asks for.
     #[inline]
     pub(crate) fn apply(&mut self, command: Command<'_>) -> Result<()> {
-        if let Some(lost) = &self.broken {
+        if let Some(lost) = self.broken() {
             return Err(Error::Lost(lost.clone()));
         }
         self.lend_buffer();
@@ -180,7 +176,7 @@ impl Link {
     /// Queues a message where nothing waits; else puts it in place of the one that waits for the same
     /// key.
     pub(crate) fn send_latest(&mut self, key: u64, message: Outgoing<'_>) -> Result<()> {
-        if let Some(lost) = &self.broken {
+        if let Some(lost) = self.broken() {
             return Err(Error::Lost(lost.clone()));
         }
         if !self.sender.is_open() {
@@ -295,7 +291,7 @@ impl Link {
     pub(crate) fn is_quiet(&mut self) -> bool {
         self.sender.is_open()
             && self.io.is_flushed()
-            && self.broken.is_none()
+            && self.broken().is_none()
             && self.sender.buffered() == 0
             && self.latest.is_none()
             && !self.sender.output().has_buffer()
@@ -342,36 +338,37 @@ impl Link {
         Some(step)
     }
 
-    fn closing(&mut self) -> &mut Closing {
-        self.closing.get_or_insert_with(|| {
-            Box::new(Closing {
+    fn ending(&mut self) -> &mut Ending {
+        self.ending.get_or_insert_with(|| {
+            Box::new(Ending {
                 began: Instant::now(),
                 timer: None,
                 overdue: false,
                 shut_down: false,
+                broken: None,
             })
         })
     }
 
     fn is_shut_down(&self) -> bool {
-        matches!(&self.closing, Some(closing) if closing.shut_down)
+        matches!(&self.ending, Some(ending) if ending.shut_down)
     }
 
     /// The time as the core has it.
     fn now(&mut self) -> Duration {
-        self.closing().began.elapsed()
+        self.ending().began.elapsed()
     }
 
     /// When to give up on the peer, once a Close was sent.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let deadline = self.sender.deadline()?;
-        self.closing.as_ref().map(|c| c.began + deadline)
+        self.ending.as_ref().map(|e| e.began + deadline)
     }
 
     /// A timer for that.
     pub(crate) fn closing_timer(&mut self) -> Option<Pin<&mut Sleep>> {
         let deadline = self.deadline()?;
-        let timer = &mut self.closing.as_mut()?.timer;
+        let timer = &mut self.ending.as_mut()?.timer;
         let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         Some(timer.as_mut())
     }
@@ -386,8 +383,8 @@ impl Link {
             if timer.deadline() > Instant::now() {
                 ready!(timer.poll(cx));
             }
-            if let Some(closing) = &mut self.closing {
-                closing.overdue = true;
+            if let Some(ending) = &mut self.ending {
+                ending.overdue = true;
                 return Poll::Ready(());
             }
         }
@@ -396,7 +393,7 @@ impl Link {
 
     /// Whether the driver has seen that the peer has not closed in time.
     pub(crate) fn is_overdue(&self) -> bool {
-        matches!(&self.closing, Some(closing) if closing.overdue)
+        matches!(&self.ending, Some(ending) if ending.overdue)
     }
 
     /// Writes until nothing waits. Once both sides have closed, ends the transport too (RFC 6455
@@ -407,7 +404,7 @@ impl Link {
         cx: &mut Context<'_>,
         client: bool,
     ) -> Poll<Result<(), Lost>> {
-        if let Some(lost) = &self.broken {
+        if let Some(lost) = self.broken() {
             return Poll::Ready(Err(lost.clone()));
         }
         match self.poll_write_all(cx, client) {
@@ -438,8 +435,10 @@ impl Link {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    if output.spare() > 4 * output.len() {
-                        buffers::put_output(output.trade_buffer());
+                    if output.spare() > 4 * output.len()
+                        && let Some(buffer) = output.trade_buffer()
+                    {
+                        buffers::put_output(buffer);
                     }
                     return Poll::Pending;
                 }
@@ -451,16 +450,16 @@ impl Link {
         ready!(self.io.poll_flush(cx))?;
         if self.sender.is_finished() && !client && !self.is_shut_down() {
             ready!(self.io.poll_shutdown(cx))?;
-            self.closing().shut_down = true;
+            self.ending().shut_down = true;
         }
         Poll::Ready(Ok(()))
     }
 
     /// Ends this direction of the transport, whatever waits.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.is_shut_down() && self.broken.is_none() {
+        if !self.is_shut_down() && self.broken().is_none() {
             let _ = ready!(self.io.poll_shutdown(cx));
-            self.closing().shut_down = true;
+            self.ending().shut_down = true;
         }
         Poll::Ready(())
     }
@@ -469,7 +468,7 @@ impl Link {
     #[cold]
     pub(crate) fn break_off(&mut self, error: io::Error) -> Lost {
         let lost = Lost::new(error);
-        self.broken = Some(lost.clone());
+        self.ending().broken = Some(lost.clone());
         self.wake_reading();
         self.forget_output();
         lost
@@ -513,8 +512,9 @@ impl Link {
     }
 
     /// Why nothing more can be written.
+    #[inline]
     pub(crate) fn broken(&self) -> Option<&Lost> {
-        self.broken.as_ref()
+        self.ending.as_ref()?.broken.as_ref()
     }
 
     /// Wakes the task that waits for an event in the driver's poll.

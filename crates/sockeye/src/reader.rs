@@ -14,7 +14,7 @@ use sockeye_proto::{
 };
 
 use crate::{
-    buffers,
+    buffers::{self, ReadBuffer},
     throttle::{Rates, Throttle},
     transport::ReadHalf,
 };
@@ -35,11 +35,8 @@ pub(crate) struct Reader {
     receiver: Receiver,
     /// Whether messages may come compressed.
     deflate: bool,
-    /// Bytes read and not taken are `buffer[start..end]`. Without any, `buffer` is empty: it is the
-    /// thread's.
-    buffer: Vec<u8>,
-    start: u32,
-    end: u32,
+    /// There while something was read that was not taken. Else it is the thread's.
+    input: Option<Box<ReadBuffer>>,
     /// Whether the last read has left nothing behind, as far as is known: then asking before the
     /// next costs a third of trying.
     drained: bool,
@@ -85,15 +82,11 @@ impl Reader {
     /// A reader that begins with `early`, the bytes that came with the handshake.
     pub(crate) fn new(io: ReadHalf, receiver: Receiver, deflate: bool, early: Vec<u8>) -> Self {
         receiver.meter().count_read(early.len());
-        let end =
-            u32::try_from(early.len()).expect("what came with a head is a few buffers at most");
         Self {
             io,
             receiver,
             deflate,
-            buffer: early,
-            start: 0,
-            end,
+            input: (!early.is_empty()).then(|| Box::new(ReadBuffer::full(early))),
             drained: false,
             inflated: 0,
             failed: None,
@@ -120,7 +113,7 @@ impl Reader {
         if let Some(broken) = self.failed.take() {
             return Poll::Ready(Err(*broken));
         }
-        if self.start < self.end
+        if self.has_input()
             && let Some(event) = self.take().map_err(Broken::Protocol)?
         {
             return Poll::Ready(Ok(event));
@@ -144,7 +137,7 @@ impl Reader {
         if let Some(message) = self.take_whole() {
             return Some(Poll::Ready(message));
         }
-        if self.start < self.end
+        if self.has_input()
             || self.failed.is_some()
             || self.throttle.is_some()
             || self.inflated >= TURN
@@ -186,12 +179,10 @@ impl Reader {
             return Poll::Ready(Err(*broken));
         }
         loop {
-            let mut input = input(&mut self.buffer, self.start, self.end);
+            let mut input = unread(&mut self.input);
             let part = self.receiver.receive_part(&mut input, room);
-            self.start = self.end - input.len() as u32;
-            if self.start == self.end {
-                self.release();
-            }
+            let left = input.len();
+            self.leave(left);
             if let Ok(Some(Part::Data(count))) = part
                 && self.deflate
             {
@@ -276,29 +267,26 @@ impl Reader {
     /// with one is left to be found by [`poll_event`](Self::poll_event).
     #[inline(always)]
     fn take_whole(&mut self) -> Option<Message> {
-        if self.start == self.end || self.failed.is_some() || self.throttle.is_some() {
+        if !self.has_input() || self.failed.is_some() || self.throttle.is_some() {
             return None;
         }
-        let mut input = input(&mut self.buffer, self.start, self.end);
+        let mut input = unread(&mut self.input);
         let taken = self.receiver.receive_whole_owned(&mut input)?;
-        self.start = self.end - input.len() as u32;
-        let message = match taken {
+        let left = input.len();
+        self.leave(left);
+        match taken {
             Ok(message) => Some(message),
             Err(error) => {
                 self.failed = Some(Box::new(Broken::Protocol(error)));
                 None
             }
-        };
-        if self.start == self.end {
-            self.release();
         }
-        message
     }
 
     /// Takes the next event off what was read.
     #[inline]
     fn take(&mut self) -> Result<Option<OwnedEvent>, ProtocolError> {
-        let mut input = input(&mut self.buffer, self.start, self.end);
+        let mut input = unread(&mut self.input);
         let event = if self.deflate {
             let event = buffers::with_inflater(|inflater| {
                 self.receiver.receive_owned(&mut input, inflater)
@@ -311,10 +299,8 @@ impl Reader {
             self.receiver
                 .receive_owned(&mut input, &mut Inflater::new())
         };
-        self.start = self.end - input.len() as u32;
-        if self.start == self.end {
-            self.release();
-        }
+        let left = input.len();
+        self.leave(left);
         event
     }
 
@@ -346,18 +332,15 @@ impl Reader {
     #[inline]
     fn deliver_all(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
         // Most of what is read is whole messages and nothing else, which need no codec.
-        let mut input = input(&mut self.buffer, self.start, self.end);
+        let mut input = unread(&mut self.input);
         let flow = self
             .receiver
             .receive_each_whole(&mut input, |message| to.message(message));
-        self.start = self.end - input.len() as u32;
-        let more = matches!(flow, Ok(ControlFlow::Continue(())))
-            && !(self.start == self.end && self.receiver.is_fresh());
-        if more {
+        let left = input.len();
+        self.leave(left);
+        let all = left == 0 && self.receiver.is_fresh();
+        if matches!(flow, Ok(ControlFlow::Continue(()))) && !all {
             return self.deliver_any(to);
-        }
-        if self.start == self.end {
-            self.release();
         }
         flow.map(drop)
     }
@@ -375,7 +358,7 @@ impl Reader {
         inflater: &mut Inflater,
         to: &mut impl Deliver,
     ) -> Result<(), ProtocolError> {
-        let mut input = input(&mut self.buffer, self.start, self.end);
+        let mut input = unread(&mut self.input);
         let result = loop {
             match self
                 .receiver
@@ -417,17 +400,15 @@ impl Reader {
                 Err(error) => break Err(error),
             }
         };
-        self.start = self.end - input.len() as u32;
-        if self.start == self.end {
-            self.release();
-        }
+        let left = input.len();
+        self.leave(left);
         result
     }
 
     /// Whether bytes were read that no event has been taken off yet.
     #[inline]
     pub(crate) fn has_input(&self) -> bool {
-        self.start < self.end
+        self.input.is_some()
     }
 
     /// Reads once. Call it only where everything read before has been taken.
@@ -451,13 +432,12 @@ impl Reader {
             return read;
         }
         let mut buffer = buffers::take_read();
-        match self.io.poll_read(cx, &mut buffer[buffers::READ_AT..]) {
+        match self.io.poll_read(cx, buffer.room()) {
             Poll::Ready(Ok(count)) if count > 0 => {
-                let (start, end) = (buffers::READ_AT, buffers::READ_AT + count);
-                (self.start, self.end) = (start as u32, end as u32);
+                buffer.filled(count);
                 let full = count == buffers::READ;
                 self.drained = !full;
-                self.buffer = buffer;
+                self.input = Some(buffer);
                 Poll::Ready(self.count(count).map(|()| Read::Some { full }))
             }
             other => {
@@ -496,11 +476,10 @@ impl Reader {
 
     /// Reads and discards until the peer has ended its side, or the transport failed.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.start = self.end;
-        self.release();
+        self.leave(0);
         let mut buffer = buffers::take_read();
         let result = loop {
-            match self.io.poll_read(cx, &mut buffer) {
+            match self.io.poll_read(cx, buffer.room()) {
                 Poll::Ready(Ok(count)) if count > 0 => self.receiver.meter().count_read(count),
                 Poll::Ready(_) => break Poll::Ready(()),
                 Poll::Pending => break Poll::Pending,
@@ -510,18 +489,26 @@ impl Reader {
         result
     }
 
-    /// Gives the read buffer back to the thread.
+    /// Notes how many bytes were not taken. Without any, the buffer goes back to the thread.
     #[inline]
-    fn release(&mut self) {
-        (self.start, self.end) = (0, 0);
-        buffers::put_read(mem::take(&mut self.buffer));
+    fn leave(&mut self, left: usize) {
+        if left > 0 {
+            if let Some(input) = &mut self.input {
+                input.leave(left);
+            }
+        } else if let Some(input) = self.input.take() {
+            buffers::put_read(input);
+        }
     }
 }
 
 /// What was read and not taken.
 #[inline]
-fn input(buffer: &mut [u8], start: u32, end: u32) -> &mut [u8] {
-    &mut buffer[start as usize..end as usize]
+fn unread(input: &mut Option<Box<ReadBuffer>>) -> &mut [u8] {
+    match input {
+        Some(input) => input.unread(),
+        None => &mut [],
+    }
 }
 
 /// Adds, as far as it matters.

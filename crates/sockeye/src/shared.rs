@@ -370,7 +370,7 @@ impl Shared {
                 return false;
             };
             let link = &mut *driving.link;
-            if link.broken.is_some() || link.sender.buffered() >= self.info.output.high_water {
+            if link.broken().is_some() || link.sender.buffered() >= self.info.output.high_water {
                 return false;
             }
             link.lend_buffer();
@@ -560,7 +560,7 @@ impl Shared {
         self.access(|access| match access {
             Access::Free(link, state) => self.poll_flush_sent(cx, link, state),
             Access::Driven(_) | Access::Remote(_) if !fully => Poll::Ready(Ok(())),
-            Access::Driven(link) => match &link.broken {
+            Access::Driven(link) => match link.broken() {
                 Some(lost) => Poll::Ready(Err(lost.clone())),
                 None if link.is_drained() => Poll::Ready(Ok(())),
                 None => {
@@ -746,7 +746,7 @@ impl Shared {
         cx: &mut Context<'_>,
         link: &mut Link,
     ) -> Poll<Result<(), Lost>> {
-        let broken = link.broken.is_some();
+        let broken = link.broken().is_some();
         let result = link.poll_flush(cx, self.info.client);
         let buffered = link.sender.buffered();
         self.driver_buffered.store(buffered, Ordering::Relaxed);
@@ -900,7 +900,7 @@ impl Shared {
                 return false;
             };
             let link = &*driving.link;
-            link.broken.is_none()
+            link.broken().is_none()
                 && link.sender.is_open()
                 && matches!(&link.reading, Some(waker) if waker.will_wake(cx.waker()))
         });
@@ -923,7 +923,7 @@ impl Shared {
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
             Access::Driven(link) => {
-                if let Some(lost) = &link.broken {
+                if let Some(lost) = link.broken() {
                     self.end(Ended::Lost(lost.clone()));
                 }
                 if !link.sender.is_open() && self.lock().ended().is_some() {
@@ -940,7 +940,7 @@ impl Shared {
                 if !link.is_written() {
                     let _ = self.poll_flush_free(cx, link);
                 }
-                if let Some(lost) = &link.broken {
+                if let Some(lost) = link.broken() {
                     state.seldom.get_or_insert_default().broken = Some(lost.clone());
                 }
                 state.wait_for_event(cx).map(|()| link.deadline())
@@ -1265,7 +1265,7 @@ impl Shared {
             admitted: None,
         };
         let (_, sender) = Config::new(Role::Server).halves();
-        let link = Link::new(sender, WriteHalf::Gone, 0);
+        let link = Link::new(sender, WriteHalf::Gone);
         Arc::new(Self::with_link(info, link, Instant::now()))
     }
 }

@@ -66,8 +66,7 @@ impl WebSocket {
         let (receiver, sender) = config.halves_within(established.limits);
         let has_descriptor = stream.has_descriptor();
         let (read, write) = transport::split(stream);
-        let limit = established.output.limit;
-        let link = Link::new(sender, write, limit);
+        let link = Link::new(sender, write);
         let mut admitted = established.admitted;
         if subprotocol.is_some() {
             admitted.get_or_insert_default().subprotocol = subprotocol;

@@ -28,11 +28,9 @@ pub(crate) enum ReadHalf {
 #[derive(Debug)]
 pub(crate) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
-    Other {
-        half: tokio::io::WriteHalf<Stream>,
-        /// Whether it may hold back something that was written, as TLS does. TCP never does.
-        unflushed: bool,
-    },
+    Other(tokio::io::WriteHalf<Stream>),
+    /// May hold back something that was written, as TLS does. TCP never does.
+    Unflushed(tokio::io::WriteHalf<Stream>),
     /// The connection has ended.
     Gone,
 }
@@ -45,11 +43,7 @@ pub(crate) fn split(stream: Stream) -> (ReadHalf, WriteHalf) {
         }
         stream => {
             let (read, write) = tokio::io::split(stream);
-            let write = WriteHalf::Other {
-                half: write,
-                unflushed: false,
-            };
-            (ReadHalf::Other(read), write)
+            (ReadHalf::Other(read), WriteHalf::Other(write))
         }
     }
 }
@@ -121,9 +115,9 @@ impl WriteHalf {
                 }
                 written => Poll::Ready(written),
             },
-            Self::Other { half, unflushed } => {
+            Self::Other(half) | Self::Unflushed(half) => {
                 let written = Pin::new(half).poll_write(cx, only);
-                *unflushed |= matches!(written, Poll::Ready(Ok(_)));
+                self.note(&written);
                 written
             }
             Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
@@ -145,23 +139,34 @@ impl WriteHalf {
         }
         match self {
             Self::Tcp(half) => Pin::new(half).poll_write_vectored(cx, &pieces[..count]),
-            Self::Other { half, unflushed } => {
+            Self::Other(half) | Self::Unflushed(half) => {
                 let written = Pin::new(half).poll_write_vectored(cx, &pieces[..count]);
-                *unflushed |= matches!(written, Poll::Ready(Ok(_)));
+                self.note(&written);
                 written
             }
             Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
+    /// Notes that something was written which the transport may hold back.
+    fn note(&mut self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(_))) {
+            *self = match mem::replace(self, Self::Gone) {
+                Self::Other(half) => Self::Unflushed(half),
+                other => other,
+            };
+        }
+    }
+
     /// Pushes out what the transport itself holds back.
     #[inline]
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Self::Other { half, unflushed } = self
-            && *unflushed
-        {
+        if let Self::Unflushed(half) = self {
             ready!(Pin::new(half).poll_flush(cx))?;
-            *unflushed = false;
+            *self = match mem::replace(self, Self::Gone) {
+                Self::Unflushed(half) => Self::Other(half),
+                other => other,
+            };
         }
         Poll::Ready(Ok(()))
     }
@@ -169,7 +174,7 @@ impl WriteHalf {
     /// Whether the transport holds nothing back.
     #[inline]
     pub(crate) fn is_flushed(&self) -> bool {
-        !matches!(self, Self::Other { unflushed, .. } if *unflushed)
+        !matches!(self, Self::Unflushed(_))
     }
 
     /// Goes without ending this direction of the transport, where the other half goes too: closing the
@@ -184,7 +189,7 @@ impl WriteHalf {
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
-            Self::Other { half, .. } => Pin::new(half).poll_shutdown(cx),
+            Self::Other(half) | Self::Unflushed(half) => Pin::new(half).poll_shutdown(cx),
             Self::Gone => Poll::Ready(Ok(())),
         }
     }

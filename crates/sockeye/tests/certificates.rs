@@ -180,3 +180,41 @@ fn directory() -> PathBuf {
     fs::create_dir_all(&path).unwrap();
     path
 }
+
+/// In words, and not in those of whoever reads the bytes.
+#[test]
+fn what_is_wrong_with_a_key_is_said() {
+    let (made, other) = (make(), make());
+    let encrypted = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\
+        DEK-Info: AES-128-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n";
+    let labelled =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    for (key, why) in [
+        (&other.key[..], "the key does not belong to the certificate"),
+        (&made.chain, "there is no private key in the PEM"),
+        ("", "there is no private key in the PEM"),
+        (encrypted, "the key is encrypted"),
+        (labelled, "the key is encrypted"),
+        (
+            "-----BEGIN PRIVATE KEY-----\n%\n-----END PRIVATE KEY-----\n",
+            "the key is no PEM",
+        ),
+    ] {
+        let error = ServerTls::from_pem(made.chain.as_bytes(), key.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+        if key != other.key {
+            let client = ClientTls::new().certificate_pem(made.chain.as_bytes(), key.as_bytes());
+            assert!(client.unwrap_err().to_string().contains(why), "{error}");
+        }
+    }
+    for (chain, why) in [
+        (&made.key[..], "there is no certificate in the PEM"),
+        (
+            "-----BEGIN CERTIFICATE-----\n%\n-----END CERTIFICATE-----\n",
+            "the certificate is no PEM",
+        ),
+    ] {
+        let error = ServerTls::from_pem(chain.as_bytes(), made.key.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}

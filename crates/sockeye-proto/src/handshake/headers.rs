@@ -7,10 +7,18 @@ use super::HandshakeError;
 
 /// The header fields of a request or response, as the handshake's rules look at them.
 pub trait HeaderFields {
+    /// All fields: names, in whatever case, and values without the white space around them. Those of one
+    /// name are in the order in which they came.
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])>;
+
     /// The values of every field of that name, in order, without the white space around them.
     ///
     /// Names are compared without regard to case (RFC 9110 §5.1).
-    fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]>;
+    fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields()
+            .filter(move |(candidate, _)| is_same(candidate, name))
+            .map(|(_, value)| value)
+    }
 
     /// The value of a field that may be there at most once.
     ///
@@ -34,11 +42,15 @@ pub trait HeaderFields {
 
     /// Whether the comma-separated lists under that name contain a token, whatever its case.
     fn contains_token(&self, name: &str, token: &str) -> bool {
-        let is_it = |element: &[u8]| is_same(element, token);
-        // Most lists are that token and no more.
-        self.values(name)
-            .any(|list| is_it(list) || list_elements(list).any(is_it))
+        self.values(name).any(|list| has_token(list, token))
     }
+}
+
+/// Whether a comma-separated list contains a token, whatever its case.
+pub(super) fn has_token(list: &[u8], token: &str) -> bool {
+    let is_it = |element: &[u8]| is_same(element, token);
+    // Most lists are that token and no more.
+    is_it(list) || list_elements(list).any(is_it)
 }
 
 /// The elements of a comma-separated list without quoted strings; empty ones are skipped, as
@@ -52,7 +64,7 @@ pub(crate) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Whether they are the same but for their case. Most are in the case that the standard writes them in,
 /// which is found out by many bytes at a time.
-fn is_same(bytes: &[u8], name: &str) -> bool {
+pub(super) fn is_same(bytes: &[u8], name: &str) -> bool {
     bytes == name.as_bytes() || bytes.eq_ignore_ascii_case(name.as_bytes())
 }
 
@@ -83,43 +95,100 @@ pub(crate) const fn is_token_byte(byte: u8) -> bool {
 /// so no field can smuggle another in.
 #[derive(Clone, Default)]
 pub struct Headers {
-    /// What stands before them, as a request's line; then for each field how long its name and its
-    /// value are, and both. Comparing names is all that most look-ups do, so that they are bytes.
+    /// Where the first field begins, as [`Start`]; what stands before it, as a request's line; then for
+    /// each field how long its name and its value are, and both. Comparing names is all that most
+    /// look-ups do, so that they are bytes. Nothing where there is neither a line nor a field.
     bytes: Vec<u8>,
-    /// Where the first field begins.
-    start: usize,
 }
+
+type Start = u32;
 
 /// How many bytes say how long a field's name and value are, where neither is very long.
 const LENGTHS: usize = 2 * size_of::<u16>();
 
-/// Stands where a name's length would, where one is: then both lengths follow, in twice the bytes.
+/// Stands where a name's length would, where a name or a value is: then both lengths follow, in twice the
+/// bytes.
 const LONG: u16 = u16::MAX;
+
+/// From here on, what stands where a name's length would is the number of a [common name](COMMON), which
+/// then takes no bytes. It is there once the list was [shrunk](Headers::shrink).
+const NUMBERED: u16 = 0xFF00;
+
+/// The names in most requests, in the case that browsers send them in. A server keeps a request for as long
+/// as its connection is open, and these are a quarter of what a browser sends.
+const COMMON: [&str; 15] = [
+    "Host",
+    "Upgrade",
+    "Connection",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version",
+    "Sec-WebSocket-Extensions",
+    "Sec-WebSocket-Protocol",
+    "Origin",
+    "User-Agent",
+    "Cookie",
+    "Accept",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Cache-Control",
+    "Pragma",
+];
+
+/// Which of the common names it is. Their lengths and last letters tell them apart, so that it is compared
+/// with one.
+fn common(name: &str) -> Option<u16> {
+    let number = match (name.len(), name.as_bytes().last()?) {
+        (4, b't') => 0,
+        (7, b'e') => 1,
+        (10, b'n') => 2,
+        (17, b'y') => 3,
+        (21, b'n') => 4,
+        (24, b's') => 5,
+        (22, b'l') => 6,
+        (6, b'n') => 7,
+        (10, b't') => 8,
+        (6, b'e') => 9,
+        (6, b't') => 10,
+        (15, b'g') => 11,
+        (15, b'e') => 12,
+        (13, b'l') => 13,
+        (6, b'a') => 14,
+        _ => return None,
+    };
+    (COMMON[number] == name).then_some(number as u16)
+}
 
 impl Headers {
     /// An empty list, which owns no memory.
     pub const fn new() -> Self {
-        Self {
-            bytes: Vec::new(),
-            start: 0,
-        }
+        Self { bytes: Vec::new() }
     }
 
-    /// An empty list behind `line`, with room for fields that were read.
-    pub(super) fn behind(line: [&str; 2], fields: &[httparse::Header<'_>]) -> Self {
-        let start = line[0].len() + line[1].len();
+    /// An empty list behind `line`, with room for fields that were read. `None` where the line is too long.
+    pub(super) fn behind(line: [&str; 2], fields: &[httparse::Header<'_>]) -> Option<Self> {
+        let [method, target] = line;
+        let start = size_of::<Start>() + method.len() + 1 + target.len();
         let fields = fields
             .iter()
             .map(|field| LENGTHS + field.name.len() + field.value.len());
         let mut bytes = Vec::with_capacity(start + fields.sum::<usize>());
-        bytes.extend_from_slice(line[0].as_bytes());
-        bytes.extend_from_slice(line[1].as_bytes());
-        Self { bytes, start }
+        bytes.extend_from_slice(&Start::try_from(start).ok()?.to_ne_bytes());
+        bytes.extend_from_slice(method.as_bytes());
+        bytes.push(b' ');
+        bytes.extend_from_slice(target.as_bytes());
+        Some(Self { bytes })
     }
 
-    /// What stands before the fields.
+    /// What stands before the fields: the two parts of a line, with a space between them.
     pub(super) fn line(&self) -> &[u8] {
-        &self.bytes[..self.start]
+        let line = self.bytes.get(size_of::<Start>()..self.start());
+        line.unwrap_or_default()
+    }
+
+    /// Where the first field begins.
+    fn start(&self) -> usize {
+        let start = self.bytes.first_chunk();
+        start.map_or(0, |start| Start::from_ne_bytes(*start) as usize)
     }
 
     /// Appends a field. White space around the value is dropped.
@@ -136,19 +205,51 @@ impl Headers {
 
     /// Appends a field that a parser has found to be one; `None` where it is too long.
     pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
-        self.bytes.reserve(LENGTHS + name.len() + value.len());
-        match (u16::try_from(name.len()), u16::try_from(value.len())) {
-            (Ok(name_len), Ok(value_len)) if name_len != LONG => {
-                self.bytes.extend_from_slice(&name_len.to_ne_bytes());
-                self.bytes.extend_from_slice(&value_len.to_ne_bytes());
-            }
-            _ => {
-                let name_len = u32::try_from(name.len()).ok()?;
-                let value_len = u32::try_from(value.len()).ok()?;
-                self.bytes.extend_from_slice(&LONG.to_ne_bytes());
-                self.bytes.extend_from_slice(&name_len.to_ne_bytes());
-                self.bytes.extend_from_slice(&value_len.to_ne_bytes());
-            }
+        self.append_as(None, name, value)
+    }
+
+    /// Takes less memory, for as long as no field is appended.
+    pub(super) fn shrink(&mut self) {
+        let shrunk = self.iter().map(|(name, value)| {
+            let name = common(name).map_or(name.len(), |_| 0);
+            LENGTHS + name + value.len()
+        });
+        let mut bytes = Vec::with_capacity(self.start() + shrunk.sum::<usize>());
+        bytes.extend_from_slice(&self.bytes[..self.start()]);
+        let mut shrunk = Self { bytes };
+        let all = self
+            .iter()
+            .try_for_each(|(name, value)| shrunk.append_as(common(name), name, value));
+        // None was too long before.
+        if all.is_some() {
+            *self = shrunk;
+        }
+    }
+
+    /// Appends a field, with the number of its name in place of that where there is one.
+    fn append_as(&mut self, number: Option<u16>, name: &str, value: &[u8]) -> Option<()> {
+        let name_len = u16::try_from(name.len()).ok();
+        let name_len = name_len.filter(|len| *len < NUMBERED);
+        let (stands, value_len, name) = match (number, name_len, u16::try_from(value.len())) {
+            (Some(number), _, Ok(value_len)) => (NUMBERED + number, value_len, ""),
+            (None, Some(name_len), Ok(value_len)) => (name_len, value_len, name),
+            _ => (LONG, 0, name),
+        };
+        let len = LENGTHS + name.len() + value.len();
+        if self.bytes.is_empty() {
+            let start = size_of::<Start>();
+            self.bytes.reserve(start + len);
+            self.bytes
+                .extend_from_slice(&(start as Start).to_ne_bytes());
+        }
+        self.bytes.reserve(len);
+        let lengths = [stands, value_len].map(u16::to_ne_bytes);
+        self.bytes.extend_from_slice(lengths.as_flattened());
+        if stands == LONG {
+            let name_len = u32::try_from(name.len()).ok()?;
+            let value_len = u32::try_from(value.len()).ok()?;
+            self.bytes.extend_from_slice(&name_len.to_ne_bytes());
+            self.bytes.extend_from_slice(&value_len.to_ne_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(value);
@@ -162,7 +263,7 @@ impl Headers {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.bytes.len() == self.start
+        self.fields().next().is_none()
     }
 
     /// The first value of that name, whatever its case.
@@ -181,10 +282,6 @@ impl Headers {
             .map(|(name, value)| (str::from_utf8(name).unwrap_or_default(), value))
     }
 
-    fn fields(&self) -> Fields<'_> {
-        Fields(&self.bytes[self.start..])
-    }
-
     /// Writes the fields as lines, each with its line break.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         for (name, value) in self.fields() {
@@ -192,11 +289,12 @@ impl Headers {
         }
     }
 
-    /// No fewer bytes than [`write`](Self::write) will add.
+    /// How many bytes [`write`](Self::write) will add.
     pub(crate) fn written_len(&self) -> usize {
-        // A line has four bytes beside its name and value.
-        const { assert!(LENGTHS >= 4) }
-        self.bytes.len() - self.start
+        let lines = self.fields();
+        lines
+            .map(|(name, value)| name.len() + value.len() + 4)
+            .sum()
     }
 }
 
@@ -208,26 +306,36 @@ impl<'a> Iterator for Fields<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let (name_len, rest) = self.0.split_first_chunk()?;
-        let name_len = u16::from_ne_bytes(*name_len);
-        let (lengths, rest) = if name_len == LONG {
-            let (name_len, rest) = rest.split_first_chunk()?;
-            let (value_len, rest) = rest.split_first_chunk()?;
-            let lengths = (
-                u32::from_ne_bytes(*name_len),
-                u32::from_ne_bytes(*value_len),
-            );
-            (lengths, rest)
+        let (stands, rest) = self.0.split_first_chunk()?;
+        let (value_len, rest) = rest.split_first_chunk()?;
+        let (stands, value_len) = (u16::from_ne_bytes(*stands), u16::from_ne_bytes(*value_len));
+        let (name, value, rest) = if stands < NUMBERED {
+            let (name, rest) = rest.split_at_checked(stands.into())?;
+            let (value, rest) = rest.split_at_checked(value_len.into())?;
+            (name, value, rest)
         } else {
-            let (value_len, rest) = rest.split_first_chunk()?;
-            let value_len = u16::from_ne_bytes(*value_len);
-            ((name_len.into(), value_len.into()), rest)
+            numbered_or_long(stands, value_len, rest)?
         };
-        let (name, rest) = rest.split_at_checked(lengths.0 as usize)?;
-        let (value, rest) = rest.split_at_checked(lengths.1 as usize)?;
         self.0 = rest;
         Some((name, value))
     }
+}
+
+/// A field whose name has a number, or that is long, and what comes behind it. A function of its own, so
+/// that going through the others is a short loop.
+#[inline(never)]
+fn numbered_or_long(stands: u16, value_len: u16, rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (name, value_len, rest) = if stands == LONG {
+        let (name_len, rest) = rest.split_first_chunk()?;
+        let (value_len, rest) = rest.split_first_chunk()?;
+        let (name, rest) = rest.split_at_checked(u32::from_ne_bytes(*name_len) as usize)?;
+        (name, u32::from_ne_bytes(*value_len) as usize, rest)
+    } else {
+        let name = COMMON.get(usize::from(stands - NUMBERED))?;
+        (name.as_bytes(), value_len.into(), rest)
+    };
+    let (value, rest) = rest.split_at_checked(value_len)?;
+    Some((name, value, rest))
 }
 
 /// Writes one field as a line.
@@ -250,17 +358,15 @@ pub(crate) fn field_value(value: &[u8]) -> Option<&[u8]> {
 }
 
 impl HeaderFields for Headers {
-    fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields()
-            .filter(move |(candidate, _)| is_same(candidate, name))
-            .map(|(_, value)| value)
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        Fields(&self.bytes[self.start()..])
     }
 }
 
 /// The same fields in the same order, whatever stands before them.
 impl PartialEq for Headers {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes[self.start..] == other.bytes[other.start..]
+        self.fields().eq(other.fields())
     }
 }
 
@@ -268,10 +374,9 @@ impl Eq for Headers {}
 
 #[cfg(feature = "http")]
 impl HeaderFields for http::HeaderMap {
-    fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.get_all(name)
-            .iter()
-            .map(|value| value.as_bytes().trim_ascii())
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.iter()
+            .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes().trim_ascii()))
     }
 }
 
@@ -312,19 +417,43 @@ mod tests {
 
     #[test]
     fn fields_may_be_of_any_length() {
-        let most = usize::from(u16::MAX);
+        let (most, numbered) = (usize::from(u16::MAX), usize::from(NUMBERED));
+        let lengths = [1, numbered - 1, numbered, most - 1, most, most + 1];
         let mut headers = Headers::new();
-        for len in [1, most - 1, most, most + 1] {
+        for len in lengths {
             headers.push("Short", "v".repeat(len)).unwrap();
+            headers.push("Host", "v".repeat(len)).unwrap();
             headers.push(&"N".repeat(len), "short").unwrap();
         }
-        let lengths: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
-        let expected = [1, most - 1, most, most + 1].map(|len| [(5, len), (len, 5)]);
-        assert_eq!(lengths, expected.concat());
-        assert_eq!(headers.len(), 8);
-        let mut written = Vec::new();
-        headers.write(&mut written);
-        assert!(written.len() <= headers.written_len());
+        let expected = lengths.map(|len| [(5, len), (4, len), (len, 5)]);
+        for _ in 0..2 {
+            let found: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
+            assert_eq!(found, expected.concat());
+            assert_eq!(headers.len(), 18);
+            let mut written = Vec::new();
+            headers.write(&mut written);
+            assert_eq!(written.len(), headers.written_len());
+            headers.shrink();
+        }
+    }
+
+    #[test]
+    fn a_common_name_takes_no_bytes_once_shrunk_and_is_told_as_it_came() {
+        for (at, name) in COMMON.iter().enumerate() {
+            assert_eq!(common(name).map(usize::from), Some(at), "{name}");
+            let mut headers = Headers::new();
+            headers.push(name, "1").unwrap();
+            headers.push(&name.to_lowercase(), "2").unwrap();
+            let pushed = headers.clone();
+            headers.shrink();
+            assert_eq!(pushed, headers);
+            let found: Vec<_> = headers.iter().collect();
+            let lower = name.to_lowercase();
+            assert_eq!(found, [(*name, &b"1"[..]), (&lower, b"2")]);
+            assert_eq!(headers.values(name).count(), 2, "{name}");
+            let bytes = size_of::<Start>() + 2 * (LENGTHS + 1) + name.len();
+            assert_eq!(headers.bytes.len(), bytes, "{name}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 
 use super::{
     Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, Request, UpgradeRequest, Version,
+    request::LINE_TOO_LONG,
 };
 
 impl From<http::Version> for Version {
@@ -32,7 +33,7 @@ impl Request {
     ) -> Result<Self, HandshakeError> {
         let method = method.as_str();
         let headers = own([method, &uri.to_string()], headers)?;
-        Ok(Self::from_parts(headers, method, version.into()))
+        Ok(Self::from_parts(headers, version.into()))
     }
 }
 
@@ -105,7 +106,7 @@ impl UpgradeRequest {
 }
 
 fn own(line: [&str; 2], map: &http::HeaderMap) -> Result<Headers, HandshakeError> {
-    let mut headers = Headers::behind(line, &[]);
+    let mut headers = Headers::behind(line, &[]).ok_or(LINE_TOO_LONG)?;
     for (name, value) in map {
         headers.push(name.as_str(), value.as_bytes())?;
     }

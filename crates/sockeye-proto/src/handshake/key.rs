@@ -3,24 +3,13 @@
 use alloc::string::String;
 use core::{fmt, str};
 
-use base64::{
-    Engine,
-    alphabet::STANDARD,
-    engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig},
-};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use sha1::{Digest, Sha1};
 
 use super::HandshakeError;
 
 /// What the key is hashed with: proof that the server speaks WebSocket (§1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-/// Clients in use fill all 22 characters at random, so the four bits that carry nothing are
-/// not looked at. Padding is.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
-);
 
 /// The value of `Sec-WebSocket-Key`: sixteen bytes in base64 (§4.1).
 ///
@@ -40,16 +29,19 @@ impl Key {
 
     /// Reads the value of the header field (§4.2.1, 5).
     ///
+    /// Clients in use fill all 22 characters at random, so the four bits that carry nothing are
+    /// not looked at. Padding is.
+    ///
     /// # Errors
     /// [`HandshakeError::Key`] where it does not decode to sixteen bytes.
     pub fn parse(value: &[u8]) -> Result<Self, HandshakeError> {
-        let text = value.try_into().map_err(|_| HandshakeError::Key)?;
-        // `decode_slice` wants room for the estimate, which is rounded up.
-        let mut room = [0; 18];
-        match BASE64.decode_slice(value, &mut room) {
-            Ok(16) => Ok(Self(text)),
-            _ => Err(HandshakeError::Key),
-        }
+        let text: [u8; 24] = value.try_into().map_err(|_| HandshakeError::Key)?;
+        let (digits, padding) = text.split_at(22);
+        // All of them, whatever is found: so they are looked at many at a time.
+        let is_base64 = digits.iter().fold(padding == b"==", |valid, byte| {
+            valid & (byte.is_ascii_alphanumeric() | matches!(byte, b'+' | b'/'))
+        });
+        is_base64.then_some(Self(text)).ok_or(HandshakeError::Key)
     }
 
     /// The text that travels.
@@ -132,5 +124,21 @@ mod tests {
         }
         // The last character's low bits belong to no byte.
         assert!(Key::parse(b"dGhlIHNhbXBsZSBub25jZR==").is_ok());
+    }
+
+    #[test]
+    fn section_4_2_1_each_character_is_one_of_base64() {
+        for at in 0..24 {
+            for byte in 0..=u8::MAX {
+                let mut key = *b"dGhlIHNhbXBsZSBub25jZA==";
+                key[at] = byte;
+                // Before the last one of them, all that a character says belongs to a byte.
+                let decodes = match at {
+                    21 => BASE64.decode([byte, b'A', b'A', b'A']).is_ok(),
+                    _ => BASE64.decode(key).is_ok_and(|bytes| bytes.len() == 16),
+                };
+                assert_eq!(Key::parse(&key).is_ok(), decodes, "{byte} at {at}");
+            }
+        }
     }
 }

@@ -3,7 +3,10 @@
 use alloc::{string::String, vec, vec::Vec};
 use core::{fmt, mem::MaybeUninit, str};
 
-use super::{Accept, HandshakeError, HeaderFields, Headers, Key, Subprotocols};
+use super::{
+    Accept, HandshakeError, HeaderFields, Headers, Key, Subprotocols,
+    headers::{has_token, is_same},
+};
 use crate::deflate::{DeflateConfig, DeflateParams, parse_extensions};
 
 /// A version of HTTP, as far as the handshake tells them apart.
@@ -25,8 +28,6 @@ pub enum Version {
 pub struct Request {
     /// Behind the method and the target: one piece of memory for as long as the connection is open.
     headers: Headers,
-    /// Where the target begins.
-    target: usize,
     version: Version,
 }
 
@@ -64,26 +65,37 @@ impl Request {
         };
         let headers = own_fields([method, target], request.headers)?;
         let version = version_from_minor(minor);
-        Ok(Self::from_parts(headers, method, version))
+        Ok(Self::from_parts(headers, version))
     }
 
     /// A request whose head was read, with the method and the target before its fields.
-    pub(super) fn from_parts(headers: Headers, method: &str, version: Version) -> Self {
-        Self {
-            headers,
-            target: method.len(),
-            version,
-        }
+    pub(super) fn from_parts(headers: Headers, version: Version) -> Self {
+        Self { headers, version }
     }
 
     /// The method, `GET` for a WebSocket.
     pub fn method(&self) -> &str {
-        str::from_utf8(&self.headers.line()[..self.target]).unwrap_or_default()
+        let (method, _) = self.line();
+        str::from_utf8(method).unwrap_or_default()
     }
 
     /// The request target as it was sent: path and query, seldom a whole URL.
     pub fn target(&self) -> &str {
-        str::from_utf8(&self.headers.line()[self.target..]).unwrap_or_default()
+        let (_, target) = self.line();
+        str::from_utf8(target).unwrap_or_default()
+    }
+
+    /// The method and the target: there is no space in a method.
+    fn line(&self) -> (&[u8], &[u8]) {
+        let line = self.headers.line();
+        let method = line.iter().position(|byte| *byte == b' ').unwrap_or(0);
+        (&line[..method], line.get(method + 1..).unwrap_or_default())
+    }
+
+    /// Takes less memory from here on, for whoever keeps it: the names that browsers send, which are a
+    /// quarter of their requests, are kept as numbers.
+    pub fn shrink(&mut self) {
+        self.headers.shrink();
     }
 
     /// The path, with its percent signs as they came; `/` where there is none.
@@ -140,8 +152,7 @@ impl Request {
 
 impl PartialEq for Request {
     fn eq(&self, other: &Self) -> bool {
-        let line = |request: &Self| (request.target, request.version);
-        line(self) == line(other)
+        self.version == other.version
             && self.headers.line() == other.headers.line()
             && self.headers == other.headers
     }
@@ -190,30 +201,40 @@ impl Offer {
         if method != "GET" {
             return Err(HandshakeError::Method(method.into()));
         }
+        let fields = Known::of(headers);
         // 2: who is asked. Two answers are one too many for whoever routes by it.
-        headers.exactly_one("Host")?;
+        fields.host.exactly_one("Host")?;
         // 3 and 4: the wish to upgrade.
-        if !headers.contains_token("Upgrade", "websocket") {
+        if !fields.upgrade {
             return Err(HandshakeError::Upgrade);
         }
-        if !headers.contains_token("Connection", "upgrade") {
+        if !fields.connection {
             return Err(HandshakeError::Connection);
         }
-        refuse_body(headers)?;
+        if fields.body {
+            return Err(HandshakeError::Body);
+        }
         // 6 before 5, so that a client of another version learns that, whatever its key is.
-        match headers.at_most_one("Sec-WebSocket-Version")? {
+        match fields.version.at_most_one("Sec-WebSocket-Version")? {
             Some(b"13") => {}
             other => {
                 let other = String::from_utf8_lossy(other.unwrap_or_default());
                 return Err(HandshakeError::WebSocketVersion(other.into_owned()));
             }
         }
-        let key = Key::parse(headers.exactly_one("Sec-WebSocket-Key")?)?;
-        Ok(Self {
+        let key = Key::parse(fields.key.exactly_one("Sec-WebSocket-Key")?)?;
+        let mut offer = Self {
             accept: key.accept(),
-            subprotocols: Subprotocols::parse(headers)?,
-            extensions: extension_list(headers)?,
-        })
+            subprotocols: Subprotocols::new(),
+            extensions: Vec::new(),
+        };
+        if fields.subprotocols {
+            offer.subprotocols = Subprotocols::parse(headers)?;
+        }
+        if fields.extensions {
+            offer.extensions = extension_list(headers)?;
+        }
+        Ok(offer)
     }
 
     /// Chooses among the offers of permessage-deflate (RFC 7692 §5): what is agreed, and what
@@ -224,17 +245,70 @@ impl Offer {
     }
 }
 
-/// A GET may carry a body as far as HTTP goes, but after the handshake the next byte is a
-/// frame's. A proxy that takes those bytes for the body, or the body for frames, can be made to
-/// see other messages than we do, so a request with a body is refused.
-fn refuse_body(headers: &impl HeaderFields) -> Result<(), HandshakeError> {
-    let no_body = headers
-        .values("Content-Length")
-        .all(|length| !length.is_empty() && length.iter().all(|digit| *digit == b'0'));
-    if no_body && headers.values("Transfer-Encoding").next().is_none() {
-        Ok(())
-    } else {
-        Err(HandshakeError::Body)
+/// What the rules are about, found in one pass: most fields of a browser are not among it, and to go
+/// through all of them for each rule took most of the time of a check.
+#[derive(Default)]
+struct Known<'a> {
+    host: Single<'a>,
+    version: Single<'a>,
+    key: Single<'a>,
+    /// Whether `Upgrade` and `Connection` ask for a WebSocket.
+    upgrade: bool,
+    connection: bool,
+    /// A GET may carry a body as far as HTTP goes, but after the handshake the next byte is a
+    /// frame's. A proxy that takes those bytes for the body, or the body for frames, can be made to
+    /// see other messages than we do, so a request with a body is refused.
+    body: bool,
+    /// Whether there are any.
+    subprotocols: bool,
+    extensions: bool,
+}
+
+impl<'a> Known<'a> {
+    fn of(headers: &'a impl HeaderFields) -> Self {
+        let mut known = Self::default();
+        for (name, value) in headers.fields() {
+            let is = |known| is_same(name, known);
+            match name.len() {
+                4 if is("Host") => known.host.add(value),
+                7 if is("Upgrade") => known.upgrade |= has_token(value, "websocket"),
+                10 if is("Connection") => known.connection |= has_token(value, "upgrade"),
+                14 if is("Content-Length") => {
+                    known.body |= value.is_empty() || value.iter().any(|digit| *digit != b'0');
+                }
+                17 if is("Sec-WebSocket-Key") => known.key.add(value),
+                17 if is("Transfer-Encoding") => known.body = true,
+                21 if is("Sec-WebSocket-Version") => known.version.add(value),
+                22 if is("Sec-WebSocket-Protocol") => known.subprotocols = true,
+                24 if is("Sec-WebSocket-Extensions") => known.extensions = true,
+                _ => {}
+            }
+        }
+        known
+    }
+}
+
+/// A field that may be there at most once.
+#[derive(Default)]
+struct Single<'a> {
+    value: Option<&'a [u8]>,
+    repeated: bool,
+}
+
+impl<'a> Single<'a> {
+    fn add(&mut self, value: &'a [u8]) {
+        self.repeated = self.value.replace(value).is_some();
+    }
+
+    fn at_most_one(&self, name: &'static str) -> Result<Option<&'a [u8]>, HandshakeError> {
+        if self.repeated {
+            return Err(HandshakeError::Repeated(name));
+        }
+        Ok(self.value)
+    }
+
+    fn exactly_one(&self, name: &'static str) -> Result<&'a [u8], HandshakeError> {
+        self.at_most_one(name)?.ok_or(HandshakeError::Missing(name))
     }
 }
 
@@ -414,6 +488,10 @@ pub(super) fn check_whole(
     }
 }
 
+/// Heads are seldom allowed gigabytes.
+pub(super) const LINE_TOO_LONG: HandshakeError =
+    HandshakeError::Malformed("the first line is too long");
+
 /// Copies what httparse found out of the read buffer, behind what a request's line says.
 ///
 /// It lets no name and no value through that [`Headers::push`] would not, so that they are not looked
@@ -422,7 +500,7 @@ pub(super) fn own_fields(
     line: [&str; 2],
     fields: &[httparse::Header<'_>],
 ) -> Result<Headers, HandshakeError> {
-    let mut headers = Headers::behind(line, fields);
+    let mut headers = Headers::behind(line, fields).ok_or(LINE_TOO_LONG)?;
     for field in fields {
         headers
             .append(field.name, field.value.trim_ascii())

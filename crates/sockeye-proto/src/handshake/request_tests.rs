@@ -210,6 +210,59 @@ mod section_4_2_1 {
 }
 
 #[test]
+fn what_is_found_in_one_pass_is_what_each_look_up_finds() {
+    let found = |head: &[u8]| {
+        let request = Request::parse(head).unwrap();
+        let headers = request.headers();
+        let known = Known::of(headers);
+        for (single, name) in [
+            (&known.host, "Host"),
+            (&known.key, "Sec-WebSocket-Key"),
+            (&known.version, "Sec-WebSocket-Version"),
+        ] {
+            assert_eq!(single.at_most_one(name), headers.at_most_one(name));
+            assert_eq!(single.exactly_one(name), headers.exactly_one(name));
+        }
+        let token = |name, token| headers.contains_token(name, token);
+        assert_eq!(known.upgrade, token("Upgrade", "websocket"));
+        assert_eq!(known.connection, token("Connection", "upgrade"));
+        let is_there = |name| headers.first(name).is_some();
+        assert_eq!(known.subprotocols, is_there("Sec-WebSocket-Protocol"));
+        assert_eq!(known.extensions, is_there("Sec-WebSocket-Extensions"));
+        let lengths: Vec<_> = headers.values("Content-Length").collect();
+        let none = |length: &&[u8]| !length.is_empty() && length.iter().all(|digit| *digit == b'0');
+        let body = !lengths.iter().all(none) || is_there("Transfer-Encoding");
+        assert_eq!(known.body, body);
+    };
+    let others = [
+        "host: b",
+        "uPGRADE: h2c, WebSocket",
+        "Upgrade: h2c",
+        "Connection: close",
+        "CONNECTION: keep-alive, upgrade",
+        "sec-websocket-key: x",
+        "SEC-WEBSOCKET-VERSION: 8",
+        "Sec-WebSocket-Protocol: chat",
+        "Sec-WebSocket-Extensions: x",
+        "Content-Length: 0",
+        "content-length: 10",
+        "Content-Length:",
+        "Transfer-Encoding: chunked",
+        "Hose: a",
+        "Sec-WebSocket-Kex: a",
+        "Transfer-Encodinh: a",
+    ];
+    for left_out in ["", "Host", "Upgrade", "Connection", "Sec-WebSocket-Key"] {
+        for first in others {
+            found(&request(left_out, &[first]));
+            for second in others {
+                found(&request(left_out, &[first, second]));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_request_with_a_body_is_refused() {
     refused("", &["Content-Length: 5"], 400, "no body");
     refused("", &["Content-Length: x"], 400, "no body");

@@ -61,6 +61,14 @@ impl Acceptance {
 
     /// The response as it travels.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out
+    }
+
+    /// Appends the response as it travels, such as to the memory that the request was read into, which
+    /// mostly has room for it.
+    pub fn write(&self, out: &mut Vec<u8>) {
         const BEGINNING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\
             Upgrade: websocket\r\n\
             Connection: Upgrade\r\n";
@@ -70,14 +78,13 @@ impl Acceptance {
             .flatten()
             .map(|(name, value)| name.len() + value.len() + 4);
         let len = len.sum::<usize>() + self.headers.written_len();
-        let mut out = Vec::with_capacity(BEGINNING.len() + len + 2);
+        out.reserve(BEGINNING.len() + len + 2);
         out.extend_from_slice(BEGINNING);
         for (name, value) in chosen.into_iter().flatten() {
-            write_field(&mut out, name.as_bytes(), value);
+            write_field(out, name.as_bytes(), value);
         }
-        self.headers.write(&mut out);
+        self.headers.write(out);
         out.extend_from_slice(b"\r\n");
-        out
     }
 
     /// All header fields, the handshake's own first.

@@ -10,11 +10,11 @@ use rustls::{
     client::WebPkiServerVerifier,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{Error, Result, stream::Io};
+use crate::{Error, Result, pem, stream::Io};
 
 /// How a client speaks TLS. By default it trusts whom the platform trusts.
 ///
@@ -64,7 +64,7 @@ impl ClientTls {
             .take()
             .map(Arc::unwrap_or_clone)
             .unwrap_or_else(RootCertStore::empty);
-        for certificate in certificates(pem, SUBJECT)? {
+        for certificate in pem::certificates(SUBJECT, pem)? {
             roots
                 .add(certificate)
                 .map_err(|error| Error::tls(SUBJECT, error))?;
@@ -80,7 +80,7 @@ impl ClientTls {
     /// [`Error::Tls`] where there is no certificate in it.
     pub fn extra_ca_pem(mut self, pem: &[u8]) -> Result<Self> {
         self.extra_roots
-            .extend(certificates(pem, "the authority given")?);
+            .extend(pem::certificates("the authority given", pem)?);
         Ok(self)
     }
 
@@ -91,8 +91,8 @@ impl ClientTls {
     /// [`Error::Tls`] where either is not there. Whether they fit each other is seen at connect.
     pub fn certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self> {
         const SUBJECT: &str = "the client's certificate";
-        let chain = certificates(chain, SUBJECT)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Error::tls(SUBJECT, error))?;
+        let chain = pem::certificates(SUBJECT, chain)?;
+        let key = pem::key(SUBJECT, key)?;
         self.identity = Some(Arc::new((chain, key)));
         Ok(self)
     }
@@ -212,16 +212,6 @@ fn provider() -> Arc<CryptoProvider> {
     PROVIDER
         .get_or_init(|| Arc::new(aws_lc_rs::default_provider()))
         .clone()
-}
-
-fn certificates(pem: &[u8], subject: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::tls(subject, error))?;
-    if found.is_empty() {
-        return Err(Error::tls(subject, "there is no certificate in the PEM"));
-    }
-    Ok(found)
 }
 
 /// Believes any certificate, but wants proof that the peer has its key.

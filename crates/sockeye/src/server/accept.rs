@@ -3,6 +3,7 @@
 
 use std::{
     future::poll_fn,
+    mem,
     net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
@@ -114,14 +115,17 @@ impl Acceptor {
             let judged = pin!(self.judge(client));
             in_time(deadline, judged).await?
         };
-        let request = match verdict {
-            Verdict::Asks(request) => request,
+        let (request, mut answer) = match verdict {
+            Verdict::Asks(request, room) => (request, room),
             Verdict::Http(request) => return Ok(Incoming::Http(request)),
             Verdict::Refused(error) => return Err(client.refuse(error).await),
         };
         // Judges the request and answers it (§4.2.2).
-        let (answer, terms) = match self.terms(&request, &client.peer, deadline).await {
-            Ok((acceptance, terms)) => (acceptance.to_bytes(), terms),
+        let terms = match self.terms(&request, &client.peer, deadline).await {
+            Ok((acceptance, terms)) => {
+                acceptance.write(&mut answer);
+                terms
+            }
             Err(error) => return Err(client.refuse(error).await),
         };
         {
@@ -160,8 +164,10 @@ impl Acceptor {
         if let Err(error) = self.see(request.headers(), peer) {
             return Ok(Verdict::Refused(error));
         }
-        *bytes = bytes.split_off(end);
-        Ok(Verdict::Asks(Arc::new(request)))
+        let early = bytes.split_off(end);
+        let mut room = mem::replace(bytes, early);
+        room.clear();
+        Ok(Verdict::Asks(Arc::new(request), room))
     }
 
     /// Sees whom a trusted proxy has heard a request from.
@@ -229,6 +235,8 @@ impl Acceptor {
         terms: Terms,
         peer: Peer,
     ) -> Established {
+        let mut request = Arc::unwrap_or_clone(request);
+        request.shrink();
         let admitted = Admitted {
             subprotocol: None,
             state: terms.state,
@@ -249,7 +257,7 @@ impl Acceptor {
             staying: self.staying.clone(),
             rates: self.rates,
             peer_addr: peer.addr,
-            peer_head: PeerHead::Request(Arc::unwrap_or_clone(request)),
+            peer_head: PeerHead::Request(request),
             #[cfg(feature = "tracing")]
             url: None,
             #[cfg(feature = "metrics")]
@@ -382,8 +390,8 @@ impl Client {
 
 /// What a client asks for.
 enum Verdict {
-    /// A WebSocket.
-    Asks(Arc<Request>),
+    /// A WebSocket; with the memory that its head was in, for the answer.
+    Asks(Arc<Request>, Vec<u8>),
     /// Something else; no request where that is HTTP/2.
     Http(Option<Request>),
     /// Nothing that can be answered otherwise. It is written after the deadline.

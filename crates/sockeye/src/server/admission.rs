@@ -5,7 +5,7 @@
 //! given back however a connection ends.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     fmt,
     hash::{BuildHasher, RandomState},
     net::{IpAddr, SocketAddr},
@@ -76,7 +76,7 @@ impl fmt::Display for Limit {
 /// The limits of a server; none is `None`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// At 2 KB each when idle, these are 130 MB; with TLS, 660 MB.
+    /// At 1.7 KB each when idle, these are 110 MB; with TLS, 640 MB.
     pub(super) connections: Option<usize>,
     /// An office or a mobile network behind one address has room; one machine is kept from filling a
     /// server.
@@ -195,13 +195,13 @@ const RETRY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 struct Addresses {
-    clients: HashMap<Client, Counted>,
+    clients: HashMap<Client, AddressCount>,
     /// All of them, in the order in which they are looked at whether they can be forgotten.
     order: VecDeque<Client>,
 }
 
 #[derive(Debug, Default)]
-struct Counted {
+struct AddressCount {
     open: usize,
     handshakes: Bucket,
 }
@@ -246,9 +246,11 @@ impl Gate {
             return Err(Refused::new(Limit::Connections, None));
         }
         Ok(Place {
-            gate: self.clone(),
             limits: limits.clone(),
-            client: Mutex::new(None),
+            counted: Mutex::new(Counted {
+                gate: self.clone(),
+                client: None,
+            }),
             refused: Mutex::new(None),
         })
     }
@@ -264,25 +266,21 @@ impl Gate {
 
     /// Counts an opening handshake for as long as what it gives is held.
     pub(super) fn handshake(self: &Arc<Self>, peer: Option<SocketAddr>) -> Handshake {
-        let mut handshakes = lock(&self.handshakes);
-        let id = handshakes.next;
-        handshakes.next += 1;
         let unfinished = Unfinished {
             since: Instant::now(),
             peer,
             task: None,
         };
-        handshakes.unfinished.insert(id, unfinished);
         Handshake {
             gate: self.clone(),
-            id,
+            id: lock(&self.handshakes).begin(unfinished),
             ended: false,
         }
     }
 
     /// Says which task an unfinished handshake is in.
     pub(super) fn runs(&self, handshake: u64, task: AbortHandle) {
-        if let Some(unfinished) = lock(&self.handshakes).unfinished.get_mut(&handshake) {
+        if let Some(unfinished) = lock(&self.handshakes).at(handshake) {
             unfinished.task = Some(task);
         }
     }
@@ -331,15 +329,21 @@ impl Drop for Refusing {
     }
 }
 
-/// The place of a connection, for as long as it is held.
+/// The place of a connection that is not open yet.
 #[derive(Debug)]
 pub(super) struct Place {
-    gate: Arc<Gate>,
     /// The server's, which has them once.
     limits: Arc<Limits>,
-    client: Mutex<Option<Client>>,
+    counted: Mutex<Counted>,
     /// Why it was not let in, where that is known only now. In a box: it is seldom there.
     refused: Mutex<Option<Box<Refused>>>,
+}
+
+/// What is left of it once the connection is open: that it is counted, for as long as this is held.
+#[derive(Debug)]
+pub(super) struct Counted {
+    gate: Arc<Gate>,
+    client: Option<Client>,
 }
 
 impl Place {
@@ -348,23 +352,31 @@ impl Place {
         lock(&self.refused).as_deref().copied()
     }
 
+    pub(super) fn into_counted(self) -> Counted {
+        self.counted
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Says which address the connection is from, as soon as that is known, and counts it there; what
     /// it was counted for before is given back.
     pub(super) fn count_address(&self, address: IpAddr) -> Result<(), Refused> {
-        self.count_at(address)
+        lock(&self.counted)
+            .count_at(address, &self.limits)
             .inspect_err(|refused| *lock(&self.refused) = Some(Box::new(*refused)))
     }
+}
 
-    fn count_at(&self, address: IpAddr) -> Result<(), Refused> {
-        let mut known = lock(&self.client);
+impl Counted {
+    fn count_at(&mut self, address: IpAddr, limits: &Limits) -> Result<(), Refused> {
         let client = Client::from(address);
-        if *known == Some(client) {
+        if self.client == Some(client) {
             return Ok(());
         }
-        let most = self.limits.per_address.for_address(address);
-        let rate = self.limits.rate.for_address(address);
+        let most = limits.per_address.for_address(address);
+        let rate = limits.rate.for_address(address);
         if most.is_none() && rate.is_none() {
-            self.leave(known.take());
+            self.leave();
             return Ok(());
         }
         let now = self.gate.now();
@@ -373,7 +385,7 @@ impl Place {
         let Addresses { clients, order } = &mut *addresses;
         let counted = clients.entry(client).or_insert_with(|| {
             order.push_back(client);
-            Counted::default()
+            AddressCount::default()
         });
         if counted.open >= most.unwrap_or(usize::MAX) {
             return Err(Refused::new(Limit::ConnectionsPerAddress, Some(address)));
@@ -387,13 +399,13 @@ impl Place {
         }
         counted.open += 1;
         drop(addresses);
-        let before = known.replace(client);
-        self.leave(before);
+        self.leave();
+        self.client = Some(client);
         Ok(())
     }
 
-    fn leave(&self, client: Option<Client>) {
-        if let Some(client) = client
+    fn leave(&mut self) {
+        if let Some(client) = self.client.take()
             && let Some(counted) = self.gate.addresses(client).clients.get_mut(&client)
         {
             counted.open = counted.open.saturating_sub(1);
@@ -401,10 +413,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Counted {
     fn drop(&mut self) {
-        let client = lock(&self.client).take();
-        self.leave(client);
+        self.leave();
         self.gate.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -467,10 +478,59 @@ impl From<Refused> for Error {
 #[derive(Debug, Default)]
 struct Handshakes {
     next: u64,
-    /// By their age, the oldest first.
-    unfinished: BTreeMap<u64, Unfinished>,
+    /// By their age, the oldest first, each with its number; `None` is left of one that is done while
+    /// others before it are not, as most end in the order in which they began.
+    begun: VecDeque<(u64, Option<Unfinished>)>,
+    unfinished: usize,
     /// Those who wait to accept.
     waiting: Vec<Waker>,
+}
+
+impl Handshakes {
+    /// Begins one: its number.
+    fn begin(&mut self, unfinished: Unfinished) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.begun.push_back((id, Some(unfinished)));
+        self.unfinished += 1;
+        id
+    }
+
+    /// One that is not done.
+    fn at(&mut self, id: u64) -> Option<&mut Unfinished> {
+        let at = self.place(id)?;
+        self.begun[at].1.as_mut()
+    }
+
+    fn place(&self, id: u64) -> Option<usize> {
+        self.begun.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    fn oldest(&self) -> Option<(u64, &Unfinished)> {
+        let (id, unfinished) = self.begun.front()?;
+        Some((*id, unfinished.as_ref()?))
+    }
+
+    /// Ends one, and tells whether it had not ended before: given up, it has before its guard is dropped.
+    fn end(&mut self, id: u64) -> bool {
+        /// So few that are done are left where they are.
+        const FEW: usize = 64;
+        let Some(at) = self.place(id) else {
+            return false;
+        };
+        if self.begun[at].1.take().is_none() {
+            return false;
+        }
+        self.unfinished -= 1;
+        while let Some((_, None)) = self.begun.front() {
+            self.begun.pop_front();
+        }
+        // One that takes long does not keep the place of all that begin after it.
+        if self.begun.len() > 2 * self.unfinished + FEW {
+            self.begun.retain(|(_, unfinished)| unfinished.is_some());
+        }
+        true
+    }
 }
 
 #[derive(Debug)]
@@ -502,7 +562,7 @@ impl Handshake {
     fn end(&mut self) -> bool {
         self.ended = true;
         let mut handshakes = lock(&self.gate.handshakes);
-        let counted = handshakes.unfinished.remove(&self.id).is_some();
+        let counted = handshakes.end(self.id);
         let waiting = std::mem::take(&mut handshakes.waiting);
         drop(handshakes);
         waiting.into_iter().for_each(Waker::wake);
@@ -511,8 +571,7 @@ impl Handshake {
 
     /// Says whose it is, where that is not who has connected.
     pub(super) fn comes_from(&self, client: Option<SocketAddr>) {
-        let mut handshakes = lock(&self.gate.handshakes);
-        if let Some(unfinished) = handshakes.unfinished.get_mut(&self.id) {
+        if let Some(unfinished) = lock(&self.gate.handshakes).at(self.id) {
             unfinished.peer = client;
         }
     }
@@ -556,16 +615,17 @@ impl Room {
     ) -> Poll<()> {
         loop {
             let mut handshakes = lock(&self.gate.handshakes);
-            if handshakes.unfinished.len() < self.most {
+            if handshakes.unfinished < self.most {
                 self.sleep = None;
                 return Poll::Ready(());
             }
-            let Some(oldest) = handshakes.unfinished.first_entry() else {
+            let Some((id, oldest)) = handshakes.oldest() else {
                 return Poll::Ready(());
             };
-            let until = oldest.get().since + GRACE;
+            let until = oldest.since + GRACE;
             if until <= Instant::now() {
-                let Unfinished { peer, task, .. } = oldest.remove();
+                let (peer, task) = (oldest.peer, oldest.task.clone());
+                handshakes.end(id);
                 drop(handshakes);
                 if let Some(task) = task {
                     task.abort();

@@ -248,5 +248,32 @@ async fn the_oldest_handshake_is_given_up_once_it_has_had_its_time() {
     );
     assert!(begin.elapsed() < Duration::from_millis(10));
     assert!(third.finish());
-    assert!(lock(&gate.handshakes).unfinished.is_empty());
+    assert_eq!(lock(&gate.handshakes).unfinished, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_takes_long_keeps_no_room_for_those_after_it() {
+    let gate = Gate::new();
+    let first = gate.handshake(None);
+    let many: Vec<_> = (0..1000).map(|_| gate.handshake(None)).collect();
+    let last = gate.handshake(None);
+    assert_eq!(lock(&gate.handshakes).unfinished, 1002);
+    drop(many);
+    {
+        let handshakes = lock(&gate.handshakes);
+        assert_eq!(handshakes.unfinished, 2);
+        assert!(handshakes.begun.len() < 100, "{}", handshakes.begun.len());
+        assert_eq!(handshakes.oldest().map(|(id, _)| id), Some(first.id()));
+    }
+    drop(first);
+    {
+        let mut handshakes = lock(&gate.handshakes);
+        assert_eq!(handshakes.oldest().map(|(id, _)| id), Some(last.id()));
+        // Given up, and then done.
+        handshakes.end(last.id());
+        assert!(handshakes.at(last.id()).is_none());
+    }
+    drop(last);
+    assert_eq!(lock(&gate.handshakes).unfinished, 0);
+    assert!(lock(&gate.handshakes).begun.is_empty());
 }

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
     io, mem,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::Duration,
@@ -290,6 +291,15 @@ impl Entry {
             open.waiting.push_back(Arc::downgrade(shared));
             registry.changed.notify_one();
         }
+    }
+}
+
+impl Entry {
+    /// Whose connection it is, once it is open.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        let Place { registry, number } = &self.place;
+        let mut open = registry.lock();
+        open.connections.at(*number)?.open.as_ref()?.info.peer_addr
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
     listener::cannot_listen,
     proxy_protocol::read_header,
     shutdown::{Begun, Running},
-    task::{Stage, Task},
+    task::{Opening, Stage, Task},
 };
 use crate::{
     Deadline, Error, Handler, Result, WebSocket, driven::Driven, handler::Handled, stream::Stream,
@@ -220,7 +220,7 @@ impl Server {
     }
 
     /// Sets how many connections there may be, or with `None` that there may be any number. Default
-    /// 65,536, which are about 130 MB when they are idle.
+    /// 65,536, which are about 110 MB when they are idle.
     ///
     /// A connection counts once, from when it is accepted until its handler is done, whatever it is used
     /// for. One that is too many is answered with 503 and `Retry-After`, and closed; where TLS is spoken it
@@ -486,13 +486,15 @@ impl Server {
             };
             let handshake = context.gate.handshake(peer);
             let id = handshake.id();
-            let task = connections.spawn(|entry| Task {
-                stage: Stage::Accepted(stream, handshake),
-                entry,
-                place: Some(place),
-                context: context.clone(),
-                work: work.clone(),
-                peer,
+            let task = connections.spawn(|entry| {
+                Task::Opening(Box::new(Opening {
+                    stage: Stage::Accepted(stream, handshake),
+                    entry,
+                    place,
+                    context: context.clone(),
+                    work: work.clone(),
+                    peer,
+                }))
             });
             context.gate.runs(id, task);
         };

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Client, Peer,
-    admission::{Handshake, Place},
+    admission::{Counted, Handshake, Place},
     connections::Entry,
     listen::{self, Unopened},
 };
@@ -19,29 +19,42 @@ use crate::{Error, Result, WebSocket, stream::Stream};
 
 /// The task.
 ///
-/// Written out: it is there for as long as its connection, and an async block keeps what it is given
-/// beside what becomes of that. A task's memory comes in steps of 128 bytes; this one was 512, and is
-/// 256.
-pub(super) struct Task<W, Fut> {
+/// A task's memory comes in steps of 128 bytes, most of the first is the runtime's, and it is there for as
+/// long as its connection. So what it does is in a box of just the size of that.
+pub(super) enum Task<W, Fut> {
+    Opening(Box<Opening<W>>),
+    Working(Box<Working<Fut>>),
+    Done,
+}
+
+/// A connection until it is open.
+pub(super) struct Opening<W> {
     /// First, so that it is dropped first: how the connection ended is known then.
-    pub(super) stage: Stage<Fut>,
+    pub(super) stage: Stage,
     pub(super) entry: Entry,
-    /// There until the connection has ended.
-    pub(super) place: Option<Arc<Place>>,
+    pub(super) place: Arc<Place>,
     pub(super) context: Arc<listen::Context>,
     pub(super) work: Arc<W>,
-    /// Whose connection it is, as far as that is known: behind a proxy, the proxy's at first.
+    /// Whose stream it is.
     pub(super) peer: Option<SocketAddr>,
 }
 
-pub(super) enum Stage<Fut> {
+pub(super) enum Stage {
     /// Accepted. What opening it needs is made when that begins: of many that come together, most are
     /// opened at one go, and each then finds the memory that the one before has just given back.
     Accepted(Stream, Handshake),
-    /// Boxed, so that what opening a connection needs is not kept while it is open.
     Opening(Pin<Box<dyn Future<Output = Result<Option<WebSocket>, Unopened>> + Send>>),
-    Working(Fut),
     Done,
+}
+
+/// A connection that is open.
+pub(super) struct Working<Fut> {
+    /// First, so that it is dropped first, as before.
+    work: Fut,
+    entry: Entry,
+    /// Where it is counted; nowhere would be only where somebody else had its place, whom there is not.
+    counted: Option<Counted>,
+    context: Arc<listen::Context>,
 }
 
 impl<W, Fut> Future for Task<W, Fut>
@@ -52,58 +65,90 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let task = &mut *self;
-        loop {
-            match &mut task.stage {
-                Stage::Accepted(..) => task.begin(),
-                Stage::Opening(opening) => {
-                    let opened = ready!(opening.as_mut().poll(cx));
-                    task.stage = Stage::Done;
-                    match opened {
-                        Ok(Some(socket)) => {
-                            task.entry.opened(&socket);
-                            task.peer = socket.peer_addr();
-                            task.stage = Stage::Working((task.work)(socket));
-                        }
-                        Ok(None) => task.end(Ok(())),
-                        Err(Unopened { peer, error }) => {
-                            task.peer = peer;
-                            let refused = task.place.as_ref().and_then(|place| place.refused());
-                            let error = refused.map_or(error, Error::from);
-                            task.context.refused(task.peer, &error);
-                            task.end(Err(error));
-                        }
-                    }
-                }
-                Stage::Working(work) => {
-                    let result = ready!(Pin::new(work).poll(cx));
-                    task.stage = Stage::Done;
-                    task.end(result);
-                }
-                Stage::Done => return Poll::Ready(()),
+        if let Self::Opening(opening) = &mut *self {
+            let opened = ready!(opening.poll(cx));
+            if let Self::Opening(opening) = mem::replace(&mut *self, Self::Done)
+                && let Some(working) = opening.opened(opened)
+            {
+                *self = Self::Working(Box::new(working));
+            }
+        }
+        if let Self::Working(working) = &mut *self {
+            let result = ready!(Pin::new(&mut working.work).poll(cx));
+            if let Self::Working(working) = mem::replace(&mut *self, Self::Done) {
+                working.end(result);
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<W> Opening<W> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<WebSocket>, Unopened>> {
+        self.stage = match mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Accepted(stream, handshake) => {
+                let client = Client::new(stream, Peer::at(self.peer).counted(&self.place));
+                let context = self.context.clone();
+                let opening = context.open(client, handshake, self.entry.place.clone());
+                Stage::Opening(Box::pin(opening))
+            }
+            stage => stage,
+        };
+        let Stage::Opening(opening) = &mut self.stage else {
+            return Poll::Ready(Ok(None));
+        };
+        let opened = ready!(opening.as_mut().poll(cx));
+        self.stage = Stage::Done;
+        Poll::Ready(opened)
+    }
+
+    /// The connection once it is open; where it is not, gives the place back, and tells of what went wrong.
+    fn opened<Fut>(self, opened: Result<Option<WebSocket>, Unopened>) -> Option<Working<Fut>>
+    where
+        W: Fn(WebSocket) -> Fut,
+    {
+        let Self {
+            mut entry,
+            place,
+            context,
+            work,
+            ..
+        } = self;
+        match opened {
+            Ok(Some(socket)) => {
+                entry.opened(&socket);
+                Some(Working {
+                    work: work(socket),
+                    entry,
+                    counted: Arc::into_inner(place).map(Place::into_counted),
+                    context,
+                })
+            }
+            Ok(None) => None,
+            Err(Unopened { peer, error }) => {
+                let error = place.refused().map_or(error, Error::from);
+                context.refused(peer, &error);
+                drop(place);
+                context.tell(peer, &error);
+                None
             }
         }
     }
 }
 
-impl<W, Fut> Task<W, Fut> {
-    /// Begins to open the connection.
-    fn begin(&mut self) {
-        let stage = mem::replace(&mut self.stage, Stage::Done);
-        let (Stage::Accepted(stream, handshake), Some(place)) = (stage, &self.place) else {
-            return;
-        };
-        let client = Client::new(stream, Peer::at(self.peer).counted(place));
-        let context = self.context.clone();
-        let opening = context.open(client, handshake, self.entry.place.clone());
-        self.stage = Stage::Opening(Box::pin(opening));
-    }
-
+impl<Fut> Working<Fut> {
     /// Gives the place back, and tells of what went wrong.
-    fn end(&mut self, result: Result<()>) {
-        self.place = None;
+    fn end(self, result: Result<()>) {
+        let Self {
+            work,
+            entry,
+            counted,
+            context,
+        } = self;
+        drop(work);
+        drop(counted);
         if let Err(error) = result {
-            self.context.tell(self.peer, &error);
+            context.tell(entry.peer(), &error);
         }
     }
 }

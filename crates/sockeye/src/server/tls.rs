@@ -9,13 +9,12 @@ use std::{
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{Error, Result, stream::Io};
+use crate::{Error, Result, pem, stream::Io};
 
 /// How a server speaks TLS. Cloning is cheap, and the clones show the same certificate: one that is kept
 /// can [replace](Self::reload) it while the server runs.
@@ -202,16 +201,16 @@ impl Files {
 
 /// Reads a certificate and its key, which have to fit each other.
 fn read(subject: &str, chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::tls(subject, error))?;
-    if chain.is_empty() {
-        return Err(Error::tls(subject, "there is no certificate in the PEM"));
-    }
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| Error::tls(subject, error))?;
+    let chain = pem::certificates(subject, chain)?;
+    let key = pem::key(subject, key)?;
     CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
         .map(Arc::new)
-        .map_err(|error| Error::tls(subject, error))
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                Error::tls(subject, "the key does not belong to the certificate")
+            }
+            error => Error::tls(subject, error),
+        })
 }
 
 fn not_ours(why: &str) -> Error {
