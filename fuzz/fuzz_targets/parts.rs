@@ -113,8 +113,14 @@ impl Assembled {
                 self.0 = Some((kind, Vec::new()));
                 None
             }
+            Part::Data(0) => {
+                assert!(
+                    self.0.is_none(),
+                    "a part of nothing, and not of one that is skipped"
+                );
+                None
+            }
             Part::Data(count) => {
-                assert!(count > 0, "a part of nothing");
                 let (_, bytes) = self.0.as_mut().expect("a message has begun");
                 bytes.extend(&room[..count]);
                 None

@@ -634,7 +634,7 @@ impl Receiver {
     ) -> Result<Option<Found<'i>>, ProtocolError> {
         unfinished.release();
         if unfinished.parts.is_some() {
-            self.skip(unfinished, input)?;
+            self.skip(unfinished, input, usize::MAX)?;
         }
         loop {
             let mut frame = match unfinished.frame {

@@ -116,6 +116,8 @@ impl AsyncRead for ByteStream {
                 .receiver
                 .poll_next_with(cx, |reader, cx| reader.poll_part(cx, room));
             match ready!(part)? {
+                // Of a message from before, which is discarded.
+                Some(Part::Data(0)) => {}
                 Some(Part::Data(count)) => {
                     buffer.advance(count);
                     break;

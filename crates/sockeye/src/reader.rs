@@ -186,7 +186,11 @@ impl Reader {
             if let Ok(Some(Part::Data(count))) = part
                 && self.deflate
             {
-                add(&mut self.inflated, count);
+                // Nothing to have is a turn's worth that was discarded.
+                add(
+                    &mut self.inflated,
+                    if count > 0 { count } else { TURN as usize },
+                );
             }
             if let Some(part) = part.map_err(Broken::Protocol)? {
                 return Poll::Ready(Ok(part));

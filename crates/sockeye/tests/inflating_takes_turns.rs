@@ -15,7 +15,7 @@ use std::{
     task::Poll,
 };
 
-use sockeye::{Handler, MessageRef, Socket, WebSocket};
+use sockeye::{DeflateConfig, Handler, MessageRef, Socket, WebSocket};
 use tokio::io::AsyncReadExt;
 use wire::*;
 use wrongs::deflated;
@@ -90,5 +90,48 @@ async fn others_have_theirs_between_two_messages() {
             within(turns).await;
             assert!(most <= 2, "{role:?} {form}: {most} messages in a turn");
         }
+    }
+}
+
+/// What is not wanted is inflated too where the next message may refer back to it.
+#[tokio::test]
+async fn others_have_theirs_while_a_message_is_discarded() {
+    const MIB: usize = 1 << 20;
+    let setup = Setup {
+        deflate: Some(DeflateConfig {
+            peer_no_context_takeover: false,
+            ..DeflateConfig::default()
+        }),
+        extensions: "permessage-deflate",
+        ..Setup::default()
+    };
+    for as_bytes in [false, true] {
+        let (mut socket, mut peer) = setup.open(Role::Server).await;
+        peer.send_frame(0xC2, deflated(&vec![0; 32 * MIB])).await;
+        peer.send_frame(0x82, "next").await;
+        assert!(socket.recv_stream().await.unwrap().is_some());
+        let next = tokio::spawn(async move {
+            let mut next = String::new();
+            if as_bytes {
+                let mut stream = socket.into_byte_stream().take(4);
+                stream.read_to_string(&mut next).await.unwrap();
+            } else {
+                let mut message = socket.recv_stream().await.unwrap().unwrap();
+                message.read_to_string(&mut next).await.unwrap();
+            }
+            next
+        });
+        let mut turns = 0;
+        let counted = poll_fn(|cx| {
+            if next.is_finished() {
+                return Poll::Ready(());
+            }
+            turns += 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        within(counted).await;
+        assert_eq!(next.await.unwrap(), "next");
+        assert!(turns > 16, "{as_bytes}: {turns}");
     }
 }

@@ -51,6 +51,10 @@ enum Step {
     Starved,
 }
 
+/// How many bytes of a message that nobody wants are discarded at once. A compressed one can be a thousand
+/// times what came, and where the context is kept it is inflated all the same.
+const SKIPPED: usize = 1 << 20;
+
 /// How many bytes of a compressed message are unmasked and kept for the inflater at a time.
 const STAGE: usize = 8 * 1024;
 
@@ -60,7 +64,9 @@ impl Receiver {
     ///
     /// Call it until it gives `None`: then the input is empty, and what comes next needs more bytes.
     /// It gives [`Part::Data`] only between [`Part::Begin`] and [`Part::End`]; only then is `room`
-    /// needed, and it must not be empty. Part of a message that [`receive`](Self::receive) has
+    /// needed, and it must not be empty. Of a message that is [skipped](Self::skip_message),
+    /// `Part::Data(0)` says that a mebibyte has been discarded and there is more to do, so that whoever
+    /// has other things to do can do them first. Part of a message that [`receive`](Self::receive) has
     /// gathered before comes first.
     ///
     /// Nothing is held of a message received so, but 8 KiB and an inflater where it is compressed,
@@ -109,20 +115,27 @@ impl Receiver {
     }
 
     /// Discards what the input has of the rest of a message received in parts, up to a control
-    /// frame.
+    /// frame, and about `most` bytes of the message. Tells whether that was all.
     #[cold]
     pub(super) fn skip(
         &mut self,
         unfinished: &mut Unfinished,
         input: &mut &mut [u8],
-    ) -> Result<(), ProtocolError> {
+        most: usize,
+    ) -> Result<bool, ProtocolError> {
         if unfinished.is_at_control() {
-            return Ok(());
+            return Ok(true);
         }
         unfinished.skip_message();
         let mut scratch = [0; 4096];
-        while let Step::Data(_) = self.take_part(unfinished, input, &mut scratch)? {}
-        Ok(())
+        let mut skipped = 0;
+        while let Step::Data(count) = self.take_part(unfinished, input, &mut scratch)? {
+            skipped += count;
+            if skipped >= most {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn step(
@@ -132,8 +145,10 @@ impl Receiver {
         room: &mut [u8],
     ) -> Result<Step, ProtocolError> {
         unfinished.release();
-        if unfinished.parts.as_ref().is_some_and(|parts| parts.skipped) {
-            self.skip(unfinished, input)?;
+        if unfinished.parts.as_ref().is_some_and(|parts| parts.skipped)
+            && !self.skip(unfinished, input, SKIPPED)?
+        {
+            return Ok(Step::Data(0));
         }
         if unfinished.is_at_control() {
             return Ok(Step::Control);
