@@ -30,8 +30,9 @@ use crate::{Ended, Error, Receiver, WebSocket, link::Command, shared::Shared};
 /// # The end
 /// A read of no bytes is the end: the peer has closed with 1000, or without a code. Any other end is
 /// an error, so that what was cut off does not look complete: another code, such as 1001 where a
-/// `ByteStream` was dropped without `shutdown`, is [`io::ErrorKind::ConnectionAborted`]. A text
-/// message is answered with 1003, and is [`io::ErrorKind::InvalidData`].
+/// `ByteStream` was dropped without `shutdown`, is [`io::ErrorKind::ConnectionAborted`], and any Close
+/// within a message [`Error::Incomplete`]. A text message is answered with 1003, and is
+/// [`io::ErrorKind::InvalidData`].
 ///
 /// `shutdown` closes with 1000. A WebSocket has no half that stays open: what the peer had sent by
 /// then still comes, so read to the end, but it can send nothing more once it sees the Close.
@@ -40,6 +41,8 @@ use crate::{Ended, Error, Receiver, WebSocket, link::Command, shared::Shared};
 /// Nothing that has arrived is lost, and what a write has taken is queued.
 pub struct ByteStream {
     receiver: Receiver,
+    /// Whether a message has begun and not ended.
+    within: bool,
     /// Whether text came, which ends it.
     refused: bool,
 }
@@ -52,6 +55,7 @@ impl ByteStream {
         receiver.skip_message();
         Self {
             receiver,
+            within: false,
             refused: false,
         }
     }
@@ -119,8 +123,16 @@ impl AsyncRead for ByteStream {
                 Some(Part::Begin(MessageKind::Text)) => {
                     return Poll::Ready(Err(self.refuse_text(cx)));
                 }
-                Some(Part::Begin(MessageKind::Binary) | Part::End | Part::Event(_)) => {}
-                None => return Poll::Ready(end(self.receiver.ended())),
+                Some(Part::Begin(MessageKind::Binary)) => self.within = true,
+                Some(Part::End) => self.within = false,
+                Some(Part::Event(_)) => {}
+                None => {
+                    end(self.receiver.ended())?;
+                    if self.within {
+                        return Poll::Ready(Err(Error::Incomplete.into()));
+                    }
+                    break;
+                }
             }
         }
         Poll::Ready(Ok(()))

@@ -85,11 +85,14 @@ pub(crate) enum Command<'a> {
 }
 
 impl Command<'_> {
-    /// Roughly how many bytes of output it makes.
+    /// Roughly how many bytes of output it makes: not nothing for what is empty, so that many of those are not for
+    /// nothing either.
     pub(crate) fn size(&self) -> usize {
+        const HEADER: usize = 2;
         match self {
-            Self::Message(message) => message.as_ref().len(),
-            Self::Part(part) => part.len(),
+            Self::Message(message) => HEADER + message.as_ref().len(),
+            Self::Part(part) => HEADER + part.len(),
+            Self::Ping(payload) | Self::Pong(payload) => HEADER + payload.len(),
             _ => 0,
         }
     }
@@ -375,7 +378,11 @@ impl Link {
         if !self.is_overdue()
             && let Some(timer) = self.closing_timer()
         {
-            ready!(timer.poll(cx));
+            // Not by the timer alone: a task that has done so much that it is to yield learns nothing of it, and a
+            // peer that never stops talking would keep it from that.
+            if timer.deadline() > Instant::now() {
+                ready!(timer.poll(cx));
+            }
             if let Some(ending) = &mut self.ending {
                 ending.overdue = true;
                 return Poll::Ready(());

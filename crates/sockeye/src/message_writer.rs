@@ -2,9 +2,7 @@
 
 use std::{
     borrow::Cow,
-    fmt,
-    future::poll_fn,
-    io,
+    fmt, io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -74,7 +72,7 @@ const MOST: usize = 64 * 1024;
 impl<'a> MessageWriter<'a> {
     /// Waits for its turn. Nothing is sent yet.
     pub(crate) async fn begin(shared: &'a Arc<Shared>, kind: MessageKind) -> Result<Self> {
-        poll_fn(|cx| shared.poll_turn(cx)).await?;
+        shared.wait(|cx| shared.poll_turn(cx)).await?;
         Ok(Self {
             shared,
             kind,
@@ -102,7 +100,8 @@ impl<'a> MessageWriter<'a> {
     /// # Cancel safety
     /// The end is queued at the first poll. Never polled, the message is dropped unfinished.
     pub async fn finish(mut self) -> Result<()> {
-        poll_fn(|cx| self.poll_finish(cx)).await
+        let shared = self.shared;
+        shared.wait(|cx| self.poll_finish(cx)).await
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -167,6 +166,8 @@ impl Drop for MessageWriter<'_> {
         if self.finished {
             return;
         }
+        // A write that waited for room may have been given up with it.
+        self.shared.give_up();
         if self.begun {
             let close = CloseFrame {
                 code: CloseCode::INTERNAL_ERROR,

@@ -9,7 +9,7 @@
 
 use std::{
     cell::RefCell,
-    future::Future,
+    future::{Future, poll_fn},
     mem,
     net::SocketAddr,
     pin::Pin,
@@ -21,7 +21,8 @@ use std::{
 };
 
 use sockeye_proto::{
-    CloseCode, CloseFrame, MessageRef, Meter, Outgoing, SendError, deflate::DeflateParams,
+    CloseCode, CloseFrame, MessageRef, Meter, Outgoing, OwnedEvent, SendError,
+    deflate::DeflateParams,
 };
 use tokio::{
     task::coop::has_budget_remaining,
@@ -212,10 +213,22 @@ impl Future for Sending<'_, '_> {
 impl Drop for Sending<'_, '_> {
     #[inline]
     fn drop(&mut self) {
-        if self.command.is_some()
-            && let Some(waiting) = self.shared.waiting.get()
-        {
-            waiting.give_up();
+        if self.command.is_some() {
+            self.shared.give_up();
+        }
+    }
+}
+
+/// A wait for output to be written: as with [`Sending`], what would wake it goes when it is given up.
+struct Wait<'s> {
+    shared: &'s Shared,
+    over: bool,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.shared.give_up();
         }
     }
 }
@@ -266,6 +279,25 @@ impl Shared {
 
     pub(crate) fn waiting(&self) -> &Arc<Waiting> {
         self.waiting.get_or_init(Arc::default)
+    }
+
+    /// Waits for output to be written, or for a turn, as `poll` does.
+    pub(crate) async fn wait<T>(&self, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+        let mut wait = Wait {
+            shared: self,
+            over: false,
+        };
+        let result = poll_fn(poll).await;
+        wait.over = true;
+        result
+    }
+
+    /// Says that a task that may have waited does so no more.
+    #[inline]
+    pub(crate) fn give_up(&self) {
+        if let Some(waiting) = self.waiting.get() {
+            waiting.give_up();
+        }
     }
 
     /// Whether a task waits for output to be written: also one that has looked at how much waits just
@@ -513,6 +545,12 @@ impl Shared {
                 Ok(())
             }
         })
+    }
+
+    /// Waits until all that was queued is written.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let flushed = self.wait(|cx| self.poll_flush(cx, true)).await;
+        flushed.map_err(Error::Lost)
     }
 
     /// Waits until what was queued is written. Where a driver writes when the task yields, there is
@@ -835,6 +873,10 @@ impl Shared {
 
     /// For a task that receives where nobody drives: waits until a Close must have been answered.
     pub(crate) fn poll_until(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        // As for the driver: not by the timer alone.
+        if deadline <= Instant::now() {
+            return Poll::Ready(());
+        }
         let mut state = self.lock();
         let closing = &mut state.seldom.get_or_insert_default().closing;
         let closing = closing.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
@@ -1138,6 +1180,14 @@ impl State {
             return Err(SendError::ControlTooLong { len: payload.len() }.into());
         }
         let inbox = self.inbox.get_or_insert_default();
+        if let Command::Answer(OwnedEvent::Ping(newer)) = &command
+            && let Some(Command::Answer(OwnedEvent::Ping(latest))) = inbox.commands.last_mut()
+        {
+            // The pong for the latest will do (RFC 6455 §5.5.3): a peer must not make this grow with pings while
+            // the driver is not polled.
+            latest.clone_from(newer);
+            return Ok(());
+        }
         inbox.size += command.size();
         inbox.commands.push(command.into_owned());
         self.wake_driver();
@@ -1223,6 +1273,34 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One whose link a driver has taken, and is not polled.
+    fn driven_elsewhere() -> Arc<Shared> {
+        let shared = Shared::of_nobody();
+        drop(shared.take_link());
+        shared
+    }
+
+    #[test]
+    fn pings_do_not_pile_up_while_the_driver_is_not_polled() {
+        let shared = driven_elsewhere();
+        for number in 0..1000_u32 {
+            let ping = OwnedEvent::Ping(number.to_be_bytes().to_vec().into());
+            shared.apply(Command::Answer(ping)).unwrap();
+        }
+        let posted = shared.take_inbox(&mut shared.lock());
+        let [Command::Answer(OwnedEvent::Ping(latest))] = &posted[..] else {
+            panic!("{posted:?}");
+        };
+        assert_eq!(**latest, 999_u32.to_be_bytes());
+    }
+
+    #[test]
+    fn what_is_empty_is_not_queued_for_ever_while_the_driver_is_not_polled() {
+        let shared = driven_elsewhere();
+        let queued = (0..).take_while(|_| shared.try_send("".into()).is_ok());
+        assert!(queued.take(1 << 20).count() < 1 << 20);
+    }
 
     #[test]
     fn what_is_refused_leaves_no_buffer_with_a_connection_that_has_ended() {

@@ -247,10 +247,7 @@ impl WebSocket {
     /// # Cancel safety
     /// Safe: what is queued stays queued.
     pub async fn flush(&mut self) -> Result<()> {
-        let shared = self.shared();
-        poll_fn(|cx| shared.poll_flush(cx, true))
-            .await
-            .map_err(Error::Lost)
+        self.shared().flush().await
     }
 
     /// A handle that sends on this connection, for other tasks.

@@ -15,7 +15,7 @@ use futures_core::Stream;
 use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event};
 
 use crate::{
-    Counters, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
+    Counters, Ended, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
     driver::Driver,
     link::Command,
     message_reader::Incoming,
@@ -153,7 +153,10 @@ impl Sender {
             return Ok(());
         }
         // A transport that fails now is noticed by whoever receives.
-        let _ = poll_fn(|cx| self.shared.poll_flush(cx, false)).await;
+        let _ = self
+            .shared
+            .wait(|cx| self.shared.poll_flush(cx, false))
+            .await;
         Ok(())
     }
 
@@ -165,9 +168,7 @@ impl Sender {
     /// # Cancel safety
     /// Safe: what is queued stays queued.
     pub async fn flush(&self) -> Result<()> {
-        poll_fn(|cx| self.shared.poll_flush(cx, true))
-            .await
-            .map_err(Error::Lost)
+        self.shared.flush().await
     }
 
     /// What the connection has carried so far: messages by kind, bytes, and how well they compressed.

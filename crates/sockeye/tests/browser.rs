@@ -730,6 +730,22 @@ mod feedback_from_the_protocol {
             }
             assert!(log.0.try_recv().is_err());
         }
+
+        /// What a message costs is about its bytes, also in fragments of one each.
+        #[tokio::test]
+        async fn it_may_come_in_any_number_of_fragments() {
+            const COUNT: usize = 200_000;
+            let (_socket, mut peer, mut log) = open().await;
+            let mut message = peer.frame(0x01, "a".repeat(COUNT));
+            message.extend(peer.frame(0x00, "a").repeat(COUNT));
+            message.extend(peer.frame(0x80, ""));
+            let sending = tokio::spawn(async move {
+                peer.send(message).await;
+                peer
+            });
+            assert_eq!(log.next().await.len(), "message ".len() + 2 * COUNT);
+            within(sending).await.unwrap();
+        }
     }
 
     mod when_the_closing_handshake_is_started {

@@ -21,6 +21,7 @@ use sockeye::{
     CloseCode, Ended, Error, Event, Handler, MessageRef, Result, Sender, Server, Socket, WebSocket,
 };
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
     time::Instant,
@@ -329,6 +330,56 @@ mod the_close_timeout {
                 let seen = within(seen).await.unwrap();
                 assert_eq!(start.elapsed().as_secs(), 5);
                 seen.assert_ended(|ended| matches!(ended, Ended::TimedOut));
+                within(talking).await.unwrap();
+            }
+        }
+    }
+
+    struct Closing;
+    impl Handler for Closing {
+        fn on_open(&mut self, socket: &mut Socket) {
+            socket.close(CloseCode::NORMAL, "").unwrap();
+        }
+    }
+
+    /// There is more to read than a task may read before it is to yield: so it never finds that there is nothing.
+    #[tokio::test(start_paused = true)]
+    async fn holds_against_a_peer_that_never_pauses() {
+        let setup = Setup {
+            pipe: 64 << 20,
+            ..Setup::default()
+        };
+        for role in BOTH {
+            for form in FORMS {
+                let (socket, mut peer) = setup.open(role).await;
+                let sender = socket.sender();
+                let frames = peer.frame(0x82, vec![7; 16 << 10]).repeat(64);
+                let talking = tokio::spawn(async move {
+                    loop {
+                        for _ in 0..40 {
+                            if peer.stream.write_all(&frames).await.is_err() {
+                                return;
+                            }
+                        }
+                        tokio::time::advance(Duration::from_millis(500)).await;
+                    }
+                });
+                // Until the pipe is full.
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                let start = Instant::now();
+                let close = async |mut socket: WebSocket| socket.close(CloseCode::NORMAL, "").await;
+                let closed = within(async {
+                    match form {
+                        Form::Plain => drop(close(socket).await),
+                        Form::Driven => drop(socket.drive(close).await),
+                        Form::Events => drop(socket.handle(Closing).await),
+                    }
+                });
+                closed.await;
+                let took = start.elapsed().as_secs();
+                assert!((5..10).contains(&took), "{role:?} {form:?}: {took}");
+                assert!(matches!(sender.ended(), Some(Ended::TimedOut)));
+                drop(sender);
                 within(talking).await.unwrap();
             }
         }

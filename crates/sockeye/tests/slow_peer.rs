@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use sockeye::{Ended, Error, Handler, MessageRef, Server, Socket};
+use sockeye::{Ended, Error, Handler, MessageKind, MessageRef, Server, Socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -84,10 +84,6 @@ async fn send_waits_at_the_high_water_mark_and_loses_nothing() {
 /// waits is served when there is room.
 #[tokio::test(start_paused = true)]
 async fn what_waits_to_be_sent_and_is_given_up_does_not_pile_up() {
-    struct Gone;
-    impl Wake for Gone {
-        fn wake(self: Arc<Self>) {}
-    }
     for form in FORMS {
         let (socket, mut peer) = narrow().open(Role::Server).await;
         let sender = socket.sender();
@@ -103,23 +99,38 @@ async fn what_waits_to_be_sent_and_is_given_up_does_not_pile_up() {
             async move { sender.send(numbered(count)).await }
         });
         yield_now().await;
-        let impatient: Vec<_> = (0..1000).map(|_| Arc::new(Gone)).collect();
-        for task in &impatient {
-            let waker = Waker::from(task.clone());
-            let mut sending = pin!(sender.send("in vain"));
-            let polled = sending.as_mut().poll(&mut Context::from_waker(&waker));
-            assert!(polled.is_pending(), "{form:?}");
-            yield_now().await;
-        }
-        let left = |task: &&Arc<Gone>| Arc::strong_count(task) > 1;
-        let left = impatient.iter().filter(left).count();
+        let left = left_behind(|| sender.send("in vain")).await;
         assert!(left < 100, "{form:?}: {left}");
+        let left = left_behind(|| sender.flush()).await;
+        assert!(left < 100, "{form:?}: {left}");
+        let stream = sender.send_stream(MessageKind::Binary).await.unwrap();
+        let left = left_behind(|| sender.send_stream(MessageKind::Binary)).await;
+        assert!(left < 100, "{form:?}: {left}");
+        drop(stream);
         for number in 0..=count {
             assert_eq!(peer.expect(0x82).await, numbered(number), "{form:?}");
         }
         within(patient).await.unwrap().unwrap();
         drop(seen);
     }
+}
+
+/// Waits a thousand times, and gives up each time; how many wakers of those are still kept somewhere.
+async fn left_behind<F: Future>(mut wait: impl FnMut() -> F) -> usize {
+    struct Gone;
+    impl Wake for Gone {
+        fn wake(self: Arc<Self>) {}
+    }
+    let impatient: Vec<_> = (0..1000).map(|_| Arc::new(Gone)).collect();
+    for task in &impatient {
+        let waker = Waker::from(task.clone());
+        let mut waiting = pin!(wait());
+        let polled = waiting.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        yield_now().await;
+    }
+    let left = |task: &&Arc<Gone>| Arc::strong_count(task) > 1;
+    impatient.iter().filter(left).count()
 }
 
 #[tokio::test(start_paused = true)]

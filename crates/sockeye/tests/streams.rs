@@ -849,6 +849,16 @@ mod byte_stream {
             let error = within(stream.read(&mut [0])).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
         }
+        // Within a message.
+        let (socket, mut peer) = Setup::default().open(Role::Server).await;
+        let mut stream = socket.into_byte_stream();
+        peer.send_frame(0x02, "half").await;
+        peer.send_close(1000, "").await;
+        within(stream.read_exact(&mut [0; 4])).await.unwrap();
+        for _ in 0..2 {
+            let error = within(stream.read(&mut [0])).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -195,14 +195,14 @@ async fn gather(
     heard: &mut Option<Option<CloseFrame>>,
 ) -> Option<Vec<u8>> {
     let limit = socket.inner.most_message;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut len) = (Vec::new(), 0);
     loop {
-        let len = bytes.len();
-        // As much again, and a byte beyond the limit, to see whether there is one.
-        let room = len
-            .clamp(4 * 1024, ROOM)
-            .min((limit - len).saturating_add(1));
-        bytes.resize(len + room, 0);
+        if bytes.len() == len {
+            // As much again, and a byte beyond the limit, to see whether there is one. Cleared once, and not for
+            // each part: those may be of a byte.
+            let room = len.clamp(4 * 1024, ROOM);
+            bytes.resize(len + room.min((limit - len).saturating_add(1)), 0);
+        }
         let part = poll_fn(|cx| {
             receiver.poll_next_with(cx, |reader, cx| {
                 match ready!(reader.poll_part(cx, &mut bytes[len..]))? {
@@ -215,15 +215,14 @@ async fn gather(
             })
         })
         .await;
-        let count = match &part {
-            Ok(Some(Part::Data(count))) => *count,
-            _ => 0,
-        };
-        bytes.truncate(len + count);
         match part.ok().flatten()? {
-            Part::End => return Some(bytes),
+            Part::Data(count) => len += count,
+            Part::End => {
+                bytes.truncate(len);
+                return Some(bytes);
+            }
             Part::Event(event) => socket.event(event, heard),
-            Part::Begin(_) | Part::Data(_) => {}
+            Part::Begin(_) => {}
         }
     }
 }

@@ -274,6 +274,7 @@ impl Gate {
         Handshake {
             gate: self.clone(),
             id: lock(&self.handshakes).begin(unfinished),
+            ended: false,
         }
     }
 
@@ -510,13 +511,15 @@ impl Handshakes {
         Some((*id, unfinished.as_ref()?))
     }
 
-    fn end(&mut self, id: u64) {
+    /// Ends one, and tells whether it had not ended before: given up, it has before its guard is dropped.
+    fn end(&mut self, id: u64) -> bool {
         /// So few that are done are left where they are.
         const FEW: usize = 64;
-        // Given up, it has ended before its guard is dropped.
-        let Some(at) = self.place(id) else { return };
+        let Some(at) = self.place(id) else {
+            return false;
+        };
         if self.begun[at].1.take().is_none() {
-            return;
+            return false;
         }
         self.unfinished -= 1;
         while let Some((_, None)) = self.begun.front() {
@@ -526,6 +529,7 @@ impl Handshakes {
         if self.begun.len() > 2 * self.unfinished + FEW {
             self.begun.retain(|(_, unfinished)| unfinished.is_some());
         }
+        true
     }
 }
 
@@ -541,11 +545,28 @@ struct Unfinished {
 pub(super) struct Handshake {
     gate: Arc<Gate>,
     id: u64,
+    ended: bool,
 }
 
 impl Handshake {
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Says that it is done, and tells whether that still counts. Where another thread has just given it up for
+    /// one that is newer, it has told of that and is about to end the task: nothing may begin here then.
+    pub(super) fn finish(mut self) -> bool {
+        self.end()
+    }
+
+    fn end(&mut self) -> bool {
+        self.ended = true;
+        let mut handshakes = lock(&self.gate.handshakes);
+        let counted = handshakes.end(self.id);
+        let waiting = std::mem::take(&mut handshakes.waiting);
+        drop(handshakes);
+        waiting.into_iter().for_each(Waker::wake);
+        counted
     }
 
     /// Says whose it is, where that is not who has connected.
@@ -558,11 +579,9 @@ impl Handshake {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        let mut handshakes = lock(&self.gate.handshakes);
-        handshakes.end(self.id);
-        let waiting = std::mem::take(&mut handshakes.waiting);
-        drop(handshakes);
-        waiting.into_iter().for_each(Waker::wake);
+        if !self.ended {
+            self.end();
+        }
     }
 }
 

@@ -233,7 +233,8 @@ async fn the_oldest_handshake_is_given_up_once_it_has_had_its_time() {
         }
     ));
     assert!(task.await.unwrap_err().is_cancelled());
-    drop(first);
+    // Had it been done just then, on another thread, its connection would not have begun.
+    assert!(!first.finish());
     // One that is done makes room at once.
     let third = gate.handshake(peer(3));
     let begin = Instant::now();
@@ -246,7 +247,7 @@ async fn the_oldest_handshake_is_given_up_once_it_has_had_its_time() {
         done
     );
     assert!(begin.elapsed() < Duration::from_millis(10));
-    drop(third);
+    assert!(third.finish());
     assert_eq!(lock(&gate.handshakes).unfinished, 0);
 }
 

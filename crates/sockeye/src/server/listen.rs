@@ -675,7 +675,8 @@ impl Context {
         Ok(())
     }
 
-    /// The opening handshake; `None` where the client came for something else, and was served.
+    /// The opening handshake; `None` where the client came for something else, and was served, or has been given
+    /// up meanwhile.
     #[allow(
         clippy::manual_async_fn,
         reason = "it would have room for what it is given twice"
@@ -699,7 +700,9 @@ impl Context {
                 Ok(()) => self.acceptor.receive(&mut client).await,
                 Err(error) => Err(error),
             };
-            drop(handshake);
+            if !handshake.finish() {
+                return Ok(None);
+            }
             let peer = client.peer.addr;
             let request = match received.map_err(|error| Unopened { peer, error })? {
                 Incoming::WebSocket(opened) => {
