@@ -29,7 +29,11 @@ pub(crate) struct Driver {
     /// The task that is woken for what others send: a copy of what [`Shared`] knows, so that most
     /// polls need not lock it.
     registered: Option<Waker>,
-    /// The receiving side, once the user is done with it.
+}
+
+/// The receiving side, while a driver finishes what its user has left to it.
+struct Left {
+    shared: Arc<Shared>,
     reader: Option<Box<Reader>>,
 }
 
@@ -48,7 +52,6 @@ impl Driver {
             shared,
             link: None,
             registered: None,
-            reader: None,
         }
     }
 
@@ -186,20 +189,20 @@ impl Driver {
     /// What still comes from the peer is discarded. Where the user has moved the socket to another
     /// task, the connection is left to it: `None`.
     pub(crate) async fn finish(mut self, code: CloseCode) -> Option<Ended> {
-        self.reader = self.shared.take_reader();
-        self.reader.as_mut()?.let_run();
+        let mut left = Left {
+            shared: self.shared.clone(),
+            reader: self.shared.take_reader(),
+        };
+        left.reader.as_mut()?.let_run();
         let leaving = self.shared.take_leave();
         let close = leaving.filter(|_| code == CloseCode::NORMAL);
         self.close(close.unwrap_or_else(|| without_reason(code)));
-        poll_fn(|cx| {
-            let Some(mut reader) = self.reader.take() else {
-                return Poll::Ready(());
-            };
-            let result = self.poll_finish(cx, &mut reader);
-            self.reader = Some(reader);
-            result
+        poll_fn(|cx| match &mut left.reader {
+            Some(reader) => self.poll_finish(cx, reader),
+            None => Poll::Ready(()),
         })
         .await;
+        left.reader = None;
         self.let_go();
         self.shared.ended()
     }
@@ -207,7 +210,6 @@ impl Driver {
     /// Ends the transport of a connection that has ended. Whoever has the receiving side drops it at
     /// once.
     pub(crate) fn let_go(&mut self) {
-        self.reader = None;
         if let Some(link) = &mut self.link {
             link.let_go_with_reader();
             self.shared.closed();
@@ -330,11 +332,17 @@ impl Drop for Driver {
         if thread::panicking() {
             self.say_goodbye(CloseCode::INTERNAL_ERROR);
         }
-        if let Some(reader) = self.reader.take() {
-            self.shared.put_reader(reader);
-        }
         if let Some(link) = self.link.take() {
             self.shared.free_link(link);
+        }
+    }
+}
+
+/// Goes back to the connection where its driver stops early.
+impl Drop for Left {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            self.shared.put_reader(reader);
         }
     }
 }

@@ -33,6 +33,8 @@ const TURN: u32 = 1 << 20;
 pub(crate) struct Reader {
     io: ReadHalf,
     receiver: Receiver,
+    /// How far whoever receives is. Here, since there is room, and not in a future that has it twice.
+    pub(crate) phase: Phase,
     /// Whether messages may come compressed.
     deflate: bool,
     /// There while something was read that was not taken. Else it is the thread's.
@@ -46,6 +48,15 @@ pub(crate) struct Reader {
     failed: Option<Box<Broken>>,
     /// Where the peer may only go so fast.
     throttle: Option<Box<Throttle>>,
+}
+
+/// How far whoever receives is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// Nothing more will come; last words are written.
+    Ending,
+    Done,
 }
 
 /// Whoever events are delivered to. Each method says whether to go on.
@@ -85,6 +96,7 @@ impl Reader {
         Self {
             io,
             receiver,
+            phase: Phase::Open,
             deflate,
             input: (!early.is_empty()).then(|| Box::new(ReadBuffer::full(early))),
             drained: false,

@@ -19,7 +19,7 @@ use crate::{
     driver::Driver,
     link::Command,
     message_reader::Incoming,
-    reader::{Broken, Reader},
+    reader::{Broken, Phase, Reader},
     shared::Shared,
 };
 
@@ -225,15 +225,6 @@ pub struct Receiver {
     shared: Arc<Shared>,
     /// There until this is dropped: then the connection has it.
     reader: Option<Box<Reader>>,
-    phase: Phase,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// Nothing more will come; last words are written.
-    Ending,
-    Done,
 }
 
 impl Receiver {
@@ -241,7 +232,6 @@ impl Receiver {
         Self {
             shared,
             reader: Some(reader),
-            phase: Phase::Open,
         }
     }
 
@@ -341,7 +331,9 @@ impl Receiver {
     #[inline]
     pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>>> {
         // Most have nothing else to see to. By way of an event it would be 200 instructions more a wake-up.
-        if let (Phase::Open, Some(reader)) = (self.phase, &mut self.reader) {
+        if let Some(reader) = &mut self.reader
+            && reader.phase == Phase::Open
+        {
             match reader.poll_whole(cx) {
                 Some(Poll::Ready(message)) if !self.shared.has_left() => {
                     return Poll::Ready(Ok(Some(message)));
@@ -379,19 +371,23 @@ impl Receiver {
         mut take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
     ) -> Poll<Result<Option<T>>> {
         loop {
-            let reader = match (self.phase, &mut self.reader) {
-                (Phase::Open, Some(reader)) => reader,
-                (Phase::Ending, _) => {
+            let Some(reader) = &mut self.reader else {
+                return Poll::Ready(Ok(None));
+            };
+            match reader.phase {
+                Phase::Open => {}
+                Phase::Ending => {
                     ready!(self.poll_ending(cx));
-                    self.phase = Phase::Done;
                     if self.shared.let_go() {
                         self.reader = None;
+                    } else if let Some(reader) = &mut self.reader {
+                        reader.phase = Phase::Done;
                     }
                     let error = self.shared.ended().and_then(|ended| ended.error());
                     return Poll::Ready(error.map_or(Ok(None), Err));
                 }
-                (Phase::Open, None) | (Phase::Done, _) => return Poll::Ready(Ok(None)),
-            };
+                Phase::Done => return Poll::Ready(Ok(None)),
+            }
             ready!(reader.poll_turn(cx));
             let polled = take(reader, cx);
             match polled {
@@ -417,7 +413,7 @@ impl Receiver {
                             self.shared.end_by_close(frame.clone());
                             let _ = self.shared.apply(Command::Answer(event.clone()));
                             let _ = self.shared.poll_flush(cx, false);
-                            self.phase = Phase::Ending;
+                            reader.phase = Phase::Ending;
                         }
                     }
                     return Poll::Ready(Ok(Some(taken)));
@@ -426,14 +422,14 @@ impl Receiver {
                     let (command, ended) = broken.consequence();
                     let _ = self.shared.apply(command);
                     self.shared.end(ended);
-                    self.phase = Phase::Ending;
+                    reader.phase = Phase::Ending;
                 }
                 Poll::Pending if reader.is_held_back() && !self.shared.is_open() => {
                     // Our Close was sent: the peer's is waited for, behind whatever comes.
                     reader.let_run();
                 }
                 Poll::Pending => match self.shared.park(cx, reader.is_held_back()) {
-                    Err(()) => self.phase = Phase::Ending,
+                    Err(()) => reader.phase = Phase::Ending,
                     Ok(None) => return Poll::Pending,
                     Ok(Some(deadline)) => {
                         ready!(self.shared.poll_until(cx, deadline));
@@ -488,7 +484,7 @@ impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receiver")
             .field("peer", &self.shared.info.peer_addr)
-            .field("phase", &self.phase)
+            .field("phase", &self.reader.as_ref().map(|reader| reader.phase))
             .finish_non_exhaustive()
     }
 }
