@@ -428,7 +428,7 @@ impl Reader {
     }
 
     /// Reads once. Call it only where everything read before has been taken.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, Broken>> {
         ready!(self.poll_ready(cx));
         // Not within a message: a large one is given its buffer first, or the server of `./test soak` holds
