@@ -38,8 +38,8 @@ impl Sender {
     /// this writes it and returns when that is done.
     ///
     /// # Errors
-    /// [`Error::is_closed`] once a Close was sent or received; [`Error::is_lost`] where the
-    /// transport has failed.
+    /// [`Error::is_closed`](crate::Error::is_closed) once a Close was sent or received;
+    /// [`Error::is_lost`](crate::Error::is_lost) where the transport has failed.
     ///
     /// # Cancel safety
     /// Dropped while it waits for room, the message has not been sent. Dropped later, it is queued
@@ -68,7 +68,7 @@ impl Sender {
     /// ```
     ///
     /// # Errors
-    /// [`Error::is_full`], and the message was not sent; else as [`send`](Self::send).
+    /// [`Error::is_full`](crate::Error::is_full), and the message was not sent; else as [`send`](Self::send).
     pub fn try_send<'a>(&self, message: impl Into<Outgoing<'a>>) -> Result<()> {
         self.shared.try_send(message.into())
     }
@@ -101,7 +101,7 @@ impl Sender {
     /// [`MessageWriter`]. Waits while another is being sent so.
     ///
     /// # Errors
-    /// [`Error::is_closed`] once a Close was sent or received.
+    /// [`Error::is_closed`](crate::Error::is_closed) once a Close was sent or received.
     ///
     /// # Cancel safety
     /// Safe: nothing has been sent.
@@ -136,8 +136,8 @@ impl Sender {
     /// answered, or after the close timeout. Where the receiver was dropped, this waits for that.
     ///
     /// # Errors
-    /// [`Error::is_closed`] where a Close was sent or received before; a reason of more than 123
-    /// bytes; 1010 from a server.
+    /// [`Error::is_closed`](crate::Error::is_closed) where a Close was sent or received before; a reason
+    /// of more than 123 bytes; 1010 from a server.
     ///
     /// # Cancel safety
     /// The Close is queued at the first poll, and goes out with whatever happens next.
@@ -163,7 +163,7 @@ impl Sender {
     /// Waits until everything queued has been handed to the transport.
     ///
     /// # Errors
-    /// [`Error::is_lost`].
+    /// [`Error::is_lost`](crate::Error::is_lost).
     ///
     /// # Cancel safety
     /// Safe: what is queued stays queued.
@@ -248,8 +248,9 @@ impl Receiver {
     /// [`ended`](Self::ended) then says how.
     ///
     /// # Errors
-    /// How the connection ended, where not cleanly: [`Error::is_lost`], [`Error::is_protocol`],
-    /// [`Error::is_timeout`]. It is told once; then comes `None`.
+    /// How the connection ended, where not cleanly: [`Error::is_lost`](crate::Error::is_lost),
+    /// [`Error::is_protocol`](crate::Error::is_protocol), [`Error::is_timeout`](crate::Error::is_timeout). It
+    /// is told once; then comes `None`.
     ///
     /// # Cancel safety
     /// Safe: what has arrived is kept, and comes with the next call.

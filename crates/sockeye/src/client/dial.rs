@@ -166,14 +166,19 @@ pub(super) async fn connect_unix(path: &std::path::Path) -> Result<tokio::net::U
         })
 }
 
-/// Orders addresses so that families take turns, IPv6 first, and each keeps the system's order
-/// (RFC 8305 §4).
+/// Orders addresses so that families take turns, beginning with the one of the first, and each keeps
+/// its order (RFC 8305 §4): the system has sorted them by what is likely to be reached (RFC 6724), and a
+/// user by what is wanted.
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let (v6, v4): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
-    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    let is_first = |address: &SocketAddr| {
+        let first = addresses.first();
+        first.is_some_and(|first| first.is_ipv6() == address.is_ipv6())
+    };
+    let (one, other): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(is_first);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
     let mut ordered = Vec::new();
     loop {
-        let pair = [v6.next(), v4.next()];
+        let pair = [one.next(), other.next()];
         if pair == [None, None] {
             return ordered;
         }
@@ -247,7 +252,11 @@ mod tests {
             interleaved(addresses(
                 "1.1.1.1:1 1.1.1.2:1 [::1]:1 [::2]:1 [::3]:1 1.1.1.1:1"
             )),
-            addresses("[::1]:1 1.1.1.1:1 [::2]:1 1.1.1.2:1 [::3]:1")
+            addresses("1.1.1.1:1 [::1]:1 1.1.1.2:1 [::2]:1 [::3]:1")
+        );
+        assert_eq!(
+            interleaved(addresses("[::2]:1 [::1]:1 1.1.1.2:1 1.1.1.1:1 [::3]:1")),
+            addresses("[::2]:1 1.1.1.2:1 [::1]:1 1.1.1.1:1 [::3]:1")
         );
         assert_eq!(interleaved(Vec::new()), []);
     }
