@@ -289,14 +289,16 @@ impl Reader {
         let mut input = unread(&mut self.input);
         let taken = self.receiver.receive_whole_owned(&mut input)?;
         let left = input.len();
-        self.leave(left);
-        match taken {
+        // First, so that the message is made where it goes, and not moved there: see `into_owned`, which makes it.
+        let message = match taken {
             Ok(message) => Some(message),
             Err(error) => {
                 self.failed = Some(Box::new(Broken::Protocol(error)));
                 None
             }
-        }
+        };
+        self.leave(left);
+        message
     }
 
     /// Takes the next event off what was read.
