@@ -52,7 +52,7 @@ mod addresses {
             // A machine without IPv6; `client::dial` has the same with paused time.
             return;
         };
-        let client = client("ws://two.example/").resolve("two.example", [server, black_hole]);
+        let client = client("ws://two.example/").resolve("two.example", [black_hole, server]);
         let mut took = Duration::MAX;
         // The best of three: the machine may have other things to do.
         for _ in 0..3 {
@@ -63,7 +63,7 @@ mod addresses {
         }
         assert!(
             took >= Duration::from_millis(249),
-            "IPv6 goes first: {took:?}"
+            "the first goes first: {took:?}"
         );
         assert!(took < Duration::from_millis(400), "{took:?}");
 

@@ -353,7 +353,7 @@ mod tests {
         let found = async |host, port| dial.addresses(host, port).await.unwrap();
         assert_eq!(
             found("A.example", 80).await,
-            addresses("[::1]:9 1.1.1.1:80")
+            addresses("1.1.1.1:80 [::1]:9")
         );
         assert_eq!(found("a.example", 81).await, addresses("1.1.1.2:81"));
         assert_eq!(found("::2", 81).await, addresses("1.1.1.3:81"));
