@@ -912,7 +912,15 @@ impl<'i> Whole<'i> {
     // in vectors just after they were written one by one, for which the processor waits.
     #[inline(always)]
     fn into_owned(mut self) -> Result<Message, ProtocolError> {
-        if let Some(key) = self.key() {
+        let key = self.key();
+        if self.text {
+            let payload = &self.frame[self.start..];
+            if let Some((text, ascii)) = Text::unmask_short(key.unwrap_or_default(), payload) {
+                check(ascii, text.as_bytes())?;
+                return Ok(Message::Text(text));
+            }
+        }
+        if let Some(key) = key {
             let (payload, ascii) = Mask::copy_once(key, &self.frame[self.start..]);
             return if self.text {
                 check(ascii, &payload)?;
