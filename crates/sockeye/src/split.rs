@@ -239,6 +239,11 @@ impl Receiver {
         &self.shared
     }
 
+    /// What it receives with.
+    pub(crate) fn reader(&mut self) -> Option<&mut Reader> {
+        self.reader.as_deref_mut()
+    }
+
     /// Gives up the receiving side to a driver that takes it from here.
     pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Box<Reader>>) {
         (self.shared.clone(), self.reader.take())
@@ -473,6 +478,7 @@ impl Stream for Receiver {
     }
 }
 
+/// Goes back to the connection, so that whoever closes that can complete the closing handshake.
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
