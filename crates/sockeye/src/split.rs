@@ -434,6 +434,10 @@ impl Receiver {
                     // Our Close was sent: the peer's is waited for, behind whatever comes.
                     reader.let_run();
                 }
+                // Its turn is over, and what it has read is to be gone through in the next.
+                Poll::Pending if reader.has_input() && !reader.is_held_back() => {
+                    return Poll::Pending;
+                }
                 Poll::Pending => match self.shared.park(cx, reader.is_held_back()) {
                     Err(()) => reader.phase = Phase::Ending,
                     Ok(None) => return Poll::Pending,
