@@ -153,10 +153,7 @@ impl Sender {
             return Ok(());
         }
         // A transport that fails now is noticed by whoever receives.
-        let _ = self
-            .shared
-            .wait(|cx| self.shared.poll_flush(cx, false))
-            .await;
+        let _ = poll_fn(|cx| self.shared.poll_flush(cx, false)).await;
         Ok(())
     }
 
