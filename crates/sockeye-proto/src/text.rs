@@ -271,7 +271,6 @@ impl PartialEq<&str> for Text {
     }
 }
 
-
 /// What a short text is made of: as much as takes no more than what is shared does, which has a pointer that is
 /// never null, and by that the two are told apart.
 const WORDS: usize = (size_of::<Bytes>() - size_of::<usize>()) / size_of::<u64>();

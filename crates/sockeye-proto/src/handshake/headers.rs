@@ -111,7 +111,7 @@ const LENGTHS: usize = 2 * size_of::<u16>();
 const LONG: u16 = u16::MAX;
 
 /// From here on, what stands where a name's length would is the number of a [common name](COMMON), which
-/// then takes no bytes. It is there once the list was [shrunk](Headers::shrink).
+/// then takes no bytes.
 const NUMBERED: u16 = 0xFF00;
 
 /// The names in most requests, in the case that browsers send them in. A server keeps a request for as long
@@ -171,13 +171,17 @@ impl Headers {
         Self { bytes: Vec::new() }
     }
 
-    /// An empty list behind `line`, with room for fields that were read. `None` where the line is too long.
-    pub(super) fn behind(line: [&str; 2], fields: &[httparse::Header<'_>]) -> Option<Self> {
+    /// An empty list behind `line`, with just the room for some fields. `None` where the line is too long.
+    pub(super) fn behind<'f>(
+        line: [&str; 2],
+        fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+    ) -> Option<Self> {
         let [method, target] = line;
         let start = size_of::<Start>() + method.len() + 1 + target.len();
-        let fields = fields
-            .iter()
-            .map(|field| LENGTHS + field.name.len() + field.value.len());
+        let fields = fields.map(|(name, value)| {
+            let name = common(name).map_or(name.len(), |_| 0);
+            LENGTHS + name + value.len()
+        });
         let mut bytes = Vec::with_capacity(start + fields.sum::<usize>());
         bytes.extend_from_slice(&Start::try_from(start).ok()?.to_ne_bytes());
         bytes.extend_from_slice(method.as_bytes());
@@ -210,34 +214,12 @@ impl Headers {
             .ok_or_else(|| HandshakeError::InvalidHeader(name.into()))
     }
 
-    /// Appends a field that a parser has found to be one; `None` where it is too long.
+    /// Appends a field that a parser has found to be one, with the number of its name in place of that where there is
+    /// one; `None` where it is too long.
     pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
-        self.append_as(None, name, value)
-    }
-
-    /// Takes less memory, for as long as no field is appended.
-    pub(super) fn shrink(&mut self) {
-        let shrunk = self.iter().map(|(name, value)| {
-            let name = common(name).map_or(name.len(), |_| 0);
-            LENGTHS + name + value.len()
-        });
-        let mut bytes = Vec::with_capacity(self.start() + shrunk.sum::<usize>());
-        bytes.extend_from_slice(&self.bytes[..self.start()]);
-        let mut shrunk = Self { bytes };
-        let all = self
-            .iter()
-            .try_for_each(|(name, value)| shrunk.append_as(common(name), name, value));
-        // None was too long before.
-        if all.is_some() {
-            *self = shrunk;
-        }
-    }
-
-    /// Appends a field, with the number of its name in place of that where there is one.
-    fn append_as(&mut self, number: Option<u16>, name: &str, value: &[u8]) -> Option<()> {
         let name_len = u16::try_from(name.len()).ok();
         let name_len = name_len.filter(|len| *len < NUMBERED);
-        let (stands, value_len, name) = match (number, name_len, u16::try_from(value.len())) {
+        let (stands, value_len, name) = match (common(name), name_len, u16::try_from(value.len())) {
             (Some(number), _, Ok(value_len)) => (NUMBERED + number, value_len, ""),
             (None, Some(name_len), Ok(value_len)) => (name_len, value_len, name),
             _ => (LONG, 0, name),
@@ -433,29 +415,23 @@ mod tests {
             headers.push(&"N".repeat(len), "short").unwrap();
         }
         let expected = lengths.map(|len| [(5, len), (4, len), (len, 5)]);
-        for _ in 0..2 {
-            let found: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
-            assert_eq!(found, expected.concat());
-            assert_eq!(headers.len(), 18);
-            let mut written = Vec::new();
-            headers.write(&mut written);
-            assert_eq!(written.len(), headers.written_len());
-            headers.shrink();
-        }
+        let found: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
+        assert_eq!(found, expected.concat());
+        assert_eq!(headers.len(), 18);
+        let mut written = Vec::new();
+        headers.write(&mut written);
+        assert_eq!(written.len(), headers.written_len());
     }
 
     #[test]
-    fn a_common_name_takes_no_bytes_once_shrunk_and_is_told_as_it_came() {
+    fn a_common_name_takes_no_bytes_and_is_told_as_it_came() {
         for (at, name) in COMMON.iter().enumerate() {
             assert_eq!(common(name).map(usize::from), Some(at), "{name}");
             let mut headers = Headers::new();
-            headers.push(name, "1").unwrap();
-            headers.push(&name.to_lowercase(), "2").unwrap();
-            let pushed = headers.clone();
-            headers.shrink();
-            assert_eq!(pushed, headers);
-            let found: Vec<_> = headers.iter().collect();
             let lower = name.to_lowercase();
+            headers.push(name, "1").unwrap();
+            headers.push(&lower, "2").unwrap();
+            let found: Vec<_> = headers.iter().collect();
             assert_eq!(found, [(*name, &b"1"[..]), (&lower, b"2")]);
             assert_eq!(headers.values(name).count(), 2, "{name}");
             let bytes = size_of::<Start>() + 2 * (LENGTHS + 1) + name.len();
