@@ -88,8 +88,8 @@ pub struct Receiver {
     window: Option<WindowBits>,
     /// The codec of this connection, where the context outlives the message.
     inflater: Option<Box<Inflater>>,
-    /// The largest message that [`Wholes`] may take: within every limit.
-    most_whole: usize,
+    /// The largest message that [`Wholes`] may take: within every limit, and no more than they can.
+    most_whole: u16,
     /// Those of all connections of a server, which has them once.
     limits: Arc<Limits>,
     /// There while something is: of an idle connection, it would be most of what it takes in memory.
@@ -198,7 +198,8 @@ impl Receiver {
             fresh: true,
             window: deflate.map(|agreed| agreed.window),
             inflater: keeps_context.then(|| Box::new(Inflater::new())),
-            most_whole: limits.message.min(limits.frame).min(limits.retained),
+            most_whole: u16::try_from(limits.message.min(limits.frame).min(limits.retained))
+                .unwrap_or(u16::MAX),
             limits,
             unfinished: None,
             meter,
@@ -560,7 +561,7 @@ impl Receiver {
     fn whole(&self) -> Option<Wholes> {
         self.fresh.then_some(Wholes {
             masked: self.peer_masks,
-            most: self.most_whole,
+            most: self.most_whole.into(),
         })
     }
 

@@ -114,24 +114,31 @@ const LONG: u16 = u16::MAX;
 /// then takes no bytes.
 const NUMBERED: u16 = 0xFF00;
 
-/// The names in most requests, in the case that browsers send them in. A server keeps a request for as long
-/// as its connection is open, and these are a quarter of what a browser sends.
-const COMMON: [&str; 15] = [
-    "Host",
-    "Upgrade",
-    "Connection",
-    "Sec-WebSocket-Key",
-    "Sec-WebSocket-Version",
-    "Sec-WebSocket-Extensions",
-    "Sec-WebSocket-Protocol",
-    "Origin",
-    "User-Agent",
-    "Cookie",
-    "Accept",
-    "Accept-Encoding",
-    "Accept-Language",
-    "Cache-Control",
-    "Pragma",
+/// From here on it is the number of a common name with its usual value, which then takes none either.
+const USUAL: u16 = 0xFF80;
+
+/// The names in most requests, in the case that browsers send them in, and the value that most send, where
+/// there is one. A server keeps a request for as long as its connection is open, and these are nearly half of what a
+/// browser sends.
+const COMMON: [(&str, &str); 15] = [
+    ("Host", ""),
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Key", ""),
+    ("Sec-WebSocket-Version", "13"),
+    (
+        "Sec-WebSocket-Extensions",
+        "permessage-deflate; client_max_window_bits",
+    ),
+    ("Sec-WebSocket-Protocol", ""),
+    ("Origin", ""),
+    ("User-Agent", ""),
+    ("Cookie", ""),
+    ("Accept", "*/*"),
+    ("Accept-Encoding", "gzip, deflate, br, zstd"),
+    ("Accept-Language", "en-US,en;q=0.9"),
+    ("Cache-Control", "no-cache"),
+    ("Pragma", "no-cache"),
 ];
 
 /// The fewest of which such a rule gives each common name one of its own.
@@ -151,7 +158,7 @@ const NUMBERS: [Option<u8>; SLOTS] = {
     let mut numbers = [None; SLOTS];
     let mut number = 0;
     while number < COMMON.len() {
-        let slot = slot(COMMON[number].as_bytes());
+        let slot = slot(COMMON[number].0.as_bytes());
         assert!(numbers[slot].is_none(), "two common names have one slot");
         numbers[slot] = Some(number as u8);
         number += 1;
@@ -159,10 +166,17 @@ const NUMBERS: [Option<u8>; SLOTS] = {
     numbers
 };
 
-/// Which of the common names it is.
-fn common(name: &str) -> Option<u16> {
+/// What stands where a common name's length would, and what of its value takes bytes.
+fn common<'v>(name: &str, value: &'v [u8]) -> Option<(u16, &'v [u8])> {
     let number = NUMBERS[slot(name.as_bytes())]?;
-    (COMMON[usize::from(number)] == name).then_some(number.into())
+    let (common, usual) = COMMON[usize::from(number)];
+    if common != name {
+        None
+    } else if value == usual.as_bytes() && !usual.is_empty() {
+        Some((USUAL + u16::from(number), &[]))
+    } else {
+        Some((NUMBERED + u16::from(number), value))
+    }
 }
 
 impl Headers {
@@ -179,8 +193,8 @@ impl Headers {
         let [method, target] = line;
         let start = size_of::<Start>() + method.len() + 1 + target.len();
         let fields = fields.map(|(name, value)| {
-            let name = common(name).map_or(name.len(), |_| 0);
-            LENGTHS + name + value.len()
+            let uncommon = name.len() + value.len();
+            LENGTHS + common(name, value).map_or(uncommon, |(_, value)| value.len())
         });
         let mut bytes = Vec::with_capacity(start + fields.sum::<usize>());
         bytes.extend_from_slice(&Start::try_from(start).ok()?.to_ne_bytes());
@@ -214,15 +228,15 @@ impl Headers {
             .ok_or_else(|| HandshakeError::InvalidHeader(name.into()))
     }
 
-    /// Appends a field that a parser has found to be one, with the number of its name in place of that where there is
-    /// one; `None` where it is too long.
+    /// Appends a field that a parser has found to be one; `None` where it is too long.
     pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
         let name_len = u16::try_from(name.len()).ok();
         let name_len = name_len.filter(|len| *len < NUMBERED);
-        let (stands, value_len, name) = match (common(name), name_len, u16::try_from(value.len())) {
-            (Some(number), _, Ok(value_len)) => (NUMBERED + number, value_len, ""),
-            (None, Some(name_len), Ok(value_len)) => (name_len, value_len, name),
-            _ => (LONG, 0, name),
+        let short = |value: &[u8]| u16::try_from(value.len()).ok();
+        let (stands, value_len, name, value) = match (common(name, value), name_len, short(value)) {
+            (Some((number, value)), _, Some(_)) => (number, short(value)?, "", value),
+            (None, Some(name_len), Some(value_len)) => (name_len, value_len, name, value),
+            _ => (LONG, 0, name, value),
         };
         let len = LENGTHS + name.len() + value.len();
         if self.bytes.is_empty() {
@@ -319,9 +333,12 @@ fn numbered_or_long(stands: u16, value_len: u16, rest: &[u8]) -> Option<(&[u8], 
         let (value_len, rest) = rest.split_first_chunk()?;
         let (name, rest) = rest.split_at_checked(u32::from_ne_bytes(*name_len) as usize)?;
         (name, u32::from_ne_bytes(*value_len) as usize, rest)
-    } else {
-        let name = COMMON.get(usize::from(stands - NUMBERED))?;
+    } else if stands < USUAL {
+        let (name, _) = COMMON.get(usize::from(stands - NUMBERED))?;
         (name.as_bytes(), value_len.into(), rest)
+    } else {
+        let (name, usual) = COMMON.get(usize::from(stands - USUAL))?;
+        return Some((name.as_bytes(), usual.as_bytes(), rest));
     };
     let (value, rest) = rest.split_at_checked(value_len)?;
     Some((name, value, rest))
@@ -424,18 +441,27 @@ mod tests {
     }
 
     #[test]
-    fn a_common_name_takes_no_bytes_and_is_told_as_it_came() {
-        for (at, name) in COMMON.iter().enumerate() {
-            assert_eq!(common(name).map(usize::from), Some(at), "{name}");
+    fn a_common_field_takes_no_bytes_and_is_told_as_it_came() {
+        for (name, usual) in COMMON {
             let mut headers = Headers::new();
             let lower = name.to_lowercase();
-            headers.push(name, "1").unwrap();
-            headers.push(&lower, "2").unwrap();
+            let fields = [
+                (name, "1"),
+                (lower.as_str(), "2"),
+                (name, usual),
+                (name, ""),
+            ];
+            for (name, value) in fields {
+                headers.push(name, value).unwrap();
+            }
+            let fields = fields.map(|(name, value)| (name, value.as_bytes()));
             let found: Vec<_> = headers.iter().collect();
-            assert_eq!(found, [(*name, &b"1"[..]), (&lower, b"2")]);
-            assert_eq!(headers.values(name).count(), 2, "{name}");
-            let bytes = size_of::<Start>() + 2 * (LENGTHS + 1) + name.len();
+            assert_eq!(found, fields);
+            assert_eq!(headers.values(name).count(), fields.len(), "{name}");
+            let bytes = size_of::<Start>() + fields.len() * LENGTHS + 2 + name.len();
             assert_eq!(headers.bytes.len(), bytes, "{name}");
+            let behind = Headers::behind(["", ""], fields.into_iter()).unwrap();
+            assert_eq!(behind.bytes.capacity(), bytes + 1, "{name}");
         }
     }
 
