@@ -145,7 +145,10 @@ fn check(role: Role, deflate: Option<Direction>, stream: &[u8], expected: &Seen)
     }
 }
 
-fn stream(role: Role, frames: &[(u8, &[u8])]) -> Vec<u8> {
+/// The first byte of each, and its payload.
+type Frames<'a> = [(u8, &'a [u8])];
+
+fn stream(role: Role, frames: &Frames<'_>) -> Vec<u8> {
     let frames = frames
         .iter()
         .map(|(first, payload)| frame(*first, payload).to(role));
@@ -193,7 +196,7 @@ fn section_5_4_fragments_empty_ones_and_control_frames_between() {
 /// Of what is sent before a fault all is received, and the fault is the same.
 #[test]
 fn section_7_1_7_faults() {
-    let faults: [(&[(u8, &[u8])], ProtocolError); 9] = [
+    let faults: [(&Frames<'_>, ProtocolError); 9] = [
         (
             &[(0x01, b"\xF0\x9F"), (0x80, b"")],
             ProtocolError::InvalidUtf8,
