@@ -393,7 +393,7 @@ mod sending {
 #[cfg(feature = "deflate")]
 mod rfc7692 {
     use proptest::prelude::*;
-    use sockeye_proto::deflate::{DeflateConfig, DeflateParams, Deflater, WindowBits};
+    use sockeye_proto::deflate::{DeflateConfig, DeflateParams, Deflater, Inflater, WindowBits};
 
     use super::*;
 
@@ -479,6 +479,32 @@ mod rfc7692 {
         reader.end.read(input);
         reader.end.read(frame(0x82, "next").bytes());
         assert_eq!(reader.end.events, [binary(b"next")]);
+    }
+
+    #[test]
+    fn what_nobody_wants_is_discarded_a_mebibyte_at_a_time() {
+        const MIB: usize = 1 << 20;
+        for keep_context in [false, true] {
+            let mut deflater = Deflater::new(DeflateConfig::default().deflater(WindowBits::MAX));
+            let mut compressed = Vec::new();
+            deflater.compress(&vec![0; 8 * MIB], &mut compressed);
+            let mut bytes = frame(0xC2, compressed).bytes();
+            bytes.extend(frame(0x82, "next").bytes());
+            let mut input = &mut bytes[..];
+            let (mut receiver, _) = config(CLIENT, keep_context).halves();
+            assert_eq!(receiver.discard_part(&mut input), Ok(true));
+            let begun = receiver.receive_part(&mut input, &mut []);
+            assert_eq!(begun, Ok(Some(Part::Begin(MessageKind::Binary))));
+            let mut turns = 1;
+            while !receiver.discard_part(&mut input).unwrap() {
+                turns += 1;
+            }
+            // Without a context to keep, it need not be inflated.
+            let expected = if keep_context { 8..=9 } else { 1..=1 };
+            assert!(expected.contains(&turns), "{turns}");
+            let next = receiver.receive_owned(&mut input, &mut Inflater::new());
+            assert_eq!(next, Ok(Some(binary(b"next"))));
+        }
     }
 
     #[test]

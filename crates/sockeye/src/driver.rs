@@ -13,7 +13,7 @@ use std::{
 use sockeye_proto::{CloseCode, CloseFrame, OwnedEvent};
 
 use crate::{
-    Ended, Error,
+    Ended, Error, Receiver,
     keepalive::Step,
     link::{Command, Link},
     reader::{Broken, Reader},
@@ -29,12 +29,6 @@ pub(crate) struct Driver {
     /// The task that is woken for what others send: a copy of what [`Shared`] knows, so that most
     /// polls need not lock it.
     registered: Option<Waker>,
-}
-
-/// The receiving side, while a driver finishes what its user has left to it.
-struct Left {
-    shared: Arc<Shared>,
-    reader: Option<Box<Reader>>,
 }
 
 impl Driver {
@@ -189,20 +183,18 @@ impl Driver {
     /// What still comes from the peer is discarded. Where the user has moved the socket to another
     /// task, the connection is left to it: `None`.
     pub(crate) async fn finish(mut self, code: CloseCode) -> Option<Ended> {
-        let mut left = Left {
-            shared: self.shared.clone(),
-            reader: self.shared.take_reader(),
-        };
-        left.reader.as_mut()?.let_run();
+        // It goes back to the connection where this stops early.
+        let mut left = Receiver::new(self.shared.clone(), self.shared.take_reader()?);
+        left.reader()?.let_run();
         let leaving = self.shared.take_leave();
         let close = leaving.filter(|_| code == CloseCode::NORMAL);
         self.close(close.unwrap_or_else(|| without_reason(code)));
-        poll_fn(|cx| match &mut left.reader {
+        poll_fn(|cx| match left.reader() {
             Some(reader) => self.poll_finish(cx, reader),
             None => Poll::Ready(()),
         })
         .await;
-        left.reader = None;
+        drop(left.into_reader());
         self.let_go();
         self.shared.ended()
     }
@@ -334,15 +326,6 @@ impl Drop for Driver {
         }
         if let Some(link) = self.link.take() {
             self.shared.free_link(link);
-        }
-    }
-}
-
-/// Goes back to the connection where its driver stops early.
-impl Drop for Left {
-    fn drop(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            self.shared.put_reader(reader);
         }
     }
 }

@@ -155,7 +155,7 @@ impl Groups {
             number,
         }));
         // Left there before the end is looked for, so that none falls between.
-        sender.shared.waiting().ended.add(&leave);
+        sender.shared.waiting().ended.keep(&leave);
         if sender.shared.ended().is_some() {
             self.forget(&[number]);
         }

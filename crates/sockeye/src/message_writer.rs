@@ -2,7 +2,9 @@
 
 use std::{
     borrow::Cow,
-    fmt, io,
+    fmt,
+    future::poll_fn,
+    io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -72,7 +74,7 @@ const MOST: usize = 64 * 1024;
 impl<'a> MessageWriter<'a> {
     /// Waits for its turn. Nothing is sent yet.
     pub(crate) async fn begin(shared: &'a Arc<Shared>, kind: MessageKind) -> Result<Self> {
-        shared.wait(|cx| shared.poll_turn(cx)).await?;
+        poll_fn(|cx| shared.poll_turn(cx)).await?;
         Ok(Self {
             shared,
             kind,
@@ -100,8 +102,7 @@ impl<'a> MessageWriter<'a> {
     /// # Cancel safety
     /// The end is queued at the first poll. Never polled, the message is dropped unfinished.
     pub async fn finish(mut self) -> Result<()> {
-        let shared = self.shared;
-        shared.wait(|cx| self.poll_finish(cx)).await
+        poll_fn(|cx| self.poll_finish(cx)).await
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -166,8 +167,6 @@ impl Drop for MessageWriter<'_> {
         if self.finished {
             return;
         }
-        // A write that waited for room may have been given up with it.
-        self.shared.give_up();
         if self.begun {
             let close = CloseFrame {
                 code: CloseCode::INTERNAL_ERROR,

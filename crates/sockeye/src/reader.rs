@@ -127,16 +127,18 @@ impl Reader {
         if let Some(broken) = self.failed.take() {
             return Poll::Ready(Err(*broken));
         }
-        if self.has_input()
-            && let Some(event) = self.take().map_err(Broken::Protocol)?
-        {
-            return Poll::Ready(Ok(event));
+        if self.has_input() {
+            ready!(self.poll_skipped(cx))?;
+            if let Some(event) = self.take().map_err(Broken::Protocol)? {
+                return Poll::Ready(Ok(event));
+            }
         }
         loop {
             match ready!(self.poll_read(cx))? {
                 Read::Some { .. } => {}
                 Read::End => return Poll::Ready(Err(Broken::End)),
             }
+            ready!(self.poll_skipped(cx))?;
             // Whatever was read: a payload read into the message's own buffer may have completed the message.
             if let Some(event) = self.take().map_err(Broken::Protocol)? {
                 return Poll::Ready(Ok(event));
@@ -284,6 +286,30 @@ impl Reader {
         self.receiver.skip_message();
     }
 
+    /// Discards what was read of a message that nobody wants the rest of; the others of the thread have their
+    /// turn meanwhile.
+    fn poll_skipped(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        while !self.discard_skipped().map_err(Broken::Protocol)? {
+            ready!(self.poll_turn(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Discards no more of it than is inflated in a turn. Tells whether that was all.
+    fn discard_skipped(&mut self) -> Result<bool, ProtocolError> {
+        if !self.deflate || self.receiver.is_fresh() {
+            return Ok(true);
+        }
+        let mut input = unread(&mut self.input);
+        let all = self.receiver.discard_part(&mut input);
+        let left = input.len();
+        self.leave(left);
+        if let Ok(false) = all {
+            self.inflated = TURN;
+        }
+        all
+    }
+
     /// Takes a message off what was read, where it is there whole and needs no codec. What is wrong
     /// with one is left to be found by [`poll_event`](Self::poll_event).
     #[inline(always)]
@@ -369,6 +395,9 @@ impl Reader {
     }
 
     fn deliver_any(&mut self, to: &mut impl Deliver) -> Result<(), ProtocolError> {
+        if !self.discard_skipped()? {
+            return Ok(());
+        }
         if self.deflate {
             buffers::with_inflater(|inflater| self.deliver_with(inflater, to))
         } else {

@@ -208,31 +208,6 @@ impl Future for Sending<'_, '_> {
     }
 }
 
-/// One that is given up while it waits, as after a while: what would wake it must not pile up, where the peer
-/// takes nothing and others try again and again.
-impl Drop for Sending<'_, '_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.command.is_some() {
-            self.shared.give_up();
-        }
-    }
-}
-
-/// A wait for output to be written: as with [`Sending`], what would wake it goes when it is given up.
-struct Wait<'s> {
-    shared: &'s Shared,
-    over: bool,
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        if !self.over {
-            self.shared.give_up();
-        }
-    }
-}
-
 thread_local! {
     static DRIVING: RefCell<Option<Driving>> = const { RefCell::new(None) };
 }
@@ -279,25 +254,6 @@ impl Shared {
 
     pub(crate) fn waiting(&self) -> &Arc<Waiting> {
         self.waiting.get_or_init(Arc::default)
-    }
-
-    /// Waits for output to be written, or for a turn, as `poll` does.
-    pub(crate) async fn wait<T>(&self, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
-        let mut wait = Wait {
-            shared: self,
-            over: false,
-        };
-        let result = poll_fn(poll).await;
-        wait.over = true;
-        result
-    }
-
-    /// Says that a task that may have waited does so no more.
-    #[inline]
-    pub(crate) fn give_up(&self) {
-        if let Some(waiting) = self.waiting.get() {
-            waiting.give_up();
-        }
     }
 
     /// Whether a task waits for output to be written: also one that has looked at how much waits just
@@ -549,7 +505,7 @@ impl Shared {
 
     /// Waits until all that was queued is written.
     pub(crate) async fn flush(&self) -> Result<()> {
-        let flushed = self.wait(|cx| self.poll_flush(cx, true)).await;
+        let flushed = poll_fn(|cx| self.poll_flush(cx, true)).await;
         flushed.map_err(Error::Lost)
     }
 

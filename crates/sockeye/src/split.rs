@@ -153,10 +153,7 @@ impl Sender {
             return Ok(());
         }
         // A transport that fails now is noticed by whoever receives.
-        let _ = self
-            .shared
-            .wait(|cx| self.shared.poll_flush(cx, false))
-            .await;
+        let _ = poll_fn(|cx| self.shared.poll_flush(cx, false)).await;
         Ok(())
     }
 
@@ -237,6 +234,11 @@ impl Receiver {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// What it receives with.
+    pub(crate) fn reader(&mut self) -> Option<&mut Reader> {
+        self.reader.as_deref_mut()
     }
 
     /// Gives up the receiving side to a driver that takes it from here.
@@ -429,6 +431,10 @@ impl Receiver {
                     // Our Close was sent: the peer's is waited for, behind whatever comes.
                     reader.let_run();
                 }
+                // Its turn is over, and what it has read is to be gone through in the next.
+                Poll::Pending if reader.has_input() && !reader.is_held_back() => {
+                    return Poll::Pending;
+                }
                 Poll::Pending => match self.shared.park(cx, reader.is_held_back()) {
                     Err(()) => reader.phase = Phase::Ending,
                     Ok(None) => return Poll::Pending,
@@ -473,6 +479,7 @@ impl Stream for Receiver {
     }
 }
 
+/// Goes back to the connection, so that whoever closes that can complete the closing handshake.
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {

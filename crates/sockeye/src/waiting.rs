@@ -29,13 +29,25 @@ pub(crate) struct Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct Wakers {
     any: AtomicBool,
-    tasks: Mutex<Vec<Waker>>,
-    /// How many may have given up waiting since those were last woken.
-    given_up: AtomicUsize,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Debug, Default)]
+struct Tasks {
+    all: Vec<Task>,
+    /// With so many of them, who has given up is looked for.
+    many: usize,
+}
+
+#[derive(Debug)]
+struct Task {
+    waker: Waker,
+    /// Whether it was woken to see whether it still waits: then it comes again.
+    asked: bool,
 }
 
 impl Wakers {
-    fn tasks(&self) -> MutexGuard<'_, Vec<Waker>> {
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,52 +55,81 @@ impl Wakers {
         self.any.load(Ordering::Acquire)
     }
 
+    /// Has a task woken, until it gives up, which nobody says: where the peer takes nothing and others try again
+    /// and again, what would wake them must not pile up.
     pub(crate) fn add(&self, waker: &Waker) {
+        /// So many that gave up may be left.
+        const FEW: usize = 16;
         let mut tasks = self.tasks();
-        if !tasks.iter().any(|task| task.will_wake(waker)) {
-            tasks.push(waker.clone());
-        }
         self.any.store(true, Ordering::Release);
+        let known = tasks.all.iter_mut().find(|it| it.waker.will_wake(waker));
+        if let Some(known) = known {
+            known.asked = false;
+            return;
+        }
+        let mut asked = Vec::new();
+        if tasks.all.len() >= tasks.many.max(FEW) {
+            asked = tasks.ask();
+            // By half: while many come who go on waiting, each is asked three times, on average.
+            let left = tasks.all.len();
+            tasks.many = left + left / 2 + FEW;
+        }
+        tasks.add(waker);
+        drop(tasks);
+        asked.into_iter().for_each(|task| task.waker.wake());
+    }
+
+    /// Has something woken until it is [removed](Self::remove), and not to be asked whether it still waits.
+    pub(crate) fn keep(&self, waker: &Waker) {
+        let mut tasks = self.tasks();
+        self.any.store(true, Ordering::Release);
+        tasks.add(waker);
     }
 
     pub(crate) fn remove(&self, waker: &Waker) {
-        self.tasks().retain(|task| !task.will_wake(waker));
-    }
-
-    /// Says that someone may have given up waiting. Whose waker is left is not known: when that may be so of
-    /// half of them, all are woken, and who still waits comes again.
-    fn give_up(&self) {
-        const FEW: usize = 32;
-        let given_up = self.given_up.fetch_add(1, Ordering::Relaxed) + 1;
-        if given_up >= FEW && given_up >= self.tasks().len() / 2 {
-            self.wake();
-        }
+        self.tasks().all.retain(|it| !it.waker.will_wake(waker));
     }
 
     pub(crate) fn wake(&self) {
-        self.given_up.store(0, Ordering::Relaxed);
         if !self.any() {
             return;
         }
-        let tasks = {
+        let all = {
             let mut tasks = self.tasks();
             self.any.store(false, Ordering::Release);
-            mem::take(&mut *tasks)
+            // As many may come again.
+            tasks.many = tasks.all.len();
+            mem::take(&mut tasks.all)
         };
-        tasks.into_iter().for_each(Waker::wake);
+        all.into_iter().for_each(|task| task.waker.wake());
+    }
+}
+
+impl Tasks {
+    fn add(&mut self, waker: &Waker) {
+        self.all.push(Task {
+            waker: waker.clone(),
+            asked: false,
+        });
+    }
+
+    /// Lets go of those that were asked before and have not come again. Gives all, to be woken.
+    fn ask(&mut self) -> Vec<Task> {
+        let all = mem::take(&mut self.all);
+        let left = all.iter().filter(|task| !task.asked);
+        self.all = left
+            .map(|task| Task {
+                waker: task.waker.clone(),
+                asked: true,
+            })
+            .collect();
+        all
     }
 }
 
 impl Waiting {
     pub(crate) fn any(&self) -> bool {
         self.room.any() || self.drained.any()
-    }
-
-    /// Says that a task that may have waited for room, or for its turn, does so no more.
-    pub(crate) fn give_up(&self) {
-        self.room.give_up();
-        self.drained.give_up();
-        self.turn.give_up();
     }
 
     pub(crate) fn wake_all(&self) {
@@ -105,5 +146,80 @@ impl Wake for Waiting {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.wake_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A task that counts how often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn tasks(count: usize) -> Vec<Arc<Woken>> {
+        (0..count).map(|_| Arc::default()).collect()
+    }
+
+    fn woken(task: &Arc<Woken>) -> usize {
+        task.0.swap(0, Ordering::Relaxed)
+    }
+
+    /// Has those wait again that were woken: how many.
+    fn come_again(wakers: &Wakers, tasks: &[Arc<Woken>]) -> usize {
+        let asked = tasks.iter().filter(|task| woken(task) > 0);
+        asked.map(|task| wakers.add(&task.clone().into())).count()
+    }
+
+    #[test]
+    fn those_who_give_up_do_not_pile_up_around_those_who_wait() {
+        let (wakers, patient) = (Wakers::default(), tasks(50));
+        for task in &patient {
+            wakers.add(&task.clone().into());
+        }
+        let (mut most, mut asked) = (0, 0);
+        for impatient in tasks(10_000) {
+            wakers.add(&impatient.into());
+            asked += come_again(&wakers, &patient);
+            most = most.max(wakers.tasks().all.len());
+        }
+        assert!(most < 250, "{most}");
+        assert!(asked < 20_000, "{asked}");
+        wakers.wake();
+        assert!(patient.iter().all(|task| woken(task) == 1));
+        assert_eq!(wakers.tasks().all.len(), 0);
+    }
+
+    #[test]
+    fn as_many_as_before_are_not_asked_again() {
+        let (wakers, all) = (Wakers::default(), tasks(100));
+        for round in 0..3 {
+            let mut asked = 0;
+            for task in &all {
+                wakers.add(&task.clone().into());
+                asked += come_again(&wakers, &all);
+            }
+            assert_eq!(asked > 0, round == 0, "{round}: {asked}");
+            wakers.wake();
+            assert!(all.iter().all(|task| woken(task) == 1), "{round}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_not_asked() {
+        let wakers = Wakers::default();
+        let kept = tasks(100);
+        kept.iter().for_each(|it| wakers.keep(&it.clone().into()));
+        assert!(kept.iter().all(|it| woken(it) == 0));
+        wakers.remove(&kept[0].clone().into());
+        wakers.wake();
+        let woken: usize = kept.iter().map(woken).sum();
+        assert_eq!(woken, 99);
     }
 }

@@ -15,8 +15,8 @@ use std::{
     task::Poll,
 };
 
-use sockeye::{DeflateConfig, Handler, MessageRef, Socket, WebSocket};
-use tokio::io::AsyncReadExt;
+use sockeye::{DeflateConfig, Ended, Handler, MessageRef, Socket, WebSocket};
+use tokio::{io::AsyncReadExt, sync::mpsc};
 use wire::*;
 use wrongs::deflated;
 
@@ -29,6 +29,15 @@ impl Handler for Handled {
     fn on_message(&mut self, _: &mut Socket, message: MessageRef<'_>) {
         assert_eq!(message.len(), 1 << 20);
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Tells of each message.
+struct Told(mpsc::UnboundedSender<String>);
+
+impl Handler for Told {
+    fn on_message(&mut self, _: &mut Socket, message: MessageRef<'_>) {
+        self.0.send(message.as_text().unwrap().into()).unwrap();
     }
 }
 
@@ -105,19 +114,38 @@ async fn others_have_theirs_while_a_message_is_discarded() {
         extensions: "permessage-deflate",
         ..Setup::default()
     };
-    for as_bytes in [false, true] {
+    for form in ["stream", "bytes", "recv", "events", "close"] {
         let (mut socket, mut peer) = setup.open(Role::Server).await;
         peer.send_frame(0xC2, deflated(&vec![0; 32 * MIB])).await;
-        peer.send_frame(0x82, "next").await;
+        let kind = if form == "bytes" { 0x82 } else { 0x81 };
+        peer.send_frame(kind, "next").await;
+        peer.send_close(1000, "").await;
         assert!(socket.recv_stream().await.unwrap().is_some());
         let next = tokio::spawn(async move {
             let mut next = String::new();
-            if as_bytes {
-                let mut stream = socket.into_byte_stream().take(4);
-                stream.read_to_string(&mut next).await.unwrap();
-            } else {
-                let mut message = socket.recv_stream().await.unwrap().unwrap();
-                message.read_to_string(&mut next).await.unwrap();
+            match form {
+                "stream" => {
+                    let mut message = socket.recv_stream().await.unwrap().unwrap();
+                    message.read_to_string(&mut next).await.unwrap();
+                }
+                "bytes" => {
+                    let mut stream = socket.into_byte_stream().take(4);
+                    stream.read_to_string(&mut next).await.unwrap();
+                }
+                "recv" => {
+                    let message = socket.recv().await.unwrap().unwrap();
+                    next.push_str(message.as_text().unwrap());
+                }
+                "events" => {
+                    let (told, mut messages) = mpsc::unbounded_channel();
+                    tokio::spawn(socket.handle(Told(told)));
+                    next.push_str(&messages.recv().await.unwrap());
+                }
+                _ => {
+                    let ended = socket.drive(async |_| Ok(())).await.unwrap();
+                    assert!(matches!(ended, Some(Ended::ByUs(_))), "{ended:?}");
+                    next.push_str("next");
+                }
             }
             next
         });
@@ -132,6 +160,6 @@ async fn others_have_theirs_while_a_message_is_discarded() {
         });
         within(counted).await;
         assert_eq!(next.await.unwrap(), "next");
-        assert!(turns > 16, "{as_bytes}: {turns}");
+        assert!(turns > 16, "{form}: {turns}");
     }
 }

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::SinkExt;
 use sockeye::{Ended, Error, Handler, MessageKind, MessageRef, Server, Socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -103,6 +104,8 @@ async fn what_waits_to_be_sent_and_is_given_up_does_not_pile_up() {
         assert!(left < 100, "{form:?}: {left}");
         let left = left_behind(|| sender.flush()).await;
         assert!(left < 100, "{form:?}: {left}");
+        let left = left_behind(async || sender.clone().feed("in vain").await).await;
+        assert!(left < 100, "{form:?}: {left}");
         let stream = sender.send_stream(MessageKind::Binary).await.unwrap();
         let left = left_behind(|| sender.send_stream(MessageKind::Binary)).await;
         assert!(left < 100, "{form:?}: {left}");
@@ -116,7 +119,7 @@ async fn what_waits_to_be_sent_and_is_given_up_does_not_pile_up() {
 }
 
 /// Waits a thousand times, and gives up each time; how many wakers of those are still kept somewhere.
-async fn left_behind<F: Future>(mut wait: impl FnMut() -> F) -> usize {
+async fn left_behind<T>(mut wait: impl AsyncFnMut() -> T) -> usize {
     struct Gone;
     impl Wake for Gone {
         fn wake(self: Arc<Self>) {}

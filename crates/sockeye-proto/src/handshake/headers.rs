@@ -134,28 +134,35 @@ const COMMON: [&str; 15] = [
     "Pragma",
 ];
 
-/// Which of the common names it is. Their lengths and last letters tell them apart, so that it is compared
-/// with one.
-fn common(name: &str) -> Option<u16> {
-    let number = match (name.len(), name.as_bytes().last()?) {
-        (4, b't') => 0,
-        (7, b'e') => 1,
-        (10, b'n') => 2,
-        (17, b'y') => 3,
-        (21, b'n') => 4,
-        (24, b's') => 5,
-        (22, b'l') => 6,
-        (6, b'n') => 7,
-        (10, b't') => 8,
-        (6, b'e') => 9,
-        (6, b't') => 10,
-        (15, b'g') => 11,
-        (15, b'e') => 12,
-        (13, b'l') => 13,
-        (6, b'a') => 14,
-        _ => return None,
+/// The fewest of which such a rule gives each common name one of its own.
+const SLOTS: usize = 64;
+
+/// Where a name stands in [`NUMBERS`]: its length and last letter tell the common ones apart.
+const fn slot(name: &[u8]) -> usize {
+    let last = match name.last() {
+        Some(last) => *last as usize,
+        None => 0,
     };
-    (COMMON[number] == name).then_some(number as u16)
+    (name.len() * 12 + last) % SLOTS
+}
+
+/// The numbers of the common names, so that a name is compared with one of them at most.
+const NUMBERS: [Option<u8>; SLOTS] = {
+    let mut numbers = [None; SLOTS];
+    let mut number = 0;
+    while number < COMMON.len() {
+        let slot = slot(COMMON[number].as_bytes());
+        assert!(numbers[slot].is_none(), "two common names have one slot");
+        numbers[slot] = Some(number as u8);
+        number += 1;
+    }
+    numbers
+};
+
+/// Which of the common names it is.
+fn common(name: &str) -> Option<u16> {
+    let number = NUMBERS[slot(name.as_bytes())]?;
+    (COMMON[usize::from(number)] == name).then_some(number.into())
 }
 
 impl Headers {

@@ -114,6 +114,23 @@ impl Receiver {
         }
     }
 
+    /// Discards what `input` has of a message that is [skipped](Self::skip_message), or that was received in
+    /// parts until now and is not to be any more; but only a mebibyte of it. Tells whether that was all. Any
+    /// way of receiving does so too, those of whole messages in one go: for whoever calls this before them
+    /// and has other things to do meanwhile.
+    ///
+    /// # Errors
+    /// As [`receive_part`](Self::receive_part).
+    pub fn discard_part(&mut self, input: &mut &mut [u8]) -> Result<bool, ProtocolError> {
+        let Some(mut unfinished) = self.unfinished.take_if(|it| it.parts.is_some()) else {
+            return Ok(true);
+        };
+        unfinished.release();
+        let all = self.skip(&mut unfinished, input, SKIPPED);
+        self.keep(unfinished, all.is_ok());
+        all.map_err(|error| self.fail(input, error))
+    }
+
     /// Discards what the input has of the rest of a message received in parts, up to a control
     /// frame, and about `most` bytes of the message. Tells whether that was all.
     #[cold]
