@@ -11,7 +11,7 @@ use hyper::http::request::Parts;
 use sockeye_proto::handshake::{HandshakeError, Offer, Refusal, Request};
 
 use crate::{
-    Acceptor, Error, WebSocket,
+    Acceptor, Error, Limits, WebSocket,
     hyper::Asked,
     server::{Answer, Origins, Peer},
 };
@@ -91,13 +91,23 @@ impl WebSocketUpgrade {
         self
     }
 
-    /// Sets how large a message may be, in bytes. Default 16 MiB.
+    /// Sets how large a message may be, in bytes. Default 16 MiB. A frame, and what is held of a message
+    /// before it is inflated, may be as large as such a message calls for, unless they were set otherwise.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.acceptor.limits_mut().message = bytes;
+        let limits = self.acceptor.limits_mut();
+        let [before, after] = [limits.message, bytes].map(|bytes| Limits::default().message(bytes));
+        limits.message = bytes;
+        if limits.frame == before.frame {
+            limits.frame = after.frame;
+        }
+        if limits.retained == before.retained {
+            limits.retained = after.retained;
+        }
         self
     }
 
-    /// Sets how large the payload of a frame may be, in bytes.
+    /// Sets how large the payload of a frame may be, in bytes. Default: what a message may be, and a little
+    /// more.
     pub fn max_frame_size(mut self, bytes: usize) -> Self {
         self.acceptor.limits_mut().frame = bytes;
         self

@@ -28,7 +28,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use sockeye::{
-    Acceptor, Client, Error, Result, WebSocket,
+    Acceptor, Client, Error, Limits, Result, WebSocket,
     axum::{WebSocketUpgrade, WebSocketUpgradeRejection},
     server::Answer,
 };
@@ -183,6 +183,38 @@ async fn limits_hold_and_compression_is_agreed() {
         socket.ended().unwrap().to_string().contains("1009"),
         "{socket:?}"
     );
+}
+
+/// What a frame may be follows from what a message may be, unless it was set too, before or after.
+#[tokio::test]
+async fn a_message_may_be_larger_than_by_default() {
+    const LARGE: usize = 20 << 20;
+    let large =
+        get(async |upgrade: WebSocketUpgrade| upgrade.max_message_size(LARGE).on_upgrade(echo));
+    let framed = get(async |upgrade: WebSocketUpgrade| {
+        let upgrade = upgrade.max_frame_size(1000).max_message_size(LARGE);
+        upgrade.on_upgrade(echo)
+    });
+    let app = Router::new()
+        .route("/large", large)
+        .route("/framed", framed);
+    let address = serve(app).await;
+    let connect = async |path| {
+        let client = Client::new(format!("ws://{address}{path}")).deflate(None);
+        let client = client.limits(Limits::default().message(LARGE));
+        let mut socket = within(client.connect()).await.unwrap();
+        within(socket.recv()).await.unwrap().unwrap();
+        socket
+    };
+    let mut socket = connect("/large").await;
+    let (sender, message) = (socket.sender(), vec![7; LARGE]);
+    let (sent, echoed) = tokio::join!(sender.send(message), within(socket.recv()));
+    sent.unwrap();
+    assert_eq!(echoed.unwrap().unwrap().len(), LARGE);
+    let mut socket = connect("/framed").await;
+    socket.send(vec![7; 1001]).await.unwrap();
+    assert!(within(socket.recv()).await.unwrap().is_none());
+    assert_eq!(socket.ended().unwrap().code(), 1009);
 }
 
 #[tokio::test]
