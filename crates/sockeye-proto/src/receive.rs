@@ -295,10 +295,11 @@ impl Receiver {
         input: &mut &mut [u8],
     ) -> Option<Result<Message, ProtocolError>> {
         let whole = self.whole()?.take(input)?;
+        // Known before: to ask the message is to read what was just written.
+        let (text, len) = (whole.text, whole.frame.len() - whole.start);
         Some(match whole.into_owned() {
             Ok(message) => {
-                let flow = self.meter.received();
-                flow.message(message.is_text(), message.len());
+                self.meter.received().message(text, len);
                 Ok(message)
             }
             Err(error) => Err(self.fail(input, error)),

@@ -224,16 +224,21 @@ impl Headers {
     pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HandshakeError> {
         field_value(value.as_ref())
             .filter(|_| is_token(name.as_bytes()))
-            .and_then(|value| self.append(name, value))
+            .and_then(|value| self.append(None, name, value))
             .ok_or_else(|| HandshakeError::InvalidHeader(name.into()))
     }
 
-    /// Appends a field that a parser has found to be one; `None` where it is too long.
-    pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
+    /// Appends a field that a parser has found to be one, with numbers in place of what is [common](COMMON): what is
+    /// read may stay for long, and what is pushed is soon written. `None` where it is too long.
+    pub(super) fn append_read(&mut self, name: &str, value: &[u8]) -> Option<()> {
+        self.append(common(name, value), name, value)
+    }
+
+    fn append(&mut self, common: Option<(u16, &[u8])>, name: &str, value: &[u8]) -> Option<()> {
         let name_len = u16::try_from(name.len()).ok();
         let name_len = name_len.filter(|len| *len < NUMBERED);
         let short = |value: &[u8]| u16::try_from(value.len()).ok();
-        let (stands, value_len, name, value) = match (common(name, value), name_len, short(value)) {
+        let (stands, value_len, name, value) = match (common, name_len, short(value)) {
             (Some((number, value)), _, Some(_)) => (number, short(value)?, "", value),
             (None, Some(name_len), Some(value_len)) => (name_len, value_len, name, value),
             _ => (LONG, 0, name, value),
@@ -427,9 +432,10 @@ mod tests {
         let lengths = [1, numbered - 1, numbered, most - 1, most, most + 1];
         let mut headers = Headers::new();
         for len in lengths {
-            headers.push("Short", "v".repeat(len)).unwrap();
-            headers.push("Host", "v".repeat(len)).unwrap();
-            headers.push(&"N".repeat(len), "short").unwrap();
+            let (name, value) = ("N".repeat(len), "v".repeat(len));
+            headers.push("Short", &value).unwrap();
+            headers.append_read("Host", value.as_bytes()).unwrap();
+            headers.append_read(&name, b"short").unwrap();
         }
         let expected = lengths.map(|len| [(5, len), (4, len), (len, 5)]);
         let found: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
@@ -452,7 +458,7 @@ mod tests {
                 (name, ""),
             ];
             for (name, value) in fields {
-                headers.push(name, value).unwrap();
+                headers.append_read(name, value.as_bytes()).unwrap();
             }
             let fields = fields.map(|(name, value)| (name, value.as_bytes()));
             let found: Vec<_> = headers.iter().collect();

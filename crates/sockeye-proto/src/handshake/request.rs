@@ -500,7 +500,7 @@ pub(super) fn own_fields(
     let mut headers = Headers::behind(line, fields.clone()).ok_or(LINE_TOO_LONG)?;
     for (name, value) in fields {
         headers
-            .append(name, value)
+            .append_read(name, value)
             .ok_or(HandshakeError::Malformed("a header is too long"))?;
     }
     Ok(headers)
