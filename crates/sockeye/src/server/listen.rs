@@ -22,7 +22,7 @@ use super::{
     Acceptor, Client, Incoming, Listener, Networks, PlainHttp, Rate, Routes, Shutdown,
     ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
-    connections::{Connections, Place},
+    connections::{self, Place},
     listener::cannot_listen,
     proxy_protocol::read_header,
     shutdown::{Begun, Running},
@@ -466,7 +466,7 @@ impl Server {
         F: Fn(WebSocket) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Unpin + Send + 'static,
     {
-        let connections = Connections::default();
+        let connections = connections::Running::default();
         let work = Arc::new(work);
         #[cfg(feature = "metrics")]
         if let Some(metrics) = &self.metrics {
