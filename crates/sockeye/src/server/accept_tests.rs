@@ -162,7 +162,7 @@ async fn section_4_2_every_refusal_is_a_whole_response() {
         );
         assert!(body.contains(words), "{answer}");
         assert!(head.contains(&format!("\r\n{header}")), "{answer}");
-        assert!(head.contains("\r\nConnection: close\r\n"), "{answer}");
+        assert!(head.contains("\r\nConnection: close"), "{answer}");
         assert!(
             head.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"),
             "{answer}"
