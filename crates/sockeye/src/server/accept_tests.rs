@@ -179,6 +179,19 @@ async fn section_4_2_every_refusal_is_a_whole_response() {
     }
 }
 
+/// RFC 9110 §9.3.2: what is said of a body that a GET would have been answered with, but not the body.
+#[tokio::test]
+async fn a_head_is_refused_without_a_body() {
+    let request = GOOD.replace("GET", "HEAD");
+    let (error, answer) = exchange(&Acceptor::new(), request.as_bytes()).await;
+    assert!(error.unwrap_err().to_string().contains("GET, not HEAD"));
+    assert!(
+        answer.starts_with("HTTP/1.1 405 ") && answer.ends_with("\r\n\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("\r\nContent-Length: 41\r\n"), "{answer}");
+}
+
 #[tokio::test]
 async fn a_refusal_arrives_although_the_client_is_still_sending() {
     let request = format!("{GOOD}{}", "x".repeat(100 * 1024)).replace("GET", "GET,");
