@@ -11,18 +11,37 @@ use sockeye::{
     proto::handshake::{HandshakeError, Response},
 };
 
+/// What clap ends with too.
+pub(crate) const MISUNDERSTOOD: u8 = 2;
+const FAILED: u8 = 1;
+
 /// Why the command could not do what it was asked to.
 #[derive(Debug)]
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    line: String,
+    /// Whether what was asked for can never be: it is as if the command line had not been understood.
+    misunderstood: bool,
+}
 
 impl Failure {
     pub(crate) fn new(line: impl Into<String>) -> Self {
-        Self(line.into())
+        Self {
+            line: line.into(),
+            misunderstood: false,
+        }
+    }
+
+    /// The exit status.
+    pub(crate) fn status(&self) -> u8 {
+        match self.misunderstood {
+            true => MISUNDERSTOOD,
+            false => FAILED,
+        }
     }
 
     /// A file that is needed and cannot be read.
     pub(crate) fn file(path: &std::path::Path, error: impl Display) -> Self {
-        Self(format!("{}: {error}", path.display()))
+        Self::new(format!("{}: {error}", path.display()))
     }
 
     /// Where an address cannot be listened on that is another flag's than `--listen`.
@@ -30,7 +49,7 @@ impl Failure {
         match &error {
             Error::Listen { address, source } => {
                 let advice = listen_advice(flag, address, source);
-                Self(format!("{error}; {advice}"))
+                Self::new(format!("{error}; {advice}"))
             }
             _ => error.into(),
         }
@@ -38,22 +57,25 @@ impl Failure {
 
     /// On standard error, as one line whatever it holds: a peer may have had a word in it.
     pub(crate) fn print(&self) {
-        eprintln!("sockeye: {}", crate::connect::one_line(&self.0));
+        eprintln!("sockeye: {}", crate::connect::one_line(&self.line));
     }
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.line)
     }
 }
 
 /// The library's words, and what helps here.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        match advice(&error) {
-            Some(advice) => Self(format!("{error}; {advice}")),
-            None => Self(error.to_string()),
+        Self {
+            line: match advice(&error) {
+                Some(advice) => format!("{error}; {advice}"),
+                None => error.to_string(),
+            },
+            misunderstood: error.is_user(),
         }
     }
 }
@@ -65,10 +87,14 @@ fn advice(error: &Error) -> Option<String> {
             let refused = ErrorKind::ConnectionRefused;
             let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
             let is_path = |attempt: &Attempt| attempt.address.starts_with('/');
+            // ENODEV; the standard library has no kind of error for it.
+            let no_device = |attempt: &Attempt| attempt.source.raw_os_error() == Some(19);
             if attempts.iter().all(is_path) {
                 "check the path of the socket, or start the server".into()
             } else if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
+            } else if cfg!(target_os = "linux") && attempts.iter().all(no_device) {
+                "there is no such network interface: check --interface".into()
             } else {
                 "check the address, and the network".into()
             }
@@ -87,6 +113,11 @@ fn advice(error: &Error) -> Option<String> {
             "the server may be slow: allow it more with --handshake-timeout".into()
         }
         Error::Handshake(error) => return handshake_advice(error),
+        // How an open connection ends is told elsewhere.
+        Error::Lost(_) => {
+            "the server hung up before it answered: check the port, and whether it is ws:// or wss://"
+                .into()
+        }
         _ => return None,
     })
 }
@@ -117,7 +148,10 @@ fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
             Some("give them with --proxy-user")
         }
         ProxyError::Credentials { .. } => Some("give them with --proxy-user"),
-        ProxyError::Unreachable(_) | ProxyError::Http(_) | ProxyError::Malformed(_) => {
+        ProxyError::Status { .. }
+        | ProxyError::Unreachable(_)
+        | ProxyError::Http(_)
+        | ProxyError::Malformed(_) => {
             Some("check --proxy and the variables *_proxy, or try without: --noproxy '*'")
         }
         _ => None,
@@ -168,8 +202,7 @@ fn http_advice(response: &Response) -> Option<String> {
     }
     let body = String::from_utf8_lossy(response.body());
     let body = body.trim();
-    let is_text = header("Content-Type").is_some_and(|kind| kind.starts_with("text/plain"));
-    let says = (is_text && !body.is_empty()).then(|| format!("it says: {body}"));
+    let says = (is_for_people(header("Content-Type"), body)).then(|| format!("it says: {body}"));
     let helps = match response.status() {
         200..=299 => Some("this is a page, and no WebSocket: check the path".into()),
         401 => Some("say who you are with --user or --header".into()),
@@ -182,4 +215,35 @@ fn http_advice(response: &Response) -> Option<String> {
     };
     let advice: Vec<_> = says.into_iter().chain(helps).collect();
     (!advice.is_empty()).then(|| advice.join("; "))
+}
+
+/// Whether a body is worth reading here: text, or the JSON in which most interfaces say what is wrong, and no page.
+fn is_for_people(kind: Option<&str>, body: &str) -> bool {
+    let kind = kind.unwrap_or("text/plain").to_ascii_lowercase();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let is_text = kind == "text/plain" || kind == "application/json" || kind.ends_with("+json");
+    is_text && !body.is_empty() && !body.starts_with('<') && !body.contains('\u{fffd}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_json_are_shown_and_pages_are_not() {
+        for kind in [
+            None,
+            Some("text/plain"),
+            Some("Text/Plain; charset=utf-8"),
+            Some("application/json"),
+            Some("application/problem+json;charset=utf-8"),
+        ] {
+            assert!(is_for_people(kind, "the token has expired"), "{kind:?}");
+        }
+        assert!(!is_for_people(Some("text/html"), "<h1>No</h1>"));
+        assert!(!is_for_people(Some("image/png"), "PNG"));
+        assert!(!is_for_people(None, "<html>"));
+        assert!(!is_for_people(None, "\u{fffd}PNG"));
+        assert!(!is_for_people(None, ""));
+    }
 }

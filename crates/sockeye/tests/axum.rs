@@ -14,7 +14,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::Request,
     http::StatusCode,
     middleware::{Next, from_fn},
@@ -29,13 +29,13 @@ use hyper_util::{
 };
 use sockeye::{
     Acceptor, Client, Error, Limits, Result, WebSocket,
-    axum::{WebSocketUpgrade, WebSocketUpgradeRejection},
-    server::Answer,
+    axum::{Sockets, WebSocketUpgrade, WebSocketUpgradeRejection},
+    server::{Answer, Shutdown},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 use wire::{Peer, frame, within};
 
@@ -84,6 +84,45 @@ async fn a_socket_beside_ordinary_routes_on_one_connection() {
     client.send_close(1000, "").await;
     assert_eq!(client.expect_close().await.0, 1000);
     client.expect_end().await;
+}
+
+#[tokio::test]
+async fn sockets_are_closed_together_and_what_was_accepted_is_answered() {
+    let (accepted, mut accepts) = mpsc::unbounded_channel();
+    let go_on = Arc::new(Notify::new());
+    let gate = go_on.clone();
+    let sockets = Sockets::new();
+    let open = move |upgrade: WebSocketUpgrade| {
+        let (accepted, gate) = (accepted.clone(), gate.clone());
+        let response = upgrade.on_upgrade(|mut socket| async move {
+            while let Some(message) = socket.recv().await? {
+                accepted.send(()).unwrap();
+                gate.notified().await;
+                socket.send(message).await?;
+            }
+            Ok(())
+        });
+        std::future::ready(response)
+    };
+    let app = Router::new()
+        .route("/", get(open))
+        .layer(Extension(sockets.clone()));
+    let url = format!("ws://{}/", serve(app).await);
+
+    let mut busy = sockeye::connect(&url).await.unwrap();
+    let mut idle = sockeye::connect(&url).await.unwrap();
+    busy.send("a question").await.unwrap();
+    within(accepts.recv()).await.unwrap();
+    let how = Shutdown::restart().patience(Duration::from_secs(60));
+    let ending = tokio::spawn(async move { sockets.shutdown(how).await });
+    assert_eq!(within(idle.recv()).await.unwrap(), None);
+    assert_eq!(idle.ended().unwrap().code(), 1012);
+    go_on.notify_one();
+    assert_eq!(within(busy.recv()).await.unwrap().unwrap(), "a question");
+    assert_eq!(within(busy.recv()).await.unwrap(), None);
+    assert_eq!(busy.ended().unwrap().code(), 1012);
+    let farewell = within(ending).await.unwrap();
+    assert_eq!((farewell.closed(), farewell.connections.len()), (2, 2));
 }
 
 #[tokio::test]
