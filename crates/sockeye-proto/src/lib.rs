@@ -1,10 +1,16 @@
 //! The WebSocket protocol without I/O: bytes become events, messages become bytes.
 //!
 //! No clock, no runtime and no randomness of its own: time and masks are passed in.
+//!
+//! [`handshake`] opens a connection, [`Connection`] is an open one; [`guide`] puts them together for a
+//! transport of your own, with a whole program. On tokio, all of that is done in the crate `sockeye`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+
+#[doc = include_str!("../docs/transport.md")]
+pub mod guide {}
 
 mod close;
 mod connection;
