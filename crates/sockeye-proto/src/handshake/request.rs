@@ -113,8 +113,10 @@ impl Request {
             return target;
         }
         match target.split_once("://") {
-            Some((_, rest)) => rest.find(['/', '?']).map_or("", |at| &rest[at..]),
-            None => target,
+            Some((scheme, rest)) if is_scheme(scheme) => {
+                rest.find(['/', '?']).map_or("", |at| &rest[at..])
+            }
+            _ => target,
         }
     }
 
@@ -163,6 +165,14 @@ impl fmt::Debug for Request {
             .field("headers", &self.headers)
             .finish()
     }
+}
+
+/// Whether the text is a URL's scheme (RFC 3986 §3.1).
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
 }
 
 /// What a client asks for in a request that has passed the rules.
