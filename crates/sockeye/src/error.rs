@@ -263,8 +263,14 @@ impl fmt::Display for Error {
                 write!(f, "cannot listen on {address}: {source}")
             }
             Self::Tls { subject, source } => write!(f, "TLS with {subject} failed: {source}"),
-            Self::Handshake(error) | Self::Answer { problem: error, .. } => {
-                write!(f, "the opening handshake failed: {error}")
+            Self::Handshake(error) => write!(f, "the opening handshake failed: {error}"),
+            Self::Answer { problem, .. } => {
+                f.write_str("the answer breaks a rule of the opening handshake: ")?;
+                match problem {
+                    // Its own words are for a client.
+                    HandshakeError::Upgrade => f.write_str("the header Upgrade must say websocket"),
+                    problem => problem.fmt(f),
+                }
             }
             Self::Timeout(Deadline::Connect) => {
                 f.write_str("nobody was reached in time (the connect timeout)")

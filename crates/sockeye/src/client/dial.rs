@@ -133,11 +133,13 @@ impl Dial {
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         if let Some(local) = self.local_address {
-            socket.bind(SocketAddr::new(local, 0))?;
+            let bound = socket.bind(SocketAddr::new(local, 0));
+            bound.map_err(|error| ours(&format!("come from {local}"), &error))?;
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(interface) = &self.interface {
-            socket.bind_device(Some(interface.as_bytes()))?;
+            let bound = socket.bind_device(Some(interface.as_bytes()));
+            bound.map_err(|error| ours(&format!("go through {interface}"), &error))?;
         }
         if let Some(idle) = self.keepalive {
             SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
@@ -148,6 +150,11 @@ impl Dial {
         let _ = tcp.set_nodelay(self.nodelay);
         Ok(tcp)
     }
+}
+
+/// An error that is not about the address.
+fn ours(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("it cannot {what}: {error}"))
 }
 
 /// Connects to a Unix socket.
