@@ -15,7 +15,9 @@ use crate::groups::JoinError;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a connection did not come about, or what ended it. Cloning is cheap.
-#[derive(Clone, Debug)]
+///
+/// `{:?}` says the same as `{}`: it is what a `main` that returns the error prints, and `unwrap`.
+#[derive(Clone)]
 #[non_exhaustive]
 #[repr(usize)]
 pub enum Error {
@@ -318,6 +320,12 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
@@ -424,6 +432,17 @@ mod tests {
         fn goes_anywhere<T: Clone + Send + Sync + 'static>() {}
         goes_anywhere::<Error>();
         assert!(size_of::<Error>() <= 48, "{}", size_of::<Error>());
+    }
+
+    #[test]
+    fn a_main_that_returns_it_says_it_in_one_line() {
+        let answer = b"HTTP/1.1 404 Not Found\r\nServer: fish\r\n\r\n";
+        let response = Response::parse(answer).unwrap();
+        let error = Error::from(HandshakeError::Status(response.into()));
+        assert_eq!(
+            format!("{:?}", Err::<(), _>(error)),
+            "Err(the opening handshake failed: the server answered 404 Not Found instead of 101 Switching Protocols)"
+        );
     }
 
     #[test]
