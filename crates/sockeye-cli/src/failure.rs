@@ -11,18 +11,37 @@ use sockeye::{
     proto::handshake::{HandshakeError, Response},
 };
 
+/// What clap ends with too.
+pub(crate) const MISUNDERSTOOD: u8 = 2;
+const FAILED: u8 = 1;
+
 /// Why the command could not do what it was asked to.
 #[derive(Debug)]
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    line: String,
+    /// Whether what was asked for can never be: it is as if the command line had not been understood.
+    misunderstood: bool,
+}
 
 impl Failure {
     pub(crate) fn new(line: impl Into<String>) -> Self {
-        Self(line.into())
+        Self {
+            line: line.into(),
+            misunderstood: false,
+        }
+    }
+
+    /// The exit status.
+    pub(crate) fn status(&self) -> u8 {
+        match self.misunderstood {
+            true => MISUNDERSTOOD,
+            false => FAILED,
+        }
     }
 
     /// A file that is needed and cannot be read.
     pub(crate) fn file(path: &std::path::Path, error: impl Display) -> Self {
-        Self(format!("{}: {error}", path.display()))
+        Self::new(format!("{}: {error}", path.display()))
     }
 
     /// Where an address cannot be listened on that is another flag's than `--listen`.
@@ -30,7 +49,7 @@ impl Failure {
         match &error {
             Error::Listen { address, source } => {
                 let advice = listen_advice(flag, address, source);
-                Self(format!("{error}; {advice}"))
+                Self::new(format!("{error}; {advice}"))
             }
             _ => error.into(),
         }
@@ -38,34 +57,35 @@ impl Failure {
 
     /// Why the connection to this URL did not open.
     pub(crate) fn opening(url: &str, error: Error) -> Self {
-        let line = match &error {
-            // The text has the URL.
-            Error::Url(_) => return error.into(),
-            // What is there has hung up, as those do that are spoken to in another language.
-            Error::Lost(_) => format!("{error}; {CHECK_PORT}"),
-            _ => Self::from(error).0,
-        };
-        Self(format!("{}: {line}", without_password(url)))
+        let asked = error.is_user();
+        let mut failure = Self::from(error);
+        if !asked {
+            failure.line = format!("{}: {}", without_password(url), failure.line);
+        }
+        failure
     }
 
     /// On standard error, as one line whatever it holds: a peer may have had a word in it.
     pub(crate) fn print(&self) {
-        eprintln!("sockeye: {}", crate::connect::one_line(&self.0));
+        eprintln!("sockeye: {}", crate::connect::one_line(&self.line));
     }
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.line)
     }
 }
 
 /// The library's words, and what helps here.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        match advice(&error) {
-            Some(advice) => Self(format!("{error}; {advice}")),
-            None => Self(error.to_string()),
+        Self {
+            line: match advice(&error) {
+                Some(advice) => format!("{error}; {advice}"),
+                None => error.to_string(),
+            },
+            misunderstood: error.is_user(),
         }
     }
 }
@@ -117,6 +137,10 @@ fn advice(error: &Error) -> Option<String> {
             "the server has to be mended, or a proxy or a cache on the way".into()
         }
         Error::Handshake(error) => return handshake_advice(error),
+        // How an open connection ends is told elsewhere.
+        Error::Lost(_) => {
+            format!("the server hung up before it answered: {CHECK_PORT}")
+        }
         _ => return None,
     })
 }
@@ -149,7 +173,10 @@ fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
             Some("give them with --proxy-user")
         }
         ProxyError::Credentials { .. } => Some("give them with --proxy-user"),
-        ProxyError::Unreachable(_) | ProxyError::Http(_) | ProxyError::Malformed(_) => {
+        ProxyError::Status { .. }
+        | ProxyError::Unreachable(_)
+        | ProxyError::Http(_)
+        | ProxyError::Malformed(_) => {
             Some("check --proxy and the variables *_proxy, or try without: --noproxy '*'")
         }
         _ => None,
@@ -198,8 +225,7 @@ fn http_advice(response: &Response) -> Option<String> {
     }
     let body = String::from_utf8_lossy(response.body());
     let body = body.trim();
-    let is_text = header("Content-Type").is_some_and(|kind| kind.starts_with("text/plain"));
-    let says = (is_text && !body.is_empty()).then(|| format!("it says: {body}"));
+    let says = (is_for_people(header("Content-Type"), body)).then(|| format!("it says: {body}"));
     let helps = match response.status() {
         200..=299 => Some("this is a page, and no WebSocket: check the path".into()),
         400 | 426 if says.is_none() => Some(match header("Sec-WebSocket-Version") {
@@ -237,5 +263,36 @@ pub(crate) fn without_password(url: &str) -> String {
     match url[start..end].rfind('@') {
         Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
         None => url.into(),
+    }
+}
+
+/// Whether a body is worth reading here: text, or the JSON in which most interfaces say what is wrong, and no page.
+fn is_for_people(kind: Option<&str>, body: &str) -> bool {
+    let kind = kind.unwrap_or("text/plain").to_ascii_lowercase();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let is_text = kind == "text/plain" || kind == "application/json" || kind.ends_with("+json");
+    is_text && !body.is_empty() && !body.starts_with('<') && !body.contains('\u{fffd}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_json_are_shown_and_pages_are_not() {
+        for kind in [
+            None,
+            Some("text/plain"),
+            Some("Text/Plain; charset=utf-8"),
+            Some("application/json"),
+            Some("application/problem+json;charset=utf-8"),
+        ] {
+            assert!(is_for_people(kind, "the token has expired"), "{kind:?}");
+        }
+        assert!(!is_for_people(Some("text/html"), "<h1>No</h1>"));
+        assert!(!is_for_people(Some("image/png"), "PNG"));
+        assert!(!is_for_people(None, "<html>"));
+        assert!(!is_for_people(None, "\u{fffd}PNG"));
+        assert!(!is_for_people(None, ""));
     }
 }

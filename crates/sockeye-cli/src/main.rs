@@ -14,11 +14,8 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
-use failure::Failure;
+use failure::{Failure, MISUNDERSTOOD};
 use tokio::runtime::{Builder, Runtime};
-
-/// What clap ends with too.
-const MISUNDERSTOOD: u8 = 2;
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
@@ -48,7 +45,7 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|failure| {
         failure.print();
-        ExitCode::FAILURE
+        failure.status().into()
     })
 }
 

@@ -277,13 +277,22 @@ mod failures {
     use super::*;
 
     fn one_line(args: &[&str], input: impl AsRef<[u8]>) -> String {
+        line_and_status(1, args, input)
+    }
+
+    /// What cannot be asked for: trying again changes nothing.
+    fn misunderstood(args: &[&str]) -> String {
+        line_and_status(2, args, "")
+    }
+
+    fn line_and_status(status: i32, args: &[&str], input: impl AsRef<[u8]>) -> String {
         let mut program = Program::start(&[&["connect", "--quiet"], args].concat());
         // It may not wait for its input.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             program.write(input.as_ref());
         }));
         let end = program.finish();
-        assert_eq!(end.status, Some(1), "{}", end.stderr);
+        assert_eq!(end.status, Some(status), "{}", end.stderr);
         assert_eq!(end.stderr.lines().count(), 1, "{}", end.stderr);
         assert!(end.stderr.starts_with("sockeye: "), "{}", end.stderr);
         end.stderr
@@ -327,13 +336,13 @@ mod failures {
 
     #[test]
     fn the_url_is_none() {
-        assert!(one_line(&["ftp://localhost/"], "").contains("ws://"));
-        assert!(one_line(&["ws://localhost/#fragment"], "").contains("fragment"));
+        assert!(misunderstood(&["ftp://localhost/"]).contains("ws://"));
+        assert!(misunderstood(&["ws://localhost/#fragment"]).contains("fragment"));
     }
 
     #[test]
     fn a_header_belongs_to_the_handshake() {
-        let line = one_line(&["-H", "Sec-WebSocket-Key: x", "ws://localhost/"], "");
+        let line = misunderstood(&["-H", "Sec-WebSocket-Key: x", "ws://localhost/"]);
         assert!(line.contains("Sec-WebSocket-Key"), "{line}");
     }
 
@@ -374,7 +383,7 @@ mod failures {
 
     #[test]
     fn what_is_there_is_no_websocket_server() {
-        let answers: [(&[u8], &str); 13] = [
+        let answers: [(&[u8], &str); 14] = [
             (b"SSH-2.0-OpenSSH_9.9\r\n", "it is not HTTP; check the port"),
             (b"\x15\x03\x01\0\x02\x02\x46", "try wss:// instead of ws://"),
             (b"", "ended before the HTTP head did; check the port"),
@@ -385,6 +394,10 @@ mod failures {
             (
                 b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
                 "with --user",
+            ),
+            (
+                b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n\r\n{\"why\": \"expired\"}",
+                "it says: {\"why\": \"expired\"}; say who you are",
             ),
             (
                 b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nnone\n",
@@ -431,6 +444,46 @@ mod failures {
         assert!(
             line.contains("/none.sock") && line.contains("check the path"),
             "{line}"
+        );
+    }
+
+    /// Its socket has unread bytes when it is closed, so that the system resets the connection.
+    #[test]
+    fn the_server_resets_the_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            stream.peek(&mut [0]).unwrap();
+        });
+        let line = one_line(&[&format!("ws://{address}/")], "");
+        assert!(line.contains("hung up before it answered"), "{line}");
+    }
+
+    #[test]
+    fn verbose_shows_the_answer_of_a_server_that_declines_and_of_one_that_agrees() {
+        let page =
+            something_else(b"HTTP/1.1 403 Go Away\r\nContent-Length: 12\r\n\r\n<p>\nno\x1b[31m\n");
+        let end = run(&["connect", "--verbose", &format!("ws://{page}/")], "");
+        assert_eq!(end.status, Some(1), "{}", end.stderr);
+        let shown = "< 403 Go Away\n< content-length: 12\n  <p>\n  no\\u{1b}[31m\n";
+        assert!(
+            end.stderr.to_lowercase().starts_with(&shown.to_lowercase()),
+            "{}",
+            end.stderr
+        );
+
+        let server = serve(&[]);
+        let end = run(&["connect", "-qv", "--linger", "0", &server.url], "");
+        assert!(
+            end.stderr.starts_with("< 101 Switching Protocols\n"),
+            "{}",
+            end.stderr
+        );
+        assert!(
+            end.stderr.contains("< Sec-WebSocket-Accept: "),
+            "{}",
+            end.stderr
         );
     }
 

@@ -5,7 +5,7 @@
 mod program;
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
-use program::{DEADLINE, Server, certificates, http, run, serve, within};
+use program::{DEADLINE, Program, Server, certificates, http, run, serve, within};
 use sockeye::{Client, CloseCode, Ended, Error, Message, client::ClientTls};
 
 #[tokio::test]
@@ -52,6 +52,32 @@ async fn no_compress_agrees_to_none() {
         .program
         .stdout
         .expect("no subprotocol, no extensions");
+}
+
+/// Whoever runs it learns why clients wait, also where no line is printed for each.
+#[test]
+fn running_out_of_descriptors_is_told_and_passes() {
+    let few = "ulimit -n 40 && exec \"$0\" serve --quiet --listen 127.0.0.1:0";
+    let program = Program::run_as(std::process::Command::new("sh").args([
+        "-c",
+        few,
+        env!("CARGO_BIN_EXE_sockeye"),
+    ]));
+    program.stdout.expect("Ctrl-C closes");
+    let said = program.stdout.text();
+    let address = said.split('/').nth(2).unwrap();
+    let waiting: Vec<_> = (0..60)
+        .map(|_| std::net::TcpStream::connect(address).unwrap())
+        .collect();
+    let out = &program.stdout;
+    out.expect("no connection can be accepted: Too many open files");
+    out.expect("(ulimit -n)");
+    drop(waiting);
+    let end = run(
+        &["connect", "--linger", "0", &format!("ws://{address}/")],
+        "here\n",
+    );
+    assert_eq!(end.stdout, "here\n", "{}", end.stderr);
 }
 
 #[tokio::test]
@@ -310,7 +336,7 @@ mod origins {
     #[test]
     fn one_that_is_none_is_told_before_it_listens() {
         let ran = run(&["serve", "--origin", "example.com"], "");
-        assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+        assert_eq!(ran.status, Some(2), "{}", ran.stderr);
         assert!(
             ran.stderr.contains("\"example.com\" is no origin"),
             "{}",
@@ -531,8 +557,12 @@ mod failures {
     use super::*;
 
     fn one_line(args: &[&str]) -> String {
+        line_and_status(1, args)
+    }
+
+    fn line_and_status(status: i32, args: &[&str]) -> String {
         let end = run(args, "");
-        assert_eq!(end.status, Some(1), "{}", end.stderr);
+        assert_eq!(end.status, Some(status), "{}", end.stderr);
         assert_eq!(end.stderr.lines().count(), 1, "{}", end.stderr);
         assert!(end.stderr.starts_with("sockeye: "), "{}", end.stderr);
         end.stderr
@@ -559,8 +589,11 @@ mod failures {
 
     #[test]
     fn a_subprotocol_that_cannot_travel() {
-        let line = one_line(&["serve", "--subprotocol", "a b"]);
-        assert!(line.contains("a b"), "{line}");
+        let line = line_and_status(2, &["serve", "--subprotocol", "a b"]);
+        assert!(
+            line.starts_with("sockeye: the subprotocol \"a b\""),
+            "{line}"
+        );
     }
 
     #[test]

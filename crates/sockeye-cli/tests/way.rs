@@ -141,7 +141,9 @@ mod proxies {
                 "{line}"
             );
         }
-        assert!(failure(&["-x", "gopher://a", "ws://a.invalid/"]).contains("socks5h://"));
+        let end = run(&["connect", "-x", "gopher://a", "ws://a.invalid/"], "");
+        assert_eq!(end.status, Some(2), "{}", end.stderr);
+        assert!(end.stderr.contains("socks5h://"), "{}", end.stderr);
     }
 
     #[test]

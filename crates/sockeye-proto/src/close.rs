@@ -16,6 +16,18 @@ use crate::ProtocolError;
 /// assert!(CloseCode::new(1006).is_err());
 /// assert!(CloseCode::new(4321).is_ok());
 /// ```
+///
+/// The codes 4000 to 4999 are the application's own. Where a function returns this crate's errors, or
+/// those of `sockeye`, `CloseCode::new(4001)?` makes one; a constant is made when the program is compiled:
+///
+/// ```
+/// use sockeye_proto::CloseCode;
+/// const KICKED: CloseCode = match CloseCode::new(4001) {
+///     Ok(code) => code,
+///     Err(_) => panic!("not to be sent"),
+/// };
+/// assert_eq!(KICKED.as_u16(), 4001);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CloseCode(u16);
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::CloseCode;
+use crate::{CloseCode, InvalidCloseCode};
 
 /// A rule that the peer broke. The connection is failed with [`close_code`](Self::close_code).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +150,8 @@ pub enum SendError {
     },
     /// A close code that only the other role may send: 1010 is a client's (§7.4.1).
     CodeNotForRole(CloseCode),
+    /// A number that is no close code, or none that may be sent (§7.4).
+    CloseCode(InvalidCloseCode),
     /// A message that is sent in parts has not been finished, and no other may come between (§5.4).
     Unfinished,
     /// A part of a message that was not begun.
@@ -169,6 +171,7 @@ impl fmt::Display for SendError {
                 write!(f, "a close reason has at most 123 bytes, not {len}")
             }
             Self::CodeNotForRole(code) => write!(f, "only a client may close with {code}"),
+            Self::CloseCode(invalid) => invalid.fmt(f),
             Self::Unfinished => {
                 f.write_str("a message that is sent in parts has to be finished before the next")
             }
@@ -179,3 +182,9 @@ impl fmt::Display for SendError {
 }
 
 impl core::error::Error for SendError {}
+
+impl From<InvalidCloseCode> for SendError {
+    fn from(invalid: InvalidCloseCode) -> Self {
+        Self::CloseCode(invalid)
+    }
+}

@@ -96,6 +96,19 @@ impl fmt::Debug for Message {
     }
 }
 
+/// Text is equal to a string of the same characters; bytes are equal to none.
+impl PartialEq<str> for Message {
+    fn eq(&self, other: &str) -> bool {
+        self.as_ref() == *other
+    }
+}
+
+impl PartialEq<&str> for Message {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_ref() == **other
+    }
+}
+
 /// A whole message, borrowed from the buffer it was received into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageRef<'a> {
@@ -155,6 +168,19 @@ impl fmt::Display for MessageRef<'_> {
             Self::Text(text) => f.pad(text),
             Self::Binary(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
         }
+    }
+}
+
+/// Text is equal to a string of the same characters; bytes are equal to none.
+impl PartialEq<str> for MessageRef<'_> {
+    fn eq(&self, other: &str) -> bool {
+        matches!(self, Self::Text(text) if *text == *other)
+    }
+}
+
+impl PartialEq<&str> for MessageRef<'_> {
+    fn eq(&self, other: &&str) -> bool {
+        *self == **other
     }
 }
 
@@ -470,6 +496,15 @@ mod tests {
         );
         assert_eq!(Message::from(b"ab"), Message::from(&b"ab"[..]));
         assert!(Message::from(Bytes::new()).is_binary());
+    }
+
+    #[test]
+    fn a_text_is_equal_to_a_string_and_bytes_are_to_none() {
+        let text = Message::from("Привет");
+        assert_eq!(text, "Привет");
+        assert_eq!(text.as_ref(), "Привет");
+        assert_ne!(text, "Прив");
+        assert_ne!(Message::from("Привет".as_bytes()), "Привет");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! WebSockets in an axum application: an extractor that answers the request and runs the socket.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use axum_core::{
     body::Body,
@@ -11,9 +11,9 @@ use hyper::http::request::Parts;
 use sockeye_proto::handshake::{HandshakeError, Offer, Refusal, Request};
 
 use crate::{
-    Acceptor, Error, WebSocket,
+    Acceptor, Error, Limits, WebSocket,
     hyper::Asked,
-    server::{Answer, Origins, Peer},
+    server::{Answer, Connections, Entry, Farewell, Origins, Peer, Shutdown},
 };
 
 /// Extracts a request for a WebSocket, to be answered with [`on_upgrade`](Self::on_upgrade).
@@ -43,6 +43,8 @@ use crate::{
 /// back, so that a socket is as fast as one of [`Server`](crate::Server). WebSockets over HTTP/2
 /// (RFC 8441) are refused.
 ///
+/// With [`Sockets`] among the request's extensions, a socket is closed with the others when the application ends.
+///
 /// Where the request has a `Metrics` among its extensions (feature `metrics`), as by
 /// `.layer(Extension(metrics))` around the routes, they count the connections, and the requests that are
 /// refused; else [`Acceptor::metrics`] counts them from [`acceptor`](Self::acceptor) on.
@@ -54,6 +56,7 @@ pub struct WebSocketUpgrade {
     offer: Offer,
     answer: Answer,
     on_failed: Option<Box<dyn FnOnce(Error) + Send>>,
+    sockets: Option<Sockets>,
 }
 
 impl WebSocketUpgrade {
@@ -91,13 +94,23 @@ impl WebSocketUpgrade {
         self
     }
 
-    /// Sets how large a message may be, in bytes. Default 16 MiB.
+    /// Sets how large a message may be, in bytes. Default 16 MiB. A frame, and what is held of a message
+    /// before it is inflated, may be as large as such a message calls for, unless they were set otherwise.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.acceptor.limits_mut().message = bytes;
+        let limits = self.acceptor.limits_mut();
+        let [before, after] = [limits.message, bytes].map(|bytes| Limits::default().message(bytes));
+        limits.message = bytes;
+        if limits.frame == before.frame {
+            limits.frame = after.frame;
+        }
+        if limits.retained == before.retained {
+            limits.retained = after.retained;
+        }
         self
     }
 
-    /// Sets how large the payload of a frame may be, in bytes.
+    /// Sets how large the payload of a frame may be, in bytes. Default: what a message may be, and a little
+    /// more.
     pub fn max_frame_size(mut self, bytes: usize) -> Self {
         self.acceptor.limits_mut().frame = bytes;
         self
@@ -183,9 +196,12 @@ impl WebSocketUpgrade {
             }
         };
         let on_failed = self.on_failed;
-        tokio::spawn(async move {
+        let run = async move |mut entry: Option<Entry>| {
             match upgrade.await {
                 Ok(socket) => {
+                    if let Some(entry) = &mut entry {
+                        entry.opened(&socket);
+                    }
                     let driven = socket.drive(|socket| async { work(socket).await.result() });
                     // The peer has been told with 1011.
                     let _ = driven.await;
@@ -197,7 +213,11 @@ impl WebSocketUpgrade {
                     }
                 }
             }
-        });
+        };
+        match self.sockets {
+            Some(sockets) => drop(sockets.connections.spawn(|entry| run(Some(entry)))),
+            None => drop(tokio::spawn(run(None))),
+        }
         response.map(|()| Body::empty())
     }
 }
@@ -226,6 +246,7 @@ impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
             offer,
             answer: Answer::new(),
             on_failed: None,
+            sockets: parts.extensions.get().cloned(),
         })
     }
 }
@@ -242,6 +263,68 @@ impl fmt::Debug for WebSocketUpgrade {
             .field("acceptor", &self.acceptor)
             .field("request", &self.asked.head)
             .finish_non_exhaustive()
+    }
+}
+
+/// The sockets of an axum application, so that they can be closed together when it ends. Clones are of
+/// the same application.
+///
+/// axum's own graceful shutdown knows nothing of a connection that has become a WebSocket: it waits for none,
+/// and what is left is dropped with the runtime. With this as a layer around the routes, each is closed
+/// in its turn, after its handler has answered what it had accepted:
+///
+/// ```no_run
+/// # async fn socket(upgrade: sockeye::axum::WebSocketUpgrade) -> axum::response::Response {
+/// #     upgrade.on_upgrade(|_| async { Ok(()) })
+/// # }
+/// # async fn signal() {}
+/// # async fn example(listener: tokio::net::TcpListener) -> std::io::Result<()> {
+/// use axum::{Extension, Router, routing::get};
+/// use sockeye::{axum::Sockets, server::Shutdown};
+///
+/// let sockets = Sockets::new();
+/// let app = Router::new()
+///     .route("/socket", get(socket))
+///     .layer(Extension(sockets.clone()));
+/// axum::serve(listener, app).with_graceful_shutdown(signal()).await?;
+/// // No more come. 1001 to all of them; `Shutdown::restart()` says 1012, and may spread it.
+/// println!("{}", sockets.shutdown(Shutdown::new()).await);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct Sockets {
+    connections: Connections,
+    /// One end at a time.
+    ending: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Sockets {
+    /// How long peers have to answer a Close: the default of [`Acceptor::close_timeout`].
+    const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// Those of an application that has none yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Closes them as `how` says, and gives how each ended once all have. For when no more come: one that
+    /// is opened later is not closed.
+    ///
+    /// What happens when is told in [`server::leaving`](crate::server::leaving). The default deadline allows
+    /// for the default close timeout; where an acceptor has a longer one, set [`Shutdown::deadline`].
+    ///
+    /// # Cancel safety
+    /// Dropped, it asks no more of them to leave. Those that were asked do.
+    pub async fn shutdown(&self, how: Shutdown) -> Farewell {
+        let _one = self.ending.lock().await;
+        self.connections.shutdown(how, Self::CLOSE_TIMEOUT).await
+    }
+}
+
+impl fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sockets").finish_non_exhaustive()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt, io, sync::Arc};
 
 use sockeye_proto::{
-    ProtocolError, SendError,
+    InvalidCloseCode, ProtocolError, SendError,
     handshake::{HandshakeError, Response},
 };
 
@@ -98,6 +98,11 @@ pub enum Error {
     },
     /// A member may not join a group; nothing has changed.
     Join(JoinError),
+    /// The system gives a listening server none of the connections that wait, as where descriptors have run
+    /// out: they go on waiting until some are free. [`Server::on_error`](crate::Server::on_error) is told so
+    /// once a second.
+    #[cfg(feature = "server")]
+    Accept(Arc<io::Error>),
     /// A limit of this server kept a client out, which was told so in HTTP where it spoke that.
     #[cfg(feature = "server")]
     Limit {
@@ -265,6 +270,8 @@ impl fmt::Display for Error {
                 write!(f, "cannot listen on {address}: {source}")
             }
             Self::Tls { subject, source } => write!(f, "TLS with {subject} failed: {source}"),
+            // Nothing was sent: it is what was asked for.
+            Self::Handshake(error) if self.is_user() => error.fmt(f),
             Self::Handshake(error) => write!(f, "the opening handshake failed: {error}"),
             Self::Answer { problem, .. } => {
                 f.write_str("the answer breaks a rule of the opening handshake: ")?;
@@ -308,6 +315,16 @@ impl fmt::Display for Error {
             ),
             Self::Join(error) => error.fmt(f),
             #[cfg(feature = "server")]
+            Self::Accept(error) => {
+                write!(f, "no connection can be accepted: {error}")?;
+                // EMFILE and ENFILE; the standard library has no kind of error for them.
+                #[cfg(unix)]
+                if matches!(error.raw_os_error(), Some(23 | 24)) {
+                    f.write_str("; others wait meanwhile: permit more open files (ulimit -n)")?;
+                }
+                Ok(())
+            }
+            #[cfg(feature = "server")]
             Self::Limit { limit, address } => match address {
                 Some(address) => write!(f, "{address} was not let in: {limit}"),
                 None => write!(f, "a client was not let in: {limit}"),
@@ -343,6 +360,8 @@ impl StdError for Error {
             Self::Limit { .. } => None,
             #[cfg(feature = "server")]
             Self::ProxyHeader(error) => Some(error),
+            #[cfg(feature = "server")]
+            Self::Accept(source) => Some(&**source),
             #[cfg(feature = "client")]
             Self::Proxy { source, .. } => Some(&**source),
             #[cfg(feature = "client")]
@@ -389,6 +408,13 @@ impl From<SendError> for Error {
     }
 }
 
+/// So that `CloseCode::new(4001)?` can stand in a handler.
+impl From<InvalidCloseCode> for Error {
+    fn from(invalid: InvalidCloseCode) -> Self {
+        Self::Send(invalid.into())
+    }
+}
+
 impl From<JoinError> for Error {
     fn from(error: JoinError) -> Self {
         Self::Join(error)
@@ -426,6 +452,7 @@ impl From<Error> for io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CloseCode;
 
     #[test]
     fn is_small_and_goes_anywhere() {
@@ -453,6 +480,9 @@ mod tests {
         assert!(Error::from(HandshakeError::Key).is_handshake());
         assert!(!Error::from(HandshakeError::Key).is_user());
         assert!(Error::from(ProtocolError::Masked).is_protocol());
+        let invalid = Error::from(CloseCode::new(1006).unwrap_err());
+        assert!(invalid.is_user());
+        assert!(invalid.to_string().contains("1006"), "{invalid}");
     }
 
     #[test]

@@ -479,6 +479,8 @@ impl Link {
         self.sender.peer_is_gone();
         let output = self.sender.output();
         output.advance(usize::MAX);
+        // With the buffer, the last of the payloads would be kept for as long as nobody uses that.
+        drop(output.take_spent());
         if let Some(buffer) = output.take_buffer() {
             buffers::put_output(buffer);
         }

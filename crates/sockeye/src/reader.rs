@@ -116,7 +116,9 @@ impl Reader {
     #[inline]
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
         if self.throttle.is_some() {
-            return self.poll_counted(cx, Self::poll_any_event, |_| true);
+            return self.poll_counted(cx, Self::poll_any_event, |event| {
+                !matches!(event, OwnedEvent::Close(_))
+            });
         }
         self.poll_any_event(cx)
     }
@@ -178,7 +180,10 @@ impl Reader {
             return self.poll_counted(
                 cx,
                 |reader, cx| reader.poll_any_part(cx, room),
-                |part| matches!(part, Part::End | Part::Event(_)),
+                |part| match part {
+                    Part::Begin(_) | Part::Data(_) | Part::Event(OwnedEvent::Close(_)) => false,
+                    Part::End | Part::Event(_) => true,
+                },
             );
         }
         self.poll_any_part(cx, room)
@@ -216,8 +221,8 @@ impl Reader {
         }
     }
 
-    /// Takes something of a peer that may only go so fast, and counts it where it `is` a message or a
-    /// control frame.
+    /// Takes something of a peer that may only go so fast, and counts it where it `is` a message, a ping or
+    /// a pong.
     #[cold]
     fn poll_counted<T>(
         &mut self,
@@ -590,10 +595,17 @@ impl<T: Deliver> Deliver for Counted<'_, T> {
     }
 
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        // Whoever says goodbye asks for nothing more.
+        if matches!(event, Event::Close(_)) {
+            return self.to.event(event);
+        }
         self.count(|to| to.event(event))
     }
 
     fn owned(&mut self, event: OwnedEvent) -> ControlFlow<()> {
+        if matches!(event, OwnedEvent::Close(_)) {
+            return self.to.owned(event);
+        }
         self.count(|to| to.owned(event))
     }
 }

@@ -1258,6 +1258,25 @@ mod tests {
         assert!(queued.take(1 << 20).count() < 1 << 20);
     }
 
+    /// A payload that is not copied is the user's memory: the thread's buffers must not keep it.
+    #[test]
+    fn what_was_not_written_is_let_go_of_with_the_connection() {
+        struct Payload(Arc<[u8]>);
+        impl AsRef<[u8]> for Payload {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let memory: Arc<[u8]> = vec![0; 1 << 20].into();
+        let shared = Shared::of_nobody();
+        let payload = bytes::Bytes::from_owner(Payload(memory.clone()));
+        shared.apply(Command::Message(payload.into())).unwrap();
+        assert_eq!(Arc::strong_count(&memory), 2);
+        shared.end(Ended::gone());
+        shared.let_go();
+        assert_eq!(Arc::strong_count(&memory), 1);
+    }
+
     #[test]
     fn what_is_refused_leaves_no_buffer_with_a_connection_that_has_ended() {
         let shared = Shared::of_nobody();

@@ -14,7 +14,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::Request,
     http::StatusCode,
     middleware::{Next, from_fn},
@@ -28,14 +28,14 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use sockeye::{
-    Acceptor, Client, Error, Result, WebSocket,
-    axum::{WebSocketUpgrade, WebSocketUpgradeRejection},
-    server::Answer,
+    Acceptor, Client, Error, Limits, Result, WebSocket,
+    axum::{Sockets, WebSocketUpgrade, WebSocketUpgradeRejection},
+    server::{Answer, Shutdown},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 use wire::{Peer, frame, within};
 
@@ -84,6 +84,45 @@ async fn a_socket_beside_ordinary_routes_on_one_connection() {
     client.send_close(1000, "").await;
     assert_eq!(client.expect_close().await.0, 1000);
     client.expect_end().await;
+}
+
+#[tokio::test]
+async fn sockets_are_closed_together_and_what_was_accepted_is_answered() {
+    let (accepted, mut accepts) = mpsc::unbounded_channel();
+    let go_on = Arc::new(Notify::new());
+    let gate = go_on.clone();
+    let sockets = Sockets::new();
+    let open = move |upgrade: WebSocketUpgrade| {
+        let (accepted, gate) = (accepted.clone(), gate.clone());
+        let response = upgrade.on_upgrade(|mut socket| async move {
+            while let Some(message) = socket.recv().await? {
+                accepted.send(()).unwrap();
+                gate.notified().await;
+                socket.send(message).await?;
+            }
+            Ok(())
+        });
+        std::future::ready(response)
+    };
+    let app = Router::new()
+        .route("/", get(open))
+        .layer(Extension(sockets.clone()));
+    let url = format!("ws://{}/", serve(app).await);
+
+    let mut busy = sockeye::connect(&url).await.unwrap();
+    let mut idle = sockeye::connect(&url).await.unwrap();
+    busy.send("a question").await.unwrap();
+    within(accepts.recv()).await.unwrap();
+    let how = Shutdown::restart().patience(Duration::from_secs(60));
+    let ending = tokio::spawn(async move { sockets.shutdown(how).await });
+    assert_eq!(within(idle.recv()).await.unwrap(), None);
+    assert_eq!(idle.ended().unwrap().code(), 1012);
+    go_on.notify_one();
+    assert_eq!(within(busy.recv()).await.unwrap().unwrap(), "a question");
+    assert_eq!(within(busy.recv()).await.unwrap(), None);
+    assert_eq!(busy.ended().unwrap().code(), 1012);
+    let farewell = within(ending).await.unwrap();
+    assert_eq!((farewell.closed(), farewell.connections.len()), (2, 2));
 }
 
 #[tokio::test]
@@ -183,6 +222,38 @@ async fn limits_hold_and_compression_is_agreed() {
         socket.ended().unwrap().to_string().contains("1009"),
         "{socket:?}"
     );
+}
+
+/// What a frame may be follows from what a message may be, unless it was set too, before or after.
+#[tokio::test]
+async fn a_message_may_be_larger_than_by_default() {
+    const LARGE: usize = 20 << 20;
+    let large =
+        get(async |upgrade: WebSocketUpgrade| upgrade.max_message_size(LARGE).on_upgrade(echo));
+    let framed = get(async |upgrade: WebSocketUpgrade| {
+        let upgrade = upgrade.max_frame_size(1000).max_message_size(LARGE);
+        upgrade.on_upgrade(echo)
+    });
+    let app = Router::new()
+        .route("/large", large)
+        .route("/framed", framed);
+    let address = serve(app).await;
+    let connect = async |path| {
+        let client = Client::new(format!("ws://{address}{path}")).deflate(None);
+        let client = client.limits(Limits::default().message(LARGE));
+        let mut socket = within(client.connect()).await.unwrap();
+        within(socket.recv()).await.unwrap().unwrap();
+        socket
+    };
+    let mut socket = connect("/large").await;
+    let (sender, message) = (socket.sender(), vec![7; LARGE]);
+    let (sent, echoed) = tokio::join!(sender.send(message), within(socket.recv()));
+    sent.unwrap();
+    assert_eq!(echoed.unwrap().unwrap().len(), LARGE);
+    let mut socket = connect("/framed").await;
+    socket.send(vec![7; 1001]).await.unwrap();
+    assert!(within(socket.recv()).await.unwrap().is_none());
+    assert_eq!(socket.ended().unwrap().code(), 1009);
 }
 
 #[tokio::test]

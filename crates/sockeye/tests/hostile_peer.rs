@@ -44,7 +44,7 @@ async fn each_broken_rule_is_told_to_the_peer_and_to_the_user() {
                 drop(peer);
                 let seen = within(seen).await.unwrap();
                 seen.assert_ended(|ended| matches!(ended, Ended::Protocol(e) if *e == error));
-                assert_eq!(seen.messages, ["before".into()], "{}", wrong.name);
+                assert_eq!(seen.messages, ["before"], "{}", wrong.name);
             }
         }
     }
@@ -271,7 +271,7 @@ mod frames_in_odd_places {
                 }
                 drop(peer);
                 let seen = within(seen).await.unwrap();
-                assert_eq!(seen.messages, ["before".into()]);
+                assert_eq!(seen.messages, ["before"]);
                 seen.assert_ended(|ended| {
                     matches!(ended, Ended::ByPeer(Some(frame))
                         if frame.code == CloseCode::new(4000).unwrap() && frame.reason == "x")
@@ -301,7 +301,7 @@ mod frames_in_odd_places {
                 assert_eq!(peer.expect_close().await.0, 1000);
                 drop(peer);
                 let seen = within(seen).await.unwrap();
-                assert_eq!(seen.messages, ["Прив".into()]);
+                assert_eq!(seen.messages, ["Прив"]);
                 seen.assert_ended(Ended::was_clean);
             }
         }

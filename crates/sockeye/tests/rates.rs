@@ -214,6 +214,43 @@ mod closed {
         }
     }
 
+    /// A Close is no message: one behind as many as there may be is answered as any other.
+    #[tokio::test(start_paused = true)]
+    async fn not_for_a_close() {
+        let rate = Rate::per_second(10).burst(5);
+        let acceptor = acceptor().message_rate(rate).on_excess(Excess::Close);
+        for form in FORMS {
+            let (_sender, mut peer, seen) = run(form, &acceptor).await;
+            let mut frames: Vec<u8> = (0..5).flat_map(|_| peer.frame(0x81, "echo")).collect();
+            frames.extend(peer.frame(0x88, 1000_u16.to_be_bytes()));
+            peer.send(frames).await;
+            for _ in 0..5 {
+                peer.expect_text("echo").await;
+            }
+            assert_eq!(peer.expect_close().await.0, 1000, "{form:?}");
+            drop(peer);
+            let seen = within(seen).await.unwrap();
+            seen.assert_ended(|ended| matches!(ended, Ended::ByPeer(Some(_))));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_for_one_behind_a_message_in_parts() {
+        let rate = Rate::per_second(10).burst(1);
+        let acceptor = acceptor().message_rate(rate).on_excess(Excess::Close);
+        let (ours, theirs) = duplex(1 << 20);
+        let (socket, mut peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+        let mut socket = socket.unwrap();
+        peer.send_frame(0x81, "one").await;
+        peer.send_close(1000, "").await;
+        while let Some(mut message) = socket.recv_stream().await.unwrap() {
+            tokio::io::copy(&mut message, &mut tokio::io::sink())
+                .await
+                .unwrap();
+        }
+        assert_eq!(socket.ended().unwrap().code(), 1000);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn for_one_byte_more() {
         let rate = Rate::per_second(100).burst(1000);

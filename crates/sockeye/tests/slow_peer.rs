@@ -327,7 +327,7 @@ mod half_closed_tcp {
             peer.stream.shutdown().await.unwrap();
             peer.expect_text("one more thing").await;
             let seen = within(seen).await.unwrap();
-            assert_eq!(seen.messages, ["one more thing".into()]);
+            assert_eq!(seen.messages, ["one more thing"]);
             seen.assert_ended(|ended| matches!(ended, Ended::Lost(_)));
             peer.expect_end().await;
         }

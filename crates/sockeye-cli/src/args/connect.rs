@@ -218,6 +218,11 @@ pub(crate) struct Connect {
     #[arg(long)]
     pub(crate) no_history: bool,
 
+    /// Show on standard error what the server has answered: status, headers, and of a refusal the beginning of
+    /// its body
+    #[arg(short, long, conflicts_with = "reconnect")]
+    pub(crate) verbose: bool,
+
     /// Print messages and failures only, not what was agreed
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -250,7 +255,7 @@ Exit status:
   0    closed normally: by this end, or by the peer with 1000 or without a code
   1    it could not connect, or something could not be read or written: one line on
        standard error says why and what to do
-  2    the command line was not understood
+  2    the command line was not understood, or asks for what cannot be: a URL, a header
   3    closed by the peer with another code than 1000
   4    lost: the connection broke, or the peer broke the protocol or did not answer a Close
   130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM

@@ -20,7 +20,7 @@ use std::{
 pub(crate) use screen::one_line;
 use sockeye::{
     Client, CloseCode, Ended, Limits, WebSocket,
-    client::{ClientTls, Proxy},
+    client::{ClientTls, Proxy, Response},
 };
 
 use crate::{
@@ -47,8 +47,15 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         };
         return outcome.tell(&args, began);
     }
-    let opening = |error| Failure::opening(&args.url, error);
-    let socket = client.connect().await.map_err(opening)?;
+    let connected = client.connect().await;
+    if args.verbose {
+        let answer = match &connected {
+            Ok(socket) => socket.response(),
+            Err(error) => error.response(),
+        };
+        answer.into_iter().for_each(show);
+    }
+    let socket = connected.map_err(|error| Failure::opening(&args.url, error))?;
     let agreed = agreed(&args, &socket, began);
     let opened = Instant::now();
     let signals = signals()?;
@@ -69,6 +76,18 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         }
     };
     outcome.tell(&args, opened)
+}
+
+/// What the server has answered, as it came.
+fn show(answer: &Response) {
+    eprintln!("< {}", one_line(&answer.to_string()));
+    for (name, value) in answer.headers().iter() {
+        let value = String::from_utf8_lossy(value);
+        eprintln!("< {}: {}", one_line(name), one_line(&value));
+    }
+    for line in String::from_utf8_lossy(answer.body()).lines() {
+        eprintln!("  {}", one_line(line));
+    }
 }
 
 fn signals() -> Result<Signals, Failure> {

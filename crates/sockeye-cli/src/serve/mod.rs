@@ -165,10 +165,10 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         .http(page::service(
             args.example.map_or(page::CLIENT, Example::page),
         ))
-        .on_error(move |peer, error| {
-            if before_open(error) {
-                refused.refused(peer, error);
-            }
+        .on_error(move |peer, error| match error {
+            Error::Accept(_) => refused.stalled(error),
+            _ if before_open(error) => refused.refused(peer, error),
+            _ => {}
         })
         .shutdown_on(signal);
     leaving::systemd(leaving::State::Ready);

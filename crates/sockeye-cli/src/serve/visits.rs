@@ -111,6 +111,12 @@ impl Visits {
         self.line(BAD, "refused", format_args!("{peer}  {error}"));
     }
 
+    /// Connections wait, since the system gives none. It is about all of them, and told though they are not.
+    pub(super) fn stalled(&self, error: &Error) {
+        let now = clock::now();
+        self.say(&format!("{DIM}{now}{DIM:#} {BAD}waiting{BAD:#} {error}"));
+    }
+
     /// The server is about to close every connection, within so long.
     pub(super) fn closing(&self, within: Duration) {
         let open = self.lock().open;

@@ -28,21 +28,18 @@ impl Subprotocols {
     /// [`HandshakeError::SubprotocolList`] for what is no token or repeated, and for an empty
     /// list (§4.1, 10).
     pub fn parse(headers: &impl HeaderFields) -> Result<Self, HandshakeError> {
-        let mut offered = Self::new();
+        let lines = headers.values(NAME);
+        let mut names = Vec::new();
         let mut present = false;
-        for element in headers
-            .values(NAME)
-            .inspect(|_| present = true)
-            .flat_map(list_elements)
-        {
-            let name = str::from_utf8(element).map_err(|_| HandshakeError::SubprotocolList)?;
-            offered
-                .push(name)
-                .map_err(|_| HandshakeError::SubprotocolList)?;
+        for element in lines.inspect(|_| present = true).flat_map(list_elements) {
+            let name = str::from_utf8(element).ok();
+            let name = name.filter(|name| is_token(name.as_bytes()));
+            names.push(name.ok_or(HandshakeError::SubprotocolList)?);
         }
-        if present && offered.0.is_empty() {
+        if present && names.is_empty() || !are_distinct(&names) {
             return Err(HandshakeError::SubprotocolList);
         }
+        let offered = Self(names.into_iter().map(String::from).collect());
         Ok(offered)
     }
 
@@ -106,10 +103,24 @@ impl Subprotocols {
     }
 }
 
+/// Whether no name is among them twice.
+fn are_distinct(names: &[&str]) -> bool {
+    /// Of so few, comparing each with each is the least work. Of as many as the largest head has room for it
+    /// took 25 ms, and whoever sends such heads has a server do little else.
+    const FEW: usize = 16;
+    if names.len() <= FEW {
+        return (1..names.len()).all(|at| !names[..at].contains(&names[at]));
+    }
+    let mut sorted = names.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).all(|pair| pair[0] != pair[1])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::handshake::Headers;
+    use alloc::format;
 
     fn parse(lines: &[&str]) -> Result<Subprotocols, HandshakeError> {
         let mut headers = Headers::new();
@@ -143,6 +154,25 @@ mod tests {
                 Err(HandshakeError::SubprotocolList),
                 "{lines:?}"
             );
+        }
+    }
+
+    #[test]
+    fn section_4_1_a_repeated_name_is_found_in_lists_of_any_length() {
+        for count in [2, 15, 16, 17, 40] {
+            let names: Vec<_> = (0..count).map(|number| format!("name{number}")).collect();
+            let offered = parse(&[&names.join(",")]).unwrap();
+            assert!(offered.iter().eq(&names), "{count}");
+            for at in 1..count {
+                let mut twice = names.clone();
+                twice[at] = names[0].clone();
+                let refused = parse(&[&twice.join(",")]);
+                assert_eq!(
+                    refused,
+                    Err(HandshakeError::SubprotocolList),
+                    "{count} {at}"
+                );
+            }
         }
     }
 

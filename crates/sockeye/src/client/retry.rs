@@ -103,7 +103,7 @@ fn is_transient(error: &Error) -> bool {
         Error::Join(_) | Error::Setup(_) | Error::Other(_) => false,
         // A server's own.
         #[cfg(feature = "server")]
-        Error::Limit { .. } | Error::ProxyHeader(_) => false,
+        Error::Limit { .. } | Error::ProxyHeader(_) | Error::Accept(_) => false,
     }
 }
 

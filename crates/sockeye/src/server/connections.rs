@@ -6,6 +6,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io, mem,
     net::SocketAddr,
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::Duration,
@@ -17,15 +18,21 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+#[cfg(feature = "axum")]
+use super::Shutdown;
 use super::{
     Departed, Farewell,
     shutdown::{Begun, Schedule},
 };
 use crate::{Ended, WebSocket, shared::Shared};
 
-/// The connections of a server, so that they can be closed together.
+/// The connections of a server, so that they can be closed together. Clones are of the same server.
+#[derive(Clone, Default)]
+pub(crate) struct Connections(Arc<Registry>);
+
+/// Those of a server that is running: dropped, it drops them.
 #[derive(Default)]
-pub(super) struct Connections(Arc<Registry>);
+pub(super) struct Running(Connections);
 
 #[derive(Default)]
 struct Registry {
@@ -74,7 +81,7 @@ pub(super) struct Place {
 }
 
 /// Holds the place for as long as the connection's task runs.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub(super) place: Place,
 }
 
@@ -86,7 +93,7 @@ impl Registry {
 
 impl Connections {
     /// Runs a task for a connection.
-    pub(super) fn spawn<Fut>(&self, task: impl FnOnce(Entry) -> Fut) -> AbortHandle
+    pub(crate) fn spawn<Fut>(&self, task: impl FnOnce(Entry) -> Fut) -> AbortHandle
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
@@ -121,6 +128,13 @@ impl Connections {
             took: begun.at.elapsed(),
             ..farewell
         }
+    }
+
+    /// As [`leave`](Self::leave), for a server that is not this crate's.
+    #[cfg(feature = "axum")]
+    pub(crate) async fn shutdown(&self, how: Shutdown, close_timeout: Duration) -> Farewell {
+        let schedule = how.schedule(close_timeout);
+        self.leave(&Begun::now(how), schedule).await
     }
 
     /// Says that they are to end, and lines up those that are open, in any order: no client, and no service
@@ -221,8 +235,15 @@ impl Connections {
     }
 }
 
-impl Drop for Connections {
-    /// A server that is dropped drops its connections.
+impl Deref for Running {
+    type Target = Connections;
+
+    fn deref(&self) -> &Connections {
+        &self.0
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         self.cut(|_| true);
     }
@@ -279,7 +300,7 @@ impl Place {
 
 impl Entry {
     /// Tells that the connection is open.
-    pub(super) fn opened(&mut self, socket: &WebSocket) {
+    pub(crate) fn opened(&mut self, socket: &WebSocket) {
         let shared = socket.shared();
         let Place { registry, number } = &self.place;
         let mut open = registry.lock();

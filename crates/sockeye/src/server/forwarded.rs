@@ -6,6 +6,7 @@
 //! client. What stands further left, anyone could have written.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     str,
 };
@@ -134,7 +135,7 @@ impl<'a> Line<'a> {
     /// Pairs up to a comma or the end, with semicolons between (RFC 7239 §4).
     fn element(&mut self) -> Result<Hop, Why> {
         let mut hop = Hop::default();
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         loop {
             self.skip_white();
             match self.next() {
@@ -157,10 +158,9 @@ impl<'a> Line<'a> {
                 b"proto" => hop.secure = Some(is_secure(&value)),
                 _ => {}
             }
-            if seen.contains(&name) {
+            if !seen.insert(name) {
                 return Err("a parameter is given twice");
             }
-            seen.push(name);
             self.skip_white();
             if !matches!(self.next(), None | Some(b';' | b',')) {
                 return Err("a value with other characters than those of a token is to be quoted");

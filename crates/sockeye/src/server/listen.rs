@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     net::ToSocketAddrs,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 #[cfg(feature = "hyper")]
@@ -22,7 +22,7 @@ use super::{
     Acceptor, Client, Incoming, Listener, Networks, PlainHttp, Rate, Routes, Shutdown,
     ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
-    connections::{Connections, Place},
+    connections::{self, Place},
     listener::cannot_listen,
     proxy_protocol::read_header,
     shutdown::{Begun, Running},
@@ -35,6 +35,9 @@ use crate::{
 /// How long to wait before accepting again, where the system has run out of descriptors or memory:
 /// connections that end meanwhile make room.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often it is told at most that the system gives no connections.
+const EXHAUSTED_TOLD: Duration = Duration::from_secs(1);
 
 /// How long a connection may wait for a further HTTP request, unless told otherwise.
 #[cfg(feature = "hyper")]
@@ -71,6 +74,8 @@ pub struct Server {
     #[cfg(feature = "hyper")]
     keep_alive: Duration,
     on_error: Option<Arc<OnError>>,
+    /// When it was last told that no connection can be accepted.
+    told_exhausted: Option<Instant>,
     #[cfg(feature = "metrics")]
     metrics: Option<crate::Metrics>,
 }
@@ -140,6 +145,7 @@ impl Server {
             #[cfg(feature = "hyper")]
             keep_alive: KEEP_ALIVE,
             on_error: None,
+            told_exhausted: None,
             #[cfg(feature = "metrics")]
             metrics: None,
         }
@@ -293,7 +299,8 @@ impl Server {
     }
 
     /// Has every connection told that failed: in the opening handshake, or by an error that its
-    /// handler returned. By default nobody is.
+    /// handler returned. By default nobody is. It is also told, once a second, that connections wait
+    /// because the system gives none, as where descriptors have run out ([`Error::Accept`]).
     ///
     /// The address is that of [`peer_addr`](WebSocket::peer_addr): the client's, also behind a trusted
     /// proxy once that has said whose the connection is, and the proxy's before. A client of a Unix socket
@@ -395,7 +402,7 @@ impl Server {
     ///
     /// Returns after [`shutdown_on`](Self::shutdown_on), or when a
     /// [`shutdown_handle`](Self::shutdown_handle) has ended it; else never. Where the system runs out of
-    /// descriptors, accepting goes on when some are free again.
+    /// descriptors, accepting goes on when some are free again; [`on_error`](Self::on_error) is told.
     ///
     /// # Errors
     /// None today.
@@ -459,7 +466,7 @@ impl Server {
         F: Fn(WebSocket) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Unpin + Send + 'static,
     {
-        let connections = Connections::default();
+        let connections = connections::Running::default();
         let work = Arc::new(work);
         #[cfg(feature = "metrics")]
         if let Some(metrics) = &self.metrics {
@@ -554,8 +561,28 @@ impl Server {
                 Ok(Ok(accepted)) => return Next::Connection(accepted),
                 // A client that gave up before it was accepted is no fault of this end's.
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Ok(Err(_)) => sleep(EXHAUSTED_PAUSE).await,
+                Ok(Err(error)) => {
+                    self.exhausted(error);
+                    sleep(EXHAUSTED_PAUSE).await;
+                }
             }
+        }
+    }
+
+    /// Tells that the system gives no connection, unless it has just been told.
+    #[cold]
+    fn exhausted(&mut self, error: io::Error) {
+        let now = Instant::now();
+        let just = |told: Instant| now.duration_since(told) < EXHAUSTED_TOLD;
+        if self.told_exhausted.is_some_and(just) {
+            return;
+        }
+        self.told_exhausted = Some(now);
+        let error = Error::Accept(Arc::new(error));
+        #[cfg(feature = "tracing")]
+        crate::watch::refused(None, &error);
+        if let Some(tell) = &self.on_error {
+            tell(None, &error);
         }
     }
 

@@ -36,6 +36,8 @@ pub use accept::accept;
 pub(crate) use accept::{Client, Incoming, PlainHttp};
 pub use acceptor::Acceptor;
 pub use admission::Limit;
+#[cfg(feature = "axum")]
+pub(crate) use connections::{Connections, Entry};
 pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
 pub use listen::Server;

@@ -185,6 +185,15 @@ pub(super) struct Begun {
     pub(super) at: Instant,
 }
 
+impl Begun {
+    pub(super) fn now(how: Shutdown) -> Self {
+        Self {
+            how: Arc::new(how),
+            at: Instant::now(),
+        }
+    }
+}
+
 impl ShutdownHandle {
     pub(super) fn new() -> Self {
         Self(Arc::new(Control {
@@ -211,10 +220,7 @@ impl ShutdownHandle {
         self.0.begun.send_if_modified(|begun| {
             let first = begun.is_none();
             if first {
-                *begun = Some(Begun {
-                    how: Arc::new(how),
-                    at: Instant::now(),
-                });
+                *begun = Some(Begun::now(how));
             }
             first
         });
