@@ -1,10 +1,16 @@
 //! The WebSocket protocol without I/O: bytes become events, messages become bytes.
 //!
 //! No clock, no runtime and no randomness of its own: time and masks are passed in.
+//!
+//! [`handshake`] opens a connection, [`Connection`] is an open one; [`guide`] puts them together for a
+//! transport of your own, with a whole program. On tokio, all of that is done in the crate `sockeye`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+
+#[doc = include_str!("../docs/transport.md")]
+pub mod guide {}
 
 mod close;
 mod connection;
@@ -20,6 +26,7 @@ mod output;
 mod prepared;
 mod receive;
 mod send;
+mod text;
 mod utf8;
 
 pub use close::{CloseCode, CloseFrame, InvalidCloseCode};
@@ -28,12 +35,13 @@ pub use deflate::Codecs;
 pub use error::{ProtocolError, SendError};
 pub use frame::{FrameHeader, OpCode};
 pub use limits::Limits;
-pub use message::{Message, MessageKind, MessageRef, Outgoing, Text, TextRef};
+pub use message::{Message, MessageKind, MessageRef, Outgoing};
 pub use meter::{Count, Counters, Meter, Traffic};
 pub use output::{Output, OutputBuffer};
 pub use prepared::Prepared;
 pub use receive::{Event, OwnedEvent, Part, Receiver};
 pub use send::Sender;
+pub use text::{Text, TextRef};
 pub use utf8::Utf8;
 
 /// Which end of the connection this is; decides who masks (RFC 6455 §5.1).

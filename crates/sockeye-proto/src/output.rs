@@ -69,6 +69,23 @@ impl Output {
         self.buffer.iter().flat_map(|buffer| buffer.chunks())
     }
 
+    /// What is to be written next, in one piece; `None` where nothing waits. For whoever writes piece by
+    /// piece:
+    ///
+    /// ```
+    /// # use std::io::{self, Write};
+    /// fn write(output: &mut sockeye_proto::Output, to: &mut impl Write) -> io::Result<()> {
+    ///     while let Some(chunk) = output.next_chunk() {
+    ///         let written = to.write(chunk)?;
+    ///         output.advance(written);
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn next_chunk(&self) -> Option<&[u8]> {
+        self.chunks().next()
+    }
+
     /// What waits, where it is in one piece.
     #[inline]
     pub fn only_chunk(&self) -> Option<&[u8]> {
@@ -381,7 +398,10 @@ mod tests {
                     Step::Trade => drop(output.trade_buffer()),
                 }
                 prop_assert_eq!(output.len(), model.len() - written);
-                prop_assert_eq!(output.chunks().collect::<Vec<_>>().concat(), &model[written..]);
+                let chunks: Vec<_> = output.chunks().collect();
+                prop_assert_eq!(chunks.concat(), &model[written..]);
+                prop_assert_eq!(output.next_chunk(), chunks.first().copied());
+                prop_assert!(output.next_chunk() != Some(&[]));
             }
         }
     }

@@ -297,7 +297,7 @@ fn give_up(sender: &Sender, code: CloseCode, waited: usize) {
     let close = |code| {
         sender.shared.close_without_waiting(CloseFrame {
             code,
-            reason: format!("this end does not read: {waited} bytes and more waited for it"),
+            reason: format!("the receiver does not read: {waited} bytes and more waited for it"),
         })
     };
     if close(code).is_err_and(|error| !error.is_closed() && !error.is_lost()) {
