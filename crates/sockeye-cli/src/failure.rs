@@ -202,7 +202,11 @@ fn http_advice(response: &Response) -> Option<String> {
     }
     let body = String::from_utf8_lossy(response.body());
     let body = body.trim();
-    let says = (is_for_people(header("Content-Type"), body)).then(|| format!("it says: {body}"));
+    let says = match is_for_people(header("Content-Type"), body) {
+        true => Some(format!("it says: {body}")),
+        false if body.is_empty() => None,
+        false => Some("see what it says with --verbose".into()),
+    };
     let helps = match response.status() {
         200..=299 => Some("this is a page, and no WebSocket: check the path".into()),
         401 => Some("say who you are with --user or --header".into()),
