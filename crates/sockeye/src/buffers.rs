@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    mem,
     thread::LocalKey,
 };
 
@@ -66,6 +67,12 @@ impl ReadBuffer {
     #[inline]
     pub(crate) fn unread(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.end]
+    }
+
+    /// How much memory it takes.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Says how many bytes of that still were not.
@@ -139,6 +146,18 @@ pub(crate) fn take_read() -> Box<ReadBuffer> {
 pub(crate) fn put_read(buffer: Box<ReadBuffer>) {
     if buffer.bytes.len() == READ_AT + READ {
         put_at_hand(&READ_AT_HAND, buffer, |pool| &mut pool.read);
+    }
+}
+
+/// Moves what was not taken into memory of just its size where that is much less, and gives the buffer
+/// back: for a connection that will not take it for a while, as many others may not.
+#[cold]
+pub(crate) fn trade_read(buffer: &mut Box<ReadBuffer>) {
+    let is_whole = buffer.bytes.len() == READ_AT + READ;
+    let rest = buffer.unread();
+    if is_whole && rest.len() < READ / 4 {
+        let rest = Box::new(ReadBuffer::full(rest.to_vec()));
+        put_read(mem::replace(buffer, rest));
     }
 }
 

@@ -453,8 +453,10 @@ impl<H: Handler> Session<H> {
             if self.is_ending(shared) {
                 return self.socket.driver.poll_finish(cx, &mut self.reader);
             }
+            // Once this end has closed nothing comes of what is read, and the peer's Close is behind it.
             let waits = written.is_pending()
-                && self.socket.buffered_amount() >= shared.info.output.high_water;
+                && self.socket.buffered_amount() >= shared.info.output.high_water
+                && self.socket.is_open();
             let received = if waits {
                 Poll::Pending
             } else {
@@ -596,7 +598,7 @@ struct Delivery<'a, H> {
 impl<H> Delivery<'_, H> {
     #[inline]
     fn go_on(&mut self) -> ControlFlow<()> {
-        if self.socket.buffered_amount() < self.high_water {
+        if self.socket.buffered_amount() < self.high_water || !self.socket.is_open() {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())

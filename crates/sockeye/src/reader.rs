@@ -245,7 +245,15 @@ impl Reader {
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.throttle {
             None => Poll::Ready(()),
-            Some(throttle) => throttle.poll_ready(cx),
+            Some(throttle) => {
+                let ready = throttle.poll_ready(cx);
+                if let Some(input) = &mut self.input
+                    && ready.is_pending()
+                {
+                    buffers::trade_read(input);
+                }
+                ready
+            }
         }
     }
 
@@ -607,5 +615,41 @@ impl<T: Deliver> Deliver for Counted<'_, T> {
             return self.to.owned(event);
         }
         self.count(|to| to.owned(event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use sockeye_proto::{Limits, Role};
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::{rate::Rate, stream::Stream, transport};
+
+    /// Of many peers that are held back, each would keep a buffer of 130 KiB with a few bytes in it.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_held_back_keeps_what_it_has_sent_and_no_more() {
+        let (ours, mut theirs) = duplex(1024);
+        let (io, _) = transport::split(Stream::new(ours));
+        let receiver = Receiver::new(Role::Client { masks: || [0; 4] }, Limits::default(), None);
+        let rates = Rates {
+            messages: Some(Rate::per_second(1)),
+            ..Rates::default()
+        };
+        let mut reader = Reader::new(io, receiver, false, Vec::new()).throttled(rates);
+        theirs
+            .write_all(b"\x81\x01a\x81\x01b\x81\x01c")
+            .await
+            .unwrap();
+        for left in [6, 3, 0] {
+            let message = poll_fn(|cx| reader.poll_event(cx)).await;
+            assert!(matches!(message, Ok(OwnedEvent::Message(_))), "{message:?}");
+            let again = poll_fn(|cx| Poll::Ready(reader.poll_event(cx))).await;
+            assert!(again.is_pending() && reader.has_input() == (left > 0));
+            let memory = reader.input.as_ref().map_or(0, |input| input.memory());
+            assert!(memory <= 6, "{memory}");
+        }
     }
 }

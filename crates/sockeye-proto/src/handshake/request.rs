@@ -92,12 +92,6 @@ impl Request {
         (&line[..method], line.get(method + 1..).unwrap_or_default())
     }
 
-    /// Takes less memory from here on, for whoever keeps it: the names that browsers send, which are a
-    /// quarter of their requests, are kept as numbers.
-    pub fn shrink(&mut self) {
-        self.headers.shrink();
-    }
-
     /// The path, with its percent signs as they came; `/` where there is none.
     pub fn path(&self) -> &str {
         let path = self.path_and_query();
@@ -119,8 +113,10 @@ impl Request {
             return target;
         }
         match target.split_once("://") {
-            Some((_, rest)) => rest.find(['/', '?']).map_or("", |at| &rest[at..]),
-            None => target,
+            Some((scheme, rest)) if is_scheme(scheme) => {
+                rest.find(['/', '?']).map_or("", |at| &rest[at..])
+            }
+            _ => target,
         }
     }
 
@@ -169,6 +165,14 @@ impl fmt::Debug for Request {
             .field("headers", &self.headers)
             .finish()
     }
+}
+
+/// Whether the text is a URL's scheme (RFC 3986 §3.1).
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
 }
 
 /// What a client asks for in a request that has passed the rules.
@@ -500,10 +504,13 @@ pub(super) fn own_fields(
     line: [&str; 2],
     fields: &[httparse::Header<'_>],
 ) -> Result<Headers, HandshakeError> {
-    let mut headers = Headers::behind(line, fields).ok_or(LINE_TOO_LONG)?;
-    for field in fields {
+    let fields = fields
+        .iter()
+        .map(|field| (field.name, field.value.trim_ascii()));
+    let mut headers = Headers::behind(line, fields.clone()).ok_or(LINE_TOO_LONG)?;
+    for (name, value) in fields {
         headers
-            .append(field.name, field.value.trim_ascii())
+            .append_read(name, value)
             .ok_or(HandshakeError::Malformed("a header is too long"))?;
     }
     Ok(headers)

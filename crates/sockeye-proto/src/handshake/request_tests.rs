@@ -351,6 +351,11 @@ fn targets_have_a_path_and_a_query() {
         ("http://example.com", "/", None),
         ("http://example.com?b", "/", Some("b")),
         ("/a?x=http://b/c", "/a", Some("x=http://b/c")),
+        // None of these is a URL, and a proxy in front does not take it for one either.
+        ("a?x=://b/c", "a", Some("x=://b/c")),
+        ("a/http://b/c", "a/http://b/c", None),
+        ("://b/c", "://b/c", None),
+        ("*", "*", None),
     ] {
         let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
         let request = Request::parse(head.as_bytes()).unwrap();

@@ -198,7 +198,13 @@ impl Refusal {
             }
             own("Content-Length", &self.body.len().to_string());
         }
-        own("Connection", "close");
+        if self.status == 426 {
+            // RFC 9110 §15.5.22 and §7.8: it names the protocol that is needed, on this connection.
+            own("Upgrade", "websocket");
+            own("Connection", "close, Upgrade");
+        } else {
+            own("Connection", "close");
+        }
         all
     }
 
@@ -226,8 +232,7 @@ impl From<&HandshakeError> for Refusal {
         }
         let (status, header) = match error {
             HandshakeError::Method(_) => (405, Some(("Allow", "GET"))),
-            // RFC 9110 §15.5.22: 426 names the protocol that is needed, in `Upgrade`.
-            HandshakeError::Upgrade => (426, Some(("Upgrade", "websocket"))),
+            HandshakeError::Upgrade => (426, None),
             HandshakeError::WebSocketVersion(_) => (426, Some(("Sec-WebSocket-Version", "13"))),
             HandshakeError::HeadTooLarge { .. } | HandshakeError::TooManyHeaders { .. } => {
                 (431, None)

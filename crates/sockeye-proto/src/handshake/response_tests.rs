@@ -250,6 +250,29 @@ mod refusals {
         assert_eq!(response.headers().first("Content-Length"), Some(&b"0"[..]));
     }
 
+    /// RFC 9110 §15.5.22 and §7.8: a 426 says what is needed, and that this is for the connection.
+    #[test]
+    fn of_426_name_the_protocol() {
+        let version = HandshakeError::WebSocketVersion("8".into());
+        let own = Refusal::new(426, "not like this");
+        for refusal in [HandshakeError::Upgrade.into(), version.into(), own] {
+            let response = Response::parse(head(&refusal.to_bytes())).unwrap();
+            let headers = response.headers();
+            assert_eq!(headers.exactly_one("Upgrade"), Ok(&b"websocket"[..]));
+            assert!(headers.contains_token("Connection", "upgrade"));
+            assert!(headers.contains_token("Connection", "close"));
+        }
+        let other = Refusal::from(HandshakeError::Key).to_bytes();
+        let other = Response::parse(head(&other)).unwrap();
+        assert_eq!(other.headers().first("Upgrade"), None);
+        assert!(!other.headers().contains_token("Connection", "upgrade"));
+    }
+
+    fn head(response: &[u8]) -> &[u8] {
+        let mut scanner = HeadScanner::response(HeadLimits::default());
+        &response[..scanner.scan(response).unwrap().unwrap()]
+    }
+
     #[test]
     fn always_end_the_exchange() {
         assert_eq!(Refusal::new(101, "").status(), 500);

@@ -64,7 +64,7 @@ impl Gathered {
 
     /// The size of the memory that so many bytes can be moved to.
     pub(super) const fn memory_for(room: usize) -> usize {
-        AHEAD + room
+        room.saturating_add(AHEAD)
     }
 
     /// Moves the bytes into other memory, whatever that holds.
@@ -122,6 +122,14 @@ mod tests {
         gathered.grow(4 * LARGE);
         assert_eq!((gathered.start, gathered.len()), (AHEAD, 18));
         assert_eq!(gathered.into_bytes(), &b"begins and goes on"[..]);
+    }
+
+    /// Where a peer may announce as much as there is memory.
+    #[test]
+    fn no_room_is_too_much_to_ask_for() {
+        for room in [usize::MAX - AHEAD, usize::MAX - 1, usize::MAX] {
+            assert_eq!(Gathered::memory_for(room), usize::MAX);
+        }
     }
 
     #[test]

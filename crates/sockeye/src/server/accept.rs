@@ -235,8 +235,6 @@ impl Acceptor {
         terms: Terms,
         peer: Peer,
     ) -> Established {
-        let mut request = Arc::unwrap_or_clone(request);
-        request.shrink();
         let admitted = Admitted {
             subprotocol: None,
             state: terms.state,
@@ -257,7 +255,7 @@ impl Acceptor {
             staying: self.staying.clone(),
             rates: self.rates,
             peer_addr: peer.addr,
-            peer_head: PeerHead::Request(request),
+            peer_head: PeerHead::Request(Arc::unwrap_or_clone(request)),
             #[cfg(feature = "tracing")]
             url: None,
             #[cfg(feature = "metrics")]
@@ -496,7 +494,12 @@ async fn in_time<T>(
 /// connection ends either way.
 async fn refuse(stream: &mut Stream, error: HandshakeError) -> Error {
     if error != HandshakeError::UnexpectedEnd {
-        let answer = Refusal::from(&error).to_bytes();
+        let refusal = Refusal::from(&error);
+        let mut answer = refusal.to_bytes();
+        // What follows the head of an answer to HEAD would be taken for another (RFC 9110 §9.3.2).
+        if matches!(&error, HandshakeError::Method(method) if method == "HEAD") {
+            answer.truncate(answer.len() - refusal.body().len());
+        }
         let _ = timeout(LINGER, async {
             stream.write_all(&answer).await?;
             stream.shutdown().await?;

@@ -162,7 +162,7 @@ async fn section_4_2_every_refusal_is_a_whole_response() {
         );
         assert!(body.contains(words), "{answer}");
         assert!(head.contains(&format!("\r\n{header}")), "{answer}");
-        assert!(head.contains("\r\nConnection: close\r\n"), "{answer}");
+        assert!(head.contains("\r\nConnection: close"), "{answer}");
         assert!(
             head.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"),
             "{answer}"
@@ -177,6 +177,19 @@ async fn section_4_2_every_refusal_is_a_whole_response() {
             "{error}"
         );
     }
+}
+
+/// RFC 9110 §9.3.2: what is said of a body that a GET would have been answered with, but not the body.
+#[tokio::test]
+async fn a_head_is_refused_without_a_body() {
+    let request = GOOD.replace("GET", "HEAD");
+    let (error, answer) = exchange(&Acceptor::new(), request.as_bytes()).await;
+    assert!(error.unwrap_err().to_string().contains("GET, not HEAD"));
+    assert!(
+        answer.starts_with("HTTP/1.1 405 ") && answer.ends_with("\r\n\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("\r\nContent-Length: 41\r\n"), "{answer}");
 }
 
 #[tokio::test]
