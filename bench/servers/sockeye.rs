@@ -7,8 +7,8 @@ use std::{
 };
 
 use sockeye::{
-    Acceptor, DeflateConfig, Groups, Handler, MessageRef, PerCore, Prepared, Result, Sender, Server,
-    Socket, WebSocket, proto::deflate::Level, server::ServerTls,
+    Acceptor, DeflateConfig, Groups, Handler, MessageRef, PerCore, Prepared, Result, Sender,
+    Server, Socket, WebSocket, proto::deflate::Level, server::ServerTls,
 };
 
 mod serve;

@@ -125,9 +125,13 @@ impl Options {
                 _ => return Err(format!("{argument} is no option\n\n{USAGE}").into()),
             }
         }
-        if !server::has_node() {
-            options.kinds.retain(|kind| kind.library != "node-ws");
-        }
+        options.kinds.retain(|kind| {
+            let there = kind.is_there();
+            if !there {
+                eprintln!("{} is left out: it is not built", kind.name());
+            }
+            there
+        });
         Ok(options)
     }
 

@@ -2,7 +2,10 @@
 
 use std::{fmt::Write, fs, process::Command};
 
-use crate::{points::Point, server::Kind};
+use crate::{
+    points::Point,
+    server::{KINDS, Kind},
+};
 
 /// Values of the rounds of one cell.
 #[derive(Clone, Debug, Default)]
@@ -223,7 +226,19 @@ pub fn circumstances(command: &str) -> String {
         "sockudo-ws",
     ];
     let mut versions: Vec<_> = peers.iter().map(|name| version(name)).collect();
-    if crate::server::has_node() {
+    let there = |library| {
+        KINDS
+            .iter()
+            .any(|kind| kind.library == library && kind.is_there())
+    };
+    if there("uwebsockets") {
+        let source = version("libuwebsockets-sys");
+        versions.push(format!(
+            "uWebSockets 20.56 (in {source}) by {}",
+            first_line("c++", &["--version"])
+        ));
+    }
+    if there("node-ws") {
         versions.push(format!(
             "ws 8.23.0 with bufferutil on Node {}",
             first_line("node", &["--version"])

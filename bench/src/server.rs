@@ -47,6 +47,7 @@ pub const KINDS: &[Kind] = &[
     kind("yawc", "loop", true, false),
     kind("sockudo-ws", "batched", true, true),
     kind("sockudo-ws", "loop", true, true),
+    kind("uwebsockets", "events", false, true),
     kind("node-ws", "events", true, true),
 ];
 
@@ -55,6 +56,7 @@ impl Kind {
         match self.library {
             "raw" => "raw TCP echo on tokio".into(),
             "node-ws" => "Node `ws`".into(),
+            "uwebsockets" => "uWebSockets (C++)".into(),
             library => format!("{library}, {}", self.form),
         }
     }
@@ -72,7 +74,15 @@ impl Kind {
 
     /// Whether its server is built on a stream of any type, and so on TLS.
     pub fn has_tls(&self) -> bool {
-        !matches!(self.library, "raw" | "node-ws")
+        !matches!(self.library, "raw" | "node-ws" | "uwebsockets")
+    }
+
+    /// Whether its server is there: what is not in Rust is made only where its tools are.
+    pub fn is_there(&self) -> bool {
+        match self.library {
+            "node-ws" => node_directory().join("node_modules/ws").exists(),
+            _ => self.program().exists(),
+        }
     }
 
     pub fn is_raw(&self) -> bool {
@@ -89,18 +99,17 @@ impl Kind {
             node.arg(node_directory().join("echo.mjs"));
             return node;
         }
+        Command::new(self.program())
+    }
+
+    fn program(&self) -> PathBuf {
         let own = std::env::current_exe().expect("the program has a path");
-        Command::new(own.with_file_name(format!("echo-{}", self.library)))
+        own.with_file_name(format!("echo-{}", self.library))
     }
 }
 
 fn node_directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/node")
-}
-
-/// Whether Node's `ws` is installed.
-pub fn has_node() -> bool {
-    node_directory().join("node_modules/ws").exists()
 }
 
 /// How servers are started.

@@ -26,6 +26,7 @@ mod output;
 mod prepared;
 mod receive;
 mod send;
+mod text;
 mod utf8;
 
 pub use close::{CloseCode, CloseFrame, InvalidCloseCode};
@@ -34,12 +35,13 @@ pub use deflate::Codecs;
 pub use error::{ProtocolError, SendError};
 pub use frame::{FrameHeader, OpCode};
 pub use limits::Limits;
-pub use message::{Message, MessageKind, MessageRef, Outgoing, Text, TextRef};
+pub use message::{Message, MessageKind, MessageRef, Outgoing};
 pub use meter::{Count, Counters, Meter, Traffic};
 pub use output::{Output, OutputBuffer};
 pub use prepared::Prepared;
 pub use receive::{Event, OwnedEvent, Part, Receiver};
 pub use send::Sender;
+pub use text::{Text, TextRef};
 pub use utf8::Utf8;
 
 /// Which end of the connection this is; decides who masks (RFC 6455 §5.1).

@@ -203,7 +203,7 @@ mod wide {
 }
 
 /// The bits that no byte of ASCII has.
-const ASCII: u64 = 0x8080_8080_8080_8080;
+pub(crate) const ASCII: u64 = 0x8080_8080_8080_8080;
 
 /// Whether all of this is ASCII. For short text: from 64 bytes on the validator is as fast.
 #[inline]

@@ -1,11 +1,11 @@
 //! Messages: owned, borrowed from where they were received, and as given to `send`.
 
 use alloc::{string::String, vec::Vec};
-use core::{fmt, ops::Deref};
+use core::fmt;
 
 use bytes::Bytes;
 
-use crate::Prepared;
+use crate::{Prepared, Text, TextRef};
 
 /// Whether a message is text or binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Message {
         }
     }
 
-    /// The payload, of either kind, without a copy.
+    /// The payload, of either kind: without a copy, but of a [`Text`] so short that it is not shared.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Text(text) => text.into_bytes(),
@@ -181,204 +181,6 @@ impl PartialEq<str> for MessageRef<'_> {
 impl PartialEq<&str> for MessageRef<'_> {
     fn eq(&self, other: &&str) -> bool {
         *self == **other
-    }
-}
-
-/// UTF-8 text, borrowed from the buffer it was received into. It derefs to `str`.
-///
-/// The text was checked as it was unmasked, where ASCII costs next to nothing; without unsafe code
-/// that leaves bytes, of which a `str` is made by a check of its own when someone asks for it: at
-/// 16 bytes 7 ns that an echo, a relay or a parser of bytes need not spend.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TextRef<'a>(&'a [u8]);
-
-impl<'a> TextRef<'a> {
-    /// Text that the receiver has checked.
-    #[inline]
-    pub(crate) fn checked(bytes: &'a [u8]) -> Self {
-        debug_assert!(core::str::from_utf8(bytes).is_ok());
-        Self(bytes)
-    }
-
-    /// The text as a string slice: a check of all of it, about 5 ns for 16 bytes and 20-50 ns for a
-    /// KiB. Keep the slice rather than ask twice.
-    #[inline]
-    pub fn as_str(self) -> &'a str {
-        // Never the default: every text has been checked before.
-        if self.0.len() < 64 {
-            core::str::from_utf8(self.0).unwrap_or_default()
-        } else {
-            simdutf8::basic::from_utf8(self.0).unwrap_or_default()
-        }
-    }
-
-    /// The bytes of the text.
-    #[inline]
-    pub fn as_bytes(self) -> &'a [u8] {
-        self.0
-    }
-
-    /// The size of the text in bytes.
-    #[inline]
-    pub fn len(self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether the text is empty.
-    #[inline]
-    pub fn is_empty(self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<'a> From<&'a str> for TextRef<'a> {
-    #[inline]
-    fn from(text: &'a str) -> Self {
-        Self(text.as_bytes())
-    }
-}
-
-impl Deref for TextRef<'_> {
-    type Target = str;
-    fn deref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl AsRef<str> for TextRef<'_> {
-    fn as_ref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl PartialEq<str> for TextRef<'_> {
-    fn eq(&self, other: &str) -> bool {
-        self.0 == other.as_bytes()
-    }
-}
-
-impl PartialEq<&str> for TextRef<'_> {
-    fn eq(&self, other: &&str) -> bool {
-        self.0 == other.as_bytes()
-    }
-}
-
-impl fmt::Display for TextRef<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self)
-    }
-}
-
-impl fmt::Debug for TextRef<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
-    }
-}
-
-/// UTF-8 text that is cheap to clone. It derefs to `str`.
-///
-/// As with [`TextRef`], what was received has been checked as it came, and the check that makes a
-/// `str` of it is left to whoever asks for one. Whoever sends it on need not, nor a parser that takes
-/// [`as_bytes`](Self::as_bytes).
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Text(Bytes);
-
-impl Text {
-    /// Text that the receiver has checked.
-    #[inline]
-    pub(crate) fn checked(bytes: Bytes) -> Self {
-        debug_assert!(core::str::from_utf8(&bytes).is_ok());
-        Self(bytes)
-    }
-
-    #[inline]
-    fn lend(&self) -> TextRef<'_> {
-        TextRef(&self.0)
-    }
-
-    /// The text as a string slice. It costs what [`TextRef::as_str`] does.
-    #[inline]
-    pub fn as_str(&self) -> &str {
-        self.lend().as_str()
-    }
-
-    /// The bytes of the text.
-    #[inline]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The size of the text in bytes.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether the text is empty.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The bytes of the text, without a copy.
-    pub fn into_bytes(self) -> Bytes {
-        self.0
-    }
-}
-
-impl Deref for Text {
-    type Target = str;
-    fn deref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl AsRef<str> for Text {
-    fn as_ref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl fmt::Display for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self)
-    }
-}
-
-impl fmt::Debug for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
-    }
-}
-
-impl From<TextRef<'_>> for Text {
-    #[inline]
-    fn from(text: TextRef<'_>) -> Self {
-        Self(Bytes::copy_from_slice(text.0))
-    }
-}
-
-impl From<&str> for Text {
-    fn from(text: &str) -> Self {
-        TextRef::from(text).into()
-    }
-}
-
-impl From<String> for Text {
-    fn from(text: String) -> Self {
-        Self(text.into())
-    }
-}
-
-impl PartialEq<str> for Text {
-    fn eq(&self, other: &str) -> bool {
-        self.lend() == *other
-    }
-}
-
-impl PartialEq<&str> for Text {
-    fn eq(&self, other: &&str) -> bool {
-        self.lend() == **other
     }
 }
 

@@ -88,8 +88,8 @@ pub struct Receiver {
     window: Option<WindowBits>,
     /// The codec of this connection, where the context outlives the message.
     inflater: Option<Box<Inflater>>,
-    /// The largest message that [`Wholes`] may take: within every limit.
-    most_whole: usize,
+    /// The largest message that [`Wholes`] may take: within every limit, and no more than they can.
+    most_whole: u16,
     /// Those of all connections of a server, which has them once.
     limits: Arc<Limits>,
     /// There while something is: of an idle connection, it would be most of what it takes in memory.
@@ -198,7 +198,8 @@ impl Receiver {
             fresh: true,
             window: deflate.map(|agreed| agreed.window),
             inflater: keeps_context.then(|| Box::new(Inflater::new())),
-            most_whole: limits.message.min(limits.frame).min(limits.retained),
+            most_whole: u16::try_from(limits.message.min(limits.frame).min(limits.retained))
+                .unwrap_or(u16::MAX),
             limits,
             unfinished: None,
             meter,
@@ -294,10 +295,11 @@ impl Receiver {
         input: &mut &mut [u8],
     ) -> Option<Result<Message, ProtocolError>> {
         let whole = self.whole()?.take(input)?;
+        // Known before: to ask the message is to read what was just written.
+        let (text, len) = (whole.text, whole.frame.len() - whole.start);
         Some(match whole.into_owned() {
             Ok(message) => {
-                let flow = self.meter.received();
-                flow.message(message.is_text(), message.len());
+                self.meter.received().message(text, len);
                 Ok(message)
             }
             Err(error) => Err(self.fail(input, error)),
@@ -560,7 +562,7 @@ impl Receiver {
     fn whole(&self) -> Option<Wholes> {
         self.fresh.then_some(Wholes {
             masked: self.peer_masks,
-            most: self.most_whole,
+            most: self.most_whole.into(),
         })
     }
 
@@ -912,7 +914,15 @@ impl<'i> Whole<'i> {
     // in vectors just after they were written one by one, for which the processor waits.
     #[inline(always)]
     fn into_owned(mut self) -> Result<Message, ProtocolError> {
-        if let Some(key) = self.key() {
+        let key = self.key();
+        if self.text {
+            let payload = &self.frame[self.start..];
+            if let Some((text, ascii)) = Text::unmask_short(key.unwrap_or_default(), payload) {
+                check(ascii, text.as_bytes())?;
+                return Ok(Message::Text(text));
+            }
+        }
+        if let Some(key) = key {
             let (payload, ascii) = Mask::copy_once(key, &self.frame[self.start..]);
             return if self.text {
                 check(ascii, &payload)?;

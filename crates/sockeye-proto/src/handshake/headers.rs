@@ -111,27 +111,34 @@ const LENGTHS: usize = 2 * size_of::<u16>();
 const LONG: u16 = u16::MAX;
 
 /// From here on, what stands where a name's length would is the number of a [common name](COMMON), which
-/// then takes no bytes. It is there once the list was [shrunk](Headers::shrink).
+/// then takes no bytes.
 const NUMBERED: u16 = 0xFF00;
 
-/// The names in most requests, in the case that browsers send them in. A server keeps a request for as long
-/// as its connection is open, and these are a quarter of what a browser sends.
-const COMMON: [&str; 15] = [
-    "Host",
-    "Upgrade",
-    "Connection",
-    "Sec-WebSocket-Key",
-    "Sec-WebSocket-Version",
-    "Sec-WebSocket-Extensions",
-    "Sec-WebSocket-Protocol",
-    "Origin",
-    "User-Agent",
-    "Cookie",
-    "Accept",
-    "Accept-Encoding",
-    "Accept-Language",
-    "Cache-Control",
-    "Pragma",
+/// From here on it is the number of a common name with its usual value, which then takes none either.
+const USUAL: u16 = 0xFF80;
+
+/// The names in most requests, in the case that browsers send them in, and the value that most send, where
+/// there is one. A server keeps a request for as long as its connection is open, and these are nearly half of what a
+/// browser sends.
+const COMMON: [(&str, &str); 15] = [
+    ("Host", ""),
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Key", ""),
+    ("Sec-WebSocket-Version", "13"),
+    (
+        "Sec-WebSocket-Extensions",
+        "permessage-deflate; client_max_window_bits",
+    ),
+    ("Sec-WebSocket-Protocol", ""),
+    ("Origin", ""),
+    ("User-Agent", ""),
+    ("Cookie", ""),
+    ("Accept", "*/*"),
+    ("Accept-Encoding", "gzip, deflate, br, zstd"),
+    ("Accept-Language", "en-US,en;q=0.9"),
+    ("Cache-Control", "no-cache"),
+    ("Pragma", "no-cache"),
 ];
 
 /// The fewest of which such a rule gives each common name one of its own.
@@ -151,7 +158,7 @@ const NUMBERS: [Option<u8>; SLOTS] = {
     let mut numbers = [None; SLOTS];
     let mut number = 0;
     while number < COMMON.len() {
-        let slot = slot(COMMON[number].as_bytes());
+        let slot = slot(COMMON[number].0.as_bytes());
         assert!(numbers[slot].is_none(), "two common names have one slot");
         numbers[slot] = Some(number as u8);
         number += 1;
@@ -159,10 +166,17 @@ const NUMBERS: [Option<u8>; SLOTS] = {
     numbers
 };
 
-/// Which of the common names it is.
-fn common(name: &str) -> Option<u16> {
+/// What stands where a common name's length would, and what of its value takes bytes.
+fn common<'v>(name: &str, value: &'v [u8]) -> Option<(u16, &'v [u8])> {
     let number = NUMBERS[slot(name.as_bytes())]?;
-    (COMMON[usize::from(number)] == name).then_some(number.into())
+    let (common, usual) = COMMON[usize::from(number)];
+    if common != name {
+        None
+    } else if value == usual.as_bytes() && !usual.is_empty() {
+        Some((USUAL + u16::from(number), &[]))
+    } else {
+        Some((NUMBERED + u16::from(number), value))
+    }
 }
 
 impl Headers {
@@ -171,13 +185,17 @@ impl Headers {
         Self { bytes: Vec::new() }
     }
 
-    /// An empty list behind `line`, with room for fields that were read. `None` where the line is too long.
-    pub(super) fn behind(line: [&str; 2], fields: &[httparse::Header<'_>]) -> Option<Self> {
+    /// An empty list behind `line`, with just the room for some fields. `None` where the line is too long.
+    pub(super) fn behind<'f>(
+        line: [&str; 2],
+        fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+    ) -> Option<Self> {
         let [method, target] = line;
         let start = size_of::<Start>() + method.len() + 1 + target.len();
-        let fields = fields
-            .iter()
-            .map(|field| LENGTHS + field.name.len() + field.value.len());
+        let fields = fields.map(|(name, value)| {
+            let uncommon = name.len() + value.len();
+            LENGTHS + common(name, value).map_or(uncommon, |(_, value)| value.len())
+        });
         let mut bytes = Vec::with_capacity(start + fields.sum::<usize>());
         bytes.extend_from_slice(&Start::try_from(start).ok()?.to_ne_bytes());
         bytes.extend_from_slice(method.as_bytes());
@@ -206,41 +224,24 @@ impl Headers {
     pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HandshakeError> {
         field_value(value.as_ref())
             .filter(|_| is_token(name.as_bytes()))
-            .and_then(|value| self.append(name, value))
+            .and_then(|value| self.append(None, name, value))
             .ok_or_else(|| HandshakeError::InvalidHeader(name.into()))
     }
 
-    /// Appends a field that a parser has found to be one; `None` where it is too long.
-    pub(super) fn append(&mut self, name: &str, value: &[u8]) -> Option<()> {
-        self.append_as(None, name, value)
+    /// Appends a field that a parser has found to be one, with numbers in place of what is [common](COMMON): what is
+    /// read may stay for long, and what is pushed is soon written. `None` where it is too long.
+    pub(super) fn append_read(&mut self, name: &str, value: &[u8]) -> Option<()> {
+        self.append(common(name, value), name, value)
     }
 
-    /// Takes less memory, for as long as no field is appended.
-    pub(super) fn shrink(&mut self) {
-        let shrunk = self.iter().map(|(name, value)| {
-            let name = common(name).map_or(name.len(), |_| 0);
-            LENGTHS + name + value.len()
-        });
-        let mut bytes = Vec::with_capacity(self.start() + shrunk.sum::<usize>());
-        bytes.extend_from_slice(&self.bytes[..self.start()]);
-        let mut shrunk = Self { bytes };
-        let all = self
-            .iter()
-            .try_for_each(|(name, value)| shrunk.append_as(common(name), name, value));
-        // None was too long before.
-        if all.is_some() {
-            *self = shrunk;
-        }
-    }
-
-    /// Appends a field, with the number of its name in place of that where there is one.
-    fn append_as(&mut self, number: Option<u16>, name: &str, value: &[u8]) -> Option<()> {
+    fn append(&mut self, common: Option<(u16, &[u8])>, name: &str, value: &[u8]) -> Option<()> {
         let name_len = u16::try_from(name.len()).ok();
         let name_len = name_len.filter(|len| *len < NUMBERED);
-        let (stands, value_len, name) = match (number, name_len, u16::try_from(value.len())) {
-            (Some(number), _, Ok(value_len)) => (NUMBERED + number, value_len, ""),
-            (None, Some(name_len), Ok(value_len)) => (name_len, value_len, name),
-            _ => (LONG, 0, name),
+        let short = |value: &[u8]| u16::try_from(value.len()).ok();
+        let (stands, value_len, name, value) = match (common, name_len, short(value)) {
+            (Some((number, value)), _, Some(_)) => (number, short(value)?, "", value),
+            (None, Some(name_len), Some(value_len)) => (name_len, value_len, name, value),
+            _ => (LONG, 0, name, value),
         };
         let len = LENGTHS + name.len() + value.len();
         if self.bytes.is_empty() {
@@ -337,9 +338,12 @@ fn numbered_or_long(stands: u16, value_len: u16, rest: &[u8]) -> Option<(&[u8], 
         let (value_len, rest) = rest.split_first_chunk()?;
         let (name, rest) = rest.split_at_checked(u32::from_ne_bytes(*name_len) as usize)?;
         (name, u32::from_ne_bytes(*value_len) as usize, rest)
-    } else {
-        let name = COMMON.get(usize::from(stands - NUMBERED))?;
+    } else if stands < USUAL {
+        let (name, _) = COMMON.get(usize::from(stands - NUMBERED))?;
         (name.as_bytes(), value_len.into(), rest)
+    } else {
+        let (name, usual) = COMMON.get(usize::from(stands - USUAL))?;
+        return Some((name.as_bytes(), usual.as_bytes(), rest));
     };
     let (value, rest) = rest.split_at_checked(value_len)?;
     Some((name, value, rest))
@@ -428,38 +432,42 @@ mod tests {
         let lengths = [1, numbered - 1, numbered, most - 1, most, most + 1];
         let mut headers = Headers::new();
         for len in lengths {
-            headers.push("Short", "v".repeat(len)).unwrap();
-            headers.push("Host", "v".repeat(len)).unwrap();
-            headers.push(&"N".repeat(len), "short").unwrap();
+            let (name, value) = ("N".repeat(len), "v".repeat(len));
+            headers.push("Short", &value).unwrap();
+            headers.append_read("Host", value.as_bytes()).unwrap();
+            headers.append_read(&name, b"short").unwrap();
         }
         let expected = lengths.map(|len| [(5, len), (4, len), (len, 5)]);
-        for _ in 0..2 {
-            let found: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
-            assert_eq!(found, expected.concat());
-            assert_eq!(headers.len(), 18);
-            let mut written = Vec::new();
-            headers.write(&mut written);
-            assert_eq!(written.len(), headers.written_len());
-            headers.shrink();
-        }
+        let found: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
+        assert_eq!(found, expected.concat());
+        assert_eq!(headers.len(), 18);
+        let mut written = Vec::new();
+        headers.write(&mut written);
+        assert_eq!(written.len(), headers.written_len());
     }
 
     #[test]
-    fn a_common_name_takes_no_bytes_once_shrunk_and_is_told_as_it_came() {
-        for (at, name) in COMMON.iter().enumerate() {
-            assert_eq!(common(name).map(usize::from), Some(at), "{name}");
+    fn a_common_field_takes_no_bytes_and_is_told_as_it_came() {
+        for (name, usual) in COMMON {
             let mut headers = Headers::new();
-            headers.push(name, "1").unwrap();
-            headers.push(&name.to_lowercase(), "2").unwrap();
-            let pushed = headers.clone();
-            headers.shrink();
-            assert_eq!(pushed, headers);
-            let found: Vec<_> = headers.iter().collect();
             let lower = name.to_lowercase();
-            assert_eq!(found, [(*name, &b"1"[..]), (&lower, b"2")]);
-            assert_eq!(headers.values(name).count(), 2, "{name}");
-            let bytes = size_of::<Start>() + 2 * (LENGTHS + 1) + name.len();
+            let fields = [
+                (name, "1"),
+                (lower.as_str(), "2"),
+                (name, usual),
+                (name, ""),
+            ];
+            for (name, value) in fields {
+                headers.append_read(name, value.as_bytes()).unwrap();
+            }
+            let fields = fields.map(|(name, value)| (name, value.as_bytes()));
+            let found: Vec<_> = headers.iter().collect();
+            assert_eq!(found, fields);
+            assert_eq!(headers.values(name).count(), fields.len(), "{name}");
+            let bytes = size_of::<Start>() + fields.len() * LENGTHS + 2 + name.len();
             assert_eq!(headers.bytes.len(), bytes, "{name}");
+            let behind = Headers::behind(["", ""], fields.into_iter()).unwrap();
+            assert_eq!(behind.bytes.capacity(), bytes + 1, "{name}");
         }
     }
 

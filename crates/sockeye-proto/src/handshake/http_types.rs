@@ -106,9 +106,13 @@ impl UpgradeRequest {
 }
 
 fn own(line: [&str; 2], map: &http::HeaderMap) -> Result<Headers, HandshakeError> {
-    let mut headers = Headers::behind(line, &[]).ok_or(LINE_TOO_LONG)?;
-    for (name, value) in map {
-        headers.push(name.as_str(), value.as_bytes())?;
+    let fields = || {
+        let fields = map.iter();
+        fields.map(|(name, value)| (name.as_str(), value.as_bytes()))
+    };
+    let mut headers = Headers::behind(line, fields()).ok_or(LINE_TOO_LONG)?;
+    for (name, value) in fields() {
+        headers.push(name, value)?;
     }
     Ok(headers)
 }

@@ -92,12 +92,6 @@ impl Request {
         (&line[..method], line.get(method + 1..).unwrap_or_default())
     }
 
-    /// Takes less memory from here on, for whoever keeps it: the names that browsers send, which are a
-    /// quarter of their requests, are kept as numbers.
-    pub fn shrink(&mut self) {
-        self.headers.shrink();
-    }
-
     /// The path, with its percent signs as they came; `/` where there is none.
     pub fn path(&self) -> &str {
         let path = self.path_and_query();
@@ -510,10 +504,13 @@ pub(super) fn own_fields(
     line: [&str; 2],
     fields: &[httparse::Header<'_>],
 ) -> Result<Headers, HandshakeError> {
-    let mut headers = Headers::behind(line, fields).ok_or(LINE_TOO_LONG)?;
-    for field in fields {
+    let fields = fields
+        .iter()
+        .map(|field| (field.name, field.value.trim_ascii()));
+    let mut headers = Headers::behind(line, fields.clone()).ok_or(LINE_TOO_LONG)?;
+    for (name, value) in fields {
         headers
-            .append(field.name, field.value.trim_ascii())
+            .append_read(name, value)
             .ok_or(HandshakeError::Malformed("a header is too long"))?;
     }
     Ok(headers)

@@ -235,8 +235,6 @@ impl Acceptor {
         terms: Terms,
         peer: Peer,
     ) -> Established {
-        let mut request = Arc::unwrap_or_clone(request);
-        request.shrink();
         let admitted = Admitted {
             subprotocol: None,
             state: terms.state,
@@ -257,7 +255,7 @@ impl Acceptor {
             staying: self.staying.clone(),
             rates: self.rates,
             peer_addr: peer.addr,
-            peer_head: PeerHead::Request(request),
+            peer_head: PeerHead::Request(Arc::unwrap_or_clone(request)),
             #[cfg(feature = "tracing")]
             url: None,
             #[cfg(feature = "metrics")]
