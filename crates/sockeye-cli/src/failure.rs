@@ -225,7 +225,11 @@ fn http_advice(response: &Response) -> Option<String> {
     }
     let body = String::from_utf8_lossy(response.body());
     let body = body.trim();
-    let says = (is_for_people(header("Content-Type"), body)).then(|| format!("it says: {body}"));
+    let says = match is_for_people(header("Content-Type"), body) {
+        true => Some(format!("it says: {body}")),
+        false if body.is_empty() => None,
+        false => Some("see what it says with --verbose".into()),
+    };
     let helps = match response.status() {
         200..=299 => Some("this is a page, and no WebSocket: check the path".into()),
         400 | 426 if says.is_none() => Some(match header("Sec-WebSocket-Version") {

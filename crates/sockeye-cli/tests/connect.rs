@@ -383,7 +383,11 @@ mod failures {
 
     #[test]
     fn what_is_there_is_no_websocket_server() {
-        let answers: [(&[u8], &str); 14] = [
+        let answers: [(&[u8], &str); 15] = [
+            (
+                b"HTTP/1.1 502 Bad\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p>!",
+                "502 Bad instead of 101 Switching Protocols; see what it says with --verbose",
+            ),
             (b"SSH-2.0-OpenSSH_9.9\r\n", "it is not HTTP; check the port"),
             (b"\x15\x03\x01\0\x02\x02\x46", "try wss:// instead of ws://"),
             (b"", "ended before the HTTP head did; check the port"),

@@ -95,8 +95,8 @@ impl Dial {
         if addresses.is_empty() {
             let problem = match self.local_address {
                 None => "it has none",
-                Some(IpAddr::V4(_)) => "it has none of IPv4, which the local address is of",
-                Some(IpAddr::V6(_)) => "it has none of IPv6, which the local address is of",
+                Some(IpAddr::V4(_)) => "it has no IPv4 address, and the local address is one",
+                Some(IpAddr::V6(_)) => "it has no IPv6 address, and the local address is one",
             };
             return Err(resolve_error(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -386,7 +386,7 @@ mod tests {
             addresses("[::1]:1")
         );
         let error = dial("::").addresses("b", 1).await.unwrap_err();
-        assert!(error.to_string().contains("none of IPv6"), "{error}");
+        assert!(error.to_string().contains("no IPv6 address"), "{error}");
     }
 
     #[tokio::test]
