@@ -55,6 +55,16 @@ impl Failure {
         }
     }
 
+    /// Why the connection to this URL did not open.
+    pub(crate) fn opening(url: &str, error: Error) -> Self {
+        let asked = error.is_user();
+        let mut failure = Self::from(error);
+        if !asked {
+            failure.line = format!("{}: {}", without_password(url), failure.line);
+        }
+        failure
+    }
+
     /// On standard error, as one line whatever it holds: a peer may have had a word in it.
     pub(crate) fn print(&self) {
         eprintln!("sockeye: {}", crate::connect::one_line(&self.line));
@@ -82,19 +92,21 @@ impl From<Error> for Failure {
 
 fn advice(error: &Error) -> Option<String> {
     Some(match error {
+        Error::Resolve { source, .. } if source.to_string().contains("local address") => {
+            "check --interface, -4 and -6, of which each chooses between IPv4 and IPv6".into()
+        }
         Error::Resolve { .. } => "check the spelling of the URL, and the network".into(),
         Error::Connect { attempts } => {
             let refused = ErrorKind::ConnectionRefused;
             let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
             let is_path = |attempt: &Attempt| attempt.address.starts_with('/');
-            // ENODEV; the standard library has no kind of error for it.
-            let no_device = |attempt: &Attempt| attempt.source.raw_os_error() == Some(19);
+            let is_ours = |attempt: &Attempt| attempt.source.to_string().starts_with("it cannot");
             if attempts.iter().all(is_path) {
                 "check the path of the socket, or start the server".into()
+            } else if attempts.iter().all(is_ours) {
+                "give --interface one that this machine has, as `ip address` lists them".into()
             } else if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
-            } else if cfg!(target_os = "linux") && attempts.iter().all(no_device) {
-                "there is no such network interface: check --interface".into()
             } else {
                 "check the address, and the network".into()
             }
@@ -106,21 +118,34 @@ fn advice(error: &Error) -> Option<String> {
             problem: RedirectError::TooMany { .. },
             ..
         } => "allow more with --max-redirs".into(),
-        Error::Timeout(Deadline::Connect | Deadline::Tls) => {
+        Error::Timeout(Deadline::Connect) => {
             "check the address and the network, or allow it more with --connect-timeout".into()
         }
+        Error::Timeout(Deadline::Tls) => {
+            "the server may not speak TLS on this port: try ws:// instead of wss://, or allow it more with \
+             --connect-timeout"
+                .into()
+        }
         Error::Timeout(Deadline::Handshake) => {
-            "the server may be slow: allow it more with --handshake-timeout".into()
+            format!("{CHECK_PORT}; a server that is slow is allowed more with --handshake-timeout")
+        }
+        Error::Answer {
+            problem: HandshakeError::SubprotocolNotOffered(name),
+            ..
+        } => format!("offer it with --subprotocol {name}"),
+        Error::Answer { .. } => {
+            "the server has to be mended, or a proxy or a cache on the way".into()
         }
         Error::Handshake(error) => return handshake_advice(error),
         // How an open connection ends is told elsewhere.
         Error::Lost(_) => {
-            "the server hung up before it answered: check the port, and whether it is ws:// or wss://"
-                .into()
+            format!("the server hung up before it answered: {CHECK_PORT}")
         }
         _ => return None,
     })
 }
+
+const CHECK_PORT: &str = "check the port, and whether it is ws:// or wss://";
 
 fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
     match source.kind() {
@@ -185,9 +210,7 @@ fn handshake_advice(error: &HandshakeError) -> Option<String> {
         HandshakeError::Malformed(why) if why.contains("TLS") => {
             Some("try wss:// instead of ws://".into())
         }
-        HandshakeError::Malformed(_) | HandshakeError::UnexpectedEnd => {
-            Some("check the port, and whether it is ws:// or wss://".into())
-        }
+        HandshakeError::Malformed(_) | HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
         _ => None,
     }
 }
@@ -202,19 +225,49 @@ fn http_advice(response: &Response) -> Option<String> {
     }
     let body = String::from_utf8_lossy(response.body());
     let body = body.trim();
-    let says = (is_for_people(header("Content-Type"), body)).then(|| format!("it says: {body}"));
+    let says = match is_for_people(header("Content-Type"), body) {
+        true => Some(format!("it says: {body}")),
+        false if body.is_empty() => None,
+        false => Some("see what it says with --verbose".into()),
+    };
     let helps = match response.status() {
         200..=299 => Some("this is a page, and no WebSocket: check the path".into()),
+        400 | 426 if says.is_none() => Some(match header("Sec-WebSocket-Version") {
+            Some(versions) => {
+                format!("it speaks WebSocket version {versions}, and this is version 13")
+            }
+            None => {
+                "it may have seen no Upgrade: see whether a proxy on the way passes that on".into()
+            }
+        }),
         401 => Some("say who you are with --user or --header".into()),
+        403 => {
+            Some("it may want to know who you are (--user, --header), or another --origin".into())
+        }
         404 => Some("check the path".into()),
+        429 | 503 if header("Retry-After").is_none() => Some("try again later".into()),
         429 | 503 => header("Retry-After").map(|when| match when.parse::<u64>() {
             Ok(seconds) => format!("try again in {seconds} s"),
             Err(_) => format!("try again after {when}"),
         }),
+        500 => Some("its log may say why".into()),
+        502 | 504 => Some("this is a proxy: the server behind it may be down".into()),
         _ => None,
     };
     let advice: Vec<_> = says.into_iter().chain(helps).collect();
     (!advice.is_empty()).then(|| advice.join("; "))
+}
+
+/// A URL without a user name and a password.
+pub(crate) fn without_password(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..]
+        .find(['/', '?', '#'])
+        .map_or(url.len(), |at| start + at);
+    match url[start..end].rfind('@') {
+        Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
+        None => url.into(),
+    }
 }
 
 /// Whether a body is worth reading here: text, or the JSON in which most interfaces say what is wrong, and no page.

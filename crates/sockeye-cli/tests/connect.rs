@@ -311,6 +311,29 @@ mod failures {
         );
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_machine_has_no_such_interface() {
+        let server = serve(&[]);
+        for (interface, why) in [
+            ("nope0", "it cannot go through nope0: "),
+            ("192.0.2.7", "it cannot come from 192.0.2.7: "),
+        ] {
+            let line = one_line(&["--interface", interface, &server.url], "");
+            assert!(line.contains(why), "{line}");
+            assert!(line.contains("; give --interface one that"), "{line}");
+        }
+        let line = one_line(&["--interface", "::1", &server.url], "");
+        assert!(line.contains("check --interface"), "{line}");
+    }
+
+    #[test]
+    fn the_password_is_not_told() {
+        let url = format!("ws://me:secret@{}/", something_else(b"no"));
+        let line = one_line(&[&url], "");
+        assert!(line.starts_with("sockeye: ws://127.0.0.1:"), "{line}");
+    }
+
     #[test]
     fn the_url_is_none() {
         assert!(misunderstood(&["ftp://localhost/"]).contains("ws://"));
@@ -329,6 +352,12 @@ mod failures {
         let url = format!("ws://{}/", listener.local_addr().unwrap());
         let line = one_line(&["--handshake-timeout", "0.2", &url], "");
         assert!(line.contains("--handshake-timeout"), "{line}");
+        let url = url.replace("ws:", "wss:");
+        let line = one_line(&["--connect-timeout", "0.2", &url], "");
+        assert!(
+            line.contains("try ws://") && line.contains("--connect-timeout"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -354,7 +383,11 @@ mod failures {
 
     #[test]
     fn what_is_there_is_no_websocket_server() {
-        let answers: [(&[u8], &str); 9] = [
+        let answers: [(&[u8], &str); 15] = [
+            (
+                b"HTTP/1.1 502 Bad\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p>!",
+                "502 Bad instead of 101 Switching Protocols; see what it says with --verbose",
+            ),
             (b"SSH-2.0-OpenSSH_9.9\r\n", "it is not HTTP; check the port"),
             (b"\x15\x03\x01\0\x02\x02\x46", "try wss:// instead of ws://"),
             (b"", "ended before the HTTP head did; check the port"),
@@ -382,10 +415,32 @@ mod failures {
                 b"HTTP/1.1 301 Moved\r\nLocation: /a\r\nContent-Length: 0\r\n\r\n",
                 "--location",
             ),
+            (
+                b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+                "another --origin",
+            ),
+            (
+                b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n",
+                "whether a proxy on the way passes that on",
+            ),
+            (
+                b"HTTP/1.1 426 No\r\nSec-WebSocket-Version: 8\r\nContent-Length: 0\r\n\r\n",
+                "WebSocket version 8",
+            ),
+            (
+                b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+                "the server behind it may be down",
+            ),
+            (
+                b"HTTP/1.1 101 Yes\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+                "the answer breaks a rule of the opening handshake: the header Upgrade must say websocket; the server",
+            ),
         ];
         for (answer, told) in answers {
-            let line = one_line(&[&format!("ws://{}/", something_else(answer))], "");
+            let url = format!("ws://{}/", something_else(answer));
+            let line = one_line(&[&url], "");
             assert!(line.contains(told), "{line}");
+            assert!(line.starts_with(&format!("sockeye: {url}: ")), "{line}");
         }
         let line = one_line(&[&format!("wss://{}/", something_else(b""))], "");
         assert!(line.contains("try ws:// instead of wss://"), "{line}");
@@ -407,13 +462,6 @@ mod failures {
         });
         let line = one_line(&[&format!("ws://{address}/")], "");
         assert!(line.contains("hung up before it answered"), "{line}");
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn there_is_no_such_interface() {
-        let line = one_line(&["--interface", "none0", "ws://127.0.0.1:1/"], "");
-        assert!(line.contains("--interface"), "{line}");
     }
 
     #[test]

@@ -309,7 +309,7 @@ impl Sockets {
     }
 
     /// Closes them as `how` says, and gives how each ended once all have. For when no more come: one that
-    /// is opened later is not closed.
+    /// is opened after that is not closed, unless this is called again.
     ///
     /// What happens when is told in [`server::leaving`](crate::server::leaving). The default deadline allows
     /// for the default close timeout; where an acceptor has a longer one, set [`Shutdown::deadline`].

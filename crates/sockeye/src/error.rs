@@ -15,7 +15,9 @@ use crate::groups::JoinError;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a connection did not come about, or what ended it. Cloning is cheap.
-#[derive(Clone, Debug)]
+///
+/// `{:?}` says the same as `{}`: it is what a `main` that returns the error prints, and `unwrap`.
+#[derive(Clone)]
 #[non_exhaustive]
 #[repr(usize)]
 pub enum Error {
@@ -270,8 +272,14 @@ impl fmt::Display for Error {
             Self::Tls { subject, source } => write!(f, "TLS with {subject} failed: {source}"),
             // Nothing was sent: it is what was asked for.
             Self::Handshake(error) if self.is_user() => error.fmt(f),
-            Self::Handshake(error) | Self::Answer { problem: error, .. } => {
-                write!(f, "the opening handshake failed: {error}")
+            Self::Handshake(error) => write!(f, "the opening handshake failed: {error}"),
+            Self::Answer { problem, .. } => {
+                f.write_str("the answer breaks a rule of the opening handshake: ")?;
+                match problem {
+                    // Its own words are for a client.
+                    HandshakeError::Upgrade => f.write_str("the header Upgrade must say websocket"),
+                    problem => problem.fmt(f),
+                }
             }
             Self::Timeout(Deadline::Connect) => {
                 f.write_str("nobody was reached in time (the connect timeout)")
@@ -326,6 +334,12 @@ impl fmt::Display for Error {
             Self::Random(error) => write!(f, "the system gives no random numbers: {error}"),
             Self::Other(error) => error.fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -445,6 +459,17 @@ mod tests {
         fn goes_anywhere<T: Clone + Send + Sync + 'static>() {}
         goes_anywhere::<Error>();
         assert!(size_of::<Error>() <= 48, "{}", size_of::<Error>());
+    }
+
+    #[test]
+    fn a_main_that_returns_it_says_it_in_one_line() {
+        let answer = b"HTTP/1.1 404 Not Found\r\nServer: fish\r\n\r\n";
+        let response = Response::parse(answer).unwrap();
+        let error = Error::from(HandshakeError::Status(response.into()));
+        assert_eq!(
+            format!("{:?}", Err::<(), _>(error)),
+            "Err(the opening handshake failed: the server answered 404 Not Found instead of 101 Switching Protocols)"
+        );
     }
 
     #[test]

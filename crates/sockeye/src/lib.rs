@@ -66,6 +66,27 @@
 //!   whoever does not read delays nobody.
 //! - **The end is a value.** [`Ended`] says who closed and with what, or how the connection was
 //!   lost.
+//!
+//! # Guides
+//!
+//! | | |
+//! |---|---|
+//! | [`client::guide`] | the way to a server: proxies, TLS, redirects, deadlines, staying connected |
+//! | [`Reconnecting`](client::Reconnecting) | a client that connects again |
+//! | [`browser`] | the browser's `WebSocket` |
+//! | [`server::guide`] | pages and sockets on one port, axum, hyper, tests in memory |
+//! | [`server::who_may_come_in`] | decisions about requests, origins, paths |
+//! | [`server::limits`] | all limits, slow readers, proxies in front, very many connections |
+//! | [`groups`] | one message to many |
+//! | [`server::leaving`] | shutdown, restarts, certificates |
+//! | [`metrics::guide`] | counters, metrics, spans |
+//!
+//! Other transports than tokio's: [`proto::guide`].
+//!
+//! # Features
+//!
+//! By default `client`, `server`, `deflate` (permessage-deflate) and `tls` (`wss`, with rustls). Besides: `axum`, `hyper`, `http2`,
+//! `metrics` and `tracing`. `Cargo.toml` says what each brings; none changes what another does.
 #![forbid(unsafe_code)]
 
 #[cfg(doctest)]

@@ -95,6 +95,7 @@ async fn sockets_are_closed_together_and_what_was_accepted_is_answered() {
     let open = move |upgrade: WebSocketUpgrade| {
         let (accepted, gate) = (accepted.clone(), gate.clone());
         let response = upgrade.on_upgrade(|mut socket| async move {
+            socket.send("open").await?;
             while let Some(message) = socket.recv().await? {
                 accepted.send(()).unwrap();
                 gate.notified().await;
@@ -110,11 +111,14 @@ async fn sockets_are_closed_together_and_what_was_accepted_is_answered() {
     let url = format!("ws://{}/", serve(app).await);
 
     let mut busy = sockeye::connect(&url).await.unwrap();
+    assert_eq!(within(busy.recv()).await.unwrap().unwrap(), "open");
     let mut idle = sockeye::connect(&url).await.unwrap();
+    assert_eq!(within(idle.recv()).await.unwrap().unwrap(), "open");
     busy.send("a question").await.unwrap();
     within(accepts.recv()).await.unwrap();
     let how = Shutdown::restart().patience(Duration::from_secs(60));
-    let ending = tokio::spawn(async move { sockets.shutdown(how).await });
+    let all = sockets.clone();
+    let ending = tokio::spawn(async move { all.shutdown(how).await });
     assert_eq!(within(idle.recv()).await.unwrap(), None);
     assert_eq!(idle.ended().unwrap().code(), 1012);
     go_on.notify_one();
@@ -123,6 +127,16 @@ async fn sockets_are_closed_together_and_what_was_accepted_is_answered() {
     assert_eq!(busy.ended().unwrap().code(), 1012);
     let farewell = within(ending).await.unwrap();
     assert_eq!((farewell.closed(), farewell.connections.len()), (2, 2));
+
+    // The application may go on: the next end is that of those who came after.
+    let mut late = sockeye::connect(&url).await.unwrap();
+    assert_eq!(within(late.recv()).await.unwrap().unwrap(), "open");
+    let all = sockets.clone();
+    let ending = tokio::spawn(async move { all.shutdown(Shutdown::new()).await });
+    assert_eq!(within(late.recv()).await.unwrap(), None);
+    assert_eq!(late.ended().unwrap().code(), 1001);
+    let farewell = within(ending).await.unwrap();
+    assert_eq!((farewell.closed(), farewell.connections.len()), (1, 1));
 }
 
 #[tokio::test]

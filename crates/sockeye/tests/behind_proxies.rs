@@ -269,6 +269,25 @@ mod proxy_protocol {
 mod in_a_header {
     use super::*;
 
+    /// Also while it is being decided about.
+    #[tokio::test]
+    async fn who_is_given_up_for_being_slow_is_the_client() {
+        let acceptor = Acceptor::new().forwarded(proxies());
+        let acceptor = acceptor.on_request(|_| std::future::pending());
+        let mut server = Running::start(|server| server.acceptor(acceptor).max_handshakes(1)).await;
+        let mut slow = server.reach(PROXY).await;
+        let request = "GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Version: 13\r\nForwarded: for=\"192.0.2.1:4711\"\r\n\r\n";
+        slow.write_all(request.as_bytes()).await.unwrap();
+        let _next = server.reach(PROXY).await;
+        let (who, error) = server.blamed().await;
+        assert_eq!(who, "192.0.2.1:4711", "{error}");
+        assert!(error.is_limit(), "{error}");
+        let told = "192.0.2.1 was not let in: the opening handshake was given up";
+        assert!(error.to_string().starts_with(told), "{error}");
+    }
+
     #[tokio::test]
     async fn forwarded() {
         let acceptor = Acceptor::new().forwarded(proxies());

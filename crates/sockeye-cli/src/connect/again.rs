@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     args::Connect,
+    failure::{Failure, without_password},
     quantity::Took,
     signals::{Signal, Signals},
 };
@@ -73,8 +74,8 @@ impl Again {
 }
 
 /// Why there is no connection, and when there will be another attempt.
-pub(super) fn waiting(cause: &Cause, delay: Duration, attempt: u32) -> String {
-    let cause = one_line(&cause.to_string());
+pub(super) fn waiting(args: &Connect, cause: &Cause, delay: Duration, attempt: u32) -> String {
+    let cause = one_line(&format!("{}: {cause}", without_password(&args.url)));
     format!("{cause}; attempt {attempt} in {}", Took(delay))
 }
 
@@ -138,13 +139,16 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 Ok(Some(Update::Waiting { cause, delay, attempt })) => {
                     sender = None;
                     if !args.quiet {
-                        eprintln!("{}", waiting(&cause, delay, attempt));
+                        eprintln!("{}", waiting(args, &cause, delay, attempt));
                     }
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => {
-                    outcome.failure = Some(error.into());
+                    outcome.failure = Some(match sender {
+                        Some(_) => error.into(),
+                        None => Failure::opening(&args.url, error),
+                    });
                     break;
                 }
             },

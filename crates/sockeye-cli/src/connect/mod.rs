@@ -25,7 +25,7 @@ use sockeye::{
 
 use crate::{
     args::{Connect, Interface, Resolve, User},
-    failure::Failure,
+    failure::{Failure, without_password},
     quantity::{Took, Traffic},
     signals::{Signal, Signals},
 };
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         };
         answer.into_iter().for_each(show);
     }
-    let socket = connected?;
+    let socket = connected.map_err(|error| Failure::opening(&args.url, error))?;
     let agreed = agreed(&args, &socket, began);
     let opened = Instant::now();
     let signals = signals()?;
@@ -205,18 +205,6 @@ fn the_way(mut client: Client, args: &Connect) -> Result<Client, Failure> {
         }
     }
     Ok(client)
-}
-
-/// A URL without a user name and a password.
-fn without_password(url: &str) -> String {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let end = url[start..]
-        .find(['/', '?', '#'])
-        .map_or(url.len(), |at| start + at);
-    match url[start..end].rfind('@') {
-        Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
-        None => url.into(),
-    }
 }
 
 /// What the connection is like.

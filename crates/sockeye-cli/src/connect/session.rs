@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
                     Ok(Some(Update::Waiting { cause, delay, attempt })) => {
                         connect.send_replace(None);
                         self.pings.clear();
-                        let lost = again::waiting(&cause, delay, attempt);
+                        let lost = again::waiting(args, &cause, delay, attempt);
                         self.say(args, screen::problem(&lost)).await;
                         continue;
                     }
@@ -236,7 +236,10 @@ impl<'a> Session<'a> {
                     }
                     Ok(None) => break ControlFlow::Continue(()),
                     Err(error) => {
-                        self.outcome.failure = Some(error.into());
+                        self.outcome.failure = Some(match is_open {
+                            true => error.into(),
+                            false => Failure::opening(&args.url, error),
+                        });
                         break ControlFlow::Continue(());
                     }
                 },

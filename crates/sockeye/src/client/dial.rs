@@ -95,8 +95,8 @@ impl Dial {
         if addresses.is_empty() {
             let problem = match self.local_address {
                 None => "it has none",
-                Some(IpAddr::V4(_)) => "it has none of IPv4, which the local address is of",
-                Some(IpAddr::V6(_)) => "it has none of IPv6, which the local address is of",
+                Some(IpAddr::V4(_)) => "it has no IPv4 address, and the local address is one",
+                Some(IpAddr::V6(_)) => "it has no IPv6 address, and the local address is one",
             };
             return Err(resolve_error(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -133,11 +133,13 @@ impl Dial {
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         if let Some(local) = self.local_address {
-            socket.bind(SocketAddr::new(local, 0))?;
+            let bound = socket.bind(SocketAddr::new(local, 0));
+            bound.map_err(|error| ours(&format!("come from {local}"), &error))?;
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(interface) = &self.interface {
-            socket.bind_device(Some(interface.as_bytes()))?;
+            let bound = socket.bind_device(Some(interface.as_bytes()));
+            bound.map_err(|error| ours(&format!("go through {interface}"), &error))?;
         }
         if let Some(idle) = self.keepalive {
             SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
@@ -148,6 +150,11 @@ impl Dial {
         let _ = tcp.set_nodelay(self.nodelay);
         Ok(tcp)
     }
+}
+
+/// An error that is not about the address.
+fn ours(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("it cannot {what}: {error}"))
 }
 
 /// Connects to a Unix socket.
@@ -379,7 +386,7 @@ mod tests {
             addresses("[::1]:1")
         );
         let error = dial("::").addresses("b", 1).await.unwrap_err();
-        assert!(error.to_string().contains("none of IPv6"), "{error}");
+        assert!(error.to_string().contains("no IPv6 address"), "{error}");
     }
 
     #[tokio::test]

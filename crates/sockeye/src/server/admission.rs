@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -251,6 +251,7 @@ impl Gate {
                 gate: self.clone(),
                 client: None,
             }),
+            handshake: OnceLock::new(),
             refused: Mutex::new(None),
         })
     }
@@ -335,6 +336,8 @@ pub(super) struct Place {
     /// The server's, which has them once.
     limits: Arc<Limits>,
     counted: Mutex<Counted>,
+    /// The number of its opening handshake.
+    handshake: OnceLock<u64>,
     /// Why it was not let in, where that is known only now. In a box: it is seldom there.
     refused: Mutex<Option<Box<Refused>>>,
 }
@@ -347,6 +350,24 @@ pub(super) struct Counted {
 }
 
 impl Place {
+    /// Begins the opening handshake of the connection.
+    pub(super) fn handshake(&self, peer: Option<SocketAddr>) -> Handshake {
+        let gate = lock(&self.counted).gate.clone();
+        let handshake = gate.handshake(peer);
+        self.handshake.get_or_init(|| handshake.id);
+        handshake
+    }
+
+    /// Says whose that is, where it is not who has connected.
+    pub(super) fn comes_from(&self, client: Option<SocketAddr>) {
+        let gate = lock(&self.counted).gate.clone();
+        if let Some(id) = self.handshake.get()
+            && let Some(unfinished) = lock(&gate.handshakes).at(*id)
+        {
+            unfinished.peer = client;
+        }
+    }
+
     /// Why the connection was not let in although it has a place.
     pub(super) fn refused(&self) -> Option<Refused> {
         lock(&self.refused).as_deref().copied()
@@ -567,13 +588,6 @@ impl Handshake {
         drop(handshakes);
         waiting.into_iter().for_each(Waker::wake);
         counted
-    }
-
-    /// Says whose it is, where that is not who has connected.
-    pub(super) fn comes_from(&self, client: Option<SocketAddr>) {
-        if let Some(unfinished) = lock(&self.gate.handshakes).at(self.id) {
-            unfinished.peer = client;
-        }
     }
 }
 

@@ -133,7 +133,19 @@ impl Connections {
     /// As [`leave`](Self::leave), for a server that is not this crate's.
     #[cfg(feature = "axum")]
     pub(crate) async fn shutdown(&self, how: Shutdown, close_timeout: Duration) -> Farewell {
+        /// Such a server may go on, and nothing may pile up in it: not where this is dropped either.
+        struct Over<'a>(&'a Registry);
+
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                let mut open = self.0.lock();
+                (open.leaving, open.farewell) = Default::default();
+                open.waiting.clear();
+            }
+        }
+
         let schedule = how.schedule(close_timeout);
+        let _over = Over(&self.0);
         self.leave(&Begun::now(how), schedule).await
     }
 

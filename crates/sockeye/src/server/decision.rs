@@ -138,6 +138,9 @@ impl Peer {
     pub(super) fn comes_from(&mut self, client: Option<SocketAddr>) {
         self.proxy = self.proxy.or(self.addr);
         self.addr = client;
+        if let Some(place) = self.place.upgrade() {
+            place.comes_from(client);
+        }
     }
 
     /// Learns what the stream itself says, where nobody has said it before.

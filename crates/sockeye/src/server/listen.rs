@@ -491,7 +491,7 @@ impl Server {
             let Some((stream, place)) = context.admit(stream, peer) else {
                 return;
             };
-            let handshake = context.gate.handshake(peer);
+            let handshake = place.handshake(peer);
             let id = handshake.id();
             let task = connections.spawn(|entry| {
                 Task::Opening(Box::new(Opening {
@@ -676,7 +676,7 @@ impl Context {
     }
 
     /// Reads that header, and counts the connection for whom it is from.
-    async fn handed_on(&self, client: &mut Client, handshake: &Handshake) -> Result<()> {
+    async fn handed_on(&self, client: &mut Client) -> Result<()> {
         let header = timeout(
             self.acceptor.handshake_time(),
             read_header(&mut client.stream),
@@ -687,7 +687,6 @@ impl Context {
         let peer = &mut client.peer;
         if from.is_some() {
             peer.comes_from(from);
-            handshake.comes_from(from);
         }
         let known = peer.addr.map(|addr| addr.ip());
         if let Some(from) = from
@@ -721,7 +720,7 @@ impl Context {
         async move {
             let mut received = Ok(());
             if self.hands_on(client.peer.addr.map(|addr| addr.ip())) {
-                received = Box::pin(self.handed_on(&mut client, &handshake)).await;
+                received = Box::pin(self.handed_on(&mut client)).await;
             }
             let received = match received {
                 Ok(()) => self.acceptor.receive(&mut client).await,
