@@ -40,7 +40,7 @@ fn narrow() -> Setup {
 
 fn numbered(number: usize) -> Vec<u8> {
     let mut message = vec![7; MESSAGE];
-    message[..8].copy_from_slice(&number.to_be_bytes());
+    message[..8].copy_from_slice(&(number as u64).to_be_bytes());
     message
 }
 
