@@ -380,20 +380,27 @@ fn accept(options: &Options) -> Result<String> {
 fn broadcast(options: &Options) -> Result<String> {
     const SIZE: usize = 128;
     let count = options.held(10_000);
-    let sockeye = |form| Kind { form, ..KINDS[1] };
-    let kinds = [
+    let kinds: Vec<_> = [
+        ("raw writes of the same bytes", "raw", "broadcast"),
+        ("sockeye, a group of `Groups`", "sockeye", "groups"),
         (
-            "raw writes of the same bytes",
-            Kind {
-                form: "broadcast",
-                ..KINDS[0]
-            },
+            "sockeye, `try_send` of one `Prepared`",
+            "sockeye",
+            "prepared",
         ),
-        ("sockeye, a group of `Groups`", sockeye("groups")),
-        ("sockeye, `try_send` of one `Prepared`", sockeye("prepared")),
-        ("sockeye, `send` of the message to each", sockeye("send")),
-    ];
-    let mut rows = kinds.map(|(name, _)| (name.to_owned(), Vec::new()));
+        ("sockeye, `send` of the message to each", "sockeye", "send"),
+        ("uWebSockets (C++), `publish`", "uwebsockets", "publish"),
+    ]
+    .into_iter()
+    .filter_map(|(name, library, form)| {
+        let kind = KINDS.iter().find(|kind| kind.library == library)?;
+        kind.is_there().then_some((name, Kind { form, ..*kind }))
+    })
+    .collect();
+    let mut rows: Vec<_> = kinds
+        .iter()
+        .map(|(name, _)| ((*name).to_owned(), Vec::new()))
+        .collect();
     let mut sizes = Vec::new();
     for compressed in [false, true] {
         let wire = if compressed {
@@ -413,6 +420,9 @@ fn broadcast(options: &Options) -> Result<String> {
         for _ in 0..options.rounds {
             let mut floor = None;
             for (at, (name, kind)) in kinds.iter().enumerate() {
+                if compressed && !kind.deflate && !kind.is_raw() {
+                    continue;
+                }
                 let traffic = if kind.is_raw() { &raw } else { &prepared };
                 let server = Server::start(kind, &settings)?;
                 match broadcast::run(&server, traffic, count, options.seconds) {

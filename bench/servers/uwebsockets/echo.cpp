@@ -1,6 +1,7 @@
 // uWebSockets, the C++ reference: its echo, without its limits on what a message and a backlog may be.
 //
-// usage: echo-uwebsockets FORM ADDRESS; there is one form. It has no idle timeout, which would be a timer for all.
+// usage: echo-uwebsockets FORM ADDRESS. With the form "publish", what one sends is published to everyone. It has no idle
+// timeout, which would be a timer for all.
 
 #include <iostream>
 #include <limits>
@@ -21,16 +22,25 @@ int main(int count, char **arguments) {
     std::string host = address.substr(0, colon);
     int port = std::stoi(address.substr(colon + 1));
 
-    uWS::App::WebSocketBehavior<Nothing> echo;
-    echo.compression = uWS::DISABLED;
-    echo.maxPayloadLength = 64 * 1024 * 1024;
-    echo.maxBackpressure = std::numeric_limits<unsigned int>::max();
-    echo.idleTimeout = 0;
-    echo.message = [](auto *socket, std::string_view message, uWS::OpCode kind) {
-        socket->send(message, kind);
-    };
-    uWS::App()
-        .ws<Nothing>("/*", std::move(echo))
+    bool publish = arguments[1] == std::string_view("publish");
+
+    uWS::App app;
+    uWS::App::WebSocketBehavior<Nothing> behavior;
+    behavior.compression = uWS::DISABLED;
+    behavior.maxPayloadLength = 64 * 1024 * 1024;
+    behavior.maxBackpressure = std::numeric_limits<unsigned int>::max();
+    behavior.idleTimeout = 0;
+    if (publish) {
+        behavior.open = [](auto *socket) { socket->subscribe("everyone"); };
+        behavior.message = [&app](auto *, std::string_view message, uWS::OpCode kind) {
+            app.publish("everyone", message, kind);
+        };
+    } else {
+        behavior.message = [](auto *socket, std::string_view message, uWS::OpCode kind) {
+            socket->send(message, kind);
+        };
+    }
+    app.ws<Nothing>("/*", std::move(behavior))
         .listen(host, port, [&](auto *listening) {
             if (!listening) {
                 std::cerr << "cannot listen on " << address << "\n";

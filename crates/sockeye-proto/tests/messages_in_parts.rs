@@ -594,7 +594,7 @@ mod rfc7692 {
             any::<String>().prop_map(Message::from),
             prop::collection::vec(any::<u8>(), 0..300).prop_map(Message::from),
             // Compressible, larger than the stage and than zlib's window.
-            (any::<u8>(), 0usize..70_000).prop_map(|(byte, len)| {
+            (any::<u8>(), 0u64..70_000).prop_map(|(byte, len)| {
                 let bytes = (0..len).map(|i| byte.wrapping_add((i * i / 1000) as u8));
                 Message::from(bytes.collect::<Vec<_>>())
             }),

@@ -382,12 +382,14 @@ fn unchunk(mut bytes: &[u8]) -> (Vec<u8>, bool) {
         let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
         let size = core::str::from_utf8(&line[..digits])
             .ok()
-            .and_then(|digits| usize::from_str_radix(digits, 16).ok());
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok());
         bytes = &bytes[end + 1..];
         match size {
             // The last chunk, or what is no chunk at all.
             Some(0) | None => return (body, true),
             Some(size) => {
+                // More than there can be in memory is more than has come.
+                let size = usize::try_from(size).unwrap_or(usize::MAX);
                 body.extend_from_slice(&bytes[..size.min(bytes.len())]);
                 // The chunk's own line break follows its data.
                 bytes = bytes.get(size.saturating_add(2)..).unwrap_or_default();
