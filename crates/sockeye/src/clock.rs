@@ -228,6 +228,8 @@ mod keeper {
             Some(keeper)
         }
 
+        /// Panics in a runtime without descriptors, of which tokio says so in no other way: whoever has a socket of
+        /// another runtime there is told by `Acceptor::accept` and `Client::connect_over`.
         fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;

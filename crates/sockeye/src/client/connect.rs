@@ -377,6 +377,10 @@ impl Client {
     /// # Errors
     /// As [`connect`](Self::connect).
     ///
+    /// # Panics
+    /// As tokio does, in a runtime without time, and for a `TcpStream` in one without I/O, also where the stream
+    /// is of another runtime: build it with `enable_all`.
+    ///
     /// # Cancel safety
     /// Dropping the future drops the stream.
     pub async fn connect_over<S>(&self, stream: S) -> Result<WebSocket>

@@ -69,6 +69,10 @@ impl Acceptor {
     /// anything else than a WebSocket is such an error too. [`Error::is_timeout`],
     /// [`Error::is_lost`].
     ///
+    /// # Panics
+    /// As tokio does, in a runtime without time, and for a `TcpStream` in one without I/O, also where the stream
+    /// is of another runtime: build it with `enable_all`.
+    ///
     /// # Cancel safety
     /// Dropping the future drops the stream.
     pub async fn accept<S>(&self, stream: S) -> Result<WebSocket>
