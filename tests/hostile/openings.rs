@@ -65,7 +65,7 @@ const VERSION: &str = "Sec-WebSocket-Version";
 fn refused() -> Vec<Refused> {
     refused! {
         "POST", first("POST / HTTP/1.1"), 405, "with get, not post", "allow: get";
-        "HEAD", first("HEAD / HTTP/1.1"), 405, "with get, not head", "allow: get";
+        "HEAD", first("HEAD / HTTP/1.1"), 405, "", "allow: get";
         "get", first("get / HTTP/1.1"), 405, "with get, not get", "allow: get";
         "HTTP/1.0", first("GET / HTTP/1.0"), 400, "opened on http/1.1", "";
         "HTTP/2.0, in words", first("GET / HTTP/2.0"), 400, "opened on http/1.1", "";

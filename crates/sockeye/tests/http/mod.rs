@@ -25,7 +25,8 @@ pub struct Answer {
 /// Sends a request and reads the answer to its end, and nothing behind it.
 pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &str) -> Answer {
     stream.write_all(request.as_bytes()).await.unwrap();
-    answer(stream).await
+    // The answer to HEAD tells of a body that does not come (RFC 9110 §9.3.2).
+    read_answer(stream, !request.starts_with("HEAD ")).await
 }
 
 pub async fn get<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, path: &str) -> Answer {
@@ -37,6 +38,10 @@ pub async fn get<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, path: &str) 
 }
 
 pub async fn answer<S: AsyncRead + Unpin>(stream: &mut S) -> Answer {
+    read_answer(stream, true).await
+}
+
+async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S, has_body: bool) -> Answer {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());
@@ -45,7 +50,7 @@ pub async fn answer<S: AsyncRead + Unpin>(stream: &mut S) -> Answer {
     let length = head.split_once("content-length: ").map_or(0, |(_, rest)| {
         rest.split_once('\r').unwrap().0.parse().unwrap()
     });
-    let mut body = vec![0; length];
+    let mut body = vec![0; if has_body { length } else { 0 }];
     stream.read_exact(&mut body).await.unwrap();
     Answer {
         status: head[9..12].parse().unwrap(),
