@@ -275,8 +275,8 @@ impl PartialEq<&str> for Text {
 /// never null, and by that the two are told apart.
 const WORDS: usize = (size_of::<Bytes>() - size_of::<usize>()) / size_of::<u64>();
 
-/// A text so short that it is copied rather than shared: to ask for memory and give it back costs more, a
-/// sixth of receiving and sending 16 bytes.
+/// A text so short that it is copied rather than shared: to ask for memory and give it back is a quarter of
+/// the instructions of receiving and sending 16 bytes.
 ///
 /// In words, so that it is made in registers, and read as it was written: bytes of a word that were written by
 /// themselves are waited for.
