@@ -245,10 +245,12 @@ fn http_advice(response: &Response) -> Option<String> {
             Some("it may want to know who you are (--user, --header), or another --origin".into())
         }
         404 => Some("check the path".into()),
-        429 | 503 if header("Retry-After").is_none() => Some("try again later".into()),
-        429 | 503 => header("Retry-After").map(|when| match when.parse::<u64>() {
-            Ok(seconds) => format!("try again in {seconds} s"),
-            Err(_) => format!("try again after {when}"),
+        429 | 503 => Some(match header("Retry-After") {
+            None => "try again later".into(),
+            Some(when) => match when.parse::<u64>() {
+                Ok(seconds) => format!("try again in {seconds} s"),
+                Err(_) => format!("try again after {when}"),
+            },
         }),
         500 => Some("its log may say why".into()),
         502 | 504 => Some("this is a proxy: the server behind it may be down".into()),
