@@ -12,7 +12,7 @@ use core::{
 
 use bytes::Bytes;
 
-use crate::mask::ASCII;
+use crate::mask::{ASCII, doubled};
 
 /// UTF-8 text, borrowed from the buffer it was received into. It derefs to `str`.
 ///
@@ -295,8 +295,7 @@ impl Short {
         if payload.len() > Self::MOST {
             return None;
         }
-        let key = u64::from(u32::from_le_bytes(key));
-        let key = key << 32 | key;
+        let key = doubled(u32::from_le_bytes(key));
         let (whole, rest) = payload.as_chunks();
         let last = first_bytes(rest) ^ key & !(u64::MAX << (8 * rest.len()));
         let mut words: [u64; WORDS] = array::from_fn(|at| match whole.get(at) {
