@@ -57,6 +57,9 @@ impl Inflater {
     /// use: a reference further back is an error even though it could be followed. With
     /// `keep_context` the next message may refer back to this one.
     ///
+    /// No bytes are an empty message. As written in §7.2.3.6 that has one byte, and those four alone are no DEFLATE;
+    /// but there are peers that send none, and browsers take it.
+    ///
     /// # Errors
     /// After any of them the context is empty and the inflater serves the next message.
     /// - [`MessageTooLarge`](ProtocolError::MessageTooLarge): more than `limit` bytes.
@@ -124,6 +127,9 @@ impl Inflater {
         limit: usize,
         window: WindowBits,
     ) -> Result<(), ProtocolError> {
+        if compressed.is_empty() {
+            return Ok(());
+        }
         self.payload(compressed, limit)?;
         self.history = self.history.saturating_add(self.len);
         // zlib-rs keeps 32 KB whatever window it is asked for, so it cannot tell.
