@@ -1,6 +1,7 @@
 //! The decompressor (RFC 7692 §7.2.2).
 
 mod parts;
+mod turns;
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -13,6 +14,7 @@ use super::params::WindowBits;
 use crate::ProtocolError;
 
 pub(crate) use parts::Progress;
+pub(crate) use turns::Turns;
 
 /// Room for output is first made for this many bytes.
 const FIRST_ROOM: usize = 4096;
@@ -83,7 +85,13 @@ impl Inflater {
             self.trim(KEPT_ROOM);
             return Err(error);
         }
-        Ok(&self.room[..self.len])
+        Ok(self.output())
+    }
+
+    /// The last message inflated.
+    #[inline]
+    pub(crate) fn output(&self) -> &[u8] {
+        &self.room[..self.len]
     }
 
     /// Takes the last message inflated, without a copy where it is large, and leaves none.
