@@ -27,6 +27,9 @@ const DIRECT: usize = buffers::READ;
 /// thread for as long as it pleases. Inflating so much takes about a millisecond.
 const TURN: u32 = 1 << 20;
 
+/// Stands for a turn that is over while the others have theirs.
+const YIELDED: u32 = u32::MAX;
+
 /// What a byte counts for that is taken where messages may be compressed. It can be work without anything being made
 /// of it: 64 KiB of empty blocks take two milliseconds.
 const TAKEN: usize = 16;
@@ -287,7 +290,11 @@ impl Reader {
         if !self.has_had_its_turn() {
             return Poll::Ready(());
         }
-        self.inflated = 0;
+        if self.inflated == YIELDED {
+            self.inflated = 0;
+            return Poll::Ready(());
+        }
+        self.inflated = YIELDED;
         // Unlike a wake, it has the runtime also look at what has come for the others.
         pin!(yield_now()).poll(cx)
     }
@@ -663,6 +670,8 @@ impl<T: Deliver> Deliver for Counted<'_, T> {
 mod tests {
     use std::future::poll_fn;
 
+    #[cfg(feature = "deflate")]
+    use sockeye_proto::deflate::{Direction, WindowBits};
     use sockeye_proto::{Limits, Role};
     use tokio::io::{AsyncWriteExt, duplex};
 
@@ -691,6 +700,40 @@ mod tests {
             assert!(again.is_pending() && reader.has_input() == (left > 0));
             let memory = reader.input.as_ref().map_or(0, |input| input.memory());
             assert!(memory <= 6, "{memory}");
+        }
+    }
+
+    /// What is left may be with the receiver: an empty read buffer does not say that all that has come is handled, for
+    /// which a server that ends closes the connection.
+    #[cfg(feature = "deflate")]
+    #[tokio::test]
+    async fn between_two_turns_it_is_known_that_there_is_more() {
+        let (ours, mut theirs) = duplex(1 << 20);
+        let (io, _) = transport::split(Stream::new(ours));
+        let deflate = Direction {
+            keeps_context: false,
+            window: WindowBits::MAX,
+        };
+        let role = Role::Client { masks: || [0; 4] };
+        let receiver = Receiver::new(role, Limits::default(), Some(deflate));
+        let mut reader = Reader::new(io, receiver, true, Vec::new());
+        // Of a frame of a mebibyte, more than is taken in a turn: blocks with nothing in them.
+        theirs
+            .write_all(&[0x42, 127, 0, 0, 0, 0, 0, 0x10, 0, 0])
+            .await
+            .unwrap();
+        let empty = [0x02, 0x08, 0x20, 0x80, 0x00].repeat(40 << 10);
+        theirs.write_all(&empty).await.unwrap();
+        let gathered = poll_fn(|cx| Poll::Ready(reader.poll_event(cx))).await;
+        assert!(gathered.is_pending());
+        let begun = poll_fn(|cx| reader.poll_part(cx, &mut [])).await;
+        assert!(matches!(begun, Ok(Part::Begin(_))), "{begun:?}");
+        let wasted = poll_fn(|cx| reader.poll_part(cx, &mut [0])).await;
+        assert!(matches!(wasted, Ok(Part::Data(0))), "{wasted:?}");
+        for over in [true, false] {
+            let turn = poll_fn(|cx| Poll::Ready(reader.poll_turn(cx))).await;
+            assert_eq!((turn.is_pending(), reader.has_had_its_turn()), (over, over));
+            assert!(!reader.has_input());
         }
     }
 }
