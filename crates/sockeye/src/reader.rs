@@ -30,8 +30,8 @@ const TURN: u32 = 1 << 20;
 /// Stands for a turn that is over while the others have theirs.
 const YIELDED: u32 = u32::MAX;
 
-/// What a byte counts for that is taken where messages may be compressed. It can be work without anything being made
-/// of it: 64 KiB of empty blocks take two milliseconds.
+/// What a byte of a compressed message counts for. It can be work without anything being made of it: 64 KiB of empty
+/// blocks take two milliseconds.
 const TAKEN: usize = 16;
 
 /// The receiving side. All its state is here and none in a future, so that every read can be
@@ -224,7 +224,7 @@ impl Reader {
         }
         loop {
             let mut input = unread(&mut self.input);
-            let before = input.len();
+            let before = self.receiver.meter().read_compressed();
             let part = self.receiver.receive_part(&mut input, room);
             let left = input.len();
             self.leave(left);
@@ -235,7 +235,7 @@ impl Reader {
                     Ok(Some(Part::Data(count))) => count,
                     _ => 0,
                 };
-                self.count_inflated(before - left, made);
+                self.count_inflated(before, made);
             }
             if let Some(part) = part.map_err(Broken::Protocol)? {
                 return Poll::Ready(Ok(part));
@@ -338,11 +338,11 @@ impl Reader {
             return Ok(true);
         }
         let mut input = unread(&mut self.input);
-        let before = input.len();
+        let before = self.receiver.meter().read_compressed();
         let all = self.receiver.discard_part(&mut input);
         let left = input.len();
         self.leave(left);
-        self.count_inflated(before - left, 0);
+        self.count_inflated(before, 0);
         if let Ok(false) = all {
             self.inflated = TURN;
         }
@@ -383,7 +383,7 @@ impl Reader {
             self.leave(left);
             return event;
         }
-        let before = input.len();
+        let before = self.receiver.meter().read_compressed();
         let event =
             buffers::with_inflater(|inflater| self.receiver.receive_owned(&mut input, inflater));
         let left = input.len();
@@ -392,7 +392,7 @@ impl Reader {
             Ok(Some(OwnedEvent::Message(message))) => message.len(),
             _ => 0,
         };
-        self.count_inflated(before - left, made);
+        self.count_inflated(before, made);
         event
     }
 
@@ -463,7 +463,8 @@ impl Reader {
                 Ok(ControlFlow::Break(())) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            let (mut count, before) = (0, input.len());
+            let mut count = 0;
+            let before = self.receiver.meter().read_compressed();
             let flow = if self.receiver.is_gathering() {
                 let event = self.receiver.receive_owned(&mut input, inflater);
                 event.map(|event| {
@@ -486,8 +487,8 @@ impl Reader {
                 })
             };
             if self.deflate {
-                let taken = TAKEN.saturating_mul(before - input.len());
-                add(&mut self.inflated, count.saturating_add(taken));
+                let taken = self.receiver.meter().read_compressed().wrapping_sub(before);
+                add(&mut self.inflated, cost(taken, count));
             }
             match flow {
                 Ok(Some(ControlFlow::Continue(()))) if self.inflated >= TURN => break Ok(()),
@@ -504,10 +505,11 @@ impl Reader {
         result
     }
 
-    /// Counts what was taken where messages may be compressed, and what was made of it.
-    fn count_inflated(&mut self, taken: usize, made: usize) {
-        let taken = TAKEN.saturating_mul(taken);
-        add(&mut self.inflated, made.saturating_add(taken));
+    /// Counts what was made, and what was taken for it of compressed messages since there had been so many bytes of
+    /// them `before`.
+    fn count_inflated(&mut self, before: usize, made: usize) {
+        let taken = self.receiver.meter().read_compressed().wrapping_sub(before);
+        add(&mut self.inflated, cost(taken, made));
         if self.receiver.is_inflating() {
             self.inflated = TURN;
         }
@@ -617,6 +619,11 @@ fn unread(input: &mut Option<Box<ReadBuffer>>) -> &mut [u8] {
         Some(input) => input.unread(),
         None => &mut [],
     }
+}
+
+/// What it counts for that so many bytes of a compressed message were taken, and so many made.
+fn cost(taken: usize, made: usize) -> usize {
+    TAKEN.saturating_mul(taken).saturating_add(made)
 }
 
 /// Adds, as far as it matters.
