@@ -92,19 +92,19 @@ impl From<Error> for Failure {
 
 fn advice(error: &Error) -> Option<String> {
     Some(match error {
-        Error::Resolve { source, .. } if source.to_string().contains("local address") => {
+        Error::Family { .. } => {
             "check --interface, -4 and -6, of which each chooses between IPv4 and IPv6".into()
+        }
+        Error::Local { .. } => {
+            "give --interface one that this machine has, as `ip address` lists them".into()
         }
         Error::Resolve { .. } => "check the spelling of the URL, and the network".into(),
         Error::Connect { attempts } => {
             let refused = ErrorKind::ConnectionRefused;
             let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
             let is_path = |attempt: &Attempt| attempt.address.starts_with('/');
-            let is_ours = |attempt: &Attempt| attempt.source.to_string().starts_with("it cannot");
             if attempts.iter().all(is_path) {
                 "check the path of the socket, or start the server".into()
-            } else if attempts.iter().all(is_ours) {
-                "give --interface one that this machine has, as `ip address` lists them".into()
             } else if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
             } else {

@@ -315,16 +315,17 @@ mod failures {
     #[test]
     fn this_machine_has_no_such_interface() {
         let server = serve(&[]);
-        for (interface, why) in [
-            ("nope0", "it cannot go through nope0: "),
-            ("192.0.2.7", "it cannot come from 192.0.2.7: "),
-        ] {
+        for interface in ["nope0", "192.0.2.7"] {
             let line = one_line(&["--interface", interface, &server.url], "");
-            assert!(line.contains(why), "{line}");
+            let why = format!("cannot connect from {interface}: ");
+            assert!(line.contains(&why), "{line}");
             assert!(line.contains("; give --interface one that"), "{line}");
         }
-        let line = one_line(&["--interface", "::1", &server.url], "");
-        assert!(line.contains("check --interface"), "{line}");
+        for no_way in [&["--interface", "::1"][..], &["-6"]] {
+            let line = one_line(&[no_way, &[&server.url]].concat(), "");
+            assert!(line.contains("127.0.0.1 has no IPv6 address"), "{line}");
+            assert!(line.contains("check --interface, -4 and -6"), "{line}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Everything that can go wrong, as one value to match on.
 
-use std::{error::Error as StdError, fmt, io, sync::Arc};
+use std::{error::Error as StdError, fmt, io, net::IpAddr, sync::Arc};
 
 use sockeye_proto::{
     InvalidCloseCode, ProtocolError, SendError,
@@ -27,6 +27,20 @@ pub enum Error {
     Resolve {
         /// The name.
         host: Box<str>,
+        /// What the system says.
+        source: Arc<io::Error>,
+    },
+    /// The host has addresses, and none of the family (IPv4 or IPv6) of the local address that was asked for.
+    Family {
+        /// The name, or the address.
+        host: Box<str>,
+        /// The local address; one that is unspecified, as `0.0.0.0`, asks for its family alone.
+        local: IpAddr,
+    },
+    /// The connection cannot come from the local address, or through the network interface, that was asked for.
+    Local {
+        /// The address, or the interface's name.
+        from: Box<str>,
         /// What the system says.
         source: Arc<io::Error>,
     },
@@ -190,10 +204,11 @@ impl Error {
         }
     }
 
-    /// Whether no connection could be made: the name, the address, the proxy or TLS.
+    /// Whether no connection could be made: the name, the address, this end's own, the proxy or TLS.
     pub fn is_connect(&self) -> bool {
         match self {
-            Self::Resolve { .. } | Self::Connect { .. } | Self::Tls { .. } => true,
+            Self::Resolve { .. } | Self::Family { .. } | Self::Local { .. } => true,
+            Self::Connect { .. } | Self::Tls { .. } => true,
             #[cfg(feature = "client")]
             Self::Proxy { .. } => true,
             _ => false,
@@ -252,6 +267,15 @@ impl fmt::Display for Error {
             Self::Resolve { host, source } => {
                 write!(f, "the name {host} leads to no address: {source}")
             }
+            Self::Family { host, local } => {
+                let family = if local.is_ipv6() { "IPv6" } else { "IPv4" };
+                write!(f, "{host} has no {family} address, ")?;
+                match local.is_unspecified() {
+                    true => f.write_str("and no other may be used"),
+                    false => write!(f, "and the local address {local} is one"),
+                }
+            }
+            Self::Local { from, source } => write!(f, "cannot connect from {from}: {source}"),
             Self::Connect { attempts } => {
                 f.write_str("no connection ")?;
                 for (count, Attempt { address, source }) in attempts.iter().enumerate() {
@@ -351,6 +375,7 @@ impl StdError for Error {
             | Self::Timeout(_)
             | Self::Overflow { .. }
             | Self::Full { .. }
+            | Self::Family { .. }
             | Self::Incomplete => None,
             Self::Connect { attempts } => {
                 let last = attempts.last()?;
@@ -368,6 +393,7 @@ impl StdError for Error {
             Self::Redirect { problem, .. } => Some(problem),
             Self::Answer { problem, .. } => Some(problem),
             Self::Resolve { source, .. }
+            | Self::Local { source, .. }
             | Self::Listen { source, .. }
             | Self::Lost(source)
             | Self::Random(source) => Some(&**source),

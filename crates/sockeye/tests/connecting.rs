@@ -129,7 +129,18 @@ mod addresses {
 
         let nowhere = client(&url).interface("none0");
         let error = failure(&nowhere).await;
-        assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+        assert!(
+            matches!(&error, Error::Local { from, .. } if &**from == "none0"),
+            "{error:?}"
+        );
+        let nowhere = client(&url).local_address("192.0.2.7".parse().unwrap());
+        let error = failure(&nowhere).await;
+        let Error::Local { from, source } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(&**from, "192.0.2.7");
+        assert_eq!(source.kind(), std::io::ErrorKind::AddrNotAvailable);
+        assert!(error.is_connect() && !error.is_user());
     }
 }
 

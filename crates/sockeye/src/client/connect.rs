@@ -397,7 +397,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Url`], and [`Error::Handshake`] for what cannot be sent, before anything is;
-    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Proxy`], [`Error::Tls`], [`Error::Lost`];
+    /// [`Error::Resolve`], [`Error::Family`], [`Error::Local`], [`Error::Connect`], [`Error::Proxy`],
+    /// [`Error::Tls`], [`Error::Lost`];
     /// [`Error::Handshake`] and [`Error::Answer`] for an answer that declines or breaks a rule;
     /// [`Error::Redirect`]; [`Error::Timeout`].
     ///

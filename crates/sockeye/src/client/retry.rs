@@ -81,6 +81,8 @@ fn is_transient(error: &Error) -> bool {
     let passes = |status| matches!(status, 408 | 425 | 429 | 500..=599);
     match error {
         Error::Resolve { .. } | Error::Connect { .. } | Error::Timeout(_) | Error::Lost(_) => true,
+        // A name may get such an address, and this machine another.
+        Error::Family { .. } | Error::Local { .. } => true,
         Error::Overflow { .. } | Error::Incomplete => true,
         // What rustls refuses it will refuse again; it comes as invalid data.
         Error::Tls { source, .. } => source
