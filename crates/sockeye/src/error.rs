@@ -82,6 +82,14 @@ pub enum Error {
     /// The opening handshake failed: the peer broke a rule or declined, or the request cannot be
     /// sent as asked.
     Handshake(HandshakeError),
+    /// What answers is not HTTP, or not by its rules.
+    Unreadable {
+        /// The rule, a [`HandshakeError::Malformed`].
+        problem: HandshakeError,
+        /// How the answer begins: its first line, of at most 64 bytes; what is no printable ASCII is written as
+        /// in a Rust string.
+        begins: Box<str>,
+    },
     /// The server agreed to open a WebSocket, and broke a rule in doing so.
     Answer {
         /// The rule.
@@ -125,8 +133,8 @@ pub enum Error {
         /// Where the client came from: itself, not a proxy on the way that is trusted to say.
         address: Option<std::net::IpAddr>,
     },
-    /// What a server is to be set up with cannot be: an origin or a route; the text says what is wrong
-    /// with it.
+    /// What a server or a client is to be set up with cannot be: an origin, a route, a cookie; the text says what
+    /// is wrong with it.
     Setup(Box<str>),
     /// A proxy that has to say whose connection it hands on does not, or not by the rules.
     #[cfg(feature = "server")]
@@ -191,7 +199,10 @@ impl Error {
 
     /// Whether the opening handshake failed.
     pub fn is_handshake(&self) -> bool {
-        matches!(self, Self::Handshake(_) | Self::Answer { .. })
+        matches!(
+            self,
+            Self::Handshake(_) | Self::Unreadable { .. } | Self::Answer { .. }
+        )
     }
 
     /// What the server answered in HTTP, where that is what the error is about: status, headers
@@ -297,6 +308,12 @@ impl fmt::Display for Error {
             // Nothing was sent: it is what was asked for.
             Self::Handshake(error) if self.is_user() => error.fmt(f),
             Self::Handshake(error) => write!(f, "the opening handshake failed: {error}"),
+            Self::Unreadable { problem, begins } => {
+                write!(
+                    f,
+                    "the opening handshake failed: {problem}; the answer begins with \"{begins}\""
+                )
+            }
             Self::Answer { problem, .. } => {
                 f.write_str("the answer breaks a rule of the opening handshake: ")?;
                 match problem {
@@ -391,7 +408,7 @@ impl StdError for Error {
             Self::Proxy { source, .. } => Some(&**source),
             #[cfg(feature = "client")]
             Self::Redirect { problem, .. } => Some(problem),
-            Self::Answer { problem, .. } => Some(problem),
+            Self::Answer { problem, .. } | Self::Unreadable { problem, .. } => Some(problem),
             Self::Resolve { source, .. }
             | Self::Local { source, .. }
             | Self::Listen { source, .. }

@@ -337,9 +337,10 @@ impl Client {
     }
 
     /// Has the system ask the other end whether it is still there after that long without a byte
-    /// (`SO_KEEPALIVE`). Default off.
-    pub fn tcp_keepalive(mut self, idle: Duration) -> Self {
-        self.dial.keepalive = Some(idle);
+    /// (`SO_KEEPALIVE`), or with `None` or zero never. The system counts whole seconds, from 1 to 32,767: what is
+    /// between two is rounded up. Default never.
+    pub fn tcp_keepalive(mut self, idle: impl Into<Option<Duration>>) -> Self {
+        self.dial.keepalive = some_time(idle);
         self
     }
 
@@ -412,7 +413,7 @@ impl Client {
                 let asked = self.ask(&endpoint, trail.is_abroad)?;
                 let stream = self.reach(&endpoint).await?;
                 let stream = self.secure(&endpoint, stream, trail.is_abroad).await?;
-                let answer = self.upgrade(stream, asked).await;
+                let answer = self.upgrade(&endpoint, stream, asked).await;
                 if let Err(Error::Handshake(HandshakeError::Status(response))) = &answer
                     && let Some(next) = trail.follow(&endpoint, response)?
                 {
@@ -437,7 +438,7 @@ impl Client {
             let endpoint = self.endpoint()?;
             let asked = self.ask(&endpoint, false)?;
             let stream = self.secure(&endpoint, Stream::new(stream), false).await?;
-            self.upgrade(stream, asked).await
+            self.upgrade(&endpoint, stream, asked).await
         })
         .await
     }

@@ -132,7 +132,8 @@ impl Dial {
             bound.map_err(|error| Failed::here(interface, error))?;
         }
         if let Some(idle) = self.keepalive {
-            SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
+            let keepalive = TcpKeepalive::new().with_time(whole_seconds(idle));
+            SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
         }
         let tcp = socket.connect(address).await?;
         // Messages are written whole; waiting to join them to others only delays them. A system
@@ -140,6 +141,13 @@ impl Dial {
         let _ = tcp.set_nodelay(self.nodelay);
         Ok(tcp)
     }
+}
+
+/// A time that the system takes: it counts whole seconds, and Linux refuses more of them than this.
+fn whole_seconds(time: Duration) -> Duration {
+    const MOST: u64 = 32_767;
+    let begun = u64::from(time.subsec_nanos() > 0);
+    Duration::from_secs(time.as_secs().saturating_add(begun).clamp(1, MOST))
 }
 
 /// Why an attempt failed.
@@ -432,6 +440,20 @@ mod tests {
         };
         let tcp = dial.connect("127.0.0.1", port).await.unwrap();
         assert!(!tcp.nodelay().unwrap() && SockRef::from(&tcp).keepalive().unwrap());
+        for (asked, set) in [
+            (Duration::from_millis(1), 1),
+            (Duration::from_millis(1500), 2),
+            (Duration::MAX, 32_767),
+        ] {
+            let keepalive = Some(asked);
+            let dial = Dial {
+                keepalive,
+                ..Dial::default()
+            };
+            let tcp = dial.connect("127.0.0.1", port).await.unwrap();
+            let time = SockRef::from(&tcp).tcp_keepalive_time().unwrap();
+            assert_eq!(time, Duration::from_secs(set), "{asked:?}");
+        }
         #[cfg(target_os = "linux")]
         assert_eq!(
             SockRef::from(&tcp).tcp_keepalive_time().unwrap(),
