@@ -364,7 +364,8 @@ impl Client {
     ///
     /// # Errors
     /// What kept it from opening: [`Error::is_connect`], [`Error::is_handshake`] (with the response,
-    /// where there was one), [`Error::is_timeout`], or a URL that cannot be a WebSocket's.
+    /// where there was one), [`Error::is_timeout`], [`Error::is_lost`], [`Error::Redirect`]; or
+    /// [`Error::is_user`], where the URL or the request cannot be.
     ///
     /// # Cancel safety
     /// Dropping the future gives the connection up.
