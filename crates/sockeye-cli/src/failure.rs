@@ -61,7 +61,7 @@ impl Failure {
     pub(crate) fn opening(args: &Connect, error: Error) -> Self {
         let advice = match error.response() {
             Some(response) if !matches!(error, Error::Answer { .. }) => {
-                http_advice(response, args.verbose)
+                http_advice(response, Some(args))
             }
             _ => advice(&error),
         };
@@ -260,7 +260,7 @@ fn alert_advice(alert: &str) -> Option<&'static str> {
 
 fn handshake_advice(error: &HandshakeError) -> Option<String> {
     match error {
-        HandshakeError::Status(response) => http_advice(response, false),
+        HandshakeError::Status(response) => http_advice(response, None),
         HandshakeError::Tls => Some("try wss:// instead of ws://".into()),
         HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
         _ => None,
@@ -279,13 +279,16 @@ pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
     }
 }
 
-/// What a server says that declines, where it points to, and what may help. A body that has been shown is not
-/// pointed to.
-fn http_advice(response: &Response, is_shown: bool) -> Option<String> {
+/// What a server says that declines, where it points to, and what may help: no flag that was given.
+fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
     let header = |name| response.headers().first_str(name);
     if let Some(location) = header("Location") {
+        let flag = match args.is_some_and(|args| args.location) {
+            true => "--max-redirs",
+            false => "--location",
+        };
         return Some(format!(
-            "it says to connect to {location} instead: follow with --location"
+            "it says to connect to {location} instead: follow with {flag}"
         ));
     }
     let body = String::from_utf8_lossy(response.body());
@@ -293,7 +296,7 @@ fn http_advice(response: &Response, is_shown: bool) -> Option<String> {
     let says = match is_for_people(header("Content-Type"), body) {
         true => Some(format!("it says: {body}")),
         false if body.is_empty() => None,
-        false if is_shown => Some("what it says is above".into()),
+        false if args.is_some_and(|args| args.verbose) => Some("what it says is above".into()),
         false => Some("see what it says with --verbose".into()),
     };
     let helps = match response.status() {
