@@ -122,11 +122,14 @@ fn advice(error: &Error) -> Option<String> {
         Error::Connect { attempts } => {
             let refused = ErrorKind::ConnectionRefused;
             let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
+            let is_late = |attempt: &Attempt| attempt.source.kind() == ErrorKind::TimedOut;
             let is_path = |attempt: &Attempt| attempt.address.starts_with('/');
             if attempts.iter().all(is_path) {
                 "check the path of the socket, or start the server".into()
             } else if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
+            } else if attempts.iter().any(is_late) {
+                SLOW.into()
             } else {
                 "check the address, and the network".into()
             }
@@ -138,9 +141,7 @@ fn advice(error: &Error) -> Option<String> {
             problem: RedirectError::TooMany { .. },
             ..
         } => "allow more with --max-redirs".into(),
-        Error::Timeout(Deadline::Connect) => {
-            "check the address and the network, or allow it more with --connect-timeout".into()
-        }
+        Error::Timeout(Deadline::Connect) => SLOW.into(),
         Error::Timeout(Deadline::Tls) => {
             "the server may not speak TLS on this port: try ws:// instead of wss://, or allow it more with \
              --connect-timeout"
@@ -165,6 +166,7 @@ fn advice(error: &Error) -> Option<String> {
     })
 }
 
+const SLOW: &str = "check the address and the network, or allow it more with --connect-timeout";
 const CHECK_PORT: &str = "check the port, and whether it is ws:// or wss://";
 const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
 
@@ -273,6 +275,9 @@ pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
         Ended::Protocol(
             ProtocolError::MessageTooLarge { .. } | ProtocolError::FrameTooLarge { .. },
         ) => Some("allow more with --max-message"),
+        Ended::Protocol(ProtocolError::ReservedBits) => Some(
+            "it may compress, which was not agreed on: a proxy on the way may have dropped that",
+        ),
         Ended::Silent => Some("one that is slow is allowed more with --ping-timeout"),
         Ended::TimedOut => Some("one that is slow is allowed more with --close-timeout"),
         _ => None,
