@@ -921,6 +921,10 @@ impl Shared {
             let _ = self.apply(Command::GiveUp);
             return Err(());
         }
+        // Asked to before there was anyone to wake.
+        if self.is_leaving() && has_budget_remaining() {
+            return self.park(cx, held_back);
+        }
         Ok(parked)
     }
 
@@ -1258,9 +1262,53 @@ mod tests {
         assert!(queued.take(1 << 20).count() < 1 << 20);
     }
 
-    /// A payload that is not copied is the user's memory: the thread's buffers must not keep it.
+    /// Where the receiving half is in another task than its driver.
+    #[cfg(feature = "server")]
     #[test]
-    fn what_was_not_written_is_let_go_of_with_the_connection() {
+    fn whoever_is_asked_to_leave_while_they_begin_to_wait_learns_of_it() {
+        use std::{task::Wake, thread};
+
+        #[derive(Default)]
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+
+        let all: Vec<_> = (0..10_000).map(|_| driven_elsewhere()).collect();
+        let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let until = |count: &AtomicUsize, round| {
+            while count.load(Ordering::Acquire) <= round {
+                thread::yield_now();
+            }
+        };
+        let mut missed = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (round, shared) in all.iter().enumerate() {
+                    until(&begun, round);
+                    shared.leave(&leaving("restart"));
+                    done.store(round + 1, Ordering::Release);
+                }
+            });
+            for (round, shared) in all.iter().enumerate() {
+                shared.attend();
+                let woken = Arc::new(Woken::default());
+                let waker = woken.clone().into();
+                begun.store(round + 1, Ordering::Release);
+                let _ = shared.park(&mut Context::from_waker(&waker), false);
+                until(&done, round);
+                let posted = shared.take_inbox(&mut shared.lock());
+                let closes = posted.iter().any(|it| matches!(it, Command::Close(_)));
+                missed += usize::from(!closes && !woken.0.load(Ordering::Acquire));
+            }
+        });
+        assert_eq!(missed, 0);
+    }
+
+    /// A megabyte, and who has it.
+    fn payload() -> (Arc<[u8]>, bytes::Bytes) {
         struct Payload(Arc<[u8]>);
         impl AsRef<[u8]> for Payload {
             fn as_ref(&self) -> &[u8] {
@@ -1268,8 +1316,29 @@ mod tests {
             }
         }
         let memory: Arc<[u8]> = vec![0; 1 << 20].into();
-        let shared = Shared::of_nobody();
         let payload = bytes::Bytes::from_owner(Payload(memory.clone()));
+        (memory, payload)
+    }
+
+    /// A payload that is not copied is the user's memory: the thread's buffers must not keep it.
+    #[test]
+    fn what_was_not_written_is_let_go_of_with_the_connection() {
+        let shared = Shared::of_nobody();
+        let (memory, payload) = payload();
+        shared.apply(Command::Message(payload.into())).unwrap();
+        assert_eq!(Arc::strong_count(&memory), 2);
+        shared.end(Ended::gone());
+        shared.let_go();
+        assert_eq!(Arc::strong_count(&memory), 1);
+    }
+
+    /// Nor must what waits behind a message in parts.
+    #[test]
+    fn what_was_held_is_let_go_of_with_the_connection() {
+        let shared = Shared::of_nobody();
+        let kind = sockeye_proto::MessageKind::Binary;
+        shared.apply(Command::Begin(kind)).unwrap();
+        let (memory, payload) = payload();
         shared.apply(Command::Message(payload.into())).unwrap();
         assert_eq!(Arc::strong_count(&memory), 2);
         shared.end(Ended::gone());
