@@ -202,9 +202,10 @@ impl Future for Sending<'_, '_> {
             return Poll::Ready(Ok(()));
         }
         if command.is_some() {
-            ready!(shared.poll_apply(cx, command))?;
+            ready!(shared.poll_apply(cx, command)).map_err(|error| shared.noted(error))?;
         }
-        shared.poll_flush(cx, false).map_err(Error::Lost)
+        let flushed = ready!(shared.poll_flush(cx, false));
+        Poll::Ready(flushed.map_err(|lost| shared.noted(Error::Lost(lost))))
     }
 }
 
@@ -345,10 +346,25 @@ impl Shared {
             })?,
             _ => {}
         }
-        self.access(|access| match access {
+        let applied = self.access(|access| match access {
             Access::Driven(link) | Access::Free(link, _) => link.apply(command),
             Access::Remote(state) => self.post(state, command),
-        })
+        });
+        applied.map_err(|error| self.noted(error))
+    }
+
+    /// Notes the end that an error is, where nobody receives who would, and lets go of the connection.
+    #[cold]
+    fn noted(&self, error: Error) -> Error {
+        if let Error::Lost(lost) = &error
+            && self.has_reader()
+        {
+            self.end(Ended::Lost(lost.clone()));
+            if self.let_go() {
+                drop(self.take_reader());
+            }
+        }
+        error
     }
 
     /// Notes the Close that this end is about to send first.
@@ -438,7 +454,7 @@ impl Shared {
             true => Err(Error::Full { high_water }),
             false => Ok(()),
         };
-        self.access(|access| match access {
+        let sent = self.access(|access| match access {
             Access::Driven(link) => {
                 if link.sender.is_open() {
                     full(link.waiting())?;
@@ -465,7 +481,8 @@ impl Shared {
                 }
                 self.post(state, message)
             }
-        })
+        });
+        sent.map_err(|error| self.noted(error))
     }
 
     /// Sends a Close, which goes out with what waits before it.
@@ -480,7 +497,7 @@ impl Shared {
     /// Queues a message where nothing waits, and writes it as [`try_send`](Self::try_send) does; else
     /// puts it in place of the one that waits for the same key.
     pub(crate) fn send_latest(&self, key: u64, message: Outgoing<'_>) -> Result<()> {
-        self.access(|access| match access {
+        let sent = self.access(|access| match access {
             Access::Driven(link) => link.send_latest(key, message),
             Access::Free(link, state) => {
                 link.send_latest(key, message)?;
@@ -500,13 +517,14 @@ impl Shared {
                 inbox.latest.get_or_insert_default().put(key, message);
                 Ok(())
             }
-        })
+        });
+        sent.map_err(|error| self.noted(error))
     }
 
     /// Waits until all that was queued is written.
     pub(crate) async fn flush(&self) -> Result<()> {
         let flushed = poll_fn(|cx| self.poll_flush(cx, true)).await;
-        flushed.map_err(Error::Lost)
+        flushed.map_err(|lost| self.noted(Error::Lost(lost)))
     }
 
     /// Waits until what was queued is written. Where a driver writes when the task yields, there is
