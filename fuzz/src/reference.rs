@@ -41,6 +41,13 @@ enum Fault {
 impl Reference {
     /// Inflates a message; with `keep`, the next one may refer back to it.
     pub fn inflate(&mut self, compressed: &[u8], limit: usize, keep: bool) -> Verdict {
+        // No DEFLATE, but there are peers that mean an empty message by it.
+        if compressed.is_empty() {
+            return Verdict::Inflated {
+                message: Vec::new(),
+                farthest: 0,
+            };
+        }
         let (byte, bits) = std::mem::take(&mut self.held);
         let input = [&[byte], compressed, &TAIL].concat();
         let start = self.history.len();

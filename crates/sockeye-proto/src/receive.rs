@@ -1,6 +1,7 @@
 //! Bytes become events (RFC 6455 §5, §6.2).
 
 mod gathered;
+mod inflate;
 mod parts;
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
@@ -18,6 +19,7 @@ use crate::{
 };
 
 use gathered::Gathered;
+use inflate::Inflating;
 pub use parts::Part;
 use parts::Parts;
 
@@ -84,6 +86,8 @@ pub struct Receiver {
     ended: bool,
     /// Whether neither has, and nothing is unfinished, so that the input begins with a header.
     fresh: bool,
+    /// Whether long messages are inflated in turns.
+    turns: bool,
     /// The window of the peer's compressor, where compression was agreed.
     window: Option<WindowBits>,
     /// The codec of this connection, where the context outlives the message.
@@ -110,6 +114,8 @@ struct Unfinished {
     payload: Gathered,
     /// How that message is received in parts, where it is.
     parts: Option<Box<Parts>>,
+    /// The message that has come whole and is being inflated.
+    inflating: Option<Box<Inflating>>,
     /// The payload so far of a control frame that did not arrive whole.
     control: Vec<u8>,
     /// Which of the two buffers above still lends the last event.
@@ -196,6 +202,7 @@ impl Receiver {
             peer_masks: matches!(role, Role::Server),
             ended: false,
             fresh: true,
+            turns: false,
             window: deflate.map(|agreed| agreed.window),
             inflater: keeps_context.then(|| Box::new(Inflater::new())),
             most_whole: u16::try_from(limits.message.min(limits.frame).min(limits.retained))
@@ -335,18 +342,7 @@ impl Receiver {
                 text,
                 compressed: true,
                 place,
-            } => {
-                let compressed = place.bytes(payload(&mut self.unfinished));
-                let count = compressed.len();
-                codec(self.window, &mut self.inflater, inflater)
-                    .and_then(|codec| codec.inflate(compressed, self.limits.message))
-                    .and_then(|inflated| borrow(text, false, inflated))
-                    .inspect(|message| {
-                        flow.message(text, message.len());
-                        flow.compressed(count, message.len());
-                    })
-                    .map(Event::Message)
-            }
+            } => return self.lend_inflated(text, place, inflater),
             Found::Control { opcode, place } => {
                 flow.control(opcode);
                 if opcode == OpCode::Close {
@@ -411,18 +407,7 @@ impl Receiver {
                 text,
                 compressed: true,
                 place,
-            } => {
-                let compressed = place.bytes(payload(&mut self.unfinished));
-                let count = compressed.len();
-                codec(self.window, &mut self.inflater, inflater)
-                    .and_then(|codec| codec.inflate_owned(compressed, self.limits.message))
-                    .and_then(|inflated| own(text, false, inflated.into()))
-                    .inspect(|message| {
-                        flow.message(text, message.len());
-                        flow.compressed(count, message.len());
-                    })
-                    .map(OwnedEvent::Message)
-            }
+            } => return self.own_inflated(text, place, inflater),
             Found::Control { opcode, place } => {
                 flow.control(opcode);
                 if opcode == OpCode::Close {
@@ -635,8 +620,15 @@ impl Receiver {
         input: &mut &'i mut [u8],
     ) -> Result<Option<Found<'i>>, ProtocolError> {
         unfinished.release();
+        if let Some(inflating) = &unfinished.inflating {
+            return Ok(Some(Found::Message {
+                text: inflating.text,
+                compressed: true,
+                place: Place::Own,
+            }));
+        }
         if unfinished.parts.is_some() {
-            self.skip(unfinished, input, usize::MAX)?;
+            self.skip(unfinished, input, false)?;
         }
         loop {
             let mut frame = match unfinished.frame {
@@ -774,7 +766,10 @@ impl Receiver {
 
 impl Unfinished {
     fn is_idle(&self) -> bool {
-        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+        self.header_len == 0
+            && self.frame.is_none()
+            && self.message.is_none()
+            && self.inflating.is_none()
     }
 
     /// Lets go of the buffers that lent the last event.
@@ -994,43 +989,5 @@ fn control_event(opcode: OpCode, payload: &[u8]) -> Result<Event<'_>, ProtocolEr
         OpCode::Ping => Ok(Event::Ping(payload)),
         OpCode::Pong => Ok(Event::Pong(payload)),
         _ => CloseFrame::parse(payload).map(Event::Close),
-    }
-}
-
-/// The codec for a message: the connection's own where it keeps a context, else the one lent.
-struct Codec<'a> {
-    inflater: &'a mut Inflater,
-    window: WindowBits,
-    keep_context: bool,
-}
-
-fn codec<'a>(
-    window: Option<WindowBits>,
-    own: &'a mut Option<Box<Inflater>>,
-    lent: &'a mut Inflater,
-) -> Result<Codec<'a>, ProtocolError> {
-    // RSV1 is refused where nothing was agreed, so there is always an agreement here.
-    let Some(window) = window else {
-        return Err(ProtocolError::ReservedBits);
-    };
-    let keep_context = own.is_some();
-    let inflater = own.as_deref_mut().unwrap_or(lent);
-    Ok(Codec {
-        inflater,
-        window,
-        keep_context,
-    })
-}
-
-impl<'a> Codec<'a> {
-    fn inflate(self, compressed: &[u8], limit: usize) -> Result<&'a [u8], ProtocolError> {
-        self.inflater
-            .inflate(compressed, limit, self.window, self.keep_context)
-    }
-
-    fn inflate_owned(self, compressed: &[u8], limit: usize) -> Result<Vec<u8>, ProtocolError> {
-        self.inflater
-            .inflate(compressed, limit, self.window, self.keep_context)?;
-        Ok(self.inflater.take_output())
     }
 }

@@ -6,7 +6,7 @@ mod wire;
 
 use proptest::prelude::*;
 use sockeye_proto::{
-    CloseCode, Config, Limits, Message, ProtocolError, Role,
+    CloseCode, Config, Limits, Message, OwnedEvent, ProtocolError, Role,
     deflate::{DeflateConfig, DeflateParams, Deflater, WindowBits},
 };
 use wire::*;
@@ -145,6 +145,33 @@ mod section_7_2_2_decompression {
             let mut narrow = End::with(&config(role, agreed(true, 9)));
             narrow.read(frame(0xC2, &payload).to(role));
             assert_eq!(narrow.error, Some(ProtocolError::CorruptDeflate));
+        }
+    }
+
+    /// A bug: it was refused. §7.2.3.6 writes an empty message as one byte, but there are peers that send none,
+    /// and nothing else that it could mean.
+    #[test]
+    fn a_compressed_message_of_no_bytes_at_all_is_empty() {
+        for role in BOTH {
+            for no_context_takeover in [true, false] {
+                let mut end = End::with(&config(role, agreed(no_context_takeover, 15)));
+                end.read(frame(0xC1, HELLO).to(role))
+                    .read(frame(0xC1, "").to(role))
+                    .read(frame(0x42, "").to(role))
+                    .read(frame(0x89, "").to(role))
+                    .read(frame(0x00, "").to(role))
+                    .read_bytewise(frame(0x80, "").to(role))
+                    .read(frame(0xC1, HELLO).to(role));
+                let ping = OwnedEvent::Ping("".into());
+                let events = [text("Hello"), text(""), ping, binary(b""), text("Hello")];
+                assert_eq!((&end.events[..], end.error), (&events[..], None));
+            }
+            // The context is as it was: §7.2.3.2 refers back to the message before.
+            let mut end = End::with(&config(role, agreed(false, 15)));
+            for payload in [&HELLO[..], b"", b"\xF2\x00\x11\x00\x00"] {
+                end.read(frame(0xC1, payload).to(role));
+            }
+            assert_eq!(end.events, [text("Hello"), text(""), text("Hello")]);
         }
     }
 
@@ -345,7 +372,7 @@ proptest! {
         }
         prop_assert_eq!(to.error, None);
         let expected: Vec<_> =
-            messages.into_iter().map(sockeye_proto::OwnedEvent::Message).collect();
+            messages.into_iter().map(OwnedEvent::Message).collect();
         prop_assert_eq!(&to.events, &expected);
     }
 }

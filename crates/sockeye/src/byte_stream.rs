@@ -116,7 +116,7 @@ impl AsyncRead for ByteStream {
                 .receiver
                 .poll_next_with(cx, |reader, cx| reader.poll_part(cx, room));
             match ready!(part)? {
-                // Of a message from before, which is discarded.
+                // Of a message from before, which is discarded, or of much of which nothing has come.
                 Some(Part::Data(0)) => {}
                 Some(Part::Data(count)) => {
                     buffer.advance(count);

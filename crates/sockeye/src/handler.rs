@@ -526,7 +526,7 @@ impl<H: Handler> Session<H> {
                 }
             }
             self.deliver(shared);
-            if !full || self.reader.has_input() {
+            if !full || self.reader.has_input() || self.reader.has_had_its_turn() {
                 return Poll::Ready(false);
             }
         }

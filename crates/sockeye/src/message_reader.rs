@@ -105,6 +105,8 @@ impl AsyncRead for MessageReader<'_> {
                 .receiver
                 .poll_next_with(cx, |reader, cx| reader.poll_part(cx, room));
             match ready!(part)? {
+                // Nothing has come of much: the others of the thread have had their turn.
+                Some(Part::Data(0)) => {}
                 Some(Part::Data(count)) => {
                     buffer.advance(count);
                     break;

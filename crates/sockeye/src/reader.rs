@@ -27,6 +27,10 @@ const DIRECT: usize = buffers::READ;
 /// thread for as long as it pleases. Inflating so much takes about a millisecond.
 const TURN: u32 = 1 << 20;
 
+/// What a byte counts for that is taken where messages may be compressed. It can be work without anything being made
+/// of it: 64 KiB of empty blocks take two milliseconds.
+const TAKEN: usize = 16;
+
 /// The receiving side. All its state is here and none in a future, so that every read can be
 /// dropped at any time.
 #[derive(Debug)]
@@ -42,7 +46,8 @@ pub(crate) struct Reader {
     /// Whether the last read has left nothing behind, as far as is known: then asking before the
     /// next costs a third of trying.
     drained: bool,
-    /// How many bytes were made of compressed messages in this turn, as far as it matters.
+    /// How many bytes were made of compressed messages in this turn, and what was [taken](TAKEN) for that, as far as
+    /// it matters.
     inflated: u32,
     /// Why no more comes, where nobody has been told of it yet. In a box, as all that few connections have.
     failed: Option<Box<Broken>>,
@@ -95,7 +100,7 @@ impl Reader {
         receiver.meter().count_read(early.len());
         Self {
             io,
-            receiver,
+            receiver: receiver.in_turns(),
             phase: Phase::Open,
             deflate,
             input: (!early.is_empty()).then(|| Box::new(ReadBuffer::full(early))),
@@ -127,22 +132,39 @@ impl Reader {
         if let Some(broken) = self.failed.take() {
             return Poll::Ready(Err(*broken));
         }
-        if self.has_input() {
-            ready!(self.poll_skipped(cx))?;
-            if let Some(event) = self.take().map_err(Broken::Protocol)? {
-                return Poll::Ready(Ok(event));
-            }
+        if self.has_input()
+            && let Some(event) = ready!(self.poll_take(cx))?
+        {
+            return Poll::Ready(Ok(event));
         }
         loop {
             match ready!(self.poll_read(cx))? {
                 Read::Some { .. } => {}
                 Read::End => return Poll::Ready(Err(Broken::End)),
             }
-            ready!(self.poll_skipped(cx))?;
+            // What was read into a message's own buffer is looked at at once: nothing else would say that it is there.
+            if self.input.is_some() {
+                ready!(self.poll_turn(cx));
+            }
             // Whatever was read: a payload read into the message's own buffer may have completed the message.
-            if let Some(event) = self.take().map_err(Broken::Protocol)? {
+            if let Some(event) = ready!(self.poll_take(cx))? {
                 return Poll::Ready(Ok(event));
             }
+        }
+    }
+
+    /// Takes the next event off what was read; the others of the thread have their turn while much is discarded or
+    /// inflated for it.
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<OwnedEvent>, Broken>> {
+        while !self.discard_skipped().map_err(Broken::Protocol)? {
+            ready!(self.poll_turn(cx));
+        }
+        loop {
+            let event = self.take().map_err(Broken::Protocol)?;
+            if event.is_some() || !self.receiver.is_inflating() {
+                return Poll::Ready(Ok(event));
+            }
+            ready!(self.poll_turn(cx));
         }
     }
 
@@ -153,10 +175,10 @@ impl Reader {
         if let Some(message) = self.take_whole() {
             return Some(Poll::Ready(message));
         }
-        if self.has_input()
+        if self.input.is_some()
             || self.failed.is_some()
             || self.throttle.is_some()
-            || self.inflated >= TURN
+            || self.has_had_its_turn()
             || !self.receiver.is_fresh()
         {
             return None;
@@ -199,17 +221,18 @@ impl Reader {
         }
         loop {
             let mut input = unread(&mut self.input);
+            let before = input.len();
             let part = self.receiver.receive_part(&mut input, room);
             let left = input.len();
             self.leave(left);
-            if let Ok(Some(Part::Data(count))) = part
-                && self.deflate
-            {
-                // Nothing to have is a turn's worth that was discarded.
-                add(
-                    &mut self.inflated,
-                    if count > 0 { count } else { TURN as usize },
-                );
+            if self.deflate {
+                let made = match part {
+                    // A turn's worth came to nothing.
+                    Ok(Some(Part::Data(0))) => TURN as usize,
+                    Ok(Some(Part::Data(count))) => count,
+                    _ => 0,
+                };
+                self.count_inflated(before - left, made);
             }
             if let Some(part) = part.map_err(Broken::Protocol)? {
                 return Poll::Ready(Ok(part));
@@ -218,6 +241,7 @@ impl Reader {
                 Read::Some { .. } => {}
                 Read::End => return Poll::Ready(Err(Broken::End)),
             }
+            ready!(self.poll_turn(cx));
         }
     }
 
@@ -260,12 +284,18 @@ impl Reader {
     /// Waits for the next turn, where so much was inflated that the others of the thread come first.
     #[inline]
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.inflated < TURN {
+        if !self.has_had_its_turn() {
             return Poll::Ready(());
         }
         self.inflated = 0;
         // Unlike a wake, it has the runtime also look at what has come for the others.
         pin!(yield_now()).poll(cx)
+    }
+
+    /// Whether so much was inflated that the others of the thread come first.
+    #[inline]
+    pub(crate) fn has_had_its_turn(&self) -> bool {
+        self.inflated >= TURN
     }
 
     /// Whether the peer is held back: then nothing is read, whatever has come.
@@ -294,24 +324,18 @@ impl Reader {
         self.receiver.skip_message();
     }
 
-    /// Discards what was read of a message that nobody wants the rest of; the others of the thread have their
-    /// turn meanwhile.
-    fn poll_skipped(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        while !self.discard_skipped().map_err(Broken::Protocol)? {
-            ready!(self.poll_turn(cx));
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Discards no more of it than is inflated in a turn. Tells whether that was all.
+    /// Discards what was read of a message that nobody wants the rest of, and no more of it than is inflated in a
+    /// turn. Tells whether that was all.
     fn discard_skipped(&mut self) -> Result<bool, ProtocolError> {
         if !self.deflate || self.receiver.is_fresh() {
             return Ok(true);
         }
         let mut input = unread(&mut self.input);
+        let before = input.len();
         let all = self.receiver.discard_part(&mut input);
         let left = input.len();
         self.leave(left);
+        self.count_inflated(before - left, 0);
         if let Ok(false) = all {
             self.inflated = TURN;
         }
@@ -322,7 +346,7 @@ impl Reader {
     /// with one is left to be found by [`poll_event`](Self::poll_event).
     #[inline(always)]
     fn take_whole(&mut self) -> Option<Message> {
-        if !self.has_input() || self.failed.is_some() || self.throttle.is_some() {
+        if self.input.is_none() || self.failed.is_some() || self.throttle.is_some() {
             return None;
         }
         let mut input = unread(&mut self.input);
@@ -344,20 +368,24 @@ impl Reader {
     #[inline]
     fn take(&mut self) -> Result<Option<OwnedEvent>, ProtocolError> {
         let mut input = unread(&mut self.input);
-        let event = if self.deflate {
-            let event = buffers::with_inflater(|inflater| {
-                self.receiver.receive_owned(&mut input, inflater)
-            });
-            if let Ok(Some(OwnedEvent::Message(message))) = &event {
-                add(&mut self.inflated, message.len());
-            }
-            event
-        } else {
-            self.receiver
-                .receive_owned(&mut input, &mut Inflater::new())
-        };
+        if !self.deflate {
+            let event = self
+                .receiver
+                .receive_owned(&mut input, &mut Inflater::new());
+            let left = input.len();
+            self.leave(left);
+            return event;
+        }
+        let before = input.len();
+        let event =
+            buffers::with_inflater(|inflater| self.receiver.receive_owned(&mut input, inflater));
         let left = input.len();
         self.leave(left);
+        let made = match &event {
+            Ok(Some(OwnedEvent::Message(message))) => message.len(),
+            _ => 0,
+        };
+        self.count_inflated(before - left, made);
         event
     }
 
@@ -428,7 +456,7 @@ impl Reader {
                 Ok(ControlFlow::Break(())) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            let mut count = 0;
+            let (mut count, before) = (0, input.len());
             let flow = if self.receiver.is_gathering() {
                 let event = self.receiver.receive_owned(&mut input, inflater);
                 event.map(|event| {
@@ -451,7 +479,8 @@ impl Reader {
                 })
             };
             if self.deflate {
-                add(&mut self.inflated, count);
+                let taken = TAKEN.saturating_mul(before - input.len());
+                add(&mut self.inflated, count.saturating_add(taken));
             }
             match flow {
                 Ok(Some(ControlFlow::Continue(()))) if self.inflated >= TURN => break Ok(()),
@@ -462,13 +491,25 @@ impl Reader {
         };
         let left = input.len();
         self.leave(left);
+        if self.receiver.is_inflating() {
+            self.inflated = TURN;
+        }
         result
     }
 
-    /// Whether bytes were read that no event has been taken off yet.
+    /// Counts what was taken where messages may be compressed, and what was made of it.
+    fn count_inflated(&mut self, taken: usize, made: usize) {
+        let taken = TAKEN.saturating_mul(taken);
+        add(&mut self.inflated, made.saturating_add(taken));
+        if self.receiver.is_inflating() {
+            self.inflated = TURN;
+        }
+    }
+
+    /// Whether there is something to take an event off, without a read.
     #[inline]
     pub(crate) fn has_input(&self) -> bool {
-        self.input.is_some()
+        self.input.is_some() || self.receiver.is_inflating()
     }
 
     /// Reads once. Call it only where everything read before has been taken.

@@ -1,13 +1,15 @@
 //! A bug: what was read in one go was also inflated in one go, and that may be a thousand times as much. One peer
 //! could keep the others of its thread waiting for seconds; and what it sent to a group came to members who had no
-//! time to read, and were closed for it.
+//! time to read, and were closed for it. And only what was made was counted: a message of empty blocks, of which
+//! nothing is made, took a thread as long as it pleased.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod wire;
 mod wrongs;
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,7 +20,7 @@ use std::{
 use sockeye::{DeflateConfig, Ended, Handler, MessageRef, Socket, WebSocket};
 use tokio::{io::AsyncReadExt, sync::mpsc};
 use wire::*;
-use wrongs::deflated;
+use wrongs::{HELLO, deflated};
 
 const MESSAGES: usize = 8;
 
@@ -161,5 +163,110 @@ async fn others_have_theirs_while_a_message_is_discarded() {
         within(counted).await;
         assert_eq!(next.await.unwrap(), "next");
         assert!(turns > 16, "{form}: {turns}");
+    }
+}
+
+/// How often a future is polled until it is done, with what comes of it.
+async fn polls<T>(future: impl Future<Output = T>) -> (usize, T) {
+    let (mut future, mut polls) = (pin!(future), 0);
+    let output = poll_fn(|cx| {
+        polls += 1;
+        future.as_mut().poll(cx)
+    });
+    let output = within(output).await;
+    (polls, output)
+}
+
+/// More than is inflated in one go, of blocks in which there is nothing, and "Hello".
+fn empty_blocks(block: [u8; 5]) -> Vec<u8> {
+    let mut payload = block.repeat(128 << 10);
+    payload.extend_from_slice(&HELLO);
+    payload
+}
+
+/// In each turn 64 KiB are taken of it.
+const TURNS: usize = (5 * (128 << 10)) / (64 << 10);
+
+/// Of the fixed codes, four blocks of ten bits; and a stored one.
+const EMPTY_BLOCKS: [[u8; 5]; 2] = [
+    [0x02, 0x08, 0x20, 0x80, 0x00],
+    [0x00, 0x00, 0x00, 0xFF, 0xFF],
+];
+
+#[tokio::test]
+async fn a_message_of_empty_blocks_takes_its_turns() {
+    let kept = Setup {
+        deflate: Some(DeflateConfig {
+            peer_no_context_takeover: false,
+            ..DeflateConfig::default()
+        }),
+        extensions: "permessage-deflate",
+        ..Setup::default()
+    };
+    for (block, keeps_context) in EMPTY_BLOCKS.into_iter().zip([false, true]) {
+        for form in ["plain", "driven", "events", "parts", "given up", "skipped"] {
+            let setup = if keeps_context {
+                kept.clone()
+            } else {
+                Setup::deflate()
+            };
+            if form == "skipped" && !keeps_context {
+                // Not even inflated.
+                continue;
+            }
+            let setup = Setup {
+                pipe: 1 << 20,
+                ..setup
+            };
+            let (mut socket, mut peer) = setup.open(Role::Server).await;
+            // All of it is there before any of it is read.
+            peer.send_frame(0xC1, empty_blocks(block)).await;
+            peer.send_frame(0x81, "next").await;
+            peer.send_close(1000, "").await;
+            let (told, mut messages) = mpsc::unbounded_channel();
+            let (polls, ()) = match form {
+                "plain" => polls(tell(&mut socket, &told)).await,
+                "driven" => {
+                    let driven = socket.drive(async |mut socket| {
+                        tell(&mut socket, &told).await;
+                        Ok(())
+                    });
+                    polls(async { drop(driven.await.unwrap()) }).await
+                }
+                "events" => polls(async { drop(socket.handle(Told(told.clone())).await) }).await,
+                "parts" => polls(tell_in_parts(&mut socket, &told)).await,
+                "given up" => {
+                    let mut first = Box::pin(socket.recv());
+                    let polled = poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx))).await;
+                    assert!(polled.is_pending());
+                    drop(first);
+                    polls(tell_in_parts(&mut socket, &told)).await
+                }
+                _ => {
+                    told.send("Hello".into()).unwrap();
+                    assert!(socket.recv_stream().await.unwrap().is_some());
+                    polls(tell(&mut socket, &told)).await
+                }
+            };
+            for expected in ["Hello", "next"] {
+                assert_eq!(messages.try_recv().unwrap(), expected, "{form}");
+            }
+            let least = if form == "given up" { TURNS - 1 } else { TURNS };
+            assert!(polls >= least, "{form}: {polls} of {least}");
+        }
+    }
+}
+
+async fn tell(socket: &mut WebSocket, told: &mpsc::UnboundedSender<String>) {
+    while let Some(message) = socket.recv().await.unwrap() {
+        told.send(message.as_text().unwrap().into()).unwrap();
+    }
+}
+
+async fn tell_in_parts(socket: &mut WebSocket, told: &mpsc::UnboundedSender<String>) {
+    while let Some(mut message) = socket.recv_stream().await.unwrap() {
+        let mut text = String::new();
+        message.read_to_string(&mut text).await.unwrap();
+        told.send(text).unwrap();
     }
 }

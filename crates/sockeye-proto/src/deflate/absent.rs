@@ -83,7 +83,33 @@ impl Progress {
     }
 }
 
+/// How far a message that is inflated in turns has come: nowhere.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    pub(crate) taken: usize,
+    pub(crate) progress: Progress,
+}
+
+impl Turns {
+    pub(crate) fn new(_: WindowBits) -> Self {
+        Self {
+            taken: 0,
+            progress: Progress,
+        }
+    }
+}
+
 impl Inflater {
+    pub(crate) fn inflate_turn(
+        &mut self,
+        _compressed: &[u8],
+        _limit: usize,
+        _keep_context: bool,
+        _turns: &mut Turns,
+    ) -> Result<bool, ProtocolError> {
+        Err(ProtocolError::ReservedBits)
+    }
+
     pub(crate) fn inflate_part(
         &mut self,
         _compressed: &[u8],
@@ -120,6 +146,10 @@ impl Inflater {
         _keep_context: bool,
     ) -> Result<&[u8], ProtocolError> {
         Err(ProtocolError::ReservedBits)
+    }
+
+    pub(crate) fn output(&self) -> &[u8] {
+        &[]
     }
 
     /// Nothing: nothing was inflated.

@@ -1,6 +1,7 @@
 //! The decompressor (RFC 7692 §7.2.2).
 
 mod parts;
+mod turns;
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -13,6 +14,7 @@ use super::params::WindowBits;
 use crate::ProtocolError;
 
 pub(crate) use parts::Progress;
+pub(crate) use turns::Turns;
 
 /// Room for output is first made for this many bytes.
 const FIRST_ROOM: usize = 4096;
@@ -57,6 +59,9 @@ impl Inflater {
     /// use: a reference further back is an error even though it could be followed. With
     /// `keep_context` the next message may refer back to this one.
     ///
+    /// No bytes are an empty message. As written in §7.2.3.6 that has one byte, and those four alone are no DEFLATE;
+    /// but there are peers that send none, and browsers take it.
+    ///
     /// # Errors
     /// After any of them the context is empty and the inflater serves the next message.
     /// - [`MessageTooLarge`](ProtocolError::MessageTooLarge): more than `limit` bytes.
@@ -80,7 +85,13 @@ impl Inflater {
             self.trim(KEPT_ROOM);
             return Err(error);
         }
-        Ok(&self.room[..self.len])
+        Ok(self.output())
+    }
+
+    /// The last message inflated.
+    #[inline]
+    pub(crate) fn output(&self) -> &[u8] {
+        &self.room[..self.len]
     }
 
     /// Takes the last message inflated, without a copy where it is large, and leaves none.
@@ -124,6 +135,9 @@ impl Inflater {
         limit: usize,
         window: WindowBits,
     ) -> Result<(), ProtocolError> {
+        if compressed.is_empty() {
+            return Ok(());
+        }
         self.payload(compressed, limit)?;
         self.history = self.history.saturating_add(self.len);
         // zlib-rs keeps 32 KB whatever window it is asked for, so it cannot tell.

@@ -29,9 +29,9 @@ mod short;
 mod tests;
 
 #[cfg(not(feature = "deflate"))]
-pub(crate) use absent::Progress;
-#[cfg(not(feature = "deflate"))]
 pub use absent::{Deflater, Deflaters, Inflater};
+#[cfg(not(feature = "deflate"))]
+pub(crate) use absent::{Progress, Turns};
 pub use codecs::Codecs;
 pub use config::DeflateConfig;
 #[cfg(feature = "deflate")]
@@ -42,6 +42,6 @@ pub use extensions::{
 #[cfg(feature = "deflate")]
 pub use inflater::Inflater;
 #[cfg(feature = "deflate")]
-pub(crate) use inflater::Progress;
+pub(crate) use inflater::{Progress, Turns};
 pub use negotiate::{NegotiationError, Parameter};
 pub use params::{DeflateParams, DeflaterSettings, Direction, Level, MemLevel, WindowBits};

@@ -2,7 +2,9 @@
 
 use alloc::boxed::Box;
 
-use super::{OwnedEvent, Receiver, Unfinished, gathered::Gathered};
+use bytes::{Buf, Bytes};
+
+use super::{OwnedEvent, Partial, Receiver, Unfinished, gathered::Gathered, inflate::Inflating};
 use crate::{
     MessageKind, ProtocolError,
     deflate::{Inflater, Progress},
@@ -29,6 +31,8 @@ pub(super) struct Parts {
     /// message's next few bytes, or what had been gathered before the message was asked for in
     /// parts.
     used: usize,
+    /// What had been made of a compressed message before it was asked for in parts.
+    made: Bytes,
     /// The codec of a compressed message whose context is not kept.
     inflater: Option<Box<Inflater>>,
     progress: Progress,
@@ -51,9 +55,13 @@ enum Step {
     Starved,
 }
 
-/// How many bytes of a message that nobody wants are discarded at once. A compressed one can be a thousand
+/// How many bytes of a message that nobody wants are discarded in a turn. A compressed one can be a thousand
 /// times what came, and where the context is kept it is inflated all the same.
 const SKIPPED: usize = 1 << 20;
+
+/// How many bytes of a compressed message may come to nothing at once. An empty block can be ten bits, so that this is
+/// work for two milliseconds.
+const WASTED: usize = 64 * 1024;
 
 /// How many bytes of a compressed message are unmasked and kept for the inflater at a time.
 const STAGE: usize = 8 * 1024;
@@ -64,9 +72,9 @@ impl Receiver {
     ///
     /// Call it until it gives `None`: then the input is empty, and what comes next needs more bytes.
     /// It gives [`Part::Data`] only between [`Part::Begin`] and [`Part::End`]; only then is `room`
-    /// needed, and it must not be empty. Of a message that is [skipped](Self::skip_message),
-    /// `Part::Data(0)` says that a mebibyte has been discarded and there is more to do, so that whoever
-    /// has other things to do can do them first. Part of a message that [`receive`](Self::receive) has
+    /// needed, and it must not be empty. `Part::Data(0)` says that there is more to do, so that whoever has other
+    /// things to do can do them first: of a message that is [skipped](Self::skip_message) a mebibyte has been
+    /// discarded, or 64 KiB of a compressed one have come to nothing. Part of a message that [`receive`](Self::receive) has
     /// gathered before comes first.
     ///
     /// Nothing is held of a message received so, but 8 KiB and an inflater where it is compressed,
@@ -115,7 +123,7 @@ impl Receiver {
     }
 
     /// Discards what `input` has of a message that is [skipped](Self::skip_message), or that was received in
-    /// parts until now and is not to be any more; but only a mebibyte of it. Tells whether that was all. Any
+    /// parts until now and is not to be any more; but only a mebibyte of it, or 64 KiB of what it is compressed. Tells whether that was all. Any
     /// way of receiving does so too, those of whole messages in one go: for whoever calls this before them
     /// and has other things to do meanwhile.
     ///
@@ -126,19 +134,19 @@ impl Receiver {
             return Ok(true);
         };
         unfinished.release();
-        let all = self.skip(&mut unfinished, input, SKIPPED);
+        let all = self.skip(&mut unfinished, input, true);
         self.keep(unfinished, all.is_ok());
         all.map_err(|error| self.fail(input, error))
     }
 
     /// Discards what the input has of the rest of a message received in parts, up to a control
-    /// frame, and about `most` bytes of the message. Tells whether that was all.
+    /// frame, and where that is to be done in turns no more than in one. Tells whether that was all.
     #[cold]
     pub(super) fn skip(
         &mut self,
         unfinished: &mut Unfinished,
         input: &mut &mut [u8],
-        most: usize,
+        in_turns: bool,
     ) -> Result<bool, ProtocolError> {
         if unfinished.is_at_control() {
             return Ok(true);
@@ -147,9 +155,11 @@ impl Receiver {
         let mut scratch = [0; 4096];
         let mut skipped = 0;
         while let Step::Data(count) = self.take_part(unfinished, input, &mut scratch)? {
-            skipped += count;
-            if skipped >= most {
-                return Ok(false);
+            if in_turns {
+                skipped += count;
+                if count == 0 || skipped >= SKIPPED {
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
@@ -163,7 +173,7 @@ impl Receiver {
     ) -> Result<Step, ProtocolError> {
         unfinished.release();
         if unfinished.parts.as_ref().is_some_and(|parts| parts.skipped)
-            && !self.skip(unfinished, input, SKIPPED)?
+            && !self.skip(unfinished, input, true)?
         {
             return Ok(Step::Data(0));
         }
@@ -184,7 +194,9 @@ impl Receiver {
         unfinished: &mut Unfinished,
         input: &mut &mut [u8],
     ) -> Result<Step, ProtocolError> {
-        if unfinished.message.is_none() {
+        if let Some(inflating) = unfinished.inflating.take() {
+            self.inflate_in_parts(unfinished, *inflating);
+        } else if unfinished.message.is_none() {
             let Some(header) = unfinished.take_header(input)? else {
                 return Ok(Step::Starved);
             };
@@ -205,6 +217,7 @@ impl Receiver {
             self.meter.received().compressed(gathered, 0);
         }
         if message.compressed
+            && !parts.complete
             && let Some(window) = self.window
         {
             parts.progress = Progress::new(window);
@@ -219,6 +232,30 @@ impl Receiver {
         }))
     }
 
+    /// Goes on in parts with a message that has come whole, and of which part has been made in turns.
+    fn inflate_in_parts(&mut self, unfinished: &mut Unfinished, inflating: Inflating) {
+        let mut inflater = inflating.inflater.map(Box::new);
+        let made = match inflater.as_deref_mut().or(self.inflater.as_deref_mut()) {
+            Some(inflater) => Bytes::from(inflater.take_output()),
+            None => Bytes::new(),
+        };
+        self.meter.received().compressed(0, made.len());
+        unfinished.message = Some(Partial {
+            text: inflating.text,
+            compressed: true,
+            fragments: 0,
+            utf8: Utf8::default(),
+        });
+        unfinished.parts = Some(Box::new(Parts {
+            used: inflating.turns.taken,
+            made,
+            inflater,
+            progress: inflating.turns.progress,
+            complete: true,
+            ..Parts::default()
+        }));
+    }
+
     /// Takes the next part of a message that has begun into `room`, which is not empty.
     fn take_part(
         &mut self,
@@ -226,10 +263,18 @@ impl Receiver {
         input: &mut &mut [u8],
         room: &mut [u8],
     ) -> Result<Step, ProtocolError> {
+        let mut wasted = 0;
         loop {
-            let count = self.take_kept(unfinished, room)?;
+            let (taken, count) = self.take_kept(unfinished, room)?;
             if count > 0 {
                 return Ok(self.data(unfinished, count));
+            }
+            wasted += taken;
+            if wasted >= WASTED {
+                return Ok(Step::Data(0));
+            }
+            if taken > 0 {
+                continue;
             }
             let (Some(parts), Some(message)) = (&mut unfinished.parts, &unfinished.message) else {
                 return Ok(Step::Starved);
@@ -283,7 +328,7 @@ impl Receiver {
                 return Ok(Step::Starved);
             }
             if message.compressed {
-                self.meter.received().compressed(bytes.len(), 0);
+                self.meter.received().compressed(take, 0);
                 unfinished.payload.extend_from_slice(bytes);
             } else if take > 0 {
                 if message.text {
@@ -295,18 +340,26 @@ impl Receiver {
         }
     }
 
-    /// Makes what it can of the bytes that are kept: how many bytes of the message.
+    /// Makes what it can of the next of the bytes that are kept: how many were taken, and how many bytes of the
+    /// message they made.
     fn take_kept(
         &mut self,
         unfinished: &mut Unfinished,
         room: &mut [u8],
-    ) -> Result<usize, ProtocolError> {
+    ) -> Result<(usize, usize), ProtocolError> {
         let Unfinished { payload, .. } = unfinished;
         let (Some(parts), Some(message)) = (&mut unfinished.parts, &mut unfinished.message) else {
-            return Ok(0);
+            return Ok((0, 0));
         };
         let kept = &payload[parts.used..];
-        let (taken, written) = if !message.compressed {
+        let (taken, written) = if !parts.made.is_empty() {
+            let count = parts.made.len().min(room.len());
+            parts.made.copy_to_slice(&mut room[..count]);
+            if message.text {
+                message.utf8.push(&room[..count])?;
+            }
+            (0, count)
+        } else if !message.compressed {
             // Checked when it was gathered.
             let count = kept.len().min(room.len());
             room[..count].copy_from_slice(&kept[..count]);
@@ -316,6 +369,8 @@ impl Receiver {
         } else {
             let mut progress = core::mem::take(&mut parts.progress);
             let (codec, _) = codec(parts, &mut self.inflater)?;
+            // More only of a message that has been gathered before.
+            let kept = &kept[..kept.len().min(STAGE)];
             let result = codec.inflate_part(kept, room, &mut progress)?;
             parts.progress = progress;
             self.meter.received().compressed(0, result.1);
@@ -332,7 +387,7 @@ impl Receiver {
                 *payload = Gathered::new();
             }
         }
-        Ok(written)
+        Ok((taken, written))
     }
 
     /// Notes that frames have brought something.
@@ -356,6 +411,7 @@ impl Unfinished {
             return;
         }
         (message.text, message.utf8) = (false, Utf8::default());
+        parts.made = Bytes::new();
         if message.compressed && parts.inflater.take().is_some() {
             message.compressed = false;
             parts.used = self.payload.len();

@@ -13,6 +13,8 @@ use crate::{ProtocolError, deflate::WindowBits};
 pub(crate) struct Progress {
     /// Looks for references outside the agreed window, where that is smaller than zlib-rs can tell.
     walk: Option<Walk>,
+    /// Whether anything was taken: a message of no bytes is empty.
+    begun: bool,
     /// Whether the room was filled, so that more may come without more input.
     full: bool,
     /// Whether a block with BFINAL set was the last thing taken.
@@ -74,6 +76,7 @@ impl Inflater {
             (taken, written) = (taken + took, written + wrote);
             progress.full = written == room.len();
             progress.ended &= took == 0;
+            progress.begun |= took > 0;
             if status == Status::StreamEnd {
                 // RFC 7692 §7.2.1: whatever follows begins another stream.
                 codec.reset(false);
@@ -98,7 +101,9 @@ impl Inflater {
         progress: &mut Progress,
         keep_context: bool,
     ) -> Result<(), ProtocolError> {
-        let result = if progress.ended {
+        let result = if !progress.begun {
+            Ok(())
+        } else if progress.ended {
             // The empty block that must follow is missing (RFC 7692 §7.2.3.4).
             Err(ProtocolError::CorruptDeflate)
         } else if self.tail() {

@@ -142,7 +142,7 @@ mod section_7_2_2_decompression {
     fn fragments_are_no_concern_but_every_byte_counts() {
         let message = words(5000);
         let payload = compressed(settings(6, 8, 15), &message);
-        for len in 0..payload.len() {
+        for len in 1..payload.len() {
             assert_eq!(inflated(&payload[..len]), Err(CorruptDeflate), "{len}");
         }
     }
@@ -155,7 +155,6 @@ mod section_7_2_2_decompression {
             &b"\xf2\x48\xcd"[..],
             b"\x00\x08\x00\xf7\xff1234",
             b"\x00\x05\x00",
-            b"",
         ] {
             assert_eq!(inflated(payload), Err(CorruptDeflate), "{payload:x?}");
         }

@@ -1,0 +1,169 @@
+//! Compressed messages that have come whole (RFC 7692 §7.2.2), inflated in one go or in turns.
+
+use alloc::boxed::Box;
+use core::mem;
+
+use super::{Event, OwnedEvent, Place, Receiver, Unfinished, borrow, own, payload};
+use crate::{
+    ProtocolError,
+    deflate::{Inflater, Turns, WindowBits},
+};
+
+/// A message that is inflated in turns. What it was on its way waits in the receiver's `payload`.
+#[derive(Debug)]
+pub(super) struct Inflating {
+    pub(super) text: bool,
+    /// The codec that was lent for it, where the connection has none of its own.
+    pub(super) inflater: Option<Inflater>,
+    pub(super) turns: Turns,
+}
+
+/// What is no longer on its way is inflated in one go. Between two turns all is held that was made so far, of every
+/// connection that is at it: a mebibyte of zeros is a kilobyte on its way, and nobody is to have 16 MiB held on many
+/// connections at once who has sent no more than that. So much without a message in it takes ten milliseconds, no
+/// more than those 16 MiB.
+const LONG: usize = 256 * 1024;
+
+impl Receiver {
+    /// Has long compressed messages inflated in turns, for whoever has other things to do meanwhile: of one that is
+    /// more than 256 KiB on its way, 64 KiB are taken at a time at most, and a mebibyte is made. Then
+    /// [`receive`](Self::receive) and [`receive_owned`](Self::receive_owned) give `None` although there is more to
+    /// come without more bytes, as [`is_inflating`](Self::is_inflating) says, and call for another turn.
+    #[must_use]
+    pub fn in_turns(mut self) -> Self {
+        self.turns = true;
+        self
+    }
+
+    /// Whether a message is being inflated [in turns](Self::in_turns).
+    #[inline]
+    pub fn is_inflating(&self) -> bool {
+        matches!(&self.unfinished, Some(unfinished) if unfinished.inflating.is_some())
+    }
+
+    /// A compressed message, lent from where it is inflated to; `None` where its turn is over.
+    pub(super) fn lend_inflated<'a>(
+        &'a mut self,
+        text: bool,
+        place: Place<'_>,
+        lent: &'a mut Inflater,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        let Some(compressed) = self.inflate(text, place, lent)? else {
+            return Ok(None);
+        };
+        let inflater = self.inflater.as_deref().unwrap_or(lent);
+        let message = borrow(text, false, inflater.output())
+            .inspect_err(|_| (self.ended, self.fresh) = (true, false))?;
+        let flow = self.meter.received();
+        flow.message(text, message.len());
+        flow.compressed(compressed, message.len());
+        Ok(Some(Event::Message(message)))
+    }
+
+    /// As [`lend_inflated`](Self::lend_inflated), with the message owned.
+    pub(super) fn own_inflated(
+        &mut self,
+        text: bool,
+        place: Place<'_>,
+        lent: &mut Inflater,
+    ) -> Result<Option<OwnedEvent>, ProtocolError> {
+        let Some(compressed) = self.inflate(text, place, lent)? else {
+            return Ok(None);
+        };
+        let inflater = self.inflater.as_deref_mut().unwrap_or(lent);
+        let message = own(text, false, inflater.take_output().into())
+            .inspect_err(|_| (self.ended, self.fresh) = (true, false))?;
+        let flow = self.meter.received();
+        flow.message(text, message.len());
+        flow.compressed(compressed, message.len());
+        Ok(Some(OwnedEvent::Message(message)))
+    }
+
+    /// Inflates a message: how many bytes it was on its way. `None` where its turn is over.
+    fn inflate(
+        &mut self,
+        text: bool,
+        place: Place<'_>,
+        lent: &mut Inflater,
+    ) -> Result<Option<usize>, ProtocolError> {
+        let compressed = match &place {
+            Place::Input(bytes) => bytes.len(),
+            Place::Own => payload(&mut self.unfinished).len(),
+        };
+        // RSV1 is refused where nothing was agreed, so there is always an agreement here.
+        let result = match self.window {
+            None => Err(ProtocolError::ReservedBits),
+            Some(window) if self.turns && compressed > LONG => {
+                self.inflate_turn(text, place, window, lent)
+            }
+            Some(window) => self.inflate_whole(place, window, lent).map(|()| true),
+        };
+        match result {
+            Ok(true) => Ok(Some(compressed)),
+            Ok(false) => Ok(None),
+            Err(error) => {
+                (self.ended, self.fresh) = (true, false);
+                Err(error)
+            }
+        }
+    }
+
+    fn inflate_whole(
+        &mut self,
+        place: Place<'_>,
+        window: WindowBits,
+        lent: &mut Inflater,
+    ) -> Result<(), ProtocolError> {
+        let gathered = matches!(place, Place::Own);
+        let compressed = place.bytes(payload(&mut self.unfinished));
+        let keep_context = self.inflater.is_some();
+        let inflater = self.inflater.as_deref_mut().unwrap_or(lent);
+        inflater.inflate(compressed, self.limits.message, window, keep_context)?;
+        if gathered {
+            // Not held for as long as the message is handled, which may be as large.
+            (self.unfinished, self.fresh) = (None, true);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn inflate_turn(
+        &mut self,
+        text: bool,
+        place: Place<'_>,
+        window: WindowBits,
+        lent: &mut Inflater,
+    ) -> Result<bool, ProtocolError> {
+        let mut unfinished = self.unfinished.take().unwrap_or_default();
+        let Unfinished {
+            payload, inflating, ..
+        } = &mut *unfinished;
+        if let Place::Input(bytes) = place {
+            payload.extend_from_slice(bytes);
+        }
+        let inflating = inflating.get_or_insert_with(|| {
+            let turns = Turns::new(window);
+            let inflater = self.inflater.is_none().then(|| mem::take(lent));
+            Box::new(Inflating {
+                text,
+                inflater,
+                turns,
+            })
+        });
+        let keep_context = self.inflater.is_some();
+        let own = self.inflater.as_deref_mut();
+        let inflater = own.or(inflating.inflater.as_mut()).unwrap_or(lent);
+        let turns = &mut inflating.turns;
+        let result = inflater.inflate_turn(payload, self.limits.message, keep_context, turns);
+        if matches!(result, Ok(false)) {
+            unfinished.lent = None;
+            (self.unfinished, self.fresh) = (Some(unfinished), false);
+        } else {
+            if let Some(inflater) = inflating.inflater.take() {
+                *lent = inflater;
+            }
+            self.fresh = true;
+        }
+        result
+    }
+}
