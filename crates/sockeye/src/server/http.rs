@@ -339,7 +339,8 @@ impl<D: Buf> Buf for Data<D> {
     }
 }
 
-#[cfg(all(test, feature = "http2"))]
+#[cfg(test)]
+#[cfg(feature = "http2")]
 mod tests {
     use std::convert::Infallible;
 

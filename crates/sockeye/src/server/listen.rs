@@ -758,7 +758,8 @@ impl Context {
     }
 }
 
-#[cfg(all(test, feature = "metrics"))]
+#[cfg(test)]
+#[cfg(feature = "metrics")]
 mod tests {
     use super::*;
     use crate::Metrics;
