@@ -260,7 +260,7 @@ fn rounds<'a>(
                 }
             };
             let cost = measured.cost();
-            if kind.is_raw() {
+            if kind.is_floor() {
                 floor = Some(cost);
             }
             cell.ratio.0.extend(floor.map(|floor| cost / floor));

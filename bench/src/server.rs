@@ -34,7 +34,8 @@ const fn kind(library: &'static str, form: &'static str, deflate: bool, accepts:
 
 /// All of them. The floor comes first.
 pub const KINDS: &[Kind] = &[
-    kind("raw", "tcp", false, false),
+    kind("raw", "tokio", false, false),
+    kind("raw", "epoll", false, false),
     kind("sockeye", "events", true, true),
     kind("sockeye", "async", true, true),
     kind("fastwebsockets", "batched", false, true),
@@ -54,7 +55,7 @@ pub const KINDS: &[Kind] = &[
 impl Kind {
     pub fn name(&self) -> String {
         match self.library {
-            "raw" => "raw TCP echo on tokio".into(),
+            "raw" => format!("raw TCP echo on {}", self.form),
             "node-ws" => "Node `ws`".into(),
             "uwebsockets" => "uWebSockets (C++)".into(),
             library => format!("{library}, {}", self.form),
@@ -85,8 +86,14 @@ impl Kind {
         }
     }
 
+    /// Whether it knows nothing of WebSocket.
     pub fn is_raw(&self) -> bool {
         self.library == "raw"
+    }
+
+    /// Whether the others are given as multiples of it.
+    pub fn is_floor(&self) -> bool {
+        self.is_raw() && self.form == "tokio"
     }
 
     pub fn is_sockeye(&self) -> bool {

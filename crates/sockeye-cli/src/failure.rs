@@ -2,14 +2,16 @@
 
 use std::{
     fmt::Display,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Write},
 };
 
 use sockeye::{
-    Attempt, Deadline, Error,
+    Attempt, Deadline, Ended, Error, ProtocolError,
     client::{ProxyError, RedirectError},
     proto::handshake::{HandshakeError, Response},
 };
+
+use crate::args::Connect;
 
 /// What clap ends with too.
 pub(crate) const MISUNDERSTOOD: u8 = 2;
@@ -55,20 +57,44 @@ impl Failure {
         }
     }
 
-    /// Why the connection to this URL did not open.
-    pub(crate) fn opening(url: &str, error: Error) -> Self {
-        let asked = error.is_user();
-        let mut failure = Self::from(error);
-        if !asked {
-            failure.line = format!("{}: {}", without_password(url), failure.line);
+    /// Why the connection that was asked for did not open.
+    pub(crate) fn opening(args: &Connect, error: Error) -> Self {
+        let advice = match error.response() {
+            Some(response) if !matches!(error, Error::Answer { .. }) => {
+                http_advice(response, args.verbose)
+            }
+            _ => advice(&error),
+        };
+        let mut failure = Self::with(advice, &error);
+        if !error.is_user() {
+            failure.line = format!("{}: {}", without_password(&args.url), failure.line);
         }
         failure
     }
 
+    fn with(advice: Option<String>, error: &Error) -> Self {
+        Self {
+            line: match advice {
+                Some(advice) => format!("{error}; {advice}"),
+                None => error.to_string(),
+            },
+            misunderstood: error.is_user(),
+        }
+    }
+
     /// On standard error, as one line whatever it holds: a peer may have had a word in it.
     pub(crate) fn print(&self) {
-        eprintln!("sockeye: {}", crate::connect::one_line(&self.line));
+        tell(format_args!(
+            "sockeye: {}",
+            crate::connect::one_line(&self.line)
+        ));
     }
+}
+
+/// Prints a line on standard error. Where nobody takes it (a full disk, a reader that has gone) there is nobody to
+/// be told of that, and it must end no connection, as the panic of `eprintln!` would.
+pub(crate) fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 impl std::fmt::Display for Failure {
@@ -80,31 +106,25 @@ impl std::fmt::Display for Failure {
 /// The library's words, and what helps here.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self {
-            line: match advice(&error) {
-                Some(advice) => format!("{error}; {advice}"),
-                None => error.to_string(),
-            },
-            misunderstood: error.is_user(),
-        }
+        Self::with(advice(&error), &error)
     }
 }
 
 fn advice(error: &Error) -> Option<String> {
     Some(match error {
-        Error::Resolve { source, .. } if source.to_string().contains("local address") => {
+        Error::Family { .. } => {
             "check --interface, -4 and -6, of which each chooses between IPv4 and IPv6".into()
+        }
+        Error::Local { .. } => {
+            "give --interface one that this machine has, as `ip address` lists them".into()
         }
         Error::Resolve { .. } => "check the spelling of the URL, and the network".into(),
         Error::Connect { attempts } => {
             let refused = ErrorKind::ConnectionRefused;
             let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
             let is_path = |attempt: &Attempt| attempt.address.starts_with('/');
-            let is_ours = |attempt: &Attempt| attempt.source.to_string().starts_with("it cannot");
             if attempts.iter().all(is_path) {
                 "check the path of the socket, or start the server".into()
-            } else if attempts.iter().all(is_ours) {
-                "give --interface one that this machine has, as `ip address` lists them".into()
             } else if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
             } else {
@@ -133,9 +153,9 @@ fn advice(error: &Error) -> Option<String> {
             problem: HandshakeError::SubprotocolNotOffered(name),
             ..
         } => format!("offer it with --subprotocol {name}"),
-        Error::Answer { .. } => {
-            "the server has to be mended, or a proxy or a cache on the way".into()
-        }
+        Error::Answer { .. } => MEND.into(),
+        Error::Unreadable { begins, .. } if begins.starts_with("HTTP/") => MEND.into(),
+        Error::Unreadable { .. } => CHECK_PORT.into(),
         Error::Handshake(error) => return handshake_advice(error),
         // How an open connection ends is told elsewhere.
         Error::Lost(_) => {
@@ -146,6 +166,7 @@ fn advice(error: &Error) -> Option<String> {
 }
 
 const CHECK_PORT: &str = "check the port, and whether it is ws:// or wss://";
+const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
 
 fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
     match source.kind() {
@@ -184,7 +205,17 @@ fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
 }
 
 fn tls_advice(problem: &str) -> Option<String> {
-    let advice = if problem.contains("not valid for name") {
+    // What the server says of this client comes as an alert (RFC 8446 §6.2).
+    let alert = problem.split("received fatal alert: ").nth(1);
+    let advice = if let Some(alert) = alert {
+        alert_advice(alert)?
+    } else if problem.contains("KeyMismatch") {
+        "the key is not that of the certificate: check --cert and --key"
+    } else if problem.contains("no private key in the PEM") {
+        "name the file of the key with --key"
+    } else if problem.contains("extended key usage") {
+        "this is no certificate for a server, which needs another; or try with --insecure"
+    } else if problem.contains("not valid for name") {
         "connect by a name that the certificate has, or try with --insecure"
     } else if problem.contains("CaUsedAsEndEntity") {
         "this is the certificate of an authority (CA:TRUE), which no server may show: have it sign one for the \
@@ -204,19 +235,53 @@ fn tls_advice(problem: &str) -> Option<String> {
     Some(advice.into())
 }
 
+/// What may help where the server has broken off TLS, by its reason.
+fn alert_advice(alert: &str) -> Option<&'static str> {
+    Some(match alert {
+        "CertificateRequired" => {
+            "it wants to know who you are: show it a certificate with --cert and --key"
+        }
+        "BadCertificate"
+        | "UnsupportedCertificate"
+        | "CertificateRevoked"
+        | "CertificateExpired"
+        | "CertificateUnknown"
+        | "UnknownCA"
+        | "AccessDenied" => "it does not accept the certificate of --cert",
+        "ProtocolVersion" => "it speaks neither TLS 1.2 nor 1.3, which are spoken here",
+        "HandshakeFailure" | "InsufficientSecurity" => {
+            "it has no cipher that is spoken here, or wants to see a certificate (--cert and --key)"
+        }
+        "UnrecognisedName" => "it knows no host of that name: check the URL",
+        "NoApplicationProtocol" => "it does not speak HTTP/1.1, by which WebSockets are opened",
+        _ => return None,
+    })
+}
+
 fn handshake_advice(error: &HandshakeError) -> Option<String> {
     match error {
-        HandshakeError::Status(response) => http_advice(response),
-        HandshakeError::Malformed(why) if why.contains("TLS") => {
-            Some("try wss:// instead of ws://".into())
-        }
-        HandshakeError::Malformed(_) | HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
+        HandshakeError::Status(response) => http_advice(response, false),
+        HandshakeError::Tls => Some("try wss:// instead of ws://".into()),
+        HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
         _ => None,
     }
 }
 
-/// What a server says that declines, where it points to, and what may help.
-fn http_advice(response: &Response) -> Option<String> {
+/// What may help where an open connection has ended that way.
+pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
+    match ended {
+        Ended::Protocol(
+            ProtocolError::MessageTooLarge { .. } | ProtocolError::FrameTooLarge { .. },
+        ) => Some("allow more with --max-message"),
+        Ended::Silent => Some("one that is slow is allowed more with --ping-timeout"),
+        Ended::TimedOut => Some("one that is slow is allowed more with --close-timeout"),
+        _ => None,
+    }
+}
+
+/// What a server says that declines, where it points to, and what may help. A body that has been shown is not
+/// pointed to.
+fn http_advice(response: &Response, is_shown: bool) -> Option<String> {
     let header = |name| response.headers().first_str(name);
     if let Some(location) = header("Location") {
         return Some(format!(
@@ -228,6 +293,7 @@ fn http_advice(response: &Response) -> Option<String> {
     let says = match is_for_people(header("Content-Type"), body) {
         true => Some(format!("it says: {body}")),
         false if body.is_empty() => None,
+        false if is_shown => Some("what it says is above".into()),
         false => Some("see what it says with --verbose".into()),
     };
     let helps = match response.status() {
@@ -244,7 +310,11 @@ fn http_advice(response: &Response) -> Option<String> {
         403 => {
             Some("it may want to know who you are (--user, --header), or another --origin".into())
         }
-        404 => Some("check the path".into()),
+        300..=399 => Some("it does not say where else to connect".into()),
+        404 | 405 | 410 => Some("check the path".into()),
+        407 => {
+            Some("this is a proxy that wants to know who you are: --proxy and --proxy-user".into())
+        }
         429 | 503 => Some(match header("Retry-After") {
             None => "try again later".into(),
             Some(when) => match when.parse::<u64>() {
@@ -282,7 +352,72 @@ fn is_for_people(kind: Option<&str>, body: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// In rustls' own words, which are not promised to stay.
+    #[test]
+    fn what_breaks_tls_off_is_told_apart() {
+        use rustls::{
+            AlertDescription as Alert, CertificateError as Certificate, Error as Tls,
+            ExtendedKeyPurpose as Purpose, InconsistentKeys, InvalidMessage,
+            pki_types::{ServerName, UnixTime},
+        };
+        let time = UnixTime::since_unix_epoch(Duration::ZERO);
+        for (error, told) in [
+            (Tls::AlertReceived(Alert::CertificateRequired), "--cert"),
+            (Tls::AlertReceived(Alert::UnknownCA), "does not accept"),
+            (Tls::AlertReceived(Alert::ProtocolVersion), "TLS 1.2"),
+            (Tls::AlertReceived(Alert::UnrecognisedName), "no host"),
+            (Tls::AlertReceived(Alert::HandshakeFailure), "no cipher"),
+            (Tls::AlertReceived(Alert::NoApplicationProtocol), "HTTP/1.1"),
+            (
+                Tls::InconsistentKeys(InconsistentKeys::KeyMismatch),
+                "--key",
+            ),
+            (
+                Tls::InvalidCertificate(Certificate::ExpiredContext {
+                    time,
+                    not_after: time,
+                }),
+                "the clock",
+            ),
+            (
+                Tls::InvalidCertificate(Certificate::NotValidYetContext {
+                    time,
+                    not_before: time,
+                }),
+                "the clock",
+            ),
+            (
+                Tls::InvalidCertificate(Certificate::NotValidForNameContext {
+                    expected: ServerName::try_from("a.example").unwrap(),
+                    presented: vec!["b.example".into()],
+                }),
+                "by a name",
+            ),
+            (
+                Tls::InvalidCertificate(Certificate::InvalidPurposeContext {
+                    required: Purpose::ServerAuth,
+                    presented: vec![Purpose::ClientAuth],
+                }),
+                "no certificate for a server",
+            ),
+            (
+                Tls::InvalidCertificate(Certificate::UnknownIssuer),
+                "--cacert",
+            ),
+            (
+                Tls::InvalidMessage(InvalidMessage::InvalidContentType),
+                "try ws://",
+            ),
+        ] {
+            let advice = tls_advice(&error.to_string()).unwrap_or_default();
+            assert!(advice.contains(told), "{error}: {advice}");
+        }
+        assert_eq!(tls_advice("received fatal alert: InternalError"), None);
+    }
 
     #[test]
     fn text_and_json_are_shown_and_pages_are_not() {

@@ -88,22 +88,26 @@ pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
         "g" | "gib" => 1 << 30,
         _ => return Err("a size is a number of bytes, or of K, M or G, such as 64M".into()),
     };
-    digits
-        .parse::<usize>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
-        .filter(|size| *size > 0)
-        .ok_or_else(|| "a size is a positive number, such as 65536 or 64M".into())
+    if digits.bytes().all(|digit| digit == b'0') {
+        return Err("a size is a positive number, such as 65536 or 64M".into());
+    }
+    let size = digits.parse::<usize>().ok();
+    size.and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| "that is more than a machine has".into())
 }
 
 /// Reads a number of seconds: `2`, `0.5`.
 pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
-    text.parse::<f64>()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        // What a timer can hold; nobody waits longer.
-        .filter(|duration| duration.as_secs() <= 365 * 24 * 3600)
-        .ok_or_else(|| "a number of seconds is needed, such as 2 or 0.5".into())
+    // What a timer can hold; nobody waits longer.
+    const YEAR: f64 = 365.0 * 24.0 * 3600.0;
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > YEAR => {
+            return Err("that is more than a year, 31536000 seconds".into());
+        }
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => None,
+    }
+    .ok_or_else(|| "a number of seconds is needed, such as 2 or 0.5".into())
 }
 
 #[cfg(test)]
@@ -146,6 +150,9 @@ mod tests {
         ] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
+        let told = |text| parse_size(text).unwrap_err();
+        assert!(told("99999999999G").contains("more than a machine has"));
+        assert!(told("0").contains("positive"));
     }
 
     #[test]

@@ -315,16 +315,17 @@ mod failures {
     #[test]
     fn this_machine_has_no_such_interface() {
         let server = serve(&[]);
-        for (interface, why) in [
-            ("nope0", "it cannot go through nope0: "),
-            ("192.0.2.7", "it cannot come from 192.0.2.7: "),
-        ] {
+        for interface in ["nope0", "192.0.2.7"] {
             let line = one_line(&["--interface", interface, &server.url], "");
-            assert!(line.contains(why), "{line}");
+            let why = format!("cannot connect from {interface}: ");
+            assert!(line.contains(&why), "{line}");
             assert!(line.contains("; give --interface one that"), "{line}");
         }
-        let line = one_line(&["--interface", "::1", &server.url], "");
-        assert!(line.contains("check --interface"), "{line}");
+        for no_way in [&["--interface", "::1"][..], &["-6"]] {
+            let line = one_line(&[no_way, &[&server.url]].concat(), "");
+            assert!(line.contains("127.0.0.1 has no IPv6 address"), "{line}");
+            assert!(line.contains("check --interface, -4 and -6"), "{line}");
+        }
     }
 
     #[test]
@@ -383,12 +384,31 @@ mod failures {
 
     #[test]
     fn what_is_there_is_no_websocket_server() {
-        let answers: [(&[u8], &str); 15] = [
+        let answers: [(&[u8], &str); 19] = [
             (
                 b"HTTP/1.1 502 Bad\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p>!",
                 "502 Bad instead of 101 Switching Protocols; see what it says with --verbose",
             ),
-            (b"SSH-2.0-OpenSSH_9.9\r\n", "it is not HTTP; check the port"),
+            (
+                b"SSH-2.0-OpenSSH_9.9\r\n",
+                "it is not HTTP; the answer begins with \"SSH-2.0-OpenSSH_9.9\"; check the port",
+            ),
+            (
+                b"HTTP/1.1 404 Not Found\r\nno field\r\n\r\n",
+                "begins with \"HTTP/1.1 404 Not Found\"; the server has to be mended",
+            ),
+            (
+                b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
+                "it does not say where else",
+            ),
+            (
+                b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n",
+                "check the path",
+            ),
+            (
+                b"HTTP/1.1 407 Who\r\nContent-Length: 0\r\n\r\n",
+                "--proxy-user",
+            ),
             (b"\x15\x03\x01\0\x02\x02\x46", "try wss:// instead of ws://"),
             (b"", "ended before the HTTP head did; check the port"),
             (
@@ -488,6 +508,33 @@ mod failures {
             end.stderr.contains("< Sec-WebSocket-Accept: "),
             "{}",
             end.stderr
+        );
+    }
+
+    #[test]
+    fn verbose_does_not_point_to_itself() {
+        let page = something_else(
+            b"HTTP/1.1 500 No\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p>!",
+        );
+        let end = run(&["connect", "--verbose", &format!("ws://{page}/")], "");
+        assert!(
+            end.stderr.contains("what it says is above") && !end.stderr.contains("--verbose"),
+            "{}",
+            end.stderr
+        );
+    }
+
+    #[test]
+    fn the_certificate_or_the_key_is_in_neither_file() {
+        let [_, certificate, key] = certificates("connect-identity");
+        let line = one_line(&["--cert", &certificate, "wss://localhost/"], "");
+        assert!(line.contains(&certificate), "{line}");
+        assert!(line.contains("with --key"), "{line}");
+        let swapped = ["--cert", &key, "--key", &certificate, "wss://localhost/"];
+        let line = one_line(&swapped, "");
+        assert!(
+            line.contains(&format!("{key} and {certificate}: ")),
+            "{line}"
         );
     }
 
@@ -644,4 +691,33 @@ async fn piped(args: &[&str], input: &str) -> program::End {
     })
     .await
     .unwrap()
+}
+
+/// As with `2>&1 | head`, whose end nobody is to notice, and on a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_error_that_takes_nothing_ends_no_connection() {
+    let server = serve(&[]);
+    let mut command = std::process::Command::new("sh");
+    let shell = "exec \"$0\" \"$@\" 2>/dev/full";
+    command.args(["-c", shell, env!("CARGO_BIN_EXE_sockeye")]);
+    command.args(["connect", "--verbose", "--linger", "0", &server.url]);
+    let mut program = Program::run_as(&mut command);
+    program.write("hello\n");
+    let end = program.finish();
+    assert_eq!((end.status, &*end.stdout), (Some(0), "hello\n"));
+}
+
+#[test]
+fn a_message_that_is_too_large_is_told_with_what_permits_it() {
+    let server = serve(&[]);
+    let args = ["connect", "--max-message", "1K", &server.url];
+    let end = run(&args, &"x".repeat(2000));
+    assert_eq!(end.status, Some(4), "{}", end.stderr);
+    assert!(
+        end.stderr.contains("limit of 1024 bytes")
+            && end.stderr.contains("; allow more with --max-message"),
+        "{}",
+        end.stderr
+    );
 }

@@ -100,9 +100,13 @@ fn the_command_gives_up_when_it_is_told_to() {
         "{}",
         end.stderr
     );
+    // There was no connection whose end could be told.
+    assert_eq!(end.stderr.lines().count(), 2, "{}", end.stderr);
     // One flag without the other is no use.
     let alone = run(&["connect", "--max-attempts", "2", &url], "");
     assert_eq!(alone.status, Some(2));
+    let none = ["connect", "--reconnect", "--max-attempts", "0", &url];
+    assert_eq!(run(&none, "").status, Some(2));
 }
 
 #[test]

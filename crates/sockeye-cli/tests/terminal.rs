@@ -175,6 +175,21 @@ fn greets_echoes_and_leaves() {
     );
 }
 
+/// As from a terminal that is set to another encoding.
+#[test]
+fn a_line_that_is_not_utf8_is_not_sent_and_ends_nothing() {
+    let server = serve(&[]);
+    let mut terminal = Terminal::start(&directory("latin1"), &[&server.url]);
+    terminal.prompts(">");
+    terminal.keys.write_all(b"caf\xe9 au lait\r").unwrap();
+    terminal.shows("what was typed is not UTF-8");
+    terminal.line("tea");
+    terminal.shows("↓ text         3 B  tea");
+    terminal.line("/quit");
+    terminal.shows("1 message (3 B) received, 1 message (3 B) sent");
+    assert_eq!(terminal.end(), Some(0));
+}
+
 #[tokio::test]
 async fn a_message_that_comes_while_a_line_is_typed_stands_above_it() {
     let server = serve(&["--broadcast"]);

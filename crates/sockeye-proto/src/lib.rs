@@ -12,6 +12,10 @@ extern crate alloc;
 #[doc = include_str!("../docs/transport.md")]
 pub mod guide {}
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod close;
 mod connection;
 pub mod deflate;

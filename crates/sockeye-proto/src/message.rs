@@ -1,6 +1,6 @@
 //! Messages: owned, borrowed from where they were received, and as given to `send`.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{borrow::Cow, string::String, vec::Vec};
 use core::fmt;
 
 use bytes::Bytes;
@@ -243,6 +243,7 @@ macro_rules! outgoing {
 outgoing! { 'a;
     &'a str => |text| Self::Borrowed(MessageRef::Text(text.into()));
     &'a String => |text| Self::Borrowed(MessageRef::Text(text.as_str().into()));
+    Cow<'a, str> => |text| match text { Cow::Borrowed(text) => text.into(), Cow::Owned(text) => text.into() };
     &'a Text => |text| Self::Borrowed(MessageRef::Text(text.lend()));
     TextRef<'a> => |text| Self::Borrowed(MessageRef::Text(text));
     &'a [u8] => |bytes| Self::Borrowed(MessageRef::Binary(bytes));
@@ -272,7 +273,7 @@ macro_rules! message {
     )*};
 }
 
-message! { &str &String String &Text Text TextRef<'_> &[u8] &Vec<u8> Vec<u8> Bytes MessageRef<'_> &Message }
+message! { &str &String String Cow<'_, str> &Text Text TextRef<'_> &[u8] &Vec<u8> Vec<u8> Bytes MessageRef<'_> &Message }
 
 impl<const N: usize> From<&[u8; N]> for Message {
     fn from(bytes: &[u8; N]) -> Self {
@@ -298,6 +299,10 @@ mod tests {
         );
         assert_eq!(Message::from(b"ab"), Message::from(&b"ab"[..]));
         assert!(Message::from(Bytes::new()).is_binary());
+        for bytes in [&b"ab"[..], b"a\xff"] {
+            let text = String::from_utf8_lossy(bytes);
+            assert_eq!(Message::from(text.clone()), &*text);
+        }
     }
 
     #[test]

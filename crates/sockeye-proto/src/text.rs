@@ -259,6 +259,20 @@ impl From<String> for Text {
     }
 }
 
+/// A copy: a [`Text`] may share its bytes with others.
+impl From<Text> for String {
+    fn from(text: Text) -> Self {
+        text.as_str().into()
+    }
+}
+
+/// A copy.
+impl From<TextRef<'_>> for String {
+    fn from(text: TextRef<'_>) -> Self {
+        text.as_str().into()
+    }
+}
+
 impl PartialEq<str> for Text {
     fn eq(&self, other: &str) -> bool {
         self.lend() == *other
@@ -382,6 +396,8 @@ mod tests {
             assert_eq!(hashed(&text), hashed(&shared));
             assert_eq!(format!("{text:?}"), format!("{plain:?}"));
             assert_eq!(text.clone().into_bytes(), plain);
+            assert_eq!(String::from(text.lend()), plain);
+            assert_eq!(String::from(text.clone()), plain);
             assert_eq!(text.is_empty(), plain.is_empty());
         }
     }

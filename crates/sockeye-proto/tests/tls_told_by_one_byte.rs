@@ -8,8 +8,7 @@ fn the_first_byte_of_a_tls_record_decides_however_the_bytes_are_cut() {
     for bytes in [&b"\x16"[..], b"\x16\x03", b"\x16\xFF", b"\x15\xFF"] {
         for scanner in [HeadScanner::request, HeadScanner::response] {
             let refused = scanner(HeadLimits::default()).scan(bytes);
-            let expected = Err(HandshakeError::Malformed("the peer speaks TLS here"));
-            assert_eq!(refused, expected, "{bytes:?}");
+            assert_eq!(refused, Err(HandshakeError::Tls), "{bytes:?}");
         }
     }
 }

@@ -274,8 +274,8 @@ impl fmt::Debug for WebSocketUpgrade {
 /// the same application.
 ///
 /// axum's own graceful shutdown knows nothing of a connection that has become a WebSocket: it waits for none,
-/// and what is left is dropped with the runtime. With this as a layer around the routes, each is closed
-/// in its turn, after its handler has answered what it had accepted:
+/// and what is left is dropped with the runtime. With this around the routes, as an `Extension`, each is
+/// closed in its turn, after its handler has answered what it had accepted:
 ///
 /// ```no_run
 /// # async fn socket(upgrade: sockeye::axum::WebSocketUpgrade) -> axum::response::Response {

@@ -1,6 +1,6 @@
 //! Everything that can go wrong, as one value to match on.
 
-use std::{error::Error as StdError, fmt, io, sync::Arc};
+use std::{error::Error as StdError, fmt, io, net::IpAddr, sync::Arc};
 
 use sockeye_proto::{
     InvalidCloseCode, ProtocolError, SendError,
@@ -27,6 +27,20 @@ pub enum Error {
     Resolve {
         /// The name.
         host: Box<str>,
+        /// What the system says.
+        source: Arc<io::Error>,
+    },
+    /// The host has addresses, and none of the family (IPv4 or IPv6) of the local address that was asked for.
+    Family {
+        /// The name, or the address.
+        host: Box<str>,
+        /// The local address; one that is unspecified, as `0.0.0.0`, asks for its family alone.
+        local: IpAddr,
+    },
+    /// The connection cannot come from the local address, or through the network interface, that was asked for.
+    Local {
+        /// The address, or the interface's name.
+        from: Box<str>,
         /// What the system says.
         source: Arc<io::Error>,
     },
@@ -68,6 +82,14 @@ pub enum Error {
     /// The opening handshake failed: the peer broke a rule or declined, or the request cannot be
     /// sent as asked.
     Handshake(HandshakeError),
+    /// What answers is not HTTP, or not by its rules.
+    Unreadable {
+        /// The rule, a [`HandshakeError::Malformed`].
+        problem: HandshakeError,
+        /// How the answer begins: its first line, of at most 64 bytes; what is no printable ASCII is written as
+        /// in a Rust string.
+        begins: Box<str>,
+    },
     /// The server agreed to open a WebSocket, and broke a rule in doing so.
     Answer {
         /// The rule.
@@ -111,8 +133,8 @@ pub enum Error {
         /// Where the client came from: itself, not a proxy on the way that is trusted to say.
         address: Option<std::net::IpAddr>,
     },
-    /// What a server is to be set up with cannot be: an origin or a route; the text says what is wrong
-    /// with it.
+    /// What a server or a client is to be set up with cannot be: an origin, a route, a cookie; the text says what
+    /// is wrong with it.
     Setup(Box<str>),
     /// A proxy that has to say whose connection it hands on does not, or not by the rules.
     #[cfg(feature = "server")]
@@ -177,7 +199,10 @@ impl Error {
 
     /// Whether the opening handshake failed.
     pub fn is_handshake(&self) -> bool {
-        matches!(self, Self::Handshake(_) | Self::Answer { .. })
+        matches!(
+            self,
+            Self::Handshake(_) | Self::Unreadable { .. } | Self::Answer { .. }
+        )
     }
 
     /// What the server answered in HTTP, where that is what the error is about: status, headers
@@ -190,10 +215,11 @@ impl Error {
         }
     }
 
-    /// Whether no connection could be made: the name, the address, the proxy or TLS.
+    /// Whether no connection could be made: the name, the address, this end's own, the proxy or TLS.
     pub fn is_connect(&self) -> bool {
         match self {
-            Self::Resolve { .. } | Self::Connect { .. } | Self::Tls { .. } => true,
+            Self::Resolve { .. } | Self::Family { .. } | Self::Local { .. } => true,
+            Self::Connect { .. } | Self::Tls { .. } => true,
             #[cfg(feature = "client")]
             Self::Proxy { .. } => true,
             _ => false,
@@ -252,6 +278,15 @@ impl fmt::Display for Error {
             Self::Resolve { host, source } => {
                 write!(f, "the name {host} leads to no address: {source}")
             }
+            Self::Family { host, local } => {
+                let family = if local.is_ipv6() { "IPv6" } else { "IPv4" };
+                write!(f, "{host} has no {family} address, ")?;
+                match local.is_unspecified() {
+                    true => f.write_str("and no other may be used"),
+                    false => write!(f, "and the local address {local} is one"),
+                }
+            }
+            Self::Local { from, source } => write!(f, "cannot connect from {from}: {source}"),
             Self::Connect { attempts } => {
                 f.write_str("no connection ")?;
                 for (count, Attempt { address, source }) in attempts.iter().enumerate() {
@@ -273,6 +308,12 @@ impl fmt::Display for Error {
             // Nothing was sent: it is what was asked for.
             Self::Handshake(error) if self.is_user() => error.fmt(f),
             Self::Handshake(error) => write!(f, "the opening handshake failed: {error}"),
+            Self::Unreadable { problem, begins } => {
+                write!(
+                    f,
+                    "the opening handshake failed: {problem}; the answer begins with \"{begins}\""
+                )
+            }
             Self::Answer { problem, .. } => {
                 f.write_str("the answer breaks a rule of the opening handshake: ")?;
                 match problem {
@@ -351,6 +392,7 @@ impl StdError for Error {
             | Self::Timeout(_)
             | Self::Overflow { .. }
             | Self::Full { .. }
+            | Self::Family { .. }
             | Self::Incomplete => None,
             Self::Connect { attempts } => {
                 let last = attempts.last()?;
@@ -366,8 +408,9 @@ impl StdError for Error {
             Self::Proxy { source, .. } => Some(&**source),
             #[cfg(feature = "client")]
             Self::Redirect { problem, .. } => Some(problem),
-            Self::Answer { problem, .. } => Some(problem),
+            Self::Answer { problem, .. } | Self::Unreadable { problem, .. } => Some(problem),
             Self::Resolve { source, .. }
+            | Self::Local { source, .. }
             | Self::Listen { source, .. }
             | Self::Lost(source)
             | Self::Random(source) => Some(&**source),

@@ -97,6 +97,10 @@ struct LargeMessages;
 #[doc = include_str!("../../../docs/examples.md")]
 struct Examples;
 
+#[cfg(all(doctest, feature = "client", feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(feature = "axum")]
 pub mod axum;
 #[cfg(feature = "client")]

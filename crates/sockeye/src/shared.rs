@@ -1041,6 +1041,7 @@ impl Shared {
 
     /// Wakes whoever looks after the connection, since its timer has run out: the driver; where there is none,
     /// who receives, and who waits until something is written.
+    #[cfg(target_os = "linux")]
     pub(crate) fn ring(&self) {
         let mut state = self.lock();
         let driver = state.driver.clone();

@@ -120,7 +120,7 @@ impl WebSocket {
     ///
     /// # Errors
     /// How the connection ended, where not cleanly: [`Error::is_lost`], [`Error::is_protocol`],
-    /// [`Error::is_timeout`]. It is told once; then comes `None`.
+    /// [`Error::is_timeout`], [`Error::Overflow`]. It is told once; then comes `None`.
     ///
     /// # Cancel safety
     /// Safe: what has arrived is kept, and comes with the next call.
@@ -225,7 +225,8 @@ impl WebSocket {
     ///
     /// # Errors
     /// [`Error::is_closed`] where a Close was sent or received before; a reason of more than 123
-    /// bytes; 1010 from a server; [`Error::is_timeout`] where the peer did not answer.
+    /// bytes; 1010 from a server. As [`recv`](Self::recv) where the connection then ends otherwise:
+    /// [`Error::is_timeout`] where the peer did not answer, [`Error::is_lost`] where it went away.
     ///
     /// # Cancel safety
     /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it.

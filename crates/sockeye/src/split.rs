@@ -251,8 +251,8 @@ impl Receiver {
     ///
     /// # Errors
     /// How the connection ended, where not cleanly: [`Error::is_lost`](crate::Error::is_lost),
-    /// [`Error::is_protocol`](crate::Error::is_protocol), [`Error::is_timeout`](crate::Error::is_timeout). It
-    /// is told once; then comes `None`.
+    /// [`Error::is_protocol`](crate::Error::is_protocol), [`Error::is_timeout`](crate::Error::is_timeout),
+    /// [`Error::Overflow`](crate::Error::Overflow). It is told once; then comes `None`.
     ///
     /// # Cancel safety
     /// Safe: what has arrived is kept, and comes with the next call.

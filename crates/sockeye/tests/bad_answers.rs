@@ -85,10 +85,14 @@ async fn spoiled(part: &str, by: &str) -> Error {
 
 #[track_caller]
 fn breaks(error: &Error, rule: HandshakeError, words: &str) {
-    let (Error::Answer { problem, .. } | Error::Handshake(problem)) = error else {
+    let (Error::Answer { problem, .. }
+    | Error::Unreadable { problem, .. }
+    | Error::Handshake(problem)) = error
+    else {
         panic!("{error:?}");
     };
     assert_eq!(*problem, rule);
+    assert!(error.is_handshake());
     says(error, words);
 }
 
@@ -536,19 +540,27 @@ mod head {
         breaks(
             &error,
             HandshakeError::Malformed("it is not HTTP"),
-            "not HTTP",
+            r#"it is not HTTP; the answer begins with "SSH-2.0-OpenSSH""#,
         );
         assert_eq!(took, AT_ONCE);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn is_shown_in_part_and_cannot_play_tricks() {
+        let (error, _) = answered([&b"\x1b[2J\""[..], &[b'a'; 5000]].concat()).await;
+        let begins = format!(r#"begins with "\x1b[2J\"{}""#, "a".repeat(59));
+        says(&error, &begins);
+        let (error, _) = answered("HTTP/1.1 200 OK\r\nA b: c\r\n\r\n").await;
+        says(
+            &error,
+            r#"no token; the answer begins with "HTTP/1.1 200 OK""#,
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn is_tls() {
         let (error, took) = answered([0x15, 3, 1, 0, 2, 2, 70]).await;
-        breaks(
-            &error,
-            HandshakeError::Malformed("the peer speaks TLS here"),
-            "TLS",
-        );
+        breaks(&error, HandshakeError::Tls, "TLS");
         assert_eq!(took, AT_ONCE);
     }
 
@@ -568,8 +580,20 @@ mod head {
         let (error, took) = answered("HTTP/1.1 abc x\r\n\r\n").await;
         breaks(
             &error,
-            HandshakeError::Malformed("the status is not three digits"),
+            HandshakeError::Malformed(
+                "the status is not three digits and a reason in plain characters",
+            ),
             "three digits",
+        );
+        assert_eq!(took, AT_ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn has_a_reason_with_a_control_character() {
+        let (error, took) = answered("HTTP/1.1 418 I'm \x1b[31mred\r\n\r\n").await;
+        says(
+            &error,
+            r#"a reason in plain characters; the answer begins with "HTTP/1.1 418 I'm \x1b[31mred""#,
         );
         assert_eq!(took, AT_ONCE);
     }

@@ -12,7 +12,7 @@ use std::{
 use network::*;
 use sockeye::{
     Acceptor, Client, Deadline, Error,
-    client::{ClientTls, RedirectError},
+    client::{Cause, ClientTls, RedirectError},
     server::{Answer, Refusal, Request},
 };
 use tokio::net::{TcpSocket, TcpStream};
@@ -129,7 +129,18 @@ mod addresses {
 
         let nowhere = client(&url).interface("none0");
         let error = failure(&nowhere).await;
-        assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+        assert!(
+            matches!(&error, Error::Local { from, .. } if &**from == "none0"),
+            "{error:?}"
+        );
+        let nowhere = client(&url).local_address("192.0.2.7".parse().unwrap());
+        let error = failure(&nowhere).await;
+        let Error::Local { from, source } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(&**from, "192.0.2.7");
+        assert_eq!(source.kind(), std::io::ErrorKind::AddrNotAvailable);
+        assert!(error.is_connect() && !error.is_user());
     }
 }
 
@@ -327,12 +338,13 @@ async fn a_certificate_is_not_shown_to_another_origin() {
     echoes(&client(&strict).tls(pki.known())).await.unwrap();
     let redirected = client(format!("wss://{home}/")).tls(pki.known());
     let error = failure(&redirected.redirects(1)).await;
-    // The server says so in TLS 1.3 only once the client has begun to talk.
+    // In TLS 1.3 the server says so only once the client has begun to talk. It is of no use to try again.
     assert!(
-        matches!(error, Error::Tls { .. } | Error::Lost(_)),
+        matches!(&error, Error::Tls { subject, .. } if &**subject == "127.0.0.1"),
         "{error:?}"
     );
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
+    assert!(error.is_connect() && !Cause::Attempt(error).is_transient());
 }
 
 mod who_we_are {

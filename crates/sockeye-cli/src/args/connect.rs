@@ -109,7 +109,8 @@ pub(crate) struct Connect {
     #[arg(long, help_heading = "The way there")]
     pub(crate) no_tcp_nodelay: bool,
 
-    /// Have the system ask whether the other end is there after this long without a byte (SO_KEEPALIVE)
+    /// Have the system ask whether the other end is there after this long without a byte (SO_KEEPALIVE), in whole
+    /// seconds; never with 0
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "The way there")]
     pub(crate) keepalive_time: Option<Duration>,
 
@@ -204,7 +205,7 @@ pub(crate) struct Connect {
     pub(crate) reconnect: bool,
 
     /// With --reconnect: give up after this many failed attempts in a row, the first included
-    #[arg(long, value_name = "NUMBER", requires = "reconnect")]
+    #[arg(long, value_name = "NUMBER", requires = "reconnect", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_attempts: Option<u32>,
 
     /// Accept messages up to this size, in bytes or with K, M or G; a larger one is closed with 1009

@@ -12,8 +12,9 @@ use crate::{examples::Example, quantity::parse_seconds, serve::limits::LimitArgs
 ///
 /// The same port serves a page at / that shows a browser's side of a WebSocket. WebSockets are accepted at
 /// every path. A line is printed for each connection that opens and that closes; Ctrl-C closes every
-/// connection with 1001 and prints what there was. A second Ctrl-C ends at once. So does SIGTERM; SIGHUP too,
-/// unless there is --tls-cert: then the certificate and its key are read again, and nobody is disconnected.
+/// connection with 1001 and prints what there was, and a second Ctrl-C ends at once. SIGTERM does as Ctrl-C; so
+/// does SIGHUP, unless there is --tls-cert: then the certificate and its key are read again, and nobody is
+/// disconnected.
 #[derive(Debug, Args)]
 #[command(after_long_help = SERVE_HELP)]
 pub(crate) struct Serve {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     args::Connect,
-    failure::{Failure, without_password},
+    failure::{Failure, tell, without_password},
     quantity::Took,
     signals::{Signal, Signals},
 };
@@ -132,14 +132,14 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                     if let Some(open) = again.socket.socket() {
                         sender = Some(open.sender());
                         if !args.quiet {
-                            eprintln!("{}", agreed(args, open, began).join("; "));
+                            tell(agreed(args, open, began).join("; "));
                         }
                     }
                 }
                 Ok(Some(Update::Waiting { cause, delay, attempt })) => {
                     sender = None;
                     if !args.quiet {
-                        eprintln!("{}", waiting(args, &cause, delay, attempt));
+                        tell(waiting(args, &cause, delay, attempt));
                     }
                 }
                 Ok(Some(_)) => {}
@@ -147,7 +147,7 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 Err(error) => {
                     outcome.failure = Some(match sender {
                         Some(_) => error.into(),
-                        None => Failure::opening(&args.url, error),
+                        None => Failure::opening(args, error),
                     });
                     break;
                 }

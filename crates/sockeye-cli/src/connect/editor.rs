@@ -41,6 +41,9 @@ const INTERRUPTS: u32 = 200;
 #[cfg(unix)]
 const INTERRUPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
+const NOT_UTF8: &str =
+    "what was typed is not UTF-8, which a text message has to be: nothing of it is sent";
+
 /// Shows nothing: up a line, and down again.
 #[cfg(unix)]
 const NOTHING: &str = "\x1b[A\n";
@@ -218,6 +221,10 @@ fn type_lines(
             Err(ReadlineError::Interrupted) if over.load(Ordering::SeqCst) => return true,
             Err(ReadlineError::Interrupted) => (Input::Interrupt, false),
             Err(ReadlineError::Eof) => (Input::End, true),
+            // What is left of the line has gone with it.
+            Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                (Input::Trouble(NOT_UTF8.into()), false)
+            }
             Err(error) => (Input::Failed(format!("the terminal: {error}")), true),
         };
         // Nobody listens once the session is over.

@@ -10,7 +10,7 @@ mod session;
 mod stream;
 
 use std::{
-    io::{IsTerminal, stdin, stdout},
+    io::{IsTerminal, Write, stdin, stdout},
     net::{Ipv4Addr, Ipv6Addr},
     path::Path,
     process::ExitCode,
@@ -25,7 +25,7 @@ use sockeye::{
 
 use crate::{
     args::{Connect, Interface, Resolve, User},
-    failure::{Failure, without_password},
+    failure::{Failure, end_advice, tell, without_password},
     quantity::{Took, Traffic},
     signals::{Signal, Signals},
 };
@@ -55,19 +55,19 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         };
         answer.into_iter().for_each(show);
     }
-    let socket = connected.map_err(|error| Failure::opening(&args.url, error))?;
+    let socket = connected.map_err(|error| Failure::opening(&args, error))?;
     let agreed = agreed(&args, &socket, began);
     let opened = Instant::now();
     let signals = signals()?;
 
     let outcome = if is_terminal {
         if !args.quiet {
-            anstream::println!("{}", agreed.join("\n"));
+            print(&format!("{}\n", agreed.join("\n")))?;
         }
         session::run(socket, &args, signals).await?
     } else {
         if !args.quiet {
-            eprintln!("{}", agreed.join("; "));
+            tell(agreed.join("; "));
         }
         if is_bytes {
             stream::run(socket, &args, signals).await?
@@ -80,14 +80,20 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
 
 /// What the server has answered, as it came.
 fn show(answer: &Response) {
-    eprintln!("< {}", one_line(&answer.to_string()));
+    tell(format_args!("< {}", one_line(&answer.to_string())));
     for (name, value) in answer.headers().iter() {
         let value = String::from_utf8_lossy(value);
-        eprintln!("< {}: {}", one_line(name), one_line(&value));
+        tell(format_args!("< {}: {}", one_line(name), one_line(&value)));
     }
     for line in String::from_utf8_lossy(answer.body()).lines() {
-        eprintln!("  {}", one_line(line));
+        tell(format_args!("  {}", one_line(line)));
     }
+}
+
+/// On the terminal.
+fn print(text: &str) -> Result<(), Failure> {
+    write!(anstream::stdout(), "{text}")
+        .map_err(|error| Failure::new(format!("standard output: {error}")))
 }
 
 fn signals() -> Result<Signals, Failure> {
@@ -141,7 +147,13 @@ fn tls(args: &Connect) -> Result<ClientTls, Failure> {
         let key_path = args.key.as_ref().unwrap_or(path);
         tls = tls
             .certificate_pem(&chain, &read(key_path)?)
-            .map_err(|error| Failure::file(path, error))?;
+            .map_err(|error| {
+                let files = match &args.key {
+                    Some(key) => format!("{} and {}", path.display(), key.display()),
+                    None => path.display().to_string(),
+                };
+                Failure::new(format!("{files}: {}", Failure::from(error)))
+            })?;
     }
     if args.insecure {
         tls = tls.dangerous_accept_any_certificate();
@@ -263,14 +275,19 @@ impl Outcome {
     /// Says how it went, and makes the exit status of it.
     fn tell(self, args: &Connect, opened: Instant) -> Result<ExitCode, Failure> {
         let status = self.status();
-        if !args.quiet || status == LOST || status == CLOSED_OTHERWISE {
-            let ended = match &self.ended {
-                Some(ended) => one_line(&ended.to_string()),
-                None => "left without waiting for the peer".into(),
+        // Where no connection was ever open, only the failure is to be told.
+        let was_open = self.ended.is_some() || self.failure.is_none() || self.signal.is_some();
+        if was_open && (!args.quiet || status == LOST || status == CLOSED_OTHERWISE) {
+            let (ended, advice) = match &self.ended {
+                Some(ended) => (one_line(&ended.to_string()), end_advice(ended)),
+                None => ("left without waiting for the peer".into(), None),
             };
             let after = Took(opened.elapsed());
             let Self { received, sent, .. } = &self;
-            eprintln!("{ended}, after {after}: {received} received, {sent} sent");
+            let advice = advice.map_or_else(String::new, |advice| format!("; {advice}"));
+            tell(format_args!(
+                "{ended}, after {after}: {received} received, {sent} sent{advice}"
+            ));
         }
         match self.failure {
             Some(failure) => Err(failure),

@@ -93,7 +93,7 @@ async fn greet(args: &Connect) -> Result<Editor, Failure> {
     };
     if !args.quiet {
         let hint = "A line is sent as a message; /help lists the commands, /quit or Ctrl-D ends.";
-        anstream::print!("{}", screen::note(hint));
+        super::print(&screen::note(hint))?;
     }
     let editor = Editor::start(history)?;
     if let Some(trouble) = trouble {
@@ -238,7 +238,7 @@ impl<'a> Session<'a> {
                     Err(error) => {
                         self.outcome.failure = Some(match is_open {
                             true => error.into(),
-                            false => Failure::opening(&args.url, error),
+                            false => Failure::opening(args, error),
                         });
                         break ControlFlow::Continue(());
                     }

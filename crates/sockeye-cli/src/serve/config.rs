@@ -22,7 +22,7 @@ use toml::{
 
 use crate::{
     args::{Args, Serve},
-    failure::Failure,
+    failure::{Failure, tell},
 };
 
 /// A file larger than this is none of ours.
@@ -342,7 +342,10 @@ impl Faults {
     /// On standard error, a line each.
     pub(crate) fn print(&self) {
         for fault in &self.0 {
-            eprintln!("sockeye: {}", crate::connect::one_line(&fault.to_string()));
+            tell(format_args!(
+                "sockeye: {}",
+                crate::connect::one_line(&fault.to_string())
+            ));
         }
     }
 }

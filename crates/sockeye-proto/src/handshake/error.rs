@@ -3,7 +3,7 @@
 use alloc::{boxed::Box, string::String};
 use core::fmt;
 
-use super::{Refusal, Response};
+use super::{Refusal, Response, headers::is_token};
 use crate::deflate::{MalformedExtensions, NegotiationError};
 
 /// Why a handshake failed, in words that fit the log of a client and the body of a refusal.
@@ -14,6 +14,8 @@ use crate::deflate::{MalformedExtensions, NegotiationError};
 pub enum HandshakeError {
     /// The head is not HTTP/1.1; the text says what is wrong with it.
     Malformed(&'static str),
+    /// The peer speaks TLS, where HTTP without it is spoken.
+    Tls,
     /// The head has more bytes than the limit.
     HeadTooLarge {
         /// The limit, in bytes.
@@ -77,6 +79,7 @@ impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Malformed(why) => return write!(f, "the HTTP head is malformed: {why}"),
+            Self::Tls => "the HTTP head is malformed: the peer speaks TLS here",
             Self::HeadTooLarge { limit } => {
                 return write!(f, "the HTTP head is larger than the limit of {limit} bytes");
             }
@@ -126,7 +129,7 @@ impl fmt::Display for HandshakeError {
                 return write!(
                     f,
                     "the header {name:?} cannot be sent: a name is a token, \
-                     a value has no line breaks or control characters"
+                     {TOKEN}; a value has no line breaks or control characters"
                 );
             }
             Self::ReservedHeader(name) => {
@@ -136,7 +139,10 @@ impl fmt::Display for HandshakeError {
                 );
             }
             Self::InvalidSubprotocol(name) => {
-                return write!(f, "the subprotocol {name:?} is not a token, or given twice");
+                return match is_token(name.as_bytes()) {
+                    true => write!(f, "the subprotocol {name:?} is given twice"),
+                    false => write!(f, "the subprotocol {name:?} is not a token: {TOKEN}"),
+                };
             }
             Self::InvalidTarget(target) => {
                 return write!(f, "{target:?} cannot stand in a request");
@@ -144,6 +150,9 @@ impl fmt::Display for HandshakeError {
         })
     }
 }
+
+/// What a token is (RFC 9110 §5.6.2).
+const TOKEN: &str = "letters, digits and !#$%&'*+-.^_`|~, at least one";
 
 impl core::error::Error for HandshakeError {}
 

@@ -63,7 +63,7 @@ impl HeadScanner {
     ///
     /// # Errors
     /// [`HandshakeError::HeadTooLarge`], [`HandshakeError::TooManyHeaders`],
-    /// [`HandshakeError::Malformed`].
+    /// [`HandshakeError::Malformed`], [`HandshakeError::Tls`].
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, HandshakeError> {
         self.check_beginning(bytes)?;
         // A head that is one byte too long is too long even where its end is in sight.
@@ -106,7 +106,7 @@ impl HeadScanner {
         // A TLS record, alert or handshake (RFC 8446 §5.1). The first byte decides alone: it comes
         // alone at times, and the answer must not depend on that.
         if matches!(bytes, [0x15 | 0x16, ..]) {
-            return Err(HandshakeError::Malformed("the peer speaks TLS here"));
+            return Err(HandshakeError::Tls);
         }
         let len = bytes.len().min(self.prefix.len());
         let http = match bytes.first() {
@@ -256,13 +256,12 @@ mod tests {
 
     #[test]
     fn what_is_not_http_is_refused_at_its_first_bytes() {
-        let tls = HandshakeError::Malformed("the peer speaks TLS here");
-        assert_eq!(scan_all(b"\x16\x03\x01"), Err(tls.clone()));
+        assert_eq!(scan_all(b"\x16\x03\x01"), Err(HandshakeError::Tls));
         let not_http = HandshakeError::Malformed("it is not HTTP");
         assert_eq!(scan_all(b"\x00"), Err(not_http.clone()));
         let mut scanner = HeadScanner::response(HeadLimits::default());
         assert_eq!(scanner.scan(b""), Ok(None));
-        assert_eq!(scanner.scan(b"\x15\x03"), Err(tls));
+        assert_eq!(scanner.scan(b"\x15\x03"), Err(HandshakeError::Tls));
         assert_eq!(scanner.scan(b"SSH-2.0"), Err(not_http.clone()));
         let mut scanner = HeadScanner::response(HeadLimits::default());
         assert_eq!(scanner.scan(b"HT"), Ok(None));

@@ -547,7 +547,8 @@ fn malformed(error: httparse::Error) -> HandshakeError {
         Error::HeaderName => "a header's name is no token",
         Error::HeaderValue => "a header's value has a control character",
         Error::NewLine => "a line break is not CR LF",
-        Error::Status => "the status is not three digits",
+        // Either is wrong, the digits or what is behind them.
+        Error::Status => "the status is not three digits and a reason in plain characters",
         Error::Token => "the first line is not HTTP's",
         Error::TooManyHeaders => "it has more headers than lines",
     })

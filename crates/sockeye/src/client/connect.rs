@@ -337,9 +337,10 @@ impl Client {
     }
 
     /// Has the system ask the other end whether it is still there after that long without a byte
-    /// (`SO_KEEPALIVE`). Default off.
-    pub fn tcp_keepalive(mut self, idle: Duration) -> Self {
-        self.dial.keepalive = Some(idle);
+    /// (`SO_KEEPALIVE`), or with `None` or zero never. The system counts whole seconds, from 1 to 32,767: what is
+    /// between two is rounded up. Default never.
+    pub fn tcp_keepalive(mut self, idle: impl Into<Option<Duration>>) -> Self {
+        self.dial.keepalive = some_time(idle);
         self
     }
 
@@ -363,7 +364,8 @@ impl Client {
     ///
     /// # Errors
     /// What kept it from opening: [`Error::is_connect`], [`Error::is_handshake`] (with the response,
-    /// where there was one), [`Error::is_timeout`], or a URL that cannot be a WebSocket's.
+    /// where there was one), [`Error::is_timeout`], [`Error::is_lost`], [`Error::Redirect`]; or
+    /// [`Error::is_user`], where the URL or the request cannot be.
     ///
     /// # Cancel safety
     /// Dropping the future gives the connection up.
@@ -397,7 +399,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Url`], and [`Error::Handshake`] for what cannot be sent, before anything is;
-    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Proxy`], [`Error::Tls`], [`Error::Lost`];
+    /// [`Error::Resolve`], [`Error::Family`], [`Error::Local`], [`Error::Connect`], [`Error::Proxy`],
+    /// [`Error::Tls`], [`Error::Lost`];
     /// [`Error::Handshake`] and [`Error::Answer`] for an answer that declines or breaks a rule;
     /// [`Error::Redirect`]; [`Error::Timeout`].
     ///
@@ -411,7 +414,7 @@ impl Client {
                 let asked = self.ask(&endpoint, trail.is_abroad)?;
                 let stream = self.reach(&endpoint).await?;
                 let stream = self.secure(&endpoint, stream, trail.is_abroad).await?;
-                let answer = self.upgrade(stream, asked).await;
+                let answer = self.upgrade(&endpoint, stream, asked).await;
                 if let Err(Error::Handshake(HandshakeError::Status(response))) = &answer
                     && let Some(next) = trail.follow(&endpoint, response)?
                 {
@@ -436,7 +439,7 @@ impl Client {
             let endpoint = self.endpoint()?;
             let asked = self.ask(&endpoint, false)?;
             let stream = self.secure(&endpoint, Stream::new(stream), false).await?;
-            self.upgrade(stream, asked).await
+            self.upgrade(&endpoint, stream, asked).await
         })
         .await
     }

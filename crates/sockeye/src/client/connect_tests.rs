@@ -166,7 +166,9 @@ async fn section_4_1_answers_that_break_a_rule_fail() {
         })
         .await
         .unwrap_err();
-        let (Error::Handshake(found) | Error::Answer { problem: found, .. }) = &error else {
+        let (Error::Answer { problem: found, .. } | Error::Unreadable { problem: found, .. }) =
+            &error
+        else {
             panic!("{error:?}");
         };
         assert_eq!(found, expected);

@@ -52,7 +52,8 @@ impl Dial {
     /// Connects to the first address of a host that answers.
     ///
     /// # Errors
-    /// [`Error::Resolve`]; [`Error::Connect`] with every address that was tried.
+    /// [`Error::Resolve`], [`Error::Family`], [`Error::Local`]; [`Error::Connect`] with every address
+    /// that was tried.
     ///
     /// # Cancel safety
     /// Dropping the future gives up all attempts.
@@ -60,21 +61,13 @@ impl Dial {
         let addresses = self.addresses(host, port).await?;
         race(addresses, |address| self.attempt(address))
             .await
-            .map_err(|failed| Error::Connect {
-                attempts: failed
-                    .into_iter()
-                    .map(|(address, source)| Attempt {
-                        address: address.to_string().into(),
-                        source: Arc::new(source),
-                    })
-                    .collect(),
-            })
+            .map_err(all_failed)
     }
 
     /// The addresses of a host, in the order in which they are to be tried.
     ///
     /// # Errors
-    /// [`Error::Resolve`].
+    /// [`Error::Resolve`] and [`Error::Family`].
     pub(super) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>> {
         let resolve_error = |source| Error::Resolve {
             host: host.into(),
@@ -89,19 +82,16 @@ impl Dial {
             found.collect()
         };
         let mut addresses = interleaved(found);
+        if addresses.is_empty() {
+            let none = io::Error::new(io::ErrorKind::NotFound, "it has none");
+            return Err(resolve_error(none));
+        }
         if let Some(local) = self.local_address {
             addresses.retain(|address| address.is_ipv6() == local.is_ipv6());
-        }
-        if addresses.is_empty() {
-            let problem = match self.local_address {
-                None => "it has none",
-                Some(IpAddr::V4(_)) => "it has no IPv4 address, and the local address is one",
-                Some(IpAddr::V6(_)) => "it has no IPv6 address, and the local address is one",
-            };
-            return Err(resolve_error(io::Error::new(
-                io::ErrorKind::NotFound,
-                problem,
-            )));
+            if addresses.is_empty() {
+                let host = host.into();
+                return Err(Error::Family { host, local });
+            }
         }
         Ok(addresses)
     }
@@ -127,22 +117,23 @@ impl Dial {
         Some(addresses.iter().map(with_port).collect())
     }
 
-    async fn attempt(&self, address: SocketAddr) -> io::Result<TcpStream> {
+    async fn attempt(&self, address: SocketAddr) -> Result<TcpStream, Failed> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         if let Some(local) = self.local_address {
             let bound = socket.bind(SocketAddr::new(local, 0));
-            bound.map_err(|error| ours(&format!("come from {local}"), &error))?;
+            bound.map_err(|error| Failed::here(local, error))?;
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(interface) = &self.interface {
             let bound = socket.bind_device(Some(interface.as_bytes()));
-            bound.map_err(|error| ours(&format!("go through {interface}"), &error))?;
+            bound.map_err(|error| Failed::here(interface, error))?;
         }
         if let Some(idle) = self.keepalive {
-            SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
+            let keepalive = TcpKeepalive::new().with_time(whole_seconds(idle));
+            SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
         }
         let tcp = socket.connect(address).await?;
         // Messages are written whole; waiting to join them to others only delays them. A system
@@ -152,9 +143,47 @@ impl Dial {
     }
 }
 
-/// An error that is not about the address.
-fn ours(what: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("it cannot {what}: {error}"))
+/// A time that the system takes: it counts whole seconds, and Linux refuses more of them than this.
+fn whole_seconds(time: Duration) -> Duration {
+    const MOST: u64 = 32_767;
+    let begun = u64::from(time.subsec_nanos() > 0);
+    Duration::from_secs(time.as_secs().saturating_add(begun).clamp(1, MOST))
+}
+
+/// Why an attempt failed.
+struct Failed {
+    source: io::Error,
+    /// What it is about where that is this end: its address, or its interface.
+    here: Option<Box<str>>,
+}
+
+impl Failed {
+    fn here(from: impl ToString, source: io::Error) -> Self {
+        Self {
+            source,
+            here: Some(from.to_string().into()),
+        }
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(source: io::Error) -> Self {
+        Self { source, here: None }
+    }
+}
+
+/// The error of attempts of which each has failed. What is wrong at this end is so for all.
+fn all_failed(failed: Vec<(SocketAddr, Failed)>) -> Error {
+    let mut attempts = Vec::new();
+    for (address, Failed { source, here }) in failed {
+        let (address, source) = (address.to_string().into(), Arc::new(source));
+        if let Some(from) = here {
+            return Error::Local { from, source };
+        }
+        attempts.push(Attempt { address, source });
+    }
+    let attempts = attempts.into();
+    Error::Connect { attempts }
 }
 
 /// Connects to a Unix socket.
@@ -385,8 +414,17 @@ mod tests {
             dial("::").addresses("a", 1).await.unwrap(),
             addresses("[::1]:1")
         );
-        let error = dial("::").addresses("b", 1).await.unwrap_err();
-        assert!(error.to_string().contains("no IPv6 address"), "{error}");
+        for (local, says) in [
+            ("::", "b has no IPv6 address, and no other may be used"),
+            (
+                "::1",
+                "b has no IPv6 address, and the local address ::1 is one",
+            ),
+        ] {
+            let error = dial(local).addresses("b", 1).await.unwrap_err();
+            assert!(matches!(error, Error::Family { .. }) && error.is_connect());
+            assert_eq!(error.to_string(), says);
+        }
     }
 
     #[tokio::test]
@@ -402,6 +440,20 @@ mod tests {
         };
         let tcp = dial.connect("127.0.0.1", port).await.unwrap();
         assert!(!tcp.nodelay().unwrap() && SockRef::from(&tcp).keepalive().unwrap());
+        for (asked, set) in [
+            (Duration::from_millis(1), 1),
+            (Duration::from_millis(1500), 2),
+            (Duration::MAX, 32_767),
+        ] {
+            let keepalive = Some(asked);
+            let dial = Dial {
+                keepalive,
+                ..Dial::default()
+            };
+            let tcp = dial.connect("127.0.0.1", port).await.unwrap();
+            let time = SockRef::from(&tcp).tcp_keepalive_time().unwrap();
+            assert_eq!(time, Duration::from_secs(set), "{asked:?}");
+        }
         #[cfg(target_os = "linux")]
         assert_eq!(
             SockRef::from(&tcp).tcp_keepalive_time().unwrap(),

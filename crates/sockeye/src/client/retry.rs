@@ -81,6 +81,8 @@ fn is_transient(error: &Error) -> bool {
     let passes = |status| matches!(status, 408 | 425 | 429 | 500..=599);
     match error {
         Error::Resolve { .. } | Error::Connect { .. } | Error::Timeout(_) | Error::Lost(_) => true,
+        // A name may get such an address, and this machine another.
+        Error::Family { .. } | Error::Local { .. } => true,
         Error::Overflow { .. } | Error::Incomplete => true,
         // What rustls refuses it will refuse again; it comes as invalid data.
         Error::Tls { source, .. } => source
@@ -96,11 +98,11 @@ fn is_transient(error: &Error) -> bool {
             ProxyError::Socks { reply, .. } => matches!(reply, 1 | 3..=6),
             ProxyError::Credentials { .. } | ProxyError::Malformed(_) => false,
         },
-        Error::Answer { .. } | Error::Redirect { .. } | Error::Full { .. } => false,
+        Error::Unreadable { .. } | Error::Answer { .. } | Error::Redirect { .. } => false,
         // The connection was closed under what the user did first on it.
         Error::Send(_) => error.is_closed(),
         Error::Url(_) | Error::Listen { .. } | Error::Protocol(_) | Error::Random(_) => false,
-        Error::Join(_) | Error::Setup(_) | Error::Other(_) => false,
+        Error::Full { .. } | Error::Join(_) | Error::Setup(_) | Error::Other(_) => false,
         // A server's own.
         #[cfg(feature = "server")]
         Error::Limit { .. } | Error::ProxyHeader(_) | Error::Accept(_) => false,

@@ -167,6 +167,22 @@ impl ClientTls {
     }
 }
 
+/// What ended the opening handshake, where that is TLS: a server may refuse this client, or its certificate, only
+/// once TLS is set up at this end (RFC 8446 §4.4.2.4 and §4.4.3).
+pub(super) fn as_tls(host: &str, error: Error) -> Error {
+    match error {
+        Error::Lost(source)
+            if source
+                .get_ref()
+                .is_some_and(|inner| inner.is::<rustls::Error>()) =>
+        {
+            let subject = host.into();
+            Error::Tls { subject, source }
+        }
+        error => error,
+    }
+}
+
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientTls")

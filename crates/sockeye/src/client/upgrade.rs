@@ -30,6 +30,9 @@ pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(1);
 /// How many interim answers are passed over: more than any server has a use for.
 const MAX_INTERIM: usize = 8;
 
+/// How many bytes of what is not HTTP are told: enough to see who speaks.
+const MAX_BEGINNING: usize = 64;
+
 /// What shows a server who the user is; another origin than the user's gets none of it.
 const SECRETS: [&str; 3] = ["Authorization", "Cookie", "Proxy-Authorization"];
 
@@ -45,7 +48,7 @@ impl Client {
     /// The request: all that the user asked for is checked before anyone is bothered with it.
     ///
     /// # Errors
-    /// [`Error::Handshake`] and [`Error::Url`] for what cannot be sent.
+    /// [`Error::Handshake`], [`Error::Setup`] and [`Error::Url`] for what cannot be sent.
     pub(super) fn ask(&self, endpoint: &Endpoint, is_abroad: bool) -> Result<Asked> {
         entropy::probe()?;
         let key = Key::new(entropy::key());
@@ -106,7 +109,11 @@ impl Client {
             // The name of a cookie is a token, as the name of a header is.
             let is_token = Headers::new().push(name, "").is_ok();
             if !is_token || !inside.unwrap_or(value).bytes().all(is_octet) {
-                return Err(HandshakeError::InvalidHeader(format!("Cookie: {name}")).into());
+                let why = "its name is a token, and its value printable ASCII without spaces, quotes, commas, \
+                           semicolons and backslashes";
+                return Err(Error::Setup(
+                    format!("the cookie {name:?} cannot be sent: {why}").into(),
+                ));
             }
             pairs.push(format!("{name}={value}"));
         }
@@ -116,8 +123,14 @@ impl Client {
     /// Asks, and judges the answer, within the handshake timeout.
     ///
     /// # Errors
-    /// [`Error::Handshake`] and [`Error::Answer`]; [`Error::Timeout`]; [`Error::Lost`].
-    pub(super) async fn upgrade(&self, mut stream: Stream, asked: Asked) -> Result<Established> {
+    /// [`Error::Handshake`], [`Error::Unreadable`] and [`Error::Answer`]; [`Error::Timeout`]; [`Error::Lost`];
+    /// [`Error::Tls`] where the server refuses this client after all.
+    pub(super) async fn upgrade(
+        &self,
+        endpoint: &Endpoint,
+        mut stream: Stream,
+        asked: Asked,
+    ) -> Result<Established> {
         #[cfg(feature = "tracing")]
         let url = asked.url;
         let Asked { request, bytes, .. } = asked;
@@ -130,6 +143,10 @@ impl Client {
         let Ok(answer) = answer.await else {
             return Err(Error::Timeout(Deadline::Handshake));
         };
+        #[cfg(feature = "tls")]
+        let answer = answer.map_err(|error| super::tls::as_tls(&endpoint.host, error));
+        #[cfg(not(feature = "tls"))]
+        let _ = endpoint;
         let (mut response, mut early) = answer?;
         if response.status() != 101 {
             // What the server has to say about it; not worth the whole deadline. What has come by
@@ -193,14 +210,36 @@ async fn read_answer(stream: &mut Stream, limits: HeadLimits) -> Result<(Respons
     let mut interim = 0;
     loop {
         let mut scanner = HeadScanner::response(limits);
-        let end = read_head(stream, &mut scanner, &mut bytes).await?;
-        let response = Response::parse(&bytes[..end])?;
+        let end = match read_head(stream, &mut scanner, &mut bytes).await {
+            Ok(end) => end,
+            Err(Error::Handshake(problem)) => return Err(unreadable(problem, &bytes)),
+            Err(error) => return Err(error),
+        };
+        let response = match Response::parse(&bytes[..end]) {
+            Ok(response) => response,
+            Err(problem) => return Err(unreadable(problem, &bytes)),
+        };
         let rest = bytes.split_off(end);
         interim += 1;
         if !matches!(response.status(), 100 | 102..=199) || interim > MAX_INTERIM {
             return Ok((response, rest));
         }
         bytes = rest;
+    }
+}
+
+/// What is wrong with an answer; where it is not HTTP's, how it begins says whose it may be.
+fn unreadable(problem: HandshakeError, bytes: &[u8]) -> Error {
+    if !matches!(problem, HandshakeError::Malformed(_)) {
+        return problem.into();
+    }
+    let shown = &bytes[..bytes.len().min(MAX_BEGINNING)];
+    let line = shown.split(|byte| matches!(byte, b'\r' | b'\n')).next();
+    let begins = line.unwrap_or_default().escape_ascii().to_string();
+    Error::Unreadable {
+        problem,
+        // It stands between double quotes.
+        begins: begins.replace("\\'", "'").into(),
     }
 }
 

@@ -197,9 +197,14 @@ mod section_3 {
             ("ws://user:secret@a:99999", "port"),
             ("ws://user:secret@a/#b", "no fragment"),
             ("ftp://user:secret@a", "begins with ws://"),
+            #[cfg(unix)]
             ("ws+unix:a.sock", "ws+unix:/path"),
+            #[cfg(unix)]
             ("ws+unix://a/b.sock", "ws+unix:/path"),
+            #[cfg(unix)]
             ("ws+unix:/a.sock:/b#c", "no fragment"),
+            #[cfg(not(unix))]
+            ("ws+unix:/a.sock", "has no Unix sockets"),
         ] {
             let message = Endpoint::parse(url).unwrap_err().to_string();
             assert!(message.contains(words), "{url}: {message}");
