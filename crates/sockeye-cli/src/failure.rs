@@ -61,7 +61,7 @@ impl Failure {
     pub(crate) fn opening(args: &Connect, error: Error) -> Self {
         let advice = match error.response() {
             Some(response) if !matches!(error, Error::Answer { .. }) => {
-                http_advice(response, args.verbose)
+                http_advice(response, Some(args))
             }
             _ => advice(&error),
         };
@@ -122,11 +122,14 @@ fn advice(error: &Error) -> Option<String> {
         Error::Connect { attempts } => {
             let refused = ErrorKind::ConnectionRefused;
             let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
+            let is_late = |attempt: &Attempt| attempt.source.kind() == ErrorKind::TimedOut;
             let is_path = |attempt: &Attempt| attempt.address.starts_with('/');
             if attempts.iter().all(is_path) {
                 "check the path of the socket, or start the server".into()
             } else if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
+            } else if attempts.iter().any(is_late) {
+                SLOW.into()
             } else {
                 "check the address, and the network".into()
             }
@@ -138,9 +141,7 @@ fn advice(error: &Error) -> Option<String> {
             problem: RedirectError::TooMany { .. },
             ..
         } => "allow more with --max-redirs".into(),
-        Error::Timeout(Deadline::Connect) => {
-            "check the address and the network, or allow it more with --connect-timeout".into()
-        }
+        Error::Timeout(Deadline::Connect) => SLOW.into(),
         Error::Timeout(Deadline::Tls) => {
             "the server may not speak TLS on this port: try ws:// instead of wss://, or allow it more with \
              --connect-timeout"
@@ -165,6 +166,7 @@ fn advice(error: &Error) -> Option<String> {
     })
 }
 
+const SLOW: &str = "check the address and the network, or allow it more with --connect-timeout";
 const CHECK_PORT: &str = "check the port, and whether it is ws:// or wss://";
 const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
 
@@ -260,7 +262,7 @@ fn alert_advice(alert: &str) -> Option<&'static str> {
 
 fn handshake_advice(error: &HandshakeError) -> Option<String> {
     match error {
-        HandshakeError::Status(response) => http_advice(response, false),
+        HandshakeError::Status(response) => http_advice(response, None),
         HandshakeError::Tls => Some("try wss:// instead of ws://".into()),
         HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
         _ => None,
@@ -273,19 +275,25 @@ pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
         Ended::Protocol(
             ProtocolError::MessageTooLarge { .. } | ProtocolError::FrameTooLarge { .. },
         ) => Some("allow more with --max-message"),
+        Ended::Protocol(ProtocolError::ReservedBits) => Some(
+            "it may compress, which was not agreed on: a proxy on the way may have dropped that",
+        ),
         Ended::Silent => Some("one that is slow is allowed more with --ping-timeout"),
         Ended::TimedOut => Some("one that is slow is allowed more with --close-timeout"),
         _ => None,
     }
 }
 
-/// What a server says that declines, where it points to, and what may help. A body that has been shown is not
-/// pointed to.
-fn http_advice(response: &Response, is_shown: bool) -> Option<String> {
+/// What a server says that declines, where it points to, and what may help: no flag that was given.
+fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
     let header = |name| response.headers().first_str(name);
     if let Some(location) = header("Location") {
+        let flag = match args.is_some_and(|args| args.location) {
+            true => "--max-redirs",
+            false => "--location",
+        };
         return Some(format!(
-            "it says to connect to {location} instead: follow with --location"
+            "it says to connect to {location} instead: follow with {flag}"
         ));
     }
     let body = String::from_utf8_lossy(response.body());
@@ -293,7 +301,7 @@ fn http_advice(response: &Response, is_shown: bool) -> Option<String> {
     let says = match is_for_people(header("Content-Type"), body) {
         true => Some(format!("it says: {body}")),
         false if body.is_empty() => None,
-        false if is_shown => Some("what it says is above".into()),
+        false if args.is_some_and(|args| args.verbose) => Some("what it says is above".into()),
         false => Some("see what it says with --verbose".into()),
     };
     let helps = match response.status() {

@@ -119,3 +119,14 @@ fn what_the_server_refuses_is_not_asked_for_again() {
     assert!(end.stderr.contains("400"), "{}", end.stderr);
     assert!(!end.stderr.contains("attempt"), "{}", end.stderr);
 }
+
+/// As without `--reconnect`: it is no other end because none follows.
+#[test]
+fn an_end_that_none_follows_has_its_own_status() {
+    let server = serve(&[]);
+    let args = ["connect", "--reconnect", "--max-message", "1K", &server.url];
+    let end = run(&args, &"x".repeat(2000));
+    assert_eq!(end.status, Some(4), "{}", end.stderr);
+    let told = "the peer broke the protocol: a message is larger";
+    assert_eq!(end.stderr.matches(told).count(), 1, "{}", end.stderr);
+}

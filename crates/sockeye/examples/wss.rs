@@ -1,6 +1,6 @@
 //! `wss` with a certificate authority of one's own, in both roles.
 //!
-//! `cargo run --example wss -- chain.pem key.pem ca.pem`
+//! `tests/make-certificates.sh tls && cargo run --example wss -- tls/server.pem tls/server.key tls/ca.pem`
 
 use sockeye::{Acceptor, Client, CloseCode, Error, Server, client::ClientTls, server::ServerTls};
 

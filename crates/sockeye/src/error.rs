@@ -84,8 +84,8 @@ pub enum Error {
     Handshake(HandshakeError),
     /// What answers is not HTTP, or not by its rules.
     Unreadable {
-        /// The rule, a [`HandshakeError::Malformed`].
-        problem: HandshakeError,
+        /// The rule, as in [`HandshakeError::Malformed`].
+        problem: &'static str,
         /// How the answer begins: its first line, of at most 64 bytes; what is no printable ASCII is written as
         /// in a Rust string.
         begins: Box<str>,
@@ -149,8 +149,9 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Deadline {
-    /// The server, or the proxy on the way, was not reached in time: its name, TCP, and what a proxy
-    /// does until it has connected us.
+    /// The server, or the proxy on the way, was not reached in time: its name, a Unix socket, and what a proxy
+    /// does until it has connected us. Where addresses were being tried, the error is an
+    /// [`Error::Connect`], which has each of them.
     Connect,
     /// TLS was not set up in time.
     Tls,
@@ -171,7 +172,8 @@ impl Error {
         Self::Other(error.into().into())
     }
 
-    /// Whether a deadline passed, one of ours or the system's.
+    /// Whether a deadline passed, one of ours or the system's; where several addresses were tried, for all
+    /// of them.
     pub fn is_timeout(&self) -> bool {
         match self {
             Self::Timeout(_) => true,
@@ -309,6 +311,7 @@ impl fmt::Display for Error {
             Self::Handshake(error) if self.is_user() => error.fmt(f),
             Self::Handshake(error) => write!(f, "the opening handshake failed: {error}"),
             Self::Unreadable { problem, begins } => {
+                let problem = HandshakeError::Malformed(problem);
                 write!(
                     f,
                     "the opening handshake failed: {problem}; the answer begins with \"{begins}\""
@@ -393,6 +396,7 @@ impl StdError for Error {
             | Self::Overflow { .. }
             | Self::Full { .. }
             | Self::Family { .. }
+            | Self::Unreadable { .. }
             | Self::Incomplete => None,
             Self::Connect { attempts } => {
                 let last = attempts.last()?;
@@ -408,7 +412,7 @@ impl StdError for Error {
             Self::Proxy { source, .. } => Some(&**source),
             #[cfg(feature = "client")]
             Self::Redirect { problem, .. } => Some(problem),
-            Self::Answer { problem, .. } | Self::Unreadable { problem, .. } => Some(problem),
+            Self::Answer { problem, .. } => Some(problem),
             Self::Resolve { source, .. }
             | Self::Local { source, .. }
             | Self::Listen { source, .. }

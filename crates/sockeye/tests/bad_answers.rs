@@ -85,13 +85,12 @@ async fn spoiled(part: &str, by: &str) -> Error {
 
 #[track_caller]
 fn breaks(error: &Error, rule: HandshakeError, words: &str) {
-    let (Error::Answer { problem, .. }
-    | Error::Unreadable { problem, .. }
-    | Error::Handshake(problem)) = error
-    else {
-        panic!("{error:?}");
+    let problem = match error {
+        Error::Answer { problem, .. } | Error::Handshake(problem) => problem.clone(),
+        Error::Unreadable { problem, .. } => HandshakeError::Malformed(problem),
+        _ => panic!("{error:?}"),
     };
-    assert_eq!(*problem, rule);
+    assert_eq!(problem, rule);
     assert!(error.is_handshake());
     says(error, words);
 }

@@ -69,11 +69,31 @@ mod addresses {
 
         // Alone, it is waited for until the deadline.
         let client = client.resolve("two.example", [black_hole]);
-        let error = failure(&client.connect_timeout(Duration::from_millis(50))).await;
+        let impatient = client.clone().connect_timeout(Duration::from_millis(50));
+        let error = failure(&impatient).await;
         assert!(
-            matches!(error, Error::Timeout(Deadline::Connect)),
+            matches!(&error, Error::Connect { attempts } if attempts.len() == 1),
             "{error:?}"
         );
+        assert!(error.is_timeout() && error.is_connect());
+        let told =
+            format!("no connection to {black_hole}: no answer in time (the connect timeout)");
+        assert_eq!(error.to_string(), told);
+
+        // What became of the others is told with it.
+        let refusing = nobody().await;
+        let client = client.resolve("two.example", [black_hole, refusing]);
+        let error = failure(&client.connect_timeout(Duration::from_millis(400))).await;
+        let told = error.to_string();
+        assert!(
+            told.starts_with(&format!("no connection to {refusing}: ")),
+            "{told}"
+        );
+        assert!(
+            told.contains(&format!("; nor to {black_hole}: no answer")),
+            "{told}"
+        );
+        assert!(!error.is_timeout());
     }
 
     #[tokio::test]

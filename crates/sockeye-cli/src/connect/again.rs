@@ -81,7 +81,11 @@ pub(super) fn waiting(args: &Connect, cause: &Cause, delay: Duration, attempt: u
 
 pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) -> Outcome {
     let mut again = Again::new(client, args);
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome {
+        unopened: true,
+        ..Outcome::default()
+    };
+    let mut is_open = false;
     let mut lines = read_lines();
     let mut output = BufWriter::with_capacity(64 * 1024, tokio::io::stdout());
     let mut unflushed = false;
@@ -129,6 +133,8 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 Ok(Some(Update::Connecting { .. })) => began = Instant::now(),
                 Ok(Some(Update::Open)) => {
                     last_heard = Time::now();
+                    is_open = true;
+                    outcome.unopened = false;
                     if let Some(open) = again.socket.socket() {
                         sender = Some(open.sender());
                         if !args.quiet {
@@ -138,6 +144,7 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 }
                 Ok(Some(Update::Waiting { cause, delay, attempt })) => {
                     sender = None;
+                    is_open = false;
                     if !args.quiet {
                         tell(waiting(args, &cause, delay, attempt));
                     }
@@ -145,10 +152,10 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => {
-                    outcome.failure = Some(match sender {
-                        Some(_) => error.into(),
-                        None => Failure::opening(args, error),
-                    });
+                    // How an open one ended is asked later.
+                    if !is_open {
+                        outcome.failure = Some(Failure::opening(args, error));
+                    }
                     break;
                 }
             },

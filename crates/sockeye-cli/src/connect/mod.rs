@@ -263,6 +263,8 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
 struct Outcome {
     /// None where the user did not wait for that.
     ended: Option<Ended>,
+    /// No connection was ever open.
+    unopened: bool,
     received: Traffic,
     sent: Traffic,
     /// A signal that ended it.
@@ -275,11 +277,12 @@ impl Outcome {
     /// Says how it went, and makes the exit status of it.
     fn tell(self, args: &Connect, opened: Instant) -> Result<ExitCode, Failure> {
         let status = self.status();
-        // Where no connection was ever open, only the failure is to be told.
-        let was_open = self.ended.is_some() || self.failure.is_none() || self.signal.is_some();
-        if was_open && (!args.quiet || status == LOST || status == CLOSED_OTHERWISE) {
+        // Where none was ever open, and why is told below, that is all.
+        let is_enough = self.unopened && self.failure.is_some();
+        if !is_enough && (!args.quiet || status == LOST || status == CLOSED_OTHERWISE) {
             let (ended, advice) = match &self.ended {
                 Some(ended) => (one_line(&ended.to_string()), end_advice(ended)),
+                None if self.unopened => ("there was no connection".into(), None),
                 None => ("left without waiting for the peer".into(), None),
             };
             let after = Took(opened.elapsed());

@@ -71,7 +71,10 @@ pub(super) async fn run_again(
 ) -> Result<Outcome, Failure> {
     let mut editor = greet(args).await?;
     let screen = editor.screen();
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome {
+        unopened: true,
+        ..Outcome::default()
+    };
     let mut again = Again::new(client, args);
     let session = Session::new(&mut editor, &screen, &mut outcome);
     let flow = session.talk_again(&mut again, args, signals).await;
@@ -112,6 +115,8 @@ struct Session<'a> {
     pinged: u64,
     /// Whether the user or a signal wants an end.
     closing: bool,
+    /// Whether there is a connection, over which a Close can go.
+    is_open: bool,
 }
 
 /// What the user wants.
@@ -140,6 +145,7 @@ impl<'a> Session<'a> {
             pings: VecDeque::new(),
             pinged: 0,
             closing: false,
+            is_open: true,
         }
     }
 
@@ -207,6 +213,7 @@ impl<'a> Session<'a> {
         let mut began = Instant::now();
         let flow = loop {
             let is_open = connect.borrow().is_some();
+            self.is_open = is_open;
             let close = tokio::select! {
                 // Goes on for as long as `outbox` is there.
                 () = &mut sending => continue,
@@ -216,6 +223,7 @@ impl<'a> Session<'a> {
                         continue;
                     }
                     Ok(Some(Update::Open)) => {
+                        self.outcome.unopened = false;
                         if let Some(open) = again.socket.socket() {
                             connect.send_replace(Some(open.sender()));
                             let agreed = agreed(args, open, began);
@@ -236,10 +244,10 @@ impl<'a> Session<'a> {
                     }
                     Ok(None) => break ControlFlow::Continue(()),
                     Err(error) => {
-                        self.outcome.failure = Some(match is_open {
-                            true => error.into(),
-                            false => Failure::opening(args, error),
-                        });
+                        // How an open one ended is asked later.
+                        if !is_open {
+                            self.outcome.failure = Some(Failure::opening(args, error));
+                        }
                         break ControlFlow::Continue(());
                     }
                 },
@@ -349,12 +357,14 @@ impl<'a> Session<'a> {
         false
     }
 
-    /// Shows the Close that ends the session.
+    /// The Close that ends the session. It is shown where somebody gets it.
     async fn leaves(&mut self, code: CloseCode) -> CloseFrame {
         self.closing = true;
         let reason = String::new();
         let frame = CloseFrame { code, reason };
-        self.screen.print(screen::close(Up, Some(&frame))).await;
+        if self.is_open {
+            self.screen.print(screen::close(Up, Some(&frame))).await;
+        }
         frame
     }
 
@@ -403,7 +413,7 @@ impl<'a> Session<'a> {
                 Some(screen::control(Up, "ping", payload, ""))
             }
             Outgoing::Pong(payload) => Some(screen::control(Up, "pong", payload, "")),
-            Outgoing::Close(frame) => Some(screen::close(Up, Some(frame))),
+            Outgoing::Close(frame) => self.is_open.then(|| screen::close(Up, Some(frame))),
         };
         if let Some(shown) = shown {
             self.screen.print(shown).await;

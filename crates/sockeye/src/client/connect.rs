@@ -27,6 +27,7 @@ use super::{
     proxy::{Proxy, ProxyError},
     proxy_env::{ProxyChoice, Source},
     redirect::Trail,
+    upgrade::after,
     url::Endpoint,
 };
 use crate::{
@@ -465,18 +466,19 @@ impl Client {
             );
             return Ok(Stream::new(unix.await?));
         }
+        let deadline = after(self.connect_timeout);
         match self
             .proxy
             .proxy(endpoint, |name| std::env::var(name).ok())?
         {
             None => {
-                let tcp = self.dial.connect(&endpoint.host, endpoint.port);
+                let tcp = self.dial.connect(&endpoint.host, endpoint.port, deadline);
                 in_time(self.connect_timeout, Deadline::Connect, tcp)
                     .await
                     .map(Stream::Tcp)
             }
             Some(proxy) => {
-                let tunnel = proxy.tunnel(&self.dial, endpoint, self.head_limits);
+                let tunnel = proxy.tunnel(&self.dial, endpoint, self.head_limits, deadline);
                 in_time::<_, ProxyError>(self.connect_timeout, Deadline::Connect, tunnel)
                     .await
                     .map_err(|error| proxy.error(error))

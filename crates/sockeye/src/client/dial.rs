@@ -14,7 +14,7 @@ use std::{
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpSocket, TcpStream, lookup_host},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{Attempt, Error, Result};
@@ -49,19 +49,30 @@ impl Default for Dial {
 }
 
 impl Dial {
-    /// Connects to the first address of a host that answers.
+    /// Connects to the first address of a host that answers by the deadline.
     ///
     /// # Errors
     /// [`Error::Resolve`], [`Error::Family`], [`Error::Local`]; [`Error::Connect`] with every address
-    /// that was tried.
+    /// that was tried. The caller limits the time that the name may take.
     ///
     /// # Cancel safety
     /// Dropping the future gives up all attempts.
-    pub(super) async fn connect(&self, host: &str, port: u16) -> Result<TcpStream> {
+    pub(super) async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<TcpStream> {
         let addresses = self.addresses(host, port).await?;
-        race(addresses, |address| self.attempt(address))
-            .await
-            .map_err(all_failed)
+        let attempt = async |address| {
+            if Instant::now() >= deadline {
+                return Err(Failed::late("there was no time left to try it"));
+            }
+            timeout_at(deadline, self.attempt(address))
+                .await
+                .unwrap_or_else(|_| Err(Failed::late("no answer in time (the connect timeout)")))
+        };
+        race(addresses, attempt).await.map_err(all_failed)
     }
 
     /// The addresses of a host, in the order in which they are to be tried.
@@ -158,6 +169,10 @@ struct Failed {
 }
 
 impl Failed {
+    fn late(why: &str) -> Self {
+        io::Error::new(io::ErrorKind::TimedOut, why).into()
+    }
+
     fn here(from: impl ToString, source: io::Error) -> Self {
         Self {
             source,
@@ -431,14 +446,15 @@ mod tests {
     async fn the_options_of_tcp_are_set() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let tcp = Dial::default().connect("127.0.0.1", port).await.unwrap();
+        let soon = Instant::now() + Duration::from_secs(20);
+        let tcp = (Dial::default().connect("127.0.0.1", port, soon).await).unwrap();
         assert!(tcp.nodelay().unwrap() && !SockRef::from(&tcp).keepalive().unwrap());
         let dial = Dial {
             nodelay: false,
             keepalive: Some(Duration::from_secs(77)),
             ..Dial::default()
         };
-        let tcp = dial.connect("127.0.0.1", port).await.unwrap();
+        let tcp = dial.connect("127.0.0.1", port, soon).await.unwrap();
         assert!(!tcp.nodelay().unwrap() && SockRef::from(&tcp).keepalive().unwrap());
         for (asked, set) in [
             (Duration::from_millis(1), 1),
@@ -450,7 +466,7 @@ mod tests {
                 keepalive,
                 ..Dial::default()
             };
-            let tcp = dial.connect("127.0.0.1", port).await.unwrap();
+            let tcp = dial.connect("127.0.0.1", port, soon).await.unwrap();
             let time = SockRef::from(&tcp).tcp_keepalive_time().unwrap();
             assert_eq!(time, Duration::from_secs(set), "{asked:?}");
         }

@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, str::FromStr, sync::Arc};
 
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, time::Instant};
 use url::{Host, Url};
 
 use sockeye_proto::handshake::{HandshakeError, HeadLimits, HeadScanner, Response};
@@ -69,7 +69,7 @@ impl Proxy {
     /// Has the proxy connect to the server: the stream is the server's from there on.
     ///
     /// # Errors
-    /// [`ProxyError`]. The caller limits the time it may take.
+    /// [`ProxyError`]. The caller limits the time it may take; the proxy is to be reached by the deadline.
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
@@ -78,23 +78,24 @@ impl Proxy {
         dial: &Dial,
         endpoint: &Endpoint,
         limits: HeadLimits,
+        deadline: Instant,
     ) -> Result<Stream, ProxyError> {
         let (host, port) = (&endpoint.host, endpoint.port);
         match self.scheme {
             Scheme::Http | Scheme::Https => {
-                let mut stream = self.reach(dial).await?;
+                let mut stream = self.reach(dial, deadline).await?;
                 self.ask_http(&mut stream, endpoint, limits).await?;
                 Ok(stream)
             }
             Scheme::Socks5h => {
-                let mut stream = self.reach(dial).await?;
+                let mut stream = self.reach(dial, deadline).await?;
                 socks::connect(&mut stream, self.credentials.as_ref(), host, port).await?;
                 Ok(stream)
             }
             Scheme::Socks5 => {
                 let addresses = dial.addresses(host, port).await?;
                 race(addresses, |address| async move {
-                    let mut stream = self.reach(dial).await?;
+                    let mut stream = self.reach(dial, deadline).await?;
                     let host = address.ip().to_string();
                     let credentials = self.credentials.as_ref();
                     socks::connect(&mut stream, credentials, &host, address.port()).await?;
@@ -110,8 +111,8 @@ impl Proxy {
     }
 
     /// Connects to the proxy itself.
-    async fn reach(&self, dial: &Dial) -> Result<Stream> {
-        let tcp = dial.connect(&self.host, self.port).await?;
+    async fn reach(&self, dial: &Dial, deadline: Instant) -> Result<Stream> {
+        let tcp = dial.connect(&self.host, self.port, deadline).await?;
         if self.scheme != Scheme::Https {
             return Ok(Stream::Tcp(tcp));
         }

@@ -230,9 +230,9 @@ async fn read_answer(stream: &mut Stream, limits: HeadLimits) -> Result<(Respons
 
 /// What is wrong with an answer; where it is not HTTP's, how it begins says whose it may be.
 fn unreadable(problem: HandshakeError, bytes: &[u8]) -> Error {
-    if !matches!(problem, HandshakeError::Malformed(_)) {
+    let HandshakeError::Malformed(problem) = problem else {
         return problem.into();
-    }
+    };
     let shown = &bytes[..bytes.len().min(MAX_BEGINNING)];
     let line = shown.split(|byte| matches!(byte, b'\r' | b'\n')).next();
     let begins = line.unwrap_or_default().escape_ascii().to_string();
@@ -244,7 +244,7 @@ fn unreadable(problem: HandshakeError, bytes: &[u8]) -> Error {
 }
 
 /// That long from now. What no clock can tell is as good as never.
-fn after(duration: Duration) -> Instant {
+pub(super) fn after(duration: Duration) -> Instant {
     const YEARS: Duration = Duration::from_secs(30 * 365 * 86_400);
     Instant::now() + duration.min(YEARS)
 }

@@ -186,7 +186,7 @@ impl Listed {
             Err(Error::Setup(why.into()))
         };
         if origin == "*" || origin.contains("://*") && !origin.contains("://*.") {
-            return wrong("that is everyone, whom `any` lets in");
+            return wrong("everyone is let in by `any`");
         }
         if origin == "null" {
             return wrong("it is that of every page that has none");
