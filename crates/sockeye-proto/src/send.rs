@@ -281,13 +281,21 @@ impl Sender {
             self.queue_close(&frame.to_payload(), now);
         }
         self.close_received = true;
-        self.quick = 0;
+        self.end_messages();
     }
 
     /// Says that nothing more will come from the peer, though it sent no Close.
     pub fn peer_is_gone(&mut self) {
         self.close_received = true;
+        self.end_messages();
+    }
+
+    /// Lets go of what messages are sent with, as none can be any more: a compressor of the connection's own
+    /// has hundreds of KB, and what waits behind a message in parts is the user's.
+    fn end_messages(&mut self) {
         self.quick = 0;
+        self.deflate = None;
+        self.parts = None;
     }
 
     /// Whether messages can still be sent.
@@ -373,7 +381,7 @@ impl Sender {
     /// then shows to whoever gave it.
     fn answer_close(&mut self, frame: Option<&CloseFrame>, now: Duration) {
         self.close_received = true;
-        self.quick = 0;
+        self.end_messages();
         if !self.close_sent {
             self.queue_close(&frame.map_or_else(Vec::new, CloseFrame::to_payload), now);
         }
@@ -384,9 +392,8 @@ impl Sender {
             self.frame_control(OpCode::Pong, &pong);
         }
         self.frame_control(OpCode::Close, payload);
-        self.parts = None;
         self.close_sent = true;
-        self.quick = 0;
+        self.end_messages();
         self.close_time = self.close_time.saturating_add(nanos(now));
     }
 

@@ -196,6 +196,7 @@ impl WebSocketUpgrade {
             }
         };
         let on_failed = self.on_failed;
+        let close_timeout = acceptor.close_time();
         let run = async move |mut entry: Option<Entry>| {
             match upgrade.await {
                 Ok(socket) => {
@@ -215,7 +216,10 @@ impl WebSocketUpgrade {
             }
         };
         match self.sockets {
-            Some(sockets) => drop(sockets.connections.spawn(|entry| run(Some(entry)))),
+            Some(sockets) => {
+                sockets.connections.close_in(close_timeout);
+                drop(sockets.connections.spawn(|entry| run(Some(entry))));
+            }
             None => drop(tokio::spawn(run(None))),
         }
         response.map(|()| Body::empty())
@@ -300,7 +304,8 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// How long peers have to answer a Close: the default of [`Acceptor::close_timeout`].
+    /// How long peers have to answer a Close, or longer where an [`Acceptor::close_timeout`] says so: its
+    /// default.
     const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Those of an application that has none yet.
@@ -312,7 +317,7 @@ impl Sockets {
     /// is opened after that is not closed, unless this is called again.
     ///
     /// What happens when is told in [`server::leaving`](crate::server::leaving). The default deadline allows
-    /// for the default close timeout; where an acceptor has a longer one, set [`Shutdown::deadline`].
+    /// for the longest [close timeout](Acceptor::close_timeout) of any that was opened.
     ///
     /// # Cancel safety
     /// Dropped, it asks no more of them to leave. Those that were asked do.

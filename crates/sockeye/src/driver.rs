@@ -183,9 +183,36 @@ impl Driver {
     /// What still comes from the peer is discarded. Where the user has moved the socket to another
     /// task, the connection is left to it: `None`.
     pub(crate) async fn finish(mut self, code: CloseCode) -> Option<Ended> {
-        // It goes back to the connection where this stops early.
+        self.take_back();
+        // Let go of before this where it stops early: then that ends the connection.
         let mut left = Receiver::new(self.shared.clone(), self.shared.take_reader()?);
-        left.reader()?.let_run();
+        self.close_and_wait(&mut left, code).await;
+        drop(left.into_reader());
+        self.let_go();
+        self.shared.ended()
+    }
+
+    /// As [`finish`](Self::finish), where the receiving side was let go of before. Stopping early leaves the
+    /// connection as it is.
+    pub(crate) async fn finish_left(shared: &Arc<Shared>, code: CloseCode) {
+        let Some(driver) = Self::new(shared.clone()) else {
+            return;
+        };
+        let Some(reader) = shared.take_reader() else {
+            return;
+        };
+        let mut left = Receiver::new(shared.clone(), reader);
+        // Behind it, so that this is let go of first.
+        let mut driver = driver;
+        driver.close_and_wait(&mut left, code).await;
+        drop(left.into_reader());
+        driver.let_go();
+    }
+
+    async fn close_and_wait(&mut self, left: &mut Receiver, code: CloseCode) {
+        if let Some(reader) = left.reader() {
+            reader.let_run();
+        }
         let leaving = self.shared.take_leave();
         let close = leaving.filter(|_| code == CloseCode::NORMAL);
         self.close(close.unwrap_or_else(|| without_reason(code)));
@@ -194,9 +221,6 @@ impl Driver {
             None => Poll::Ready(()),
         })
         .await;
-        drop(left.into_reader());
-        self.let_go();
-        self.shared.ended()
     }
 
     /// Ends the transport of a connection that has ended. Whoever has the receiving side drops it at
@@ -284,25 +308,34 @@ impl Driver {
 }
 
 impl Driver {
-    /// Says goodbye without waiting, and lets go, unless the connection has ended.
+    /// Takes the sending side again, where it was given up to another driver that is gone.
+    fn take_back(&mut self) {
+        self.link = self.link.take().or_else(|| self.shared.take_link());
+    }
+
+    /// Says goodbye without waiting, unless the connection has ended, and lets go. Whoever has the
+    /// receiving side drops it at once.
     pub(crate) fn abandon(&mut self) {
-        if self.shared.ended().is_some() {
-            return;
+        if self.shared.ended().is_none() {
+            self.end_early();
         }
+        self.let_go();
+    }
+
+    fn end_early(&mut self) {
         let (code, why) = match thread::panicking() {
             true => (CloseCode::INTERNAL_ERROR, "its handler panicked"),
             false => (CloseCode::GOING_AWAY, "its handler was dropped"),
         };
         let closing = self.link().is_some_and(|link| link.sender.is_close_sent());
         self.say_goodbye(code);
-        self.shared.end(match closing {
+        self.shared.end(match closing && !thread::panicking() {
             true => Ended::TimedOut,
             false => Ended::Lost(Arc::new(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
                 why,
             ))),
         });
-        self.let_go();
     }
 
     /// Sends a Close as far as that needs no waiting, and no runtime.
@@ -317,11 +350,20 @@ impl Driver {
     }
 }
 
-/// A driver that stops early, such as in a task that was aborted, leaves the connection as it is.
-/// Where the user's code has panicked, the peer is told with 1011.
+/// A driver that stops early, such as in a task that was aborted or has panicked, ends the connection: once
+/// the receiving side was let go of too, nobody else would, for as long as anyone keeps a
+/// [`Sender`](crate::Sender). Where the user has moved the socket to another task, it is left as it is, but
+/// for a peer that is told with 1011 of a panic.
 impl Drop for Driver {
     fn drop(&mut self) {
-        if thread::panicking() {
+        if self.shared.has_reader() {
+            self.take_back();
+            // Else another driver has it, and ends the connection.
+            if self.link.is_some() {
+                self.abandon();
+                drop(self.shared.take_reader());
+            }
+        } else if thread::panicking() {
             self.say_goodbye(CloseCode::INTERNAL_ERROR);
         }
         if let Some(link) = self.link.take() {

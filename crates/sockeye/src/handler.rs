@@ -76,8 +76,8 @@ pub trait Handler {
     /// The connection has ended. The last callback, once for each connection that
     /// [`on_open`](Self::on_open) was called for, whatever has ended it: where the future that runs the
     /// handler was dropped, as by a server that waits no longer, or a callback has panicked, it comes while
-    /// that is dropped, with [`Ended::TimedOut`] if a Close was on its way and else [`Ended::Lost`]. Only a
-    /// panic in [`on_error`](Self::on_error) is followed by none.
+    /// that is dropped: with [`Ended::Lost`], or [`Ended::TimedOut`] where it was dropped with a Close on its
+    /// way. Only a panic in [`on_error`](Self::on_error) is followed by none.
     ///
     /// Nothing can be sent any more.
     fn on_close(&mut self, socket: &mut Socket, ended: &Ended) {
@@ -396,10 +396,14 @@ impl<H: Handler> Drop for Handled<H> {
         let Some(session) = &mut self.session else {
             return;
         };
-        session.socket.driver.abandon();
         if !self.open {
+            // It has not taken over: the socket is dropped, and the driver here stops early.
+            if let Some(session) = self.session.take() {
+                self.shared.put_reader(session.reader);
+            }
             return;
         }
+        session.socket.driver.abandon();
         let mut tell = || self.shared.within(|| session.end(&self.shared));
         if thread::panicking() {
             // Another panic that left here would end the process. It has been reported as the first was.

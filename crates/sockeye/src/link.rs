@@ -93,6 +93,7 @@ impl Command<'_> {
             Self::Message(message) => HEADER + message.as_ref().len(),
             Self::Part(part) => HEADER + part.len(),
             Self::Ping(payload) | Self::Pong(payload) => HEADER + payload.len(),
+            Self::Begin(_) | Self::Finish => HEADER,
             _ => 0,
         }
     }

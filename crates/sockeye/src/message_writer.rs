@@ -100,7 +100,8 @@ impl<'a> MessageWriter<'a> {
     /// the connection is then closed, as where this is dropped.
     ///
     /// # Cancel safety
-    /// The end is queued at the first poll. Never polled, the message is dropped unfinished.
+    /// The end is queued at the first poll; that of an empty message as soon as there is room, and dropped
+    /// before, it was not sent. Never polled, the message is dropped unfinished.
     pub async fn finish(mut self) -> Result<()> {
         poll_fn(|cx| self.poll_finish(cx)).await
     }
@@ -109,7 +110,9 @@ impl<'a> MessageWriter<'a> {
         if !self.finished {
             self.utf8.finish().map_err(|_| SendError::InvalidUtf8)?;
             if !self.begun {
-                self.shared.apply(Command::Begin(self.kind))?;
+                // One that is empty waits for room too: nobody may queue them for ever.
+                let mut begin = Some(Command::Begin(self.kind));
+                ready!(self.shared.poll_apply(cx, &mut begin))?;
                 self.begun = true;
             }
             self.shared.apply(Command::Finish)?;

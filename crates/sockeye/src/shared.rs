@@ -202,9 +202,10 @@ impl Future for Sending<'_, '_> {
             return Poll::Ready(Ok(()));
         }
         if command.is_some() {
-            ready!(shared.poll_apply(cx, command))?;
+            ready!(shared.poll_apply(cx, command)).map_err(|error| shared.noted(error))?;
         }
-        shared.poll_flush(cx, false).map_err(Error::Lost)
+        let flushed = ready!(shared.poll_flush(cx, false));
+        Poll::Ready(flushed.map_err(|lost| shared.noted(Error::Lost(lost))))
     }
 }
 
@@ -345,10 +346,25 @@ impl Shared {
             })?,
             _ => {}
         }
-        self.access(|access| match access {
+        let applied = self.access(|access| match access {
             Access::Driven(link) | Access::Free(link, _) => link.apply(command),
             Access::Remote(state) => self.post(state, command),
-        })
+        });
+        applied.map_err(|error| self.noted(error))
+    }
+
+    /// Notes the end that an error is, where nobody receives who would, and lets go of the connection.
+    #[cold]
+    fn noted(&self, error: Error) -> Error {
+        if let Error::Lost(lost) = &error
+            && self.has_reader()
+        {
+            self.end(Ended::Lost(lost.clone()));
+            if self.let_go() {
+                drop(self.take_reader());
+            }
+        }
+        error
     }
 
     /// Notes the Close that this end is about to send first.
@@ -438,7 +454,7 @@ impl Shared {
             true => Err(Error::Full { high_water }),
             false => Ok(()),
         };
-        self.access(|access| match access {
+        let sent = self.access(|access| match access {
             Access::Driven(link) => {
                 if link.sender.is_open() {
                     full(link.waiting())?;
@@ -465,7 +481,8 @@ impl Shared {
                 }
                 self.post(state, message)
             }
-        })
+        });
+        sent.map_err(|error| self.noted(error))
     }
 
     /// Sends a Close, which goes out with what waits before it.
@@ -480,7 +497,7 @@ impl Shared {
     /// Queues a message where nothing waits, and writes it as [`try_send`](Self::try_send) does; else
     /// puts it in place of the one that waits for the same key.
     pub(crate) fn send_latest(&self, key: u64, message: Outgoing<'_>) -> Result<()> {
-        self.access(|access| match access {
+        let sent = self.access(|access| match access {
             Access::Driven(link) => link.send_latest(key, message),
             Access::Free(link, state) => {
                 link.send_latest(key, message)?;
@@ -500,13 +517,14 @@ impl Shared {
                 inbox.latest.get_or_insert_default().put(key, message);
                 Ok(())
             }
-        })
+        });
+        sent.map_err(|error| self.noted(error))
     }
 
     /// Waits until all that was queued is written.
     pub(crate) async fn flush(&self) -> Result<()> {
         let flushed = poll_fn(|cx| self.poll_flush(cx, true)).await;
-        flushed.map_err(Error::Lost)
+        flushed.map_err(|lost| self.noted(Error::Lost(lost)))
     }
 
     /// Waits until what was queued is written. Where a driver writes when the task yields, there is
@@ -921,6 +939,10 @@ impl Shared {
             let _ = self.apply(Command::GiveUp);
             return Err(());
         }
+        // Asked to before there was anyone to wake.
+        if self.is_leaving() && has_budget_remaining() {
+            return self.park(cx, held_back);
+        }
         Ok(parked)
     }
 
@@ -1259,9 +1281,53 @@ mod tests {
         assert!(queued.take(1 << 20).count() < 1 << 20);
     }
 
-    /// A payload that is not copied is the user's memory: the thread's buffers must not keep it.
+    /// Where the receiving half is in another task than its driver.
+    #[cfg(feature = "server")]
     #[test]
-    fn what_was_not_written_is_let_go_of_with_the_connection() {
+    fn whoever_is_asked_to_leave_while_they_begin_to_wait_learns_of_it() {
+        use std::{task::Wake, thread};
+
+        #[derive(Default)]
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+
+        let all: Vec<_> = (0..10_000).map(|_| driven_elsewhere()).collect();
+        let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let until = |count: &AtomicUsize, round| {
+            while count.load(Ordering::Acquire) <= round {
+                thread::yield_now();
+            }
+        };
+        let mut missed = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (round, shared) in all.iter().enumerate() {
+                    until(&begun, round);
+                    shared.leave(&leaving("restart"));
+                    done.store(round + 1, Ordering::Release);
+                }
+            });
+            for (round, shared) in all.iter().enumerate() {
+                shared.attend();
+                let woken = Arc::new(Woken::default());
+                let waker = woken.clone().into();
+                begun.store(round + 1, Ordering::Release);
+                let _ = shared.park(&mut Context::from_waker(&waker), false);
+                until(&done, round);
+                let posted = shared.take_inbox(&mut shared.lock());
+                let closes = posted.iter().any(|it| matches!(it, Command::Close(_)));
+                missed += usize::from(!closes && !woken.0.load(Ordering::Acquire));
+            }
+        });
+        assert_eq!(missed, 0);
+    }
+
+    /// A megabyte, and who has it.
+    fn payload() -> (Arc<[u8]>, bytes::Bytes) {
         struct Payload(Arc<[u8]>);
         impl AsRef<[u8]> for Payload {
             fn as_ref(&self) -> &[u8] {
@@ -1269,8 +1335,29 @@ mod tests {
             }
         }
         let memory: Arc<[u8]> = vec![0; 1 << 20].into();
-        let shared = Shared::of_nobody();
         let payload = bytes::Bytes::from_owner(Payload(memory.clone()));
+        (memory, payload)
+    }
+
+    /// A payload that is not copied is the user's memory: the thread's buffers must not keep it.
+    #[test]
+    fn what_was_not_written_is_let_go_of_with_the_connection() {
+        let shared = Shared::of_nobody();
+        let (memory, payload) = payload();
+        shared.apply(Command::Message(payload.into())).unwrap();
+        assert_eq!(Arc::strong_count(&memory), 2);
+        shared.end(Ended::gone());
+        shared.let_go();
+        assert_eq!(Arc::strong_count(&memory), 1);
+    }
+
+    /// Nor must what waits behind a message in parts.
+    #[test]
+    fn what_was_held_is_let_go_of_with_the_connection() {
+        let shared = Shared::of_nobody();
+        let kind = sockeye_proto::MessageKind::Binary;
+        shared.apply(Command::Begin(kind)).unwrap();
+        let (memory, payload) = payload();
         shared.apply(Command::Message(payload.into())).unwrap();
         assert_eq!(Arc::strong_count(&memory), 2);
         shared.end(Ended::gone());

@@ -148,8 +148,8 @@ impl Sender {
         }))?;
         self.shared.wake_reading();
         let abandoned = self.shared.has_reader();
-        if abandoned && let Some(driver) = Driver::new(self.shared.clone()) {
-            driver.finish(code).await;
+        if abandoned {
+            Driver::finish_left(&self.shared, code).await;
             return Ok(());
         }
         // A transport that fails now is noticed by whoever receives.

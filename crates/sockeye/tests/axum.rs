@@ -36,6 +36,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc},
+    time::sleep,
 };
 use wire::{Peer, frame, within};
 
@@ -372,6 +373,38 @@ async fn any_stream_will_do_and_one_poll_is_one_write() {
     let writes = writes.lock().unwrap();
     // The answer; then the greeting and the ten echoes, which all were there to be read.
     assert_eq!(writes[1..], [16 + 10 * 5], "{writes:?}");
+}
+
+/// By default the end allows for as long as the longest close timeout.
+#[tokio::test(start_paused = true)]
+async fn a_peer_has_its_close_timeout_to_answer() {
+    let second = Duration::from_secs(1);
+    let sockets = Sockets::new();
+    let acceptor = Acceptor::new().close_timeout(60 * second);
+    let route = get(async move |upgrade: WebSocketUpgrade| {
+        let upgrade = upgrade.acceptor(acceptor.clone()).await?;
+        Ok::<_, WebSocketUpgradeRejection>(upgrade.on_upgrade(echo))
+    });
+    let app = Router::new()
+        .route("/", route)
+        .layer(Extension(sockets.clone()));
+    let (client, server) = duplex(1 << 16);
+    tokio::spawn(
+        http1::Builder::new()
+            .serve_connection(TokioIo::new(server), TowerToHyperService::new(app))
+            .with_upgrades(),
+    );
+    let mut client = within(Peer::client(client, "", &[])).await;
+    client.expect_text("a boxed stream").await;
+    let ending = tokio::spawn(async move { sockets.shutdown(Shutdown::new()).await });
+    assert_eq!(client.expect_close().await.0, 1001);
+    sleep(40 * second).await;
+    client.send_close(1001, "").await;
+    let farewell = within(ending).await.unwrap();
+    assert_eq!(
+        farewell.to_string(),
+        "1 connection in 40.0 s: 1 closed with 1001"
+    );
 }
 
 /// What a service on plain hyper does.

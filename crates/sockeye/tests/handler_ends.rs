@@ -168,6 +168,161 @@ async fn so_it_is_when_its_future_is_dropped() {
     }
 }
 
+/// As in a list of all clients that a handler takes itself out of at its end, which does not come then.
+mod though_somebody_keeps_a_sender {
+    use super::*;
+    use sockeye::{Sender, WebSocket};
+    use std::{future::pending, sync::Arc};
+    use tokio::io::{AsyncRead, AsyncWrite};
+
+    const DROPPED: &str = "connection lost: its handler was dropped";
+    const PANICKED: &str = "connection lost: its handler panicked";
+
+    /// The peer is told, and the transport has ended.
+    async fn expect_ended<S>(peer: &mut Peer<S>, sender: &Sender, code: u16, how: &str)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        assert_eq!(peer.expect_close().await.0, code);
+        peer.expect_end().await;
+        assert_eq!(sender.ended().unwrap().to_string(), how);
+        assert!(!sender.is_open());
+        assert!(sender.send("too late").await.is_err());
+    }
+
+    async fn greet(mut socket: WebSocket, panics: bool) -> Result<(), Error> {
+        socket.send("hello").await?;
+        socket.recv().await?;
+        assert!(!panics, "as the test wants it");
+        pending().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_driven_socket() {
+        for role in BOTH {
+            for (panics, code, how) in [(false, 1001, DROPPED), (true, 1011, PANICKED)] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let sender = socket.sender();
+                let driving = tokio::spawn(socket.drive(move |socket| greet(socket, panics)));
+                peer.expect_text("hello").await;
+                match panics {
+                    true => peer.send_frame(0x81, "hello").await,
+                    false => driving.abort(),
+                }
+                expect_ended(&mut peer, &sender, code, how).await;
+                assert_eq!(within(driving).await.unwrap_err().is_panic(), panics);
+            }
+        }
+    }
+
+    /// While its Close waits for an answer.
+    #[tokio::test(start_paused = true)]
+    async fn a_driven_socket_that_closes() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let sender = socket.sender();
+            let driving = tokio::spawn(socket.drive(|_| async { Ok(()) }));
+            assert_eq!(peer.expect_close().await.0, 1000);
+            driving.abort();
+            peer.expect_end().await;
+            let ended = sender.ended();
+            assert!(matches!(ended, Some(Ended::TimedOut)), "{ended:?}");
+        }
+    }
+
+    /// It goes on where it has been moved to.
+    #[tokio::test(start_paused = true)]
+    async fn but_not_one_that_is_received_elsewhere() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let (give, mut given) = mpsc::unbounded_channel();
+            let driving = tokio::spawn(socket.drive(move |socket| {
+                give.send(socket).unwrap();
+                pending()
+            }));
+            let socket = within(given.recv()).await.unwrap();
+            driving.abort();
+            assert!(within(driving).await.unwrap_err().is_cancelled());
+            let echoing = echo(Form::Plain, socket);
+            peer.expect_echo("still here").await;
+            peer.send_close(1000, "").await;
+            peer.expect_close().await;
+            drop(peer);
+            within(echoing)
+                .await
+                .unwrap()
+                .assert_ended(Ended::was_clean);
+        }
+    }
+
+    #[tokio::test]
+    async fn and_a_server_that_is_dropped_drops_it() {
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let (keep, mut kept) = mpsc::unbounded_channel();
+        let serving = tokio::spawn(server.serve(move |socket| {
+            keep.send(socket.sender()).unwrap();
+            greet(socket, false)
+        }));
+        let mut peer = Peer::client(TcpStream::connect(address).await.unwrap(), "", &[]).await;
+        peer.expect_text("hello").await;
+        let sender = within(kept.recv()).await.unwrap();
+        serving.abort();
+        expect_ended(&mut peer, &sender, 1001, DROPPED).await;
+    }
+
+    /// A handler that nobody has ever polled.
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_never_began() {
+        struct Idle;
+        impl Handler for Idle {}
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let sender = socket.sender();
+            drop(socket.handle(Idle));
+            expect_ended(&mut peer, &sender, 1001, DROPPED).await;
+
+            // Within another, that one closes.
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let sender = Arc::new(socket.sender());
+            let within_another = |polls: bool| {
+                move |socket: WebSocket| async move {
+                    let mut handling = Box::pin(socket.handle(Idle));
+                    if polls {
+                        poll_fn(|cx| {
+                            assert!(handling.as_mut().poll(cx).is_pending());
+                            Poll::Ready(())
+                        })
+                        .await;
+                    }
+                    drop(handling);
+                    Ok(())
+                }
+            };
+            for polls in [false, true] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let sender = socket.sender();
+                let driving = tokio::spawn(socket.drive(within_another(polls)));
+                assert_eq!(peer.expect_close().await.0, 1000);
+                peer.send_close(1000, "").await;
+                if role == Role::Client {
+                    // Which waits for the server to end.
+                    drop(peer);
+                } else {
+                    peer.expect_end().await;
+                }
+                within(driving).await.unwrap().unwrap();
+                assert!(sender.ended().unwrap().was_clean());
+            }
+            let driving = tokio::spawn(socket.drive(within_another(true)));
+            peer.expect_close().await;
+            driving.abort();
+            peer.expect_end().await;
+            assert!(sender.ended().is_some());
+        }
+    }
+}
+
 /// Never opened, nothing to end.
 #[tokio::test(start_paused = true)]
 async fn but_not_where_it_was_never_told_that_it_is_open() {

@@ -322,6 +322,10 @@ async fn the_endpoint_speaks_http() {
     }
     let answer = ask("HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"));
+    let answer = ask("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.ends_with("\r\n\r\n"));
+    let answer = ask("PUT /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.contains("\r\nAllow: GET, HEAD\r\n"), "{answer}");
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
         (

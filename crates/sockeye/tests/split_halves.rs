@@ -7,9 +7,9 @@ mod wire;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
-use sockeye::{CloseCode, Ended, Error, Handler, Message, Sender, Socket, WebSocket};
+use sockeye::{CloseCode, Ended, Error, Handler, Message, MessageKind, Sender, Socket, WebSocket};
 use tokio::{
-    io::duplex,
+    io::{AsyncWriteExt, duplex},
     sync::oneshot,
     time::{sleep, timeout},
 };
@@ -291,6 +291,39 @@ mod combinators {
             drop(peer);
             assert!(socket.next().await.is_none());
             assert!(socket.ended().unwrap().was_clean());
+        }
+    }
+}
+
+/// Where nobody receives, whoever sends finds out that the transport has failed.
+#[tokio::test(start_paused = true)]
+async fn a_sender_alone_notes_that_the_connection_is_lost() {
+    for role in BOTH {
+        for way in ["send", "try_send", "send_latest", "flush", "ping", "close"] {
+            let (socket, peer) = Setup::default().open(role).await;
+            let (sender, receiver) = socket.split();
+            drop((receiver, peer));
+            let result = match way {
+                "send" => sender.send("hello").await,
+                "try_send" => sender.try_send("hello"),
+                "send_latest" => sender.send_latest(1, "hello"),
+                "flush" => {
+                    let mut message = sender.send_stream(MessageKind::Text).await.unwrap();
+                    message.write_all(b"hello").await.unwrap();
+                    sender.flush().await
+                }
+                "ping" => sender.ping(b"hello").await,
+                _ => {
+                    // It waits for the end, whatever that is.
+                    sender.close(CloseCode::NORMAL, "").await.unwrap();
+                    Err(sender.send("hello").await.unwrap_err())
+                }
+            };
+            let error = result.unwrap_err();
+            assert!(error.is_lost() || way == "close", "{way}: {error}");
+            let ended = sender.ended();
+            assert!(matches!(ended, Some(Ended::Lost(_))), "{way}: {ended:?}");
+            assert!(sender.close(CloseCode::NORMAL, "").await.is_err());
         }
     }
 }

@@ -547,6 +547,45 @@ mod section_5_4_writing {
         }
     }
 
+    /// Nor is there an end to what is queued of those that are empty.
+    #[tokio::test(start_paused = true)]
+    async fn empty_messages_wait_for_room_too() {
+        for role in BOTH {
+            for elsewhere in [false, true] {
+                let setup = Setup {
+                    high_water: 1000,
+                    pipe: 100,
+                    ..Setup::default()
+                };
+                let (socket, peer) = setup.open(role).await;
+                let sender = socket.sender();
+                let flood = async move |sender: Sender| {
+                    for _ in 0..100_000 {
+                        let message = sender.send_stream(MessageKind::Text).await?;
+                        message.finish().await?;
+                    }
+                    Ok::<_, Error>(())
+                };
+                let flooding = sender.clone();
+                let driving = tokio::spawn(socket.drive(async move |mut socket| {
+                    if elsewhere {
+                        tokio::spawn(flood(flooding));
+                        socket.recv().await?;
+                    } else {
+                        flood(flooding).await?;
+                    }
+                    Ok(())
+                }));
+                // When there is nothing else to do.
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                let buffered = sender.buffered_amount();
+                assert!((1000..4000).contains(&buffered), "{role:?}: {buffered}");
+                drop(peer);
+                let _ = within(driving).await.unwrap();
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_message_dropped_unfinished_does_not_look_complete() {
         for role in BOTH {

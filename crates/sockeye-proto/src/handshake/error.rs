@@ -35,6 +35,8 @@ pub enum HandshakeError {
     /// A request with a body: what follows the head is WebSocket to one reader and a body to
     /// another.
     Body,
+    /// A request that expects an answer before it is whole (`Expect`, RFC 9110 §10.1.1): it has no body.
+    Expect,
     /// A header that must be there is not.
     Missing(&'static str),
     /// A header that may be there once is there more often.
@@ -90,6 +92,7 @@ impl fmt::Display for HandshakeError {
             }
             Self::HttpVersion => "a WebSocket is opened on HTTP/1.1",
             Self::Body => "a request that opens a WebSocket has no body",
+            Self::Expect => "a request that opens a WebSocket has nothing to wait for: no Expect",
             Self::Missing(name) => return write!(f, "the header {name} is missing"),
             Self::Repeated(name) => return write!(f, "the header {name} is given more than once"),
             Self::Upgrade => "a WebSocket is needed here: the header Upgrade must say websocket",

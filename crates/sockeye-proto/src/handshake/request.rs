@@ -106,6 +106,14 @@ impl Request {
             .map(|(_, query)| query)
     }
 
+    /// The host and the port that the target names, where it is a whole URL: then that is what is asked for,
+    /// whatever `Host` says (RFC 9112 §3.2.2).
+    pub fn authority(&self) -> Option<&str> {
+        let (scheme, rest) = self.target().split_once("://")?;
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        is_scheme(scheme).then_some(&rest[..end])
+    }
+
     /// A target may be a whole URL (RFC 9112 §3.2.2); its scheme and host are left out.
     fn path_and_query(&self) -> &str {
         let target = self.target();
@@ -218,6 +226,9 @@ impl Offer {
         if fields.body {
             return Err(HandshakeError::Body);
         }
+        if fields.expect {
+            return Err(HandshakeError::Expect);
+        }
         // 6 before 5, so that a client of another version learns that, whatever its key is.
         match fields.version.at_most_one("Sec-WebSocket-Version")? {
             Some(b"13") => {}
@@ -263,6 +274,9 @@ struct Known<'a> {
     /// frame's. A proxy that takes those bytes for the body, or the body for frames, can be made to
     /// see other messages than we do, so a request with a body is refused.
     body: bool,
+    /// Whether something is expected of us before it is sent. Nothing is to be sent: a 100 would have to come
+    /// before the 101 (RFC 9110 §7.8), and no client that keeps to §10.1.1 asks for it.
+    expect: bool,
     /// Whether there are any.
     subprotocols: bool,
     extensions: bool,
@@ -275,6 +289,7 @@ impl<'a> Known<'a> {
             let is = |known| is_same(name, known);
             match name.len() {
                 4 if is("Host") => known.host.add(value),
+                6 if is("Expect") => known.expect = true,
                 7 if is("Upgrade") => known.upgrade |= has_token(value, "websocket"),
                 10 if is("Connection") => known.connection |= has_token(value, "upgrade"),
                 14 if is("Content-Length") => {

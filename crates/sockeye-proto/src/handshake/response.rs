@@ -175,13 +175,20 @@ impl Refusal {
 
     /// The response as it travels.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = self.to_head();
+        if self.has_body() {
+            out.extend_from_slice(self.body.as_bytes());
+        }
+        out
+    }
+
+    /// The response without its body: what answers `HEAD`, whose client would take a body for another
+    /// response (RFC 9110 §9.3.2).
+    pub fn to_head(&self) -> Vec<u8> {
         let headers = self.to_headers();
         let mut out = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status)).into_bytes();
         headers.write(&mut out);
         out.extend_from_slice(b"\r\n");
-        if self.has_body() {
-            out.extend_from_slice(self.body.as_bytes());
-        }
         out
     }
 
@@ -232,6 +239,7 @@ impl From<&HandshakeError> for Refusal {
         }
         let (status, header) = match error {
             HandshakeError::Method(_) => (405, Some(("Allow", "GET"))),
+            HandshakeError::Expect => (417, None),
             HandshakeError::Upgrade => (426, None),
             HandshakeError::WebSocketVersion(_) => (426, Some(("Sec-WebSocket-Version", "13"))),
             HandshakeError::HeadTooLarge { .. } | HandshakeError::TooManyHeaders { .. } => {
@@ -510,6 +518,7 @@ fn reason(status: u16) -> &'static str {
         409 => "Conflict",
         410 => "Gone",
         413 => "Content Too Large",
+        417 => "Expectation Failed",
         421 => "Misdirected Request",
         426 => "Upgrade Required",
         429 => "Too Many Requests",

@@ -75,12 +75,15 @@ impl Metrics {
         let mut scanner = HeadScanner::request(HeadLimits::default());
         let end = read_head(stream, &mut scanner, &mut bytes).await?;
         let request = Request::parse(&bytes[..end])?;
+        let elsewhere = || Refusal::new(404, "the metrics are at /metrics\n");
         match (request.method(), request.path()) {
             ("GET" | "HEAD", "/metrics") => {}
-            ("GET" | "HEAD", _) => {
-                return Ok(Refusal::new(404, "the metrics are at /metrics\n").to_bytes());
+            ("HEAD", _) => return Ok(elsewhere().to_head()),
+            ("GET", _) => return Ok(elsewhere().to_bytes()),
+            _ => {
+                let refusal = Refusal::new(405, "metrics are read with GET\n");
+                return Ok(refusal.header("Allow", "GET, HEAD")?.to_bytes());
             }
-            _ => return Ok(Refusal::new(405, "metrics are read with GET\n").to_bytes()),
         }
         let metrics = self.clone();
         // With many connections it takes some milliseconds, in which others want this thread.

@@ -64,6 +64,7 @@ struct Inner {
     open: Gauge,
     accepted: Counter,
     refused: Family<Labels<1>, Counter>,
+    not_accepted: Counter,
     closes: Family<Labels<2>, Counter>,
     round_trip: Histogram,
     live: Live,
@@ -100,6 +101,7 @@ impl Default for Inner {
             open: Gauge::default(),
             accepted: Counter::default(),
             refused,
+            not_accepted: Counter::default(),
             closes: Family::default(),
             round_trip: Histogram::new(ROUND_TRIPS),
             live: Live::default(),
@@ -134,6 +136,12 @@ impl Metrics {
     pub(crate) fn refused(&self, error: &Error) {
         let reason = [("reason", reason(error))];
         self.0.refused.get_or_create(&reason).inc();
+    }
+
+    /// Counts that the system gave no connection.
+    #[cfg(feature = "server")]
+    pub(crate) fn not_accepted(&self) {
+        self.0.not_accepted.inc();
     }
 
     /// Counts a connection that has opened.
@@ -253,6 +261,12 @@ impl Collector for Metrics {
             "Clients that were not let in, by reason.",
             None,
             &inner.refused,
+        )?;
+        metric(
+            "sockeye_accept_errors",
+            "Attempts to accept at which the system gave no connection, as without descriptors.",
+            None,
+            &inner.not_accepted,
         )?;
         metric(
             "sockeye_closes",

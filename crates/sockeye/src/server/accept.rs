@@ -122,7 +122,10 @@ impl Acceptor {
         let (request, mut answer) = match verdict {
             Verdict::Asks(request, room) => (request, room),
             Verdict::Http(request) => return Ok(Incoming::Http(request)),
-            Verdict::Refused(error) => return Err(client.refuse(error).await),
+            Verdict::Refused(error) => {
+                let is_head = client.bytes.starts_with(b"HEAD ");
+                return Err(client.refuse(error, is_head).await);
+            }
         };
         // Judges the request and answers it (§4.2.2).
         let terms = match self.terms(&request, &client.peer, deadline).await {
@@ -130,7 +133,7 @@ impl Acceptor {
                 acceptance.write(&mut answer);
                 terms
             }
-            Err(error) => return Err(client.refuse(error).await),
+            Err(error) => return Err(client.refuse(error, request.method() == "HEAD").await),
         };
         {
             let written = pin!(client.write(&answer));
@@ -385,8 +388,8 @@ impl Client {
     }
 
     /// Answers a request that will not become a WebSocket, and hands the reason on.
-    async fn refuse(&mut self, error: HandshakeError) -> Error {
-        Box::pin(refuse(&mut self.stream, error)).await
+    async fn refuse(&mut self, error: HandshakeError, is_head: bool) -> Error {
+        Box::pin(refuse(&mut self.stream, error, is_head)).await
     }
 }
 
@@ -473,7 +476,8 @@ impl PlainHttp {
             Some(Ok(Offer { .. })) => HandshakeError::Upgrade,
             None => HandshakeError::HttpVersion,
         };
-        Box::pin(refuse(&mut self.stream, error)).await
+        let is_head = matches!(&self.request, Some(request) if request.method() == "HEAD");
+        Box::pin(refuse(&mut self.stream, error, is_head)).await
     }
 }
 
@@ -492,18 +496,17 @@ async fn in_time<T>(
         .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
 }
 
-/// Answers a request that will not become a WebSocket, and hands the reason on.
+/// Answers a request that will not become a WebSocket, whether it `is_head`, and hands the reason on.
 ///
 /// It has a deadline of its own. What goes wrong while a refusal is written matters to nobody: the
 /// connection ends either way.
-async fn refuse(stream: &mut Stream, error: HandshakeError) -> Error {
+async fn refuse(stream: &mut Stream, error: HandshakeError, is_head: bool) -> Error {
     if error != HandshakeError::UnexpectedEnd {
         let refusal = Refusal::from(&error);
-        let mut answer = refusal.to_bytes();
-        // What follows the head of an answer to HEAD would be taken for another (RFC 9110 §9.3.2).
-        if matches!(&error, HandshakeError::Method(method) if method == "HEAD") {
-            answer.truncate(answer.len() - refusal.body().len());
-        }
+        let answer = match is_head {
+            true => refusal.to_head(),
+            false => refusal.to_bytes(),
+        };
         let _ = timeout(LINGER, async {
             stream.write_all(&answer).await?;
             stream.shutdown().await?;

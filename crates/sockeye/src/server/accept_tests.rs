@@ -99,6 +99,7 @@ async fn section_4_2_every_refusal_is_a_whole_response() {
         (GOOD.replace("HTTP/1.1", "HTTP/1.0"), 400, "HTTP/1.1", ""),
         (GOOD.replace("HTTP/1.1", "HTTP/3.7"), 400, "HTTP/1.1", ""),
         (with("Host", ""), 400, "Host is missing", ""),
+        (and("Expect: 100-continue\r\n"), 417, "no Expect", ""),
         (and("Host: b\r\n"), 400, "Host is given more than once", ""),
         (
             with("Upgrade", ""),
@@ -190,6 +191,36 @@ async fn a_head_is_refused_without_a_body() {
         "{answer}"
     );
     assert!(answer.contains("\r\nContent-Length: 41\r\n"), "{answer}");
+    for request in [
+        request.replace("HTTP/1.1", "HTTP/1.0"),
+        "HEAD / HTTP/1.0\r\n\r\n".into(),
+        "HEAD / HTTP/1.1\r\nHost : a\r\n\r\n".into(),
+    ] {
+        let (_, answer) = exchange(&Acceptor::new(), request.as_bytes()).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("\r\n\r\n"),
+            "{answer}"
+        );
+    }
+}
+
+/// RFC 9112 §3.2.2: whoever names the host in the target is asked, whatever `Host` says.
+#[tokio::test]
+async fn a_whole_url_names_the_host_that_pages_are_of() {
+    let target = |host: &str| GOOD.replace("/chat", &format!("http://{host}/chat"));
+    for (host, origin, status) in [
+        ("example.com", "example.com", "101"),
+        ("other.example", "other.example", "101"),
+        ("other.example", "example.com", "403"),
+        ("user@example.com", "example.com", "403"),
+    ] {
+        let request = target(host).replace(
+            "Upgrade: w",
+            &format!("Origin: http://{origin}\r\nUpgrade: w"),
+        );
+        let (_, answer) = exchange(&Acceptor::new(), request.as_bytes()).await;
+        assert_eq!(&answer[9..12], status, "{host} {origin}: {answer}");
+    }
 }
 
 #[tokio::test]

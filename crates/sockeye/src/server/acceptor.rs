@@ -334,7 +334,7 @@ impl Acceptor {
     }
 
     /// How long a client may take to answer a Close.
-    pub(super) fn close_time(&self) -> Duration {
+    pub(crate) fn close_time(&self) -> Duration {
         self.close_timeout
     }
 

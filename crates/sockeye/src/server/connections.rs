@@ -46,6 +46,11 @@ struct Registry {
 #[derive(Default)]
 struct Open {
     connections: Places,
+    /// How many were cut off and have not ended.
+    cut: usize,
+    /// The longest time that any peer has to answer a Close, as far as that was said.
+    #[cfg(feature = "axum")]
+    close_timeout: Duration,
     /// When they began to leave.
     leaving: Option<Instant>,
     /// Whose turn to leave has not come.
@@ -58,6 +63,8 @@ struct Open {
 struct Places {
     all: Vec<Option<Connection>>,
     free: Vec<usize>,
+    /// How many were given, which tells whoever has a place from whoever had it before.
+    given: u32,
 }
 
 /// A connection: in the opening handshake, where nobody has been promised anything yet, unless it says
@@ -71,6 +78,7 @@ struct Connection {
     http: bool,
     /// Whether it was cut off.
     cut: bool,
+    given: u32,
 }
 
 /// A connection's place in the registry.
@@ -97,16 +105,22 @@ impl Connections {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let number = self.0.lock().connections.take();
+        let (number, given) = self.0.lock().connections.take();
         let place = Place {
             registry: self.0.clone(),
             number,
         };
         let handle = tokio::spawn(task(Entry { place })).abort_handle();
-        // Where it has ended already, nobody has its place yet: that is given here alone, to one at a time.
-        if let Some(connection) = self.0.lock().connections.at(number) {
+        // Where it has ended already, another may have its place.
+        let mut open = self.0.lock();
+        let connection = open.connections.at(number);
+        if let Some(connection) = connection.filter(|it| it.given == given) {
+            if connection.cut {
+                handle.abort();
+            }
             connection.task = Some(handle.clone());
         }
+        drop(open);
         handle
     }
 
@@ -118,8 +132,8 @@ impl Connections {
         let told = self.tell(begun, schedule);
         if timeout_at(deadline, told).await.is_err() {
             self.cut(|_| true);
-            // Aborted tasks end as soon as the runtime comes to them.
-            while !self.0.lock().connections.is_empty() {
+            // Aborted tasks end as soon as the runtime comes to them. Who comes after that is not waited for.
+            while self.0.lock().cut > 0 {
                 self.0.changed.notified().await;
             }
         }
@@ -130,7 +144,15 @@ impl Connections {
         }
     }
 
-    /// As [`leave`](Self::leave), for a server that is not this crate's.
+    /// Says how long the peer of a connection has to answer a Close.
+    #[cfg(feature = "axum")]
+    pub(crate) fn close_in(&self, timeout: Duration) {
+        let mut open = self.0.lock();
+        open.close_timeout = open.close_timeout.max(timeout);
+    }
+
+    /// As [`leave`](Self::leave), for a server that is not this crate's. Peers have at least so long to
+    /// answer a Close.
     #[cfg(feature = "axum")]
     pub(crate) async fn shutdown(&self, how: Shutdown, close_timeout: Duration) -> Farewell {
         /// Such a server may go on, and nothing may pile up in it: not where this is dropped either.
@@ -144,6 +166,7 @@ impl Connections {
             }
         }
 
+        let close_timeout = close_timeout.max(self.0.lock().close_timeout);
         let schedule = how.schedule(close_timeout);
         let _over = Over(&self.0);
         self.leave(&Begun::now(how), schedule).await
@@ -237,10 +260,10 @@ impl Connections {
 
     /// Cuts off the connections that are `such`.
     fn cut(&self, such: impl Fn(&Connection) -> bool) {
-        let mut open = self.0.lock();
+        let open = &mut *self.0.lock();
         for connection in open.connections.all.iter_mut().flatten() {
             if such(connection) {
-                connection.cut = true;
+                open.cut += usize::from(!mem::replace(&mut connection.cut, true));
                 connection.task.iter().for_each(AbortHandle::abort);
             }
         }
@@ -262,14 +285,18 @@ impl Drop for Running {
 }
 
 impl Places {
-    /// Takes a place for a connection: its number.
-    fn take(&mut self) -> usize {
+    /// Takes a place for a connection: its number, and which of those this is who have had it.
+    fn take(&mut self) -> (usize, u32) {
         let number = self.free.pop().unwrap_or(self.all.len());
         if number == self.all.len() {
             self.all.push(None);
         }
-        self.all[number] = Some(Connection::default());
-        number
+        self.given = self.given.wrapping_add(1);
+        self.all[number] = Some(Connection {
+            given: self.given,
+            ..Connection::default()
+        });
+        (number, self.given)
     }
 
     fn leave(&mut self, number: usize) -> Option<Connection> {
@@ -344,7 +371,9 @@ impl Drop for Entry {
         if let (Some(began), Some(connection)) = (open.leaving, &connection) {
             open.note(connection, began.elapsed());
         }
-        if open.connections.is_empty() {
+        let was_cut = connection.as_ref().is_some_and(|it| it.cut);
+        open.cut -= usize::from(was_cut);
+        if open.connections.is_empty() || was_cut && open.cut == 0 {
             registry.changed.notify_one();
         }
         // Before the connection, which says goodbye where nobody else has it.
@@ -378,4 +407,88 @@ impl Open {
 
 fn panicked() -> Ended {
     Ended::Lost(Arc::new(io::Error::other("its handler panicked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    /// A connection that does not end by itself, and takes what it is given along.
+    fn stay<T: Send + 'static>(connections: &Connections, along: T) {
+        connections.spawn(|entry| {
+            entry
+                .place
+                .registry
+                .lock()
+                .connections
+                .at(entry.place.number)
+                .unwrap()
+                .http = true;
+            async move {
+                let _held = (along, entry);
+                pending().await
+            }
+        });
+    }
+
+    async fn all_end(connections: &Connections) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !connections.0.lock().connections.is_empty() {
+            let ended = timeout_at(deadline, connections.0.changed.notified());
+            ended.await.expect("it goes on");
+        }
+    }
+
+    /// A task may have ended before its handle is noted, and its place be another's.
+    #[tokio::test]
+    async fn whoever_has_a_place_after_another_can_be_cut_off() {
+        let connections = Connections::default();
+        let again = connections.clone();
+        connections.spawn(|entry| {
+            drop(entry);
+            stay(&again, ());
+            async {}
+        });
+        connections.cut(|_| true);
+        all_end(&connections).await;
+    }
+
+    #[tokio::test]
+    async fn whoever_is_cut_off_before_the_handle_is_noted_ends() {
+        let connections = Connections::default();
+        let others = connections.clone();
+        connections.spawn(|entry| {
+            others.cut(|_| true);
+            async move {
+                let _entry = entry;
+                pending().await
+            }
+        });
+        all_end(&connections).await;
+    }
+
+    /// An application may go on after its sockets were closed: whoever comes then is not among them.
+    #[cfg(feature = "axum")]
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_after_the_deadline_is_not_waited_for() {
+        struct ComesBack(Connections);
+        impl Drop for ComesBack {
+            fn drop(&mut self) {
+                stay(&self.0, ());
+            }
+        }
+
+        let connections = Connections::default();
+        stay(&connections, ComesBack(connections.clone()));
+        let how = Shutdown::new().deadline(Duration::from_secs(9));
+        let ending = connections.shutdown(how, Duration::from_secs(5));
+        let hour = Duration::from_secs(3600);
+        let farewell = timeout_at(Instant::now() + hour, ending).await;
+        let farewell = farewell.expect("the deadline has passed");
+        assert_eq!((farewell.took.as_secs(), farewell.http_cut), (9, 1));
+        assert!(!connections.0.lock().connections.is_empty());
+        assert_eq!(connections.0.lock().cut, 0);
+    }
 }

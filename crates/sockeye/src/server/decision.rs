@@ -158,7 +158,9 @@ impl Peer {
     /// a request that has passed the rules. A trusted proxy may say that it was another.
     pub(super) fn host<'a>(&'a self, request: &'a Request) -> &'a [u8] {
         let hop = self.hop.as_ref().and_then(|hop| hop.host.as_deref());
-        hop.unwrap_or_else(|| request.headers().first("Host").unwrap_or_default())
+        let named = || request.authority().map(str::as_bytes);
+        hop.or_else(named)
+            .unwrap_or_else(|| request.headers().first("Host").unwrap_or_default())
     }
 
     /// Whether the client is known to speak TLS: with this server, or as a

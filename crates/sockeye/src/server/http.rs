@@ -111,10 +111,11 @@ where
     let (keep_alive, ending) = (serving.keep_alive, serving.ending.clone());
     let front = Front::new(service, serving, plain.peer.clone());
     let idle = front.idle.clone();
+    let stream = idle.watch(Rewound::new(plain));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX))
-        .serve_connection(TokioIo::new(Rewound::new(plain)), front);
+        .serve_connection(TokioIo::new(stream), front);
     let mut connection = pin!(connection);
     let served = until_ending(connection.as_mut(), ending, |connection| {
         connection.graceful_shutdown();
@@ -234,13 +235,16 @@ where
             request.extensions_mut().insert(tls.clone());
         }
         #[cfg(feature = "http2")]
-        let busy = self.idle.busy();
+        let mut busy = self.idle.busy();
         let answer = self.service.call(request);
         Box::pin(async move {
-            Ok(answer.await?.map(|body| Body::Service {
+            let answer = answer.await?;
+            #[cfg(feature = "http2")]
+            busy.offers(true);
+            Ok(answer.map(|body| Body::Service {
                 body: Box::pin(body),
                 #[cfg(feature = "http2")]
-                _busy: busy,
+                busy,
             }))
         })
     }
@@ -252,7 +256,7 @@ enum Body<B> {
     Service {
         body: Pin<Box<B>>,
         #[cfg(feature = "http2")]
-        _busy: Busy,
+        busy: Busy,
     },
 }
 
@@ -269,10 +273,16 @@ impl<B: body::Body> body::Body for Body<B> {
             Self::Text(text) => {
                 Poll::Ready(Some(Ok(Frame::data(Data::Text(std::mem::take(text))))))
             }
-            Self::Service { body, .. } => body
-                .as_mut()
-                .poll_frame(cx)
-                .map_ok(|frame| frame.map_data(Data::Service)),
+            Self::Service {
+                body,
+                #[cfg(feature = "http2")]
+                busy,
+            } => {
+                let polled = body.as_mut().poll_frame(cx);
+                #[cfg(feature = "http2")]
+                busy.offers(polled.is_ready());
+                polled.map_ok(|frame| frame.map_data(Data::Service))
+            }
         }
     }
 
@@ -326,5 +336,145 @@ impl<D: Buf> Buf for Data<D> {
 
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
         either!(self, data => data.copy_to_bytes(len))
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "http2")]
+mod tests {
+    use std::convert::Infallible;
+
+    use hyper::{body::Body as _, client::conn::http2, service::service_fn};
+    use hyper_util::rt::TokioExecutor;
+    use tokio::{
+        io::duplex,
+        task::JoinHandle,
+        time::{Instant, sleep},
+    };
+
+    use super::*;
+    use crate::stream::Stream;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LEN: usize = 300_000;
+
+    /// Bytes in as many pieces; between them it takes a while.
+    struct Pieces {
+        left: usize,
+        size: usize,
+        wait: Duration,
+        sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    }
+
+    impl Pieces {
+        fn of(count: usize, wait: Duration) -> Self {
+            let (left, size, sleep) = (count, LEN / count, None);
+            Self {
+                left,
+                size,
+                wait,
+                sleep,
+            }
+        }
+    }
+
+    impl body::Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            let wait = self.wait;
+            let sleeping = self.sleep.get_or_insert_with(|| Box::pin(sleep(wait)));
+            std::task::ready!(sleeping.as_mut().poll(cx));
+            self.sleep = None;
+            self.left -= 1;
+            Poll::Ready(Some(Ok(Frame::data(vec![0; self.size].into()))))
+        }
+    }
+
+    /// A client that has asked for so many bytes, of which it has taken none, and the server's end.
+    async fn ask(pieces: usize, wait: Duration) -> (Response<body::Incoming>, JoinHandle<()>) {
+        let (client, server) = duplex(1 << 20);
+        let (end, ending) = watch::channel(false);
+        let serving = Serving {
+            acceptor: Arc::default(),
+            keep_alive: 30 * SECOND,
+            ending,
+            on_error: None,
+        };
+        let plain = PlainHttp {
+            stream: Stream::new(server),
+            bytes: Vec::new(),
+            request: None,
+            peer: Peer::default(),
+        };
+        let large =
+            move |_| async move { Ok::<_, Infallible>(Response::new(Pieces::of(pieces, wait))) };
+        let serving = tokio::spawn(async move {
+            let served = serve(plain, serving, service_fn(large)).await;
+            assert!(matches!(served, Ok(None)));
+            drop(end);
+        });
+        let (mut ask, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(16 * 1024)
+            .handshake(TokioIo::new(client))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let response = ask.send_request(Request::new(String::new())).await.unwrap();
+        // Its connection is there for as long as this is.
+        tokio::spawn(async move {
+            let _ask = ask;
+            std::future::pending::<()>().await;
+        });
+        (response, serving)
+    }
+
+    async fn take(mut response: Response<body::Incoming>, wait: Duration) -> Duration {
+        let begin = Instant::now();
+        let mut taken = 0;
+        while let Some(frame) = poll_fn(|cx| Pin::new(response.body_mut()).poll_frame(cx)).await {
+            taken += frame.unwrap().into_data().unwrap().len();
+            sleep(wait).await;
+        }
+        assert_eq!(taken, LEN);
+        begin.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_may_take_long_for_a_response() {
+        for pieces in [1, 10, 100] {
+            let (response, serving) = ask(pieces, Duration::ZERO).await;
+            assert!(take(response, 10 * SECOND).await > 150 * SECOND);
+            within_an_hour(serving).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_may_take_long_too() {
+        let (response, serving) = ask(5, 300 * SECOND).await;
+        assert!(take(response, Duration::ZERO).await >= 1500 * SECOND);
+        within_an_hour(serving).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_of_it_is_given_up() {
+        for pieces in [1, 10, 100] {
+            let (_response, serving) = ask(pieces, Duration::ZERO).await;
+            let begin = Instant::now();
+            within_an_hour(serving).await;
+            assert!(begin.elapsed() < 100 * SECOND, "{:?}", begin.elapsed());
+        }
+    }
+
+    async fn within_an_hour(serving: JoinHandle<()>) {
+        let ended = tokio::time::timeout(3600 * SECOND, serving).await;
+        ended.expect("it is held for ever").unwrap();
     }
 }

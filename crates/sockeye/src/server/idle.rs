@@ -2,20 +2,33 @@
 
 use std::{
     future::poll_fn,
+    io::{self, IoSlice},
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, sleep_until},
+};
+
+use super::rewound::STALLED;
+
+/// The answer to a ping, which a client may send for as long as it likes: 9 bytes of header, 8 of payload
+/// (RFC 9113 §6.7). A write of no more is no use of the connection.
+const PING: usize = 17;
 
 /// How much goes on on a connection.
 pub(super) struct Idle(Mutex<Use>);
 
 struct Use {
     requests: usize,
-    /// When the last one ended.
+    /// How many of them wait for the client to take something of their response, which each stream has a
+    /// window for: the connection itself need not be full.
+    offered: usize,
+    /// When the last one ended, or anything of a response was written.
     since: Instant,
 }
 
@@ -23,6 +36,7 @@ impl Default for Idle {
     fn default() -> Self {
         Self(Mutex::new(Use {
             requests: 0,
+            offered: 0,
             since: Instant::now(),
         }))
     }
@@ -36,10 +50,22 @@ impl Idle {
     /// A request that is being answered, until this is dropped with the end of its response.
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
         self.lock().requests += 1;
-        Busy(self.clone())
+        Busy {
+            idle: self.clone(),
+            offered: false,
+        }
     }
 
-    /// Runs a connection until it has had no request for `limit`.
+    /// A connection's stream, of which what is written counts as its use.
+    pub(super) fn watch<S>(self: &Arc<Self>, stream: S) -> Watched<S> {
+        Watched {
+            stream,
+            idle: self.clone(),
+        }
+    }
+
+    /// Runs a connection until it has had no request, and nothing to write, for `limit`; or until its client
+    /// has taken nothing of any response for a minute.
     pub(super) async fn bound<C: Future>(&self, limit: Duration, mut connection: Pin<&mut C>) {
         let mut timer = pin!(sleep_until(Instant::now() + limit));
         poll_fn(|cx| {
@@ -52,8 +78,15 @@ impl Idle {
                 }
                 let now = Instant::now();
                 let until = match *self.lock() {
-                    Use { requests: 0, since } => since + limit,
-                    _ => now + limit,
+                    Use {
+                        requests: 0, since, ..
+                    } => since + limit,
+                    Use {
+                        requests,
+                        offered,
+                        since,
+                    } if offered == requests => since + STALLED,
+                    _ => now + limit.min(STALLED),
                 };
                 if until <= now {
                     return Poll::Ready(());
@@ -66,13 +99,89 @@ impl Idle {
 }
 
 /// A request that is being answered.
-pub(super) struct Busy(Arc<Idle>);
+pub(super) struct Busy {
+    idle: Arc<Idle>,
+    offered: bool,
+}
+
+impl Busy {
+    /// Says whether it is the client that is waited for, to take something of the response, or the service.
+    pub(super) fn offers(&mut self, offered: bool) {
+        let mut used = self.idle.lock();
+        used.offered -= usize::from(self.offered);
+        used.offered += usize::from(offered);
+        used.since = Instant::now();
+        drop(used);
+        self.offered = offered;
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut used = self.0.lock();
-        used.requests -= 1;
-        used.since = Instant::now();
+        self.offers(false);
+        self.idle.lock().requests -= 1;
+    }
+}
+
+/// A stream of which what is written is noted.
+pub(super) struct Watched<S> {
+    stream: S,
+    idle: Arc<Idle>,
+}
+
+impl<S: Unpin> Watched<S> {
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut S> {
+        Pin::new(&mut self.get_mut().stream)
+    }
+
+    fn note(&self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(count)) if *count > PING) {
+            self.idle.lock().since = Instant::now();
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream().poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.as_mut().stream().poll_write(cx, bytes);
+        self.note(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.as_mut().stream().poll_write_vectored(cx, slices);
+        self.note(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
     }
 }
 

@@ -572,6 +572,10 @@ impl Server {
     /// Tells that the system gives no connection, unless it has just been told.
     #[cold]
     fn exhausted(&mut self, error: io::Error) {
+        #[cfg(feature = "metrics")]
+        if let Some(metrics) = &self.acceptor.metrics {
+            metrics.not_accepted();
+        }
         let now = Instant::now();
         let just = |told: Instant| now.duration_since(told) < EXHAUSTED_TOLD;
         if self.told_exhausted.is_some_and(just) {
@@ -751,5 +755,34 @@ impl Context {
             let error = Box::pin(plain.refuse()).await;
             Err(Unopened { peer, error })
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "metrics")]
+mod tests {
+    use super::*;
+    use crate::Metrics;
+
+    /// Told once a second, and counted each time.
+    #[tokio::test(start_paused = true)]
+    async fn that_the_system_gives_no_connections_is_counted() {
+        let (metrics, told) = (Metrics::new(), Arc::new(std::sync::Mutex::new(Vec::new())));
+        let telling = told.clone();
+        let mut server = Server::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .acceptor(Acceptor::new().metrics(&metrics))
+            .on_error(move |_, error| telling.lock().unwrap().push(error.to_string()));
+        for _ in 0..3 {
+            // EMFILE.
+            server.exhausted(io::Error::from_raw_os_error(24));
+        }
+        let encoded = metrics.encode();
+        assert!(
+            encoded.contains("\nsockeye_accept_errors_total 3\n"),
+            "{encoded}"
+        );
+        assert_eq!(told.lock().unwrap().len(), 1);
     }
 }

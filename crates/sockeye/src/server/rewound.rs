@@ -16,7 +16,7 @@ use super::PlainHttp;
 use crate::stream::Stream;
 
 /// How long a write of an HTTP response may wait for a client to take anything of it.
-const STALLED: Duration = Duration::from_secs(60);
+pub(super) const STALLED: Duration = Duration::from_secs(60);
 
 /// What hyper reads from and writes to.
 pub(crate) struct Rewound {
