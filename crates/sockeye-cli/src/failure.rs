@@ -314,7 +314,10 @@ fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
                 "it may have seen no Upgrade: see whether a proxy on the way passes that on".into()
             }
         }),
-        401 => Some("say who you are with --user or --header".into()),
+        401 => Some(match header("WWW-Authenticate") {
+            Some(how) => format!("say who you are with --user or --header: it asks for {how}"),
+            None => "say who you are with --user or --header".into(),
+        }),
         403 => {
             Some("it may want to know who you are (--user, --header), or another --origin".into())
         }

@@ -139,6 +139,13 @@ impl Meter {
         self.received.bytes.load(Relaxed)
     }
 
+    /// How many payload bytes of compressed messages were received, as they travelled.
+    #[inline]
+    pub fn read_compressed(&self) -> usize {
+        let received = self.compression.as_deref().map(|[received, _]| received);
+        received.map_or(0, |received| received.compressed.load(Relaxed))
+    }
+
     /// How many bytes were written to the transport.
     #[inline]
     pub fn written(&self) -> usize {

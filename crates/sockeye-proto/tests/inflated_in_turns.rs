@@ -129,14 +129,14 @@ fn stream(role: Role, payload: &[u8], keeps_context: bool) -> Vec<u8> {
 
 #[test]
 fn what_comes_is_what_comes_in_one_go() {
-    let empty = |block: [u8; 5]| [&block.repeat(100 * KIB)[..], HELLO].concat();
+    let empty = |block: [u8; 5]| [&block.repeat(220 * KIB)[..], HELLO].concat();
     let messages = [
         ("fixed blocks", empty(EMPTY)),
         ("stored blocks", empty(EMPTY_STORED)),
-        ("noise", [&noise(500 * KIB)[..], b"Hello"].concat()),
+        ("noise", [&noise(1100 * KIB)[..], b"Hello"].concat()),
         (
             "zeros behind noise",
-            [&noise(300 * KIB)[..], &vec![0; 4000 * KIB], b"Hello"].concat(),
+            [&noise(1100 * KIB)[..], &vec![0; 4000 * KIB], b"Hello"].concat(),
         ),
     ];
     for (at, (name, message)) in messages.iter().enumerate() {
@@ -145,26 +145,26 @@ fn what_comes_is_what_comes_in_one_go() {
                 0 | 1 => message.clone(),
                 _ => deflated(message, Level::FASTEST, bits),
             };
-            for keeps_context in [false, true] {
-                let deflate = Some(direction(bits, keeps_context));
-                let stream = stream(role, &payload, keeps_context);
-                let mut inflater = Inflater::new();
-                let mut receiver = Receiver::new(role, Limits::default(), deflate);
-                let at_once = receive(&mut receiver, &mut inflater, &stream, Way::Owned);
-                assert_eq!((at_once.error, at_once.turns), (None, 0), "{name}");
-                assert_eq!(at_once.events.len(), 4, "{name}");
-                assert_eq!(at_once.events[2], binary(b"Hello"));
-                for way in [Way::Lent, Way::Owned, Way::Parts(1), Way::Parts(4)] {
-                    let mut receiver = Receiver::new(role, Limits::default(), deflate).in_turns();
-                    let seen = receive(&mut receiver, &mut inflater, &stream, way);
-                    assert!(seen.events == at_once.events, "{name} {way:?}");
-                    let least = match way {
-                        Way::Parts(turns) => turns,
-                        _ => payload.len() / TURN,
-                    };
-                    assert!(seen.turns >= least, "{name} {way:?}: {}", seen.turns);
-                    assert!(receiver.is_fresh() && !receiver.is_inflating());
-                }
+            // Not each with each: inflating takes its time in a test.
+            let keeps_context = (bits == 9) == (at % 2 == 0);
+            let deflate = Some(direction(bits, keeps_context));
+            let stream = stream(role, &payload, keeps_context);
+            let mut inflater = Inflater::new();
+            let mut receiver = Receiver::new(role, Limits::default(), deflate);
+            let at_once = receive(&mut receiver, &mut inflater, &stream, Way::Owned);
+            assert_eq!((at_once.error, at_once.turns), (None, 0), "{name}");
+            assert_eq!(at_once.events.len(), 4, "{name}");
+            assert_eq!(at_once.events[2], binary(b"Hello"));
+            for way in [Way::Lent, Way::Owned, Way::Parts(4)] {
+                let mut receiver = Receiver::new(role, Limits::default(), deflate).in_turns();
+                let seen = receive(&mut receiver, &mut inflater, &stream, way);
+                assert!(seen.events == at_once.events, "{name} {way:?}");
+                let least = match way {
+                    Way::Parts(turns) => turns,
+                    _ => payload.len() / TURN,
+                };
+                assert!(seen.turns >= least, "{name} {way:?}: {}", seen.turns);
+                assert!(receiver.is_fresh() && !receiver.is_inflating());
             }
         }
     }
@@ -172,20 +172,20 @@ fn what_comes_is_what_comes_in_one_go() {
 
 #[test]
 fn a_message_of_just_the_limit_passes_and_of_one_byte_more_does_not() {
-    let message = [&noise(400 * KIB)[..], &vec![0; 2000 * KIB]].concat();
+    let message = [&noise(1100 * KIB)[..], &vec![0; 2000 * KIB]].concat();
     let payload = deflated(&message, Level::FASTEST, 15);
     for (limit, passes) in [
         (message.len() + 1, true),
         (message.len(), true),
         (message.len() - 1, false),
-        (300 * KIB, false),
+        (600 * KIB, false),
     ] {
         for keeps_context in [false, true] {
             let deflate = Some(direction(15, keeps_context));
             let limits = Limits::default()
                 .message(limit)
-                .frame(1 << 20)
-                .retained(1 << 20);
+                .frame(2 << 20)
+                .retained(2 << 20);
             let mut receiver = Receiver::new(CLIENT, limits, deflate).in_turns();
             let bytes = frame(0xC2, &payload).bytes();
             let mut inflater = Inflater::new();
@@ -203,8 +203,8 @@ fn a_message_of_just_the_limit_passes_and_of_one_byte_more_does_not() {
 /// Each kind of fault, found in a later turn; and the codec that was lent serves the next connection.
 #[test]
 fn a_fault_in_a_later_turn_is_found_and_harms_nobody_else() {
-    let long = EMPTY.repeat(100 * KIB);
-    let far = [&noise(300 * KIB)[..], &noise(1000), &noise(1000)].concat();
+    let long = EMPTY.repeat(220 * KIB);
+    let far = [&noise(1100 * KIB)[..], &noise(1000), &noise(1000)].concat();
     let faults: [(&str, Vec<u8>, u8, ProtocolError); 5] = [
         (
             "corrupt",
@@ -239,7 +239,7 @@ fn a_fault_in_a_later_turn_is_found_and_harms_nobody_else() {
     ];
     let mut inflater = Inflater::new();
     for (name, payload, bits, fault) in faults {
-        assert!(payload.len() > 256 * KIB);
+        assert!(payload.len() > 1 << 20);
         for way in [Way::Lent, Way::Owned, Way::Parts(2)] {
             let deflate = Some(direction(bits, false));
             let mut receiver = Receiver::new(CLIENT, Limits::default(), deflate).in_turns();
@@ -261,7 +261,7 @@ fn a_fault_in_a_later_turn_is_found_and_harms_nobody_else() {
 
 #[test]
 fn text_is_checked_at_its_end_and_in_parts_as_it_comes() {
-    let message = [&"é".repeat(200 * KIB).into_bytes()[..], b"\xC3"].concat();
+    let message = [&"é".repeat(600 * KIB).into_bytes()[..], b"\xC3"].concat();
     let payload = deflated(&message, Level::STORED, 15);
     for way in [Way::Lent, Way::Owned, Way::Parts(1)] {
         let deflate = Some(direction(15, true));

@@ -27,8 +27,11 @@ const DIRECT: usize = buffers::READ;
 /// thread for as long as it pleases. Inflating so much takes about a millisecond.
 const TURN: u32 = 1 << 20;
 
-/// What a byte counts for that is taken where messages may be compressed. It can be work without anything being made
-/// of it: 64 KiB of empty blocks take two milliseconds.
+/// Stands for a turn that is over while the others have theirs.
+const YIELDED: u32 = u32::MAX;
+
+/// What a byte of a compressed message counts for. It can be work without anything being made of it: 64 KiB of empty
+/// blocks take two milliseconds.
 const TAKEN: usize = 16;
 
 /// The receiving side. All its state is here and none in a future, so that every read can be
@@ -221,7 +224,7 @@ impl Reader {
         }
         loop {
             let mut input = unread(&mut self.input);
-            let before = input.len();
+            let before = self.receiver.meter().read_compressed();
             let part = self.receiver.receive_part(&mut input, room);
             let left = input.len();
             self.leave(left);
@@ -232,7 +235,7 @@ impl Reader {
                     Ok(Some(Part::Data(count))) => count,
                     _ => 0,
                 };
-                self.count_inflated(before - left, made);
+                self.count_inflated(before, made);
             }
             if let Some(part) = part.map_err(Broken::Protocol)? {
                 return Poll::Ready(Ok(part));
@@ -287,7 +290,11 @@ impl Reader {
         if !self.has_had_its_turn() {
             return Poll::Ready(());
         }
-        self.inflated = 0;
+        if self.inflated == YIELDED {
+            self.inflated = 0;
+            return Poll::Ready(());
+        }
+        self.inflated = YIELDED;
         // Unlike a wake, it has the runtime also look at what has come for the others.
         pin!(yield_now()).poll(cx)
     }
@@ -331,11 +338,11 @@ impl Reader {
             return Ok(true);
         }
         let mut input = unread(&mut self.input);
-        let before = input.len();
+        let before = self.receiver.meter().read_compressed();
         let all = self.receiver.discard_part(&mut input);
         let left = input.len();
         self.leave(left);
-        self.count_inflated(before - left, 0);
+        self.count_inflated(before, 0);
         if let Ok(false) = all {
             self.inflated = TURN;
         }
@@ -376,7 +383,7 @@ impl Reader {
             self.leave(left);
             return event;
         }
-        let before = input.len();
+        let before = self.receiver.meter().read_compressed();
         let event =
             buffers::with_inflater(|inflater| self.receiver.receive_owned(&mut input, inflater));
         let left = input.len();
@@ -385,7 +392,7 @@ impl Reader {
             Ok(Some(OwnedEvent::Message(message))) => message.len(),
             _ => 0,
         };
-        self.count_inflated(before - left, made);
+        self.count_inflated(before, made);
         event
     }
 
@@ -456,7 +463,8 @@ impl Reader {
                 Ok(ControlFlow::Break(())) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            let (mut count, before) = (0, input.len());
+            let mut count = 0;
+            let before = self.receiver.meter().read_compressed();
             let flow = if self.receiver.is_gathering() {
                 let event = self.receiver.receive_owned(&mut input, inflater);
                 event.map(|event| {
@@ -479,8 +487,8 @@ impl Reader {
                 })
             };
             if self.deflate {
-                let taken = TAKEN.saturating_mul(before - input.len());
-                add(&mut self.inflated, count.saturating_add(taken));
+                let taken = self.receiver.meter().read_compressed().wrapping_sub(before);
+                add(&mut self.inflated, cost(taken, count));
             }
             match flow {
                 Ok(Some(ControlFlow::Continue(()))) if self.inflated >= TURN => break Ok(()),
@@ -497,10 +505,11 @@ impl Reader {
         result
     }
 
-    /// Counts what was taken where messages may be compressed, and what was made of it.
-    fn count_inflated(&mut self, taken: usize, made: usize) {
-        let taken = TAKEN.saturating_mul(taken);
-        add(&mut self.inflated, made.saturating_add(taken));
+    /// Counts what was made, and what was taken for it of compressed messages since there had been so many bytes of
+    /// them `before`.
+    fn count_inflated(&mut self, before: usize, made: usize) {
+        let taken = self.receiver.meter().read_compressed().wrapping_sub(before);
+        add(&mut self.inflated, cost(taken, made));
         if self.receiver.is_inflating() {
             self.inflated = TURN;
         }
@@ -612,6 +621,11 @@ fn unread(input: &mut Option<Box<ReadBuffer>>) -> &mut [u8] {
     }
 }
 
+/// What it counts for that so many bytes of a compressed message were taken, and so many made.
+fn cost(taken: usize, made: usize) -> usize {
+    TAKEN.saturating_mul(taken).saturating_add(made)
+}
+
 /// Adds, as far as it matters.
 fn add(inflated: &mut u32, count: usize) {
     *inflated = inflated.saturating_add(count.min(TURN as usize) as u32);
@@ -663,6 +677,8 @@ impl<T: Deliver> Deliver for Counted<'_, T> {
 mod tests {
     use std::future::poll_fn;
 
+    #[cfg(feature = "deflate")]
+    use sockeye_proto::deflate::{Direction, WindowBits};
     use sockeye_proto::{Limits, Role};
     use tokio::io::{AsyncWriteExt, duplex};
 
@@ -691,6 +707,40 @@ mod tests {
             assert!(again.is_pending() && reader.has_input() == (left > 0));
             let memory = reader.input.as_ref().map_or(0, |input| input.memory());
             assert!(memory <= 6, "{memory}");
+        }
+    }
+
+    /// What is left may be with the receiver: an empty read buffer does not say that all that has come is handled, for
+    /// which a server that ends closes the connection.
+    #[cfg(feature = "deflate")]
+    #[tokio::test]
+    async fn between_two_turns_it_is_known_that_there_is_more() {
+        let (ours, mut theirs) = duplex(1 << 20);
+        let (io, _) = transport::split(Stream::new(ours));
+        let deflate = Direction {
+            keeps_context: false,
+            window: WindowBits::MAX,
+        };
+        let role = Role::Client { masks: || [0; 4] };
+        let receiver = Receiver::new(role, Limits::default(), Some(deflate));
+        let mut reader = Reader::new(io, receiver, true, Vec::new());
+        // Of a frame of a mebibyte, more than is taken in a turn: blocks with nothing in them.
+        theirs
+            .write_all(&[0x42, 127, 0, 0, 0, 0, 0, 0x10, 0, 0])
+            .await
+            .unwrap();
+        let empty = [0x02, 0x08, 0x20, 0x80, 0x00].repeat(40 << 10);
+        theirs.write_all(&empty).await.unwrap();
+        let gathered = poll_fn(|cx| Poll::Ready(reader.poll_event(cx))).await;
+        assert!(gathered.is_pending());
+        let begun = poll_fn(|cx| reader.poll_part(cx, &mut [])).await;
+        assert!(matches!(begun, Ok(Part::Begin(_))), "{begun:?}");
+        let wasted = poll_fn(|cx| reader.poll_part(cx, &mut [0])).await;
+        assert!(matches!(wasted, Ok(Part::Data(0))), "{wasted:?}");
+        for over in [true, false] {
+            let turn = poll_fn(|cx| Poll::Ready(reader.poll_turn(cx))).await;
+            assert_eq!((turn.is_pending(), reader.has_had_its_turn()), (over, over));
+            assert!(!reader.has_input());
         }
     }
 }

@@ -432,7 +432,10 @@ impl Receiver {
                     reader.let_run();
                 }
                 // Its turn is over, and what it has read is to be gone through in the next.
-                Poll::Pending if reader.has_input() && !reader.is_held_back() => {
+                Poll::Pending
+                    if (reader.has_input() || reader.has_had_its_turn())
+                        && !reader.is_held_back() =>
+                {
                     return Poll::Pending;
                 }
                 Poll::Pending => match self.shared.park(cx, reader.is_held_back()) {

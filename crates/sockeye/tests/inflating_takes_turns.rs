@@ -179,13 +179,13 @@ async fn polls<T>(future: impl Future<Output = T>) -> (usize, T) {
 
 /// More than is inflated in one go, of blocks in which there is nothing, and "Hello".
 fn empty_blocks(block: [u8; 5]) -> Vec<u8> {
-    let mut payload = block.repeat(128 << 10);
+    let mut payload = block.repeat(256 << 10);
     payload.extend_from_slice(&HELLO);
     payload
 }
 
 /// In each turn 64 KiB are taken of it.
-const TURNS: usize = (5 * (128 << 10)) / (64 << 10);
+const TURNS: usize = (5 * (256 << 10)) / (64 << 10);
 
 /// Of the fixed codes, four blocks of ten bits; and a stored one.
 const EMPTY_BLOCKS: [[u8; 5]; 2] = [
@@ -215,7 +215,7 @@ async fn a_message_of_empty_blocks_takes_its_turns() {
                 continue;
             }
             let setup = Setup {
-                pipe: 1 << 20,
+                pipe: 2 << 20,
                 ..setup
             };
             let (mut socket, mut peer) = setup.open(Role::Server).await;
