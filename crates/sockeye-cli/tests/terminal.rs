@@ -175,6 +175,15 @@ fn greets_echoes_and_leaves() {
     );
 }
 
+#[test]
+fn a_place_that_cannot_be_had_for_the_history_is_named() {
+    let server = serve(&[]);
+    let mut terminal = Terminal::start(Path::new("/dev/null"), &[&server.url]);
+    terminal.shows("there will be no history, as with --no-history: /dev/null/sockeye: ");
+    terminal.line("/quit");
+    assert_eq!(terminal.end(), Some(0));
+}
+
 /// As from a terminal that is set to another encoding.
 #[test]
 fn a_line_that_is_not_utf8_is_not_sent_and_ends_nothing() {

@@ -90,11 +90,11 @@
 #![forbid(unsafe_code)]
 
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/large-messages.md")]
+#[doc = include_str!("../docs/large-messages.md")]
 struct LargeMessages;
 
 #[cfg(all(doctest, feature = "client", feature = "server"))]
-#[doc = include_str!("../../../docs/examples.md")]
+#[doc = include_str!("../docs/examples.md")]
 struct Examples;
 
 #[cfg(all(doctest, feature = "client", feature = "server"))]

@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    thread,
     time::Duration,
 };
 
@@ -491,7 +492,11 @@ impl Link {
     pub(crate) fn leave(&mut self) {
         if self.sender.is_open() {
             let now = self.now();
-            let _ = self.sender.close(CloseCode::GOING_AWAY, "", now);
+            let code = match thread::panicking() {
+                true => CloseCode::INTERNAL_ERROR,
+                false => CloseCode::GOING_AWAY,
+            };
+            let _ = self.sender.close(code, "", now);
         }
         self.write_once();
     }
@@ -505,6 +510,10 @@ impl Link {
     /// Ends the transport with the connection, however long handles to it are kept.
     pub(crate) fn let_go(&mut self) {
         self.forget_output();
+        self.alarm = None;
+        if let Some(ending) = &mut self.ending {
+            ending.timer = None;
+        }
         self.io = WriteHalf::Gone;
     }
 

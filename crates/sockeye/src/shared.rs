@@ -732,6 +732,8 @@ impl Shared {
             let reading = state.reading.take();
             drop(state);
             reading.into_iter().for_each(Waker::wake);
+            // Those who wait for their turn too, which may not come.
+            self.wake_waiting();
         }
         let Some(waiting) = self.waiting.get() else {
             return result;

@@ -43,7 +43,7 @@ use crate::{
 ///
 /// Pings are answered and the closing handshake is completed while [`recv`](Self::recv) is polled.
 /// A socket that is dropped without [`close`](Self::close) sends a Close with 1001 if that needs no
-/// waiting.
+/// waiting, and with 1011 where a panic drops it.
 pub struct WebSocket {
     receiver: Receiver,
 }

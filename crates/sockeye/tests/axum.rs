@@ -194,6 +194,9 @@ async fn section_4_2_what_is_wrong_with_a_request_is_said() {
         assert_eq!(answer.status, status, "{request}{answer:?}");
         assert!(answer.body.to_lowercase().contains(words), "{answer:?}");
         assert!(answer.head.contains(header), "{answer:?}");
+        // RFC 9110 §7.8.
+        let names = answer.head.contains("\r\nconnection: upgrade\r\n");
+        assert_eq!(names, status == 426, "{answer:?}");
     }
     // The connection is still good.
     within(Peer::client(stream, "", b"")).await;

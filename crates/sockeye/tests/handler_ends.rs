@@ -323,6 +323,27 @@ mod though_somebody_keeps_a_sender {
     }
 }
 
+/// Whoever panics with a socket tells the peer, also where nothing runs it.
+#[tokio::test]
+async fn a_panic_with_a_socket_closes_with_1011() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let panicking = tokio::spawn(async move {
+            let _socket = socket;
+            panic!("as the test wants it");
+        });
+        assert_eq!(peer.expect_close().await.0, 1011);
+        assert!(within(panicking).await.unwrap_err().is_panic());
+    }
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let panics = |_| -> std::future::Ready<Result<(), Error>> { panic!("as the test wants it") };
+    tokio::spawn(server.serve(panics));
+    let mut peer = Peer::client(TcpStream::connect(address).await.unwrap(), "", &[]).await;
+    assert_eq!(peer.expect_close().await.0, 1011);
+    peer.expect_end().await;
+}
+
 /// Never opened, nothing to end.
 #[tokio::test(start_paused = true)]
 async fn but_not_where_it_was_never_told_that_it_is_open() {

@@ -144,6 +144,22 @@ async fn a_kept_connection_is_bounded() {
     }
 }
 
+/// RFC 9112 §3.2: whoever routes by the host must not be told two, or none.
+#[tokio::test]
+async fn it_is_clear_which_host_is_asked() {
+    let (address, _stop, _) = serve(|server| server.router(pages())).await;
+    let (mut stream, _) = connect(address).await;
+    for (head, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        ("GET / HTTP/1.0\r\n\r\n", 200),
+    ] {
+        let answer = within(http::ask(&mut stream, head)).await;
+        assert_eq!(answer.status, status, "{head}");
+    }
+}
+
 /// Asks for the page twice at once, over HTTP/2; gives the connection.
 async fn ask_http2<S>(stream: S) -> JoinHandle<hyper::Result<()>>
 where

@@ -547,6 +547,29 @@ mod section_5_4_writing {
         }
     }
 
+    /// Nobody receives, who would note the end.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_their_turn_learns_that_the_transport_failed() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let sender = socket.sender();
+            let user = using(socket, true, |mut socket| async move {
+                let mut message = socket.send_stream(MessageKind::Binary).await.unwrap();
+                message.write_all(b"some").await.unwrap();
+                std::future::pending::<()>().await;
+            });
+            assert_eq!(peer.expect(0x02).await, b"some");
+            let (waiting, failing) = (sender.clone(), sender);
+            let waiting = tokio::spawn(async move { waiting.send("waits").await });
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished());
+            drop(peer);
+            let _ = failing.ping(b"").await;
+            assert!(within(waiting).await.unwrap().unwrap_err().is_lost());
+            user.abort();
+        }
+    }
+
     /// Nor is there an end to what is queued of those that are empty.
     #[tokio::test(start_paused = true)]
     async fn empty_messages_wait_for_room_too() {

@@ -1,9 +1,12 @@
 //! Where the lines that were typed are kept from one run to the next.
 
-use std::{env, fs, io, path::PathBuf};
+use std::{env, fs, path::PathBuf};
 
 /// The file, in a directory that is there and the user's own. None where there is no place for it.
-pub(super) fn file() -> io::Result<Option<PathBuf>> {
+///
+/// # Errors
+/// Which directory cannot be made, and why.
+pub(super) fn file() -> Result<Option<PathBuf>, String> {
     let Some(directory) = directory() else {
         return Ok(None);
     };
@@ -11,7 +14,9 @@ pub(super) fn file() -> io::Result<Option<PathBuf>> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(&directory)?;
+    builder
+        .create(&directory)
+        .map_err(|error| format!("{}: {error}", directory.display()))?;
     Ok(Some(directory.join("history")))
 }
 

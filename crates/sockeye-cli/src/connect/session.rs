@@ -92,7 +92,12 @@ async fn greet(args: &Connect) -> Result<Editor, Failure> {
     let (history, trouble) = match (args.no_history, history::file()) {
         (true, _) => (None, None),
         (false, Ok(file)) => (file, None),
-        (false, Err(error)) => (None, Some(format!("there will be no history: {error}"))),
+        (false, Err(error)) => (
+            None,
+            Some(format!(
+                "there will be no history, as with --no-history: {error}"
+            )),
+        ),
     };
     if !args.quiet {
         let hint = "A line is sent as a message; /help lists the commands, /quit or Ctrl-D ends.";

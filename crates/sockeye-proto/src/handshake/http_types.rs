@@ -68,8 +68,14 @@ impl Refusal {
         }
         let headers = response.headers_mut();
         append(headers, &self.to_headers());
-        headers.remove(http::header::CONNECTION);
         headers.remove(http::header::CONTENT_LENGTH);
+        if headers.contains_key(http::header::UPGRADE) {
+            // RFC 9110 §7.8: who says `Upgrade` says so there, and no stack adds it.
+            let upgrade = http::HeaderValue::from_static("Upgrade");
+            headers.insert(http::header::CONNECTION, upgrade);
+        } else {
+            headers.remove(http::header::CONNECTION);
+        }
         response
     }
 }
@@ -181,6 +187,8 @@ mod tests {
         let refusal = Refusal::from(error).to_http();
         assert_eq!(refusal.status(), 400);
         assert!(!refusal.headers().contains_key("connection"));
+        let refusal = Refusal::from(HandshakeError::Upgrade).to_http();
+        assert_eq!(refusal.headers()["connection"], "Upgrade");
     }
 
     #[test]

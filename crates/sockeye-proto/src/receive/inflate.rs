@@ -42,6 +42,7 @@ impl Receiver {
     }
 
     /// A compressed message, lent from where it is inflated to; `None` where its turn is over.
+    #[inline]
     pub(super) fn lend_inflated<'a>(
         &'a mut self,
         text: bool,
@@ -61,6 +62,7 @@ impl Receiver {
     }
 
     /// As [`lend_inflated`](Self::lend_inflated), with the message owned.
+    #[inline]
     pub(super) fn own_inflated(
         &mut self,
         text: bool,
@@ -80,6 +82,7 @@ impl Receiver {
     }
 
     /// Inflates a message: how many bytes it was on its way. `None` where its turn is over.
+    #[inline(always)]
     fn inflate(
         &mut self,
         text: bool,
@@ -108,6 +111,7 @@ impl Receiver {
         }
     }
 
+    #[inline]
     fn inflate_whole(
         &mut self,
         place: Place<'_>,
@@ -126,7 +130,9 @@ impl Receiver {
         Ok(())
     }
 
+    // A function of its own, so that it takes nothing where there is no need of it.
     #[cold]
+    #[inline(never)]
     fn inflate_turn(
         &mut self,
         text: bool,

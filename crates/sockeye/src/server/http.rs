@@ -14,11 +14,12 @@ use std::{
 use hyper::{
     Request, Response, Version,
     body::{self, Buf, Bytes, Frame, SizeHint},
+    header::HOST,
     server::conn::http1,
     service::Service,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sockeye_proto::handshake::{HeaderFields, Refusal};
+use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal};
 use tokio::sync::watch;
 
 #[cfg(feature = "http2")]
@@ -226,6 +227,10 @@ where
             let response = self.upgrade(&mut request);
             return Box::pin(async { Ok(response.await) });
         }
+        if http1 && let Err(error) = check_host(&request) {
+            let response = Refusal::from(&error).to_http();
+            return Box::pin(async { Ok(response.map(|text| Body::Text(text.into()))) });
+        }
         let acceptor = &self.serving.acceptor;
         if let Some(peer) = acceptor.client_addr(request.headers(), &self.peer) {
             request.extensions_mut().insert(peer);
@@ -247,6 +252,18 @@ where
                 busy,
             }))
         })
+    }
+}
+
+/// Whether it is clear who is asked (RFC 9112 §3.2): where two readers see two hosts, one of them is deceived.
+fn check_host<B>(request: &Request<B>) -> Result<(), HandshakeError> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(HandshakeError::Repeated("Host")),
+        (None, None) if request.version() == Version::HTTP_11 => {
+            Err(HandshakeError::Missing("Host"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -398,7 +398,9 @@ impl Server {
 
     /// Runs `work` for every connection, each in a task of its own, with the socket as an async
     /// object. What it sends goes out in one write whenever it yields. When it is done the
-    /// connection is closed: with 1000, after an error with 1011.
+    /// connection is closed: with 1000, after an error with 1011. Where it panics, or is dropped with this
+    /// future, that is told with 1011 or 1001 and the connection ends at once, unless the socket was moved to
+    /// another task.
     ///
     /// Returns after [`shutdown_on`](Self::shutdown_on), or when a
     /// [`shutdown_handle`](Self::shutdown_handle) has ended it; else never. Where the system runs out of

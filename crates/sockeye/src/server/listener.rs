@@ -96,7 +96,7 @@ impl Listener {
         let name = name_of(&address);
         let bound = async {
             let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
-            for address in lookup_host(address).await? {
+            for address in lookup_host(address).await.map_err(no_address)? {
                 match listen(address, shared).and_then(TcpListener::from_std) {
                     Ok(listener) => return Ok(listener),
                     Err(error) => last = error,
@@ -399,6 +399,15 @@ fn name_of(address: &impl fmt::Debug) -> String {
     format!("{address:?}").replace('"', "")
 }
 
+/// What is no address at all, and how one is written.
+pub(super) fn no_address(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::InvalidInput || error.raw_os_error().is_some() {
+        return error;
+    }
+    let form = "an address is HOST:PORT, such as 127.0.0.1:8080";
+    io::Error::new(error.kind(), format!("{error}: {form}"))
+}
+
 pub(super) fn cannot_listen(address: impl ToString, source: io::Error) -> Error {
     Error::Listen {
         address: address.to_string().into(),
@@ -416,6 +425,21 @@ mod tests {
 
     fn sends_at_once(stream: &Stream) -> bool {
         matches!(stream, Stream::Tcp(tcp) if tcp.nodelay().unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_no_address_is_told_how_one_is_written() {
+        for wrong in ["localhost", "127.0.0.1", "localhost:99999"] {
+            let error = Listener::tcp(wrong).await.unwrap_err().to_string();
+            let of_cores = super::super::PerCore::bind(wrong).unwrap_err().to_string();
+            let told = format!("cannot listen on {wrong}: invalid ");
+            assert!(error.starts_with(&told), "{error}");
+            assert!(
+                error.ends_with(": an address is HOST:PORT, such as 127.0.0.1:8080"),
+                "{error}"
+            );
+            assert_eq!(error, of_cores);
+        }
     }
 
     #[tokio::test]

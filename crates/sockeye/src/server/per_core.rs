@@ -14,7 +14,7 @@ use tokio::runtime;
 use super::{
     Server, Shutdown, ShutdownHandle,
     admission::Gate,
-    listener::{cannot_listen, listen},
+    listener::{cannot_listen, listen, no_address},
     shutdown::Running,
 };
 use crate::Result;
@@ -64,7 +64,7 @@ impl PerCore {
         let name = format!("{address:?}").replace('"', "");
         let bound = || {
             let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
-            for address in address.to_socket_addrs()? {
+            for address in address.to_socket_addrs().map_err(no_address)? {
                 match listen(address, cfg!(target_os = "linux")) {
                     Ok(listener) => return Ok((listener.local_addr()?, listener)),
                     Err(error) => last = error,
