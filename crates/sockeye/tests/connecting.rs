@@ -4,20 +4,21 @@
 
 mod network;
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use network::*;
 use sockeye::{
-    Acceptor, Client, Deadline, Error,
+    Acceptor, Deadline, Error,
     client::{Cause, ClientTls, RedirectError},
     server::{Answer, Refusal, Request},
 };
-use tokio::net::{TcpSocket, TcpStream};
 
-mod addresses {
+#[cfg(target_os = "linux")]
+mod an_address_that_answers_nothing {
+    use std::time::Instant;
+
+    use tokio::net::{TcpSocket, TcpStream};
+
     use super::*;
 
     /// An address of IPv6 that answers nothing at all: its queue of connections is full, and the
@@ -44,7 +45,6 @@ mod addresses {
         fn drop(&mut self) {}
     }
 
-    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_live_one_beside_a_black_hole_is_reached_within_400_ms() {
         let (server, _) = echo().await;
@@ -95,6 +95,10 @@ mod addresses {
         );
         assert!(!error.is_timeout());
     }
+}
+
+mod addresses {
+    use super::*;
 
     #[tokio::test]
     async fn where_one_refuses_the_next_is_tried_at_once() {
@@ -199,7 +203,7 @@ mod unix_sockets {
         let path = path.to_str().unwrap();
         // A proxy is not on the way.
         let nobody: sockeye::client::Proxy = "http://127.0.0.1:1".parse().unwrap();
-        let by_url = Client::new(format!("ws+unix:{path}:/chat?a=b")).proxy(nobody);
+        let by_url = sockeye::Client::new(format!("ws+unix:{path}:/chat?a=b")).proxy(nobody);
         echoes(&by_url).await.unwrap();
         echoes(&client("ws://example.com:81/x").unix_socket(path))
             .await

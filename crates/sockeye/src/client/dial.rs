@@ -456,9 +456,11 @@ mod tests {
         };
         let tcp = dial.connect("127.0.0.1", port, soon).await.unwrap();
         assert!(!tcp.nodelay().unwrap() && SockRef::from(&tcp).keepalive().unwrap());
+        #[cfg(target_os = "linux")]
         for (asked, set) in [
             (Duration::from_millis(1), 1),
             (Duration::from_millis(1500), 2),
+            (Duration::from_secs(77), 77),
             (Duration::MAX, 32_767),
         ] {
             let keepalive = Some(asked);
@@ -470,10 +472,5 @@ mod tests {
             let time = SockRef::from(&tcp).tcp_keepalive_time().unwrap();
             assert_eq!(time, Duration::from_secs(set), "{asked:?}");
         }
-        #[cfg(target_os = "linux")]
-        assert_eq!(
-            SockRef::from(&tcp).tcp_keepalive_time().unwrap(),
-            Duration::from_secs(77)
-        );
     }
 }
