@@ -3,8 +3,10 @@
 #![cfg(feature = "deflate")]
 #![allow(clippy::unwrap_used)]
 
+mod random;
 mod wire;
 
+use random::Random;
 use sockeye_proto::{
     CloseCode, Config, Event, Message, MessageKind, OutputBuffer, OwnedEvent, Prepared, Role,
     Sender,
@@ -12,21 +14,7 @@ use sockeye_proto::{
 };
 use wire::*;
 
-/// Numbers that are the same for each seed.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
     fn len(&mut self) -> usize {
         const LENGTHS: [usize; 20] = [
             0, 1, 3, 4, 7, 8, 16, 17, 23, 24, 32, 33, 125, 126, 255, 256, 257, 1000, 4096, 5000,
@@ -206,7 +194,7 @@ impl Ends {
 #[test]
 fn the_peer_gets_each_message_once_and_in_order() {
     for seed in 1..=600 {
-        let random = &mut Random(seed * 0x9E37_79B9 + 1);
+        let random = &mut Random::new(seed);
         let role = BOTH[random.below(2)];
         let other = match role {
             Role::Server => CLIENT,

@@ -3,31 +3,19 @@
 #![cfg(feature = "deflate")]
 #![allow(clippy::unwrap_used)]
 
+mod random;
 mod wire;
 
 use std::ops::ControlFlow;
 
+use random::Random;
 use sockeye_proto::{
     Limits, Message, MessageKind, OwnedEvent, Part, ProtocolError, Receiver, Role,
     deflate::{DeflateConfig, Deflater, DeflaterSettings, Direction, Inflater, Level, WindowBits},
 };
 use wire::*;
 
-/// Numbers that are the same for each seed.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
     /// The lengths at which something changes, and others.
     fn len(&mut self) -> usize {
         const LENGTHS: [usize; 22] = [
@@ -283,7 +271,7 @@ fn matches(seen: &Result<OwnedEvent, (MessageKind, Vec<u8>)>, sent: &OwnedEvent)
 #[test]
 fn nothing_comes_twice_and_nothing_is_missed() {
     for seed in 1..=1000 {
-        let random = &mut Random(seed * 0x9E37_79B9 + 1);
+        let random = &mut Random::new(seed);
         let role = BOTH[random.below(2)];
         let deflate = (random.below(3) > 0).then(|| Direction {
             keeps_context: random.below(2) == 0,

@@ -1341,30 +1341,23 @@ mod tests {
         (memory, payload)
     }
 
-    /// A payload that is not copied is the user's memory: the thread's buffers must not keep it.
+    /// A payload that is not copied is the user's memory: neither the thread's buffers must keep it, nor what waits
+    /// behind a message in parts.
     #[test]
     fn what_was_not_written_is_let_go_of_with_the_connection() {
-        let shared = Shared::of_nobody();
-        let (memory, payload) = payload();
-        shared.apply(Command::Message(payload.into())).unwrap();
-        assert_eq!(Arc::strong_count(&memory), 2);
-        shared.end(Ended::gone());
-        shared.let_go();
-        assert_eq!(Arc::strong_count(&memory), 1);
-    }
-
-    /// Nor must what waits behind a message in parts.
-    #[test]
-    fn what_was_held_is_let_go_of_with_the_connection() {
-        let shared = Shared::of_nobody();
-        let kind = sockeye_proto::MessageKind::Binary;
-        shared.apply(Command::Begin(kind)).unwrap();
-        let (memory, payload) = payload();
-        shared.apply(Command::Message(payload.into())).unwrap();
-        assert_eq!(Arc::strong_count(&memory), 2);
-        shared.end(Ended::gone());
-        shared.let_go();
-        assert_eq!(Arc::strong_count(&memory), 1);
+        for behind_parts in [false, true] {
+            let shared = Shared::of_nobody();
+            if behind_parts {
+                let kind = sockeye_proto::MessageKind::Binary;
+                shared.apply(Command::Begin(kind)).unwrap();
+            }
+            let (memory, payload) = payload();
+            shared.apply(Command::Message(payload.into())).unwrap();
+            assert_eq!(Arc::strong_count(&memory), 2);
+            shared.end(Ended::gone());
+            shared.let_go();
+            assert_eq!(Arc::strong_count(&memory), 1);
+        }
     }
 
     #[test]

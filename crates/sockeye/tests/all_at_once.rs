@@ -2,6 +2,8 @@
 //! once and in order, what was given up comes whole or not at all, and nobody waits for what will not come.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod random;
+
 use std::{
     future::{Future, poll_fn},
     pin::pin,
@@ -9,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use random::Random;
 use sockeye::{
     Acceptor, Client, CloseCode, DeflateConfig, Ended, Event, Handler, MessageKind, Sender,
     WebSocket,
@@ -18,27 +21,6 @@ use tokio::{
     task::yield_now,
     time::timeout,
 };
-
-/// Random numbers that are the same for the same seed.
-#[derive(Clone)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        (self.next() % most as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-}
 
 /// Polls a few times and then gives up, or not: what came of it.
 async fn a_few_times<F: Future>(random: &mut Random, future: F) -> Option<F::Output> {
@@ -270,7 +252,7 @@ fn check(said: &[Said], heard: &[String]) {
 }
 
 async fn once(seed: u64) {
-    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut random = Random::new(seed);
     let context = random.below(2) == 0;
     let deflate = DeflateConfig::available().filter(|_| random.below(3) > 0);
     let deflate = deflate.map(|deflate| DeflateConfig {

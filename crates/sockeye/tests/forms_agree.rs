@@ -1,29 +1,16 @@
 //! Whatever a peer sends, and however it is cut, each way of using a socket sees the same and answers alike.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod random;
 mod wire;
 
+use random::Random;
 use sockeye::{Message, Result, WebSocket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     task::yield_now,
 };
 use wire::*;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        ((self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % most as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-}
 
 /// "Hello", as RFC 7692 §7.2.3 compresses it in one way and another.
 const HELLO: [&[u8]; 3] = [
@@ -124,11 +111,11 @@ async fn echo_streams(mut socket: WebSocket, random: &mut Random) -> Seen {
 
 /// What came of it: what was seen, and what was answered.
 async fn played(role: Role, seed: u64, form: Option<Form>) -> (Seen, Vec<Frame>) {
-    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut random = Random::new(seed);
     let setup = Setup::deflate();
     let (socket, mut peer) = setup.open(role).await;
     let script = script(&peer, &mut random);
-    let mut ways = Random(seed + 1);
+    let mut ways = Random::new(seed + 1);
     let seen = match form {
         Some(form) => echo(form, socket),
         None => tokio::spawn(async move { echo_streams(socket, &mut ways).await }),

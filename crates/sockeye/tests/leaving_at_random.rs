@@ -2,9 +2,12 @@
 //! and nobody has to wait for a deadline.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod random;
+
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use random::Random;
 use sockeye::{
     Acceptor, Client, CloseCode, Ended, Error, Handler, MessageKind, MessageRef, Socket, WebSocket,
 };
@@ -13,17 +16,6 @@ use tokio::{
     task::yield_now,
     time::{Instant, timeout},
 };
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % most
-    }
-}
 
 /// How an end leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +67,7 @@ impl Way {
 /// Says something, for as long as anyone listens. It does not wait: neither may the other.
 async fn chat(socket: &mut WebSocket, random: &mut Random) {
     for _ in 0..random.below(5) {
-        let len = random.below(600) as usize;
+        let len = random.below(600);
         let _ = socket.sender().try_send(vec![7; len]);
         for _ in 0..random.below(10) {
             yield_now().await;
@@ -89,7 +81,7 @@ async fn listen(socket: &mut WebSocket) -> Ended {
     socket.ended().unwrap()
 }
 
-struct Closing(u64, Way);
+struct Closing(usize, Way);
 
 impl Closing {
     fn count(&mut self, socket: &mut Socket) {
@@ -206,15 +198,15 @@ fn check(own: Way, other: Way, ended: &Ended) {
 }
 
 async fn once(seed: u64) {
-    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let mut way = || WAYS[random.below(WAYS.len() as u64) as usize];
+    let mut random = Random::new(seed);
+    let mut way = || random.of(&WAYS);
     let ways = match [way(), way()] {
         // Nobody would ever leave.
         [Listens, Listens] => [Listens, Closes],
         ways => ways,
     };
-    let high_water = [50, 100, 2000, 1 << 20][random.below(4) as usize];
-    let pipe = [1, 20, 300, 1 << 16][random.below(4) as usize];
+    let high_water = random.of(&[50, 100, 2000, 1 << 20]);
+    let pipe = random.of(&[1, 20, 300, 1 << 16]);
     let (one, other) = duplex(pipe);
     let acceptor = Acceptor::new().deflate(None).high_water(high_water);
     let client = Client::new("ws://peer/")
@@ -223,9 +215,7 @@ async fn once(seed: u64) {
     let (server, client) = tokio::join!(acceptor.accept(one), client.connect_over(other));
     let begin = Instant::now();
     println!("seed {seed}: {ways:?}, pipe {pipe}, high water {high_water}");
-    let mut randoms = [(); 2]
-        .map(|()| Random(random.below(u64::MAX) | 1))
-        .into_iter();
+    let mut randoms = [(); 2].map(|()| Random::new(random.next())).into_iter();
     let mut run = |socket, way| tokio::spawn(leave(socket, way, randoms.next().unwrap()));
     let (server, client) = (run(server.unwrap(), ways[0]), run(client.unwrap(), ways[1]));
     let (server, client) = (server.await.unwrap(), client.await.unwrap());

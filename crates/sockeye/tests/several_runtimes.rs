@@ -2,6 +2,8 @@
 //! waits for ever, and everything comes, once and in order.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod random;
+
 use std::{
     pin::Pin,
     sync::{
@@ -11,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use random::Random;
 use sockeye::{Acceptor, Client, CloseCode, Handler, MessageRef, Sender, Socket, WebSocket};
 use tokio::{
     io::duplex,
@@ -25,19 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(25);
 const ECHOES: usize = 200;
 const NOISES: usize = 100;
 const NOISY: usize = 2;
-
-/// Random numbers that are the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        ((self.0 >> 33) % most as u64) as usize
-    }
-}
 
 /// How the socket goes from runtime to runtime.
 struct Way {
@@ -122,7 +112,7 @@ async fn ask(socket: WebSocket) -> WebSocket {
 }
 
 fn once(runtimes: &Arc<[Handle]>, seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let (one, other) = duplex([30, 1000, 1 << 16][random.below(3)]);
     let high_water = [1, 200, 1 << 20][random.below(3)];
     let acceptor = Acceptor::new().high_water(high_water);
@@ -136,7 +126,7 @@ fn once(runtimes: &Arc<[Handle]>, seed: u64) {
         echoed: 0,
         done: Some(done),
         echoes,
-        random: Random(seed + 1),
+        random: Random::new(seed + 1),
     };
     // Driven by a task that stays, by one that ends early, or by nobody.
     let driven = random.below(3);
