@@ -272,22 +272,6 @@ fn text_is_checked_at_its_end_and_in_parts_as_it_comes() {
     }
 }
 
-/// It was held until the next read, for as long as the message was handled.
-#[test]
-fn nothing_is_held_of_what_a_message_was_on_its_way() {
-    let payload = deflated(&noise(100 * KIB), Level::FASTEST, 15);
-    let bytes = frame(0xC2, &payload).bytes();
-    let (first, second) = bytes.split_at(50 * KIB);
-    let deflate = Some(direction(15, false));
-    let mut receiver = Receiver::new(CLIENT, Limits::default(), deflate);
-    let mut inflater = Inflater::new();
-    let none = receiver.receive_owned(&mut &mut first.to_vec()[..], &mut inflater);
-    assert_eq!(none, Ok(None));
-    let message = receiver.receive_owned(&mut &mut second.to_vec()[..], &mut inflater);
-    assert!(message.unwrap().is_some());
-    assert!(receiver.is_fresh());
-}
-
 /// Of what comes to nothing no more is taken in one go, whole as it was gathered or as it comes, wanted or not.
 #[test]
 fn in_parts_little_is_taken_in_one_go_of_which_nothing_comes() {

@@ -173,3 +173,33 @@ impl Receiver {
         result
     }
 }
+
+#[cfg(all(test, feature = "deflate"))]
+mod tests {
+    use super::*;
+    use crate::{Limits, Role, deflate::Direction};
+
+    /// It was held until the next read, for as long as the message was handled.
+    #[test]
+    fn nothing_is_held_of_what_a_message_was_on_its_way() {
+        // "Hello", as RFC 7692 §7.2.3.1 compresses it.
+        let mut frame = *b"\xC2\x07\xF2\x48\xCD\xC9\xC9\x07\x00";
+        let (mut first, mut second) = frame.split_at_mut(5);
+        let deflate = Direction {
+            keeps_context: false,
+            window: WindowBits::MAX,
+        };
+        let role = Role::Client { masks: || [0; 4] };
+        let mut receiver = Receiver::new(role, Limits::default(), Some(deflate));
+        let mut inflater = Inflater::new();
+        let begun = receiver.receive_owned(&mut first, &mut inflater);
+        assert_eq!(begun, Ok(None));
+        assert!(receiver.unfinished.is_some());
+        let message = receiver.receive_owned(&mut second, &mut inflater);
+        assert_eq!(
+            message,
+            Ok(Some(OwnedEvent::Message(b"Hello".as_slice().into())))
+        );
+        assert!(receiver.unfinished.is_none() && receiver.is_fresh());
+    }
+}
