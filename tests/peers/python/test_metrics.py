@@ -74,6 +74,7 @@ class Metrics(unittest.IsolatedAsyncioTestCase):
                 "sockeye_connections_open": "gauge",
                 "sockeye_connections_accepted": "counter",
                 "sockeye_handshakes_refused": "counter",
+                "sockeye_accept_errors": "counter",
                 "sockeye_closes": "counter",
                 "sockeye_messages": "counter",
                 "sockeye_message_bytes": "counter",
@@ -149,7 +150,7 @@ class Metrics(unittest.IsolatedAsyncioTestCase):
         async with asyncio.timeout(DEADLINE):
             text, _ = await program.communicate()
         self.assertEqual(program.returncode, 0)
-        self.assertEqual(len(list(text_string_to_metric_families(text.decode()))), 11)
+        self.assertEqual(len(list(text_string_to_metric_families(text.decode()))), 12)
 
     async def test_nothing_else_is_there(self):
         with self.assertRaises(urllib.error.HTTPError) as caught:
