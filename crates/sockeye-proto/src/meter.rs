@@ -142,8 +142,8 @@ impl Meter {
     /// How many payload bytes of compressed messages were received, as they travelled.
     #[inline]
     pub fn read_compressed(&self) -> usize {
-        let received = self.compression.as_deref().map(|[received, _]| received);
-        received.map_or(0, |received| received.compressed.load(Relaxed))
+        let counting = self.received().compression;
+        counting.map_or(0, |counting| counting.compressed.load(Relaxed))
     }
 
     /// How many bytes were written to the transport.

@@ -109,23 +109,23 @@ impl Request {
     /// The host and the port that the target names, where it is a whole URL: then that is what is asked for,
     /// whatever `Host` says (RFC 9112 §3.2.2).
     pub fn authority(&self) -> Option<&str> {
-        let (scheme, rest) = self.target().split_once("://")?;
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        is_scheme(scheme).then_some(&rest[..end])
+        self.whole_url().map(|(authority, _)| authority)
     }
 
-    /// A target may be a whole URL (RFC 9112 §3.2.2); its scheme and host are left out.
+    /// A target may be a whole URL; its scheme and host are left out.
     fn path_and_query(&self) -> &str {
         let target = self.target();
         if target.starts_with('/') {
             return target;
         }
-        match target.split_once("://") {
-            Some((scheme, rest)) if is_scheme(scheme) => {
-                rest.find(['/', '?']).map_or("", |at| &rest[at..])
-            }
-            _ => target,
-        }
+        self.whole_url().map_or(target, |(_, path)| path)
+    }
+
+    /// The host and the port, and the path and the query, of a target that is a whole URL (RFC 9112 §3.2.2).
+    fn whole_url(&self) -> Option<(&str, &str)> {
+        let (scheme, rest) = self.target().split_once("://")?;
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        is_scheme(scheme).then(|| rest.split_at(end))
     }
 
     /// The version of HTTP.
