@@ -128,6 +128,17 @@ impl Driver {
     // A function of its own, so that looking whether there is anything to write takes no call.
     #[inline(never)]
     fn poll_write_any(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(link) = &mut self.link
+            && self.shared.drive_quick(link)
+        {
+            return Poll::Ready(());
+        }
+        self.poll_write_on(cx)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn poll_write_on(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(link) = &mut self.link else {
             return Poll::Ready(());
         };

@@ -713,6 +713,39 @@ impl Shared {
         waiting.map_or(0, |waiting| waiting.held.load(Ordering::Relaxed))
     }
 
+    /// Writes for a driver, where that takes one call and nobody waits for it. Says whether nothing is left to
+    /// do; else it is for [`poll_drive`](Self::poll_drive).
+    #[inline]
+    pub(crate) fn drive_quick(&self, link: &mut Link) -> bool {
+        if self.waiting.get().is_some() {
+            return false;
+        }
+        match link.write_quick() {
+            Ok(all) => {
+                if all {
+                    self.driver_buffered.store(0, Ordering::Relaxed);
+                }
+                all
+            }
+            Err(error) => {
+                self.note_lost(link.break_off(error));
+                false
+            }
+        }
+    }
+
+    /// Notes that the driver can write no more, and tells whoever waits.
+    #[cold]
+    fn note_lost(&self, lost: Lost) {
+        let mut state = self.lock();
+        state.seldom.get_or_insert_default().broken = Some(lost);
+        let reading = state.reading.take();
+        drop(state);
+        reading.into_iter().for_each(Waker::wake);
+        // Those who wait for their turn too, which may not come.
+        self.wake_waiting();
+    }
+
     /// Writes for a driver, and tells those who wait for it.
     #[inline]
     pub(crate) fn poll_drive(
@@ -727,13 +760,7 @@ impl Shared {
         if let Poll::Ready(Err(lost)) = &result
             && !broken
         {
-            let mut state = self.lock();
-            state.seldom.get_or_insert_default().broken = Some(lost.clone());
-            let reading = state.reading.take();
-            drop(state);
-            reading.into_iter().for_each(Waker::wake);
-            // Those who wait for their turn too, which may not come.
-            self.wake_waiting();
+            self.note_lost(lost.clone());
         }
         let Some(waiting) = self.waiting.get() else {
             return result;

@@ -124,6 +124,19 @@ impl WriteHalf {
         }
     }
 
+    /// Writes without waiting, and without a waker: how many bytes it took; `None` where that has to be
+    /// [polled](Self::poll_write).
+    #[inline]
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        match self {
+            Self::Tcp(half) => match half.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                written => written.map(Some),
+            },
+            _ => Ok(None),
+        }
+    }
+
     fn poll_write_pieces(
         &mut self,
         cx: &mut Context<'_>,
