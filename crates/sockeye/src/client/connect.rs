@@ -375,7 +375,8 @@ impl Client {
     }
 
     /// Opens the connection on a stream of the user's own, in place of TCP. For a `wss` URL, TLS is
-    /// spoken on it.
+    /// spoken on it. A stream that panics is one that fails: the connection is lost, with what it panicked with in the
+    /// error.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
