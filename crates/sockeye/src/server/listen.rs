@@ -5,6 +5,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
@@ -312,11 +313,16 @@ impl Server {
     /// The address is that of [`peer_addr`](WebSocket::peer_addr): the client's, also behind a trusted
     /// proxy once that has said whose the connection is, and the proxy's before. A client of a Unix socket
     /// has none, and neither has one whom a proxy hides.
+    ///
+    /// A panic in `tell`, such as of `eprintln!` where nobody reads that any more, harms no connection.
     pub fn on_error(
         mut self,
         tell: impl Fn(Option<SocketAddr>, &Error) + Send + Sync + 'static,
     ) -> Self {
-        self.on_error = Some(Arc::new(tell));
+        self.on_error = Some(Arc::new(move |peer, error: &Error| {
+            // Some are told while the server accepts. What it panicked with was told by the panic hook.
+            let _ = catch_unwind(AssertUnwindSafe(|| tell(peer, error)));
+        }));
         self
     }
 
