@@ -29,7 +29,7 @@ use super::{
     listen::{OnError, Unopened},
 };
 use crate::{
-    WebSocket,
+    Error, WebSocket,
     hyper::{Asked, Upgrade},
 };
 
@@ -192,18 +192,19 @@ impl<S> Front<S> {
                 Ok(asked) => serving.acceptor.begin(asked, &mut peer).await,
                 Err(error) => Err(error),
             };
-            let peer = peer.addr;
             match begun {
                 Ok((response, begun)) => {
+                    let peer = peer.addr;
                     *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some((peer, begun));
                     response.map(|()| Body::Text(Bytes::new()))
                 }
                 Err(error) => {
                     let response = Refusal::from(&error).to_http();
-                    let error = error.into();
-                    serving.acceptor.refused(peer, &error);
+                    let error = peer.limited().map_or(error.into(), Error::from);
+                    peer.goes_on();
+                    serving.acceptor.refused(peer.addr, &error);
                     if let Some(tell) = &serving.on_error {
-                        tell(peer, &error);
+                        tell(peer.addr, &error);
                     }
                     response.map(|text| Body::Text(text.into()))
                 }
