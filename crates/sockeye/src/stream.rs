@@ -8,12 +8,13 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    task::coop::poll_proceed,
 };
 
 /// A stream of a user's own.
@@ -191,11 +192,20 @@ macro_rules! each {
 
 impl AsyncRead for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+        let Self::Other(users) = &mut *self else {
+            return each!(self, stream => Pin::new(stream).poll_read(cx, buffer));
+        };
+        // One that always has something would be read for ever, whatever the time: tokio's own have a task yield.
+        let turn = ready!(poll_proceed(cx));
+        let read = users.poll(|stream| Pin::new(stream).poll_read(cx, buffer));
+        if read.is_ready() {
+            turn.made_progress();
+        }
+        read
     }
 }
 
