@@ -36,6 +36,10 @@ use crate::{
 /// hyper does not permit less room for a head.
 const LEAST_BUFFER: usize = 8 * 1024;
 
+/// How long a client of HTTP/2 may take to hear that its connection ends, as it has not been used.
+#[cfg(feature = "http2")]
+const GOODBYE: Duration = Duration::from_secs(1);
+
 type Failure = Box<dyn StdError + Send + Sync>;
 
 /// What a connection that serves HTTP needs of its server.
@@ -121,7 +125,12 @@ where
     let served = until_ending(connection.as_mut(), ending, |connection| {
         connection.graceful_shutdown();
     });
-    idle.bound(keep_alive, pin!(served)).await;
+    if idle.bound(keep_alive, pin!(served)).await {
+        // A request that crosses this is answered, and one that comes later can be asked again elsewhere
+        // (RFC 9113 §6.8).
+        connection.as_mut().graceful_shutdown();
+        idle.bound(GOODBYE, connection).await;
+    }
     Ok(None)
 }
 
