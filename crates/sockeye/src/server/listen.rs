@@ -590,12 +590,13 @@ impl Server {
     #[cold]
     fn is_to_pause(&mut self, error: io::Error) -> bool {
         self.failed = self.failed.saturating_add(1);
-        let go_on = is_of_one_connection(&error) && self.failed % FAILED_IN_A_ROW != 0;
+        let too_many = self.failed.is_multiple_of(FAILED_IN_A_ROW);
+        let pause = too_many || !is_of_one_connection(&error);
         // A client that gave up before it was accepted is no fault of this end's.
         if error.kind() != io::ErrorKind::ConnectionAborted {
             self.not_accepted(error);
         }
-        !go_on
+        pause
     }
 
     /// Tells that the system gives no connection, unless it has just been told.
