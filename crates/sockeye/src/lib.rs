@@ -118,7 +118,6 @@ mod ended;
 mod entropy;
 mod error;
 mod established;
-mod free;
 pub mod groups;
 mod handler;
 mod head;

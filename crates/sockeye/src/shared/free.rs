@@ -13,11 +13,11 @@ use std::{
 
 use tokio::task::unconstrained;
 
+use super::{Shared, State, leaving};
 use crate::{
     Ended,
     keepalive::Step,
     link::{Command, Link},
-    shared::{Shared, State, leaving},
 };
 
 impl Shared {

@@ -1,0 +1,181 @@
+//! Driving: the link in the hands of a driver, which writes when its task yields, and in a slot of the thread
+//! while that driver polls its user's future.
+
+use std::{
+    cell::RefCell,
+    sync::atomic::Ordering,
+    task::{Context, Poll, Waker},
+};
+
+use super::Shared;
+use crate::link::{Link, Lost};
+
+/// The link that the driver on this thread is polling its user's future with.
+pub(super) struct Driving {
+    id: usize,
+    pub(super) link: Box<Link>,
+}
+
+impl Driving {
+    /// Puts it back into the slot that it was [taken](Shared::take_driving) out of.
+    #[inline]
+    pub(super) fn put_back(self) {
+        DRIVING.with(|slot| slot.replace(Some(self)));
+    }
+}
+
+thread_local! {
+    static DRIVING: RefCell<Option<Driving>> = const { RefCell::new(None) };
+}
+
+impl Shared {
+    /// Works on the link where its driver is polling its user's future on this thread.
+    #[inline]
+    pub(super) fn with_driven<R>(&self, work: impl FnOnce(&mut Link) -> R) -> Option<R> {
+        let worked = DRIVING.try_with(|slot| {
+            let mut slot = slot.try_borrow_mut().ok()?;
+            let driving = slot.as_mut().filter(|driving| driving.id == self.id())?;
+            Some(work(&mut driving.link))
+        });
+        worked.ok().flatten()
+    }
+
+    /// Takes it out of the slot, so that nothing can find it there twice.
+    #[inline]
+    pub(super) fn take_driving(&self) -> Option<Driving> {
+        let taken = DRIVING.try_with(|slot| {
+            let mut slot = slot.try_borrow_mut().ok()?;
+            slot.take_if(|driving| driving.id == self.id())
+        });
+        taken.ok().flatten()
+    }
+
+    /// Takes the link for a driver.
+    pub(crate) fn take_link(&self) -> Option<Box<Link>> {
+        self.lock().link.take()
+    }
+
+    /// Takes the link for a driver as soon as the one that holds it has given it up.
+    pub(crate) fn poll_take_link(&self, cx: &mut Context<'_>) -> Poll<Box<Link>> {
+        let mut state = self.lock();
+        if let Some(link) = state.link.take() {
+            return Poll::Ready(link);
+        }
+        state.seldom.get_or_insert_default().wanted = Some(cx.waker().clone());
+        self.posted.store(true, Ordering::Release);
+        state.wake_driver();
+        Poll::Pending
+    }
+
+    /// Gives the link back: nobody drives the connection any more.
+    pub(crate) fn free_link(&self, mut link: Box<Link>) {
+        link.reading = None;
+        let mut state = self.lock();
+        let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
+        self.take_latest(&mut state, &mut link);
+        for command in self.take_inbox(&mut state) {
+            let _ = link.apply(command);
+        }
+        self.driver_buffered.store(0, Ordering::Relaxed);
+        state.driver = None;
+        state.link = Some(link);
+        // Whoever waits for an event now writes what is left, and minds the deadline.
+        let wakers = [wanted, state.reading.take()];
+        drop(state);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+        self.wake_waiting();
+    }
+
+    /// Says which task is to be woken for what is sent while the driver is not looking.
+    pub(crate) fn register_driver(&self, waker: &Waker) {
+        self.lock().driver = Some(waker.clone());
+    }
+
+    /// Writes for a driver, where that takes one call and nobody waits for it. Says whether nothing is left to
+    /// do; else it is for [`poll_drive`](Self::poll_drive).
+    #[inline]
+    pub(crate) fn drive_quick(&self, link: &mut Link) -> bool {
+        if self.waiting.get().is_some() {
+            return false;
+        }
+        match link.write_quick() {
+            Ok(all) => {
+                if all {
+                    self.driver_buffered.store(0, Ordering::Relaxed);
+                }
+                all
+            }
+            Err(error) => {
+                self.note_lost(link.break_off(error));
+                false
+            }
+        }
+    }
+
+    /// Notes that the driver can write no more, and tells whoever waits.
+    #[cold]
+    fn note_lost(&self, lost: Lost) {
+        let mut state = self.lock();
+        state.seldom.get_or_insert_default().broken = Some(lost);
+        let reading = state.reading.take();
+        drop(state);
+        reading.into_iter().for_each(Waker::wake);
+        // Those who wait for their turn too, which may not come.
+        self.wake_waiting();
+    }
+
+    /// Writes for a driver, and tells those who wait for it.
+    #[inline]
+    pub(crate) fn poll_drive(
+        &self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+    ) -> Poll<Result<(), Lost>> {
+        let broken = link.broken().is_some();
+        let result = link.poll_flush(cx, self.info.client);
+        let buffered = link.sender.buffered();
+        self.driver_buffered.store(buffered, Ordering::Relaxed);
+        if let Poll::Ready(Err(lost)) = &result
+            && !broken
+        {
+            self.note_lost(lost.clone());
+        }
+        let Some(waiting) = self.waiting.get() else {
+            return result;
+        };
+        waiting.held.store(link.sender.held(), Ordering::Relaxed);
+        let room = waiting.room.any() && buffered < self.info.output.high_water;
+        let drained = waiting.drained.any() && (buffered == 0 || result.is_ready());
+        if room {
+            waiting.room.wake();
+        }
+        if drained {
+            waiting.drained.wake();
+        }
+        result
+    }
+
+    /// Polls a user's future with the link at hand on this thread.
+    pub(crate) fn drive<R>(&self, link: &mut Option<Box<Link>>, poll: impl FnOnce() -> R) -> R {
+        /// Puts everything back, also where the user's future panics.
+        struct Guard<'a> {
+            link: &'a mut Option<Box<Link>>,
+            outer: Option<Driving>,
+        }
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                let driving = DRIVING.with(|driving| driving.replace(self.outer.take()));
+                *self.link = driving.map(|driving| driving.link);
+            }
+        }
+        let driving = link.take().map(|link| Driving {
+            id: self.id(),
+            link,
+        });
+        let _guard = Guard {
+            link,
+            outer: DRIVING.with(|slot| slot.replace(driving)),
+        };
+        poll()
+    }
+}

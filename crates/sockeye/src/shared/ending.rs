@@ -1,0 +1,259 @@
+//! How a connection ends: by a Close of either side, by this end's leaving, or broken off.
+
+use std::{sync::atomic::Ordering, task::Waker};
+
+use sockeye_proto::{CloseCode, CloseFrame};
+
+use super::{Access, Shared, State};
+use crate::{
+    Ended,
+    link::{Command, Lost},
+};
+
+impl Shared {
+    /// Says why the connection ended, unless that is known already, and wakes whoever waits.
+    pub(crate) fn end(&self, ended: Ended) {
+        let mut state = self.lock();
+        state.end(ended);
+        let wakers = [state.reading.take(), state.driver.clone()];
+        drop(state);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+        self.wake_waiting();
+        self.wake_ended();
+    }
+
+    pub(crate) fn wake_ended(&self) {
+        if let Some(waiting) = self.waiting.get() {
+            waiting.ended.wake();
+        }
+    }
+
+    /// The end that a Close from the peer means: an answer to ours, or its own.
+    pub(crate) fn end_by_close(&self, frame: Option<CloseFrame>) {
+        let ours = self.lock().our_close().cloned();
+        self.end(ours.map_or(Ended::ByPeer(frame), Ended::ByUs));
+    }
+
+    /// Why the connection ended, once it has.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.lock().ended().cloned()
+    }
+
+    /// Asks for a Close: it is sent as soon as whoever receives has handled all that has come, and waits
+    /// for more. At once where nobody has received anything yet.
+    #[cfg(feature = "server")]
+    pub(crate) fn leave(&self, close: &CloseFrame) {
+        {
+            let mut state = self.lock();
+            if state.has_close() {
+                return;
+            }
+            state.seldom.get_or_insert_default().leaving = Some(close.clone());
+            self.leaving.store(true, Ordering::Release);
+        }
+        if self.attended.load(Ordering::Relaxed) || self.meter.read() > 0 {
+            let _ = self.apply(Command::Look);
+        } else {
+            self.close_now();
+        }
+        self.wake_reading();
+    }
+
+    /// Whether this end is to close as soon as whoever receives has nothing to do.
+    #[inline]
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// The Close that was asked for and has not been sent.
+    pub(crate) fn take_leave(&self) -> Option<CloseFrame> {
+        self.leaving.store(false, Ordering::Relaxed);
+        self.lock().seldom.as_mut()?.leaving.take()
+    }
+
+    /// Sends the Close that was asked for.
+    #[cold]
+    pub(crate) fn close_now(&self) {
+        if let Some(close) = self.take_leave() {
+            self.go_away(close);
+        }
+    }
+
+    /// Closes because this end leaves, whatever its handler does.
+    pub(crate) fn go_away(&self, close: CloseFrame) {
+        // Refused where it is closing already, as its user has said.
+        if self.apply(Command::Close(close)).is_ok() {
+            self.left.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether this end has closed because it leaves.
+    #[inline]
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
+    /// did.
+    pub(crate) fn let_go(&self) -> bool {
+        let done = self.access(|access| match access {
+            Access::Free(link, _) => {
+                link.let_go();
+                true
+            }
+            Access::Driven(_) | Access::Remote(_) => false,
+        });
+        if let Some(seldom) = &mut self.lock().seldom {
+            seldom.closing = None;
+        }
+        if done {
+            self.closed();
+        }
+        done
+    }
+}
+
+impl State {
+    /// Says why the connection ended, unless that is known already.
+    pub(crate) fn end(&mut self, ended: Ended) {
+        let seldom = self.seldom.get_or_insert_default();
+        seldom.ended.get_or_insert(ended);
+    }
+
+    /// Notes the Close that this end sends first.
+    pub(crate) fn close(&mut self, frame: CloseFrame) {
+        self.seldom.get_or_insert_default().our_close = Some(frame);
+    }
+
+    pub(super) fn our_close(&self) -> Option<&CloseFrame> {
+        self.seldom.as_ref()?.our_close.as_ref()
+    }
+
+    pub(super) fn ended(&self) -> Option<&Ended> {
+        self.seldom.as_ref()?.ended.as_ref()
+    }
+
+    pub(super) fn broken(&self) -> Option<&Lost> {
+        self.seldom.as_ref()?.broken.as_ref()
+    }
+
+    /// Whether this end has sent a Close, or the connection has ended.
+    pub(crate) fn has_close(&self) -> bool {
+        self.our_close().is_some() || self.ended().is_some()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.has_close() && self.broken().is_none()
+    }
+}
+
+/// The Close of a connection that this end leaves by itself.
+pub(crate) fn leaving(reason: &str) -> CloseFrame {
+    CloseFrame {
+        code: CloseCode::GOING_AWAY,
+        reason: reason.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicUsize},
+        },
+        task::Context,
+    };
+
+    use super::*;
+
+    /// Where the receiving half is in another task than its driver.
+    #[cfg(feature = "server")]
+    #[test]
+    fn whoever_is_asked_to_leave_while_they_begin_to_wait_learns_of_it() {
+        use std::{task::Wake, thread};
+
+        #[derive(Default)]
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+
+        let all: Vec<_> = (0..10_000).map(|_| Shared::driven_elsewhere()).collect();
+        let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let until = |count: &AtomicUsize, round| {
+            while count.load(Ordering::Acquire) <= round {
+                thread::yield_now();
+            }
+        };
+        let mut missed = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (round, shared) in all.iter().enumerate() {
+                    until(&begun, round);
+                    shared.leave(&leaving("restart"));
+                    done.store(round + 1, Ordering::Release);
+                }
+            });
+            for (round, shared) in all.iter().enumerate() {
+                shared.attend();
+                let woken = Arc::new(Woken::default());
+                let waker = woken.clone().into();
+                begun.store(round + 1, Ordering::Release);
+                let _ = shared.park(&mut Context::from_waker(&waker), false);
+                until(&done, round);
+                let posted = shared.take_inbox(&mut shared.lock());
+                let closes = posted.iter().any(|it| matches!(it, Command::Close(_)));
+                missed += usize::from(!closes && !woken.0.load(Ordering::Acquire));
+            }
+        });
+        assert_eq!(missed, 0);
+    }
+
+    /// A megabyte, and who has it.
+    fn payload() -> (Arc<[u8]>, bytes::Bytes) {
+        struct Payload(Arc<[u8]>);
+        impl AsRef<[u8]> for Payload {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let memory: Arc<[u8]> = vec![0; 1 << 20].into();
+        let payload = bytes::Bytes::from_owner(Payload(memory.clone()));
+        (memory, payload)
+    }
+
+    /// A payload that is not copied is the user's memory: neither the thread's buffers must keep it, nor what waits
+    /// behind a message in parts.
+    #[test]
+    fn what_was_not_written_is_let_go_of_with_the_connection() {
+        for behind_parts in [false, true] {
+            let shared = Shared::of_nobody();
+            if behind_parts {
+                let kind = sockeye_proto::MessageKind::Binary;
+                shared.apply(Command::Begin(kind)).unwrap();
+            }
+            let (memory, payload) = payload();
+            shared.apply(Command::Message(payload.into())).unwrap();
+            assert_eq!(Arc::strong_count(&memory), 2);
+            shared.end(Ended::gone());
+            shared.let_go();
+            assert_eq!(Arc::strong_count(&memory), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_refused_leaves_no_buffer_with_a_connection_that_has_ended() {
+        let shared = Shared::of_nobody();
+        shared.end(Ended::gone());
+        shared.let_go();
+        assert!(shared.try_send("late".into()).is_err());
+        let owns = shared.access(|access| match access {
+            Access::Free(link, _) => link.sender.output().has_buffer(),
+            Access::Driven(_) | Access::Remote(_) => unreachable!("nobody drives it"),
+        });
+        assert!(!owns);
+    }
+}

@@ -1,0 +1,192 @@
+//! What is sent while a driver holds the link and is not looking: it takes that in its next poll.
+
+use std::{mem, sync::atomic::Ordering};
+
+use sockeye_proto::{OwnedEvent, SendError};
+
+use super::{Shared, State};
+use crate::{
+    Error, Result,
+    latest::Latest,
+    link::{Command, Link},
+};
+
+/// What was sent while a driver held the link.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    commands: Vec<Command<'static>>,
+    /// The size of all of them.
+    size: usize,
+    /// What is replaced while it waits.
+    pub(super) latest: Option<Box<Latest>>,
+}
+
+impl Shared {
+    /// Whether there is something to [`collect`](Self::collect).
+    #[inline]
+    pub(crate) fn is_posted(&self) -> bool {
+        self.posted.load(Ordering::Acquire)
+    }
+
+    /// Takes what was sent while the driver was not looking. Tells whether another driver wants the
+    /// link.
+    pub(crate) fn collect(&self, link: &mut Link) -> bool {
+        let mut state = self.lock();
+        let wanted = state.is_wanted();
+        self.take_latest(&mut state, link);
+        let inbox = self.take_inbox(&mut state);
+        drop(state);
+        for command in inbox {
+            // Refused only once the connection is closing: then nothing can be sent, and whoever
+            // sent it learns how the connection ended.
+            let _ = link.apply(command);
+        }
+        wanted
+    }
+
+    /// Takes what was sent while the driver was not looking, without a promise to look again.
+    pub(crate) fn take_posted(&self, link: &mut Link) {
+        let mut state = self.lock();
+        self.take_latest(&mut state, link);
+        let inbox = self.take_inbox(&mut state);
+        drop(state);
+        for command in inbox {
+            let _ = link.apply(command);
+        }
+    }
+
+    pub(super) fn take_inbox(&self, state: &mut State) -> Vec<Command<'static>> {
+        // Where another driver wants the link, the one that has it learns of that when it can give it up: this
+        // may be in the middle of its poll.
+        self.posted.store(state.is_wanted(), Ordering::Relaxed);
+        let Some(inbox) = &mut state.inbox else {
+            return Vec::new();
+        };
+        if !inbox.commands.is_empty() {
+            // Counted until the driver has said how much of it was written.
+            self.driver_buffered
+                .fetch_add(mem::take(&mut inbox.size), Ordering::Relaxed);
+        }
+        mem::take(&mut inbox.commands)
+    }
+
+    /// First, so that what is sent before a Close still comes before it.
+    pub(super) fn take_latest(&self, state: &mut State, link: &mut Link) {
+        if let Some(latest) = state.inbox.as_mut().and_then(|i| i.latest.take()) {
+            self.driver_buffered
+                .fetch_add(latest.size(), Ordering::Relaxed);
+            link.absorb_latest(latest);
+        }
+    }
+
+    /// Leaves a command to the driver.
+    pub(crate) fn post(&self, state: &mut State, command: Command<'_>) -> Result<()> {
+        // Before the driver is woken: it looks at this without the lock.
+        self.posted.store(true, Ordering::Release);
+        state.post(command)
+    }
+
+    /// How many bytes wait, as far as is known without the link.
+    pub(crate) fn buffered_remote(&self, state: &State) -> usize {
+        state.posted() + self.driver_buffered.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of messages a driver holds behind one that is sent in parts. Nobody can wait for them to
+    /// be written, but they take room.
+    pub(super) fn held_remote(&self) -> usize {
+        let waiting = self.waiting.get();
+        waiting.map_or(0, |waiting| waiting.held.load(Ordering::Relaxed))
+    }
+}
+
+impl State {
+    /// Whether another driver wants the link.
+    fn is_wanted(&self) -> bool {
+        matches!(&self.seldom, Some(seldom) if seldom.wanted.is_some())
+    }
+
+    pub(super) fn has_latest(&self) -> bool {
+        matches!(&self.inbox, Some(inbox) if inbox.latest.is_some())
+    }
+
+    /// How many bytes wait in the inbox.
+    pub(super) fn posted(&self) -> usize {
+        self.inbox.as_ref().map_or(0, |inbox| inbox.size)
+    }
+
+    /// Whether a user can still send.
+    pub(super) fn check_open(&self) -> Result<()> {
+        match self.broken() {
+            Some(lost) => Err(Error::Lost(lost.clone())),
+            None if self.is_open() => Ok(()),
+            None => Err(SendError::Closed.into()),
+        }
+    }
+
+    /// Leaves a command to the driver.
+    pub(super) fn post(&mut self, command: Command<'_>) -> Result<()> {
+        let of_user = matches!(
+            command,
+            Command::Message(_)
+                | Command::Begin(_)
+                | Command::Part(_)
+                | Command::FlushParts
+                | Command::Finish
+                | Command::Ping(_)
+                | Command::Pong(_)
+        );
+        if of_user {
+            self.check_open()?;
+        }
+        if let Command::Ping(payload) | Command::Pong(payload) = &command
+            && payload.len() > 125
+        {
+            return Err(SendError::ControlTooLong { len: payload.len() }.into());
+        }
+        let inbox = self.inbox.get_or_insert_default();
+        if let Command::Answer(OwnedEvent::Ping(newer)) = &command
+            && let Some(Command::Answer(OwnedEvent::Ping(latest))) = inbox.commands.last_mut()
+        {
+            // The pong for the latest will do (RFC 6455 §5.5.3): a peer must not make this grow with pings while
+            // the driver is not polled.
+            latest.clone_from(newer);
+            return Ok(());
+        }
+        inbox.size += command.size();
+        inbox.commands.push(command.into_owned());
+        self.wake_driver();
+        Ok(())
+    }
+
+    pub(crate) fn wake_driver(&self) {
+        if let Some(driver) = &self.driver {
+            driver.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pings_do_not_pile_up_while_the_driver_is_not_polled() {
+        let shared = Shared::driven_elsewhere();
+        for number in 0..1000_u32 {
+            let ping = OwnedEvent::Ping(number.to_be_bytes().to_vec().into());
+            shared.apply(Command::Answer(ping)).unwrap();
+        }
+        let posted = shared.take_inbox(&mut shared.lock());
+        let [Command::Answer(OwnedEvent::Ping(latest))] = &posted[..] else {
+            panic!("{posted:?}");
+        };
+        assert_eq!(**latest, 999_u32.to_be_bytes());
+    }
+
+    #[test]
+    fn what_is_empty_is_not_queued_for_ever_while_the_driver_is_not_polled() {
+        let shared = Shared::driven_elsewhere();
+        let queued = (0..).take_while(|_| shared.try_send("".into()).is_ok());
+        assert!(queued.take(1 << 20).count() < 1 << 20);
+    }
+}

@@ -1,0 +1,206 @@
+//! Waiting for an event: whoever receives is woken for more than the transport says, and on a connection that
+//! nobody drives minds its deadlines.
+
+use std::{
+    sync::atomic::Ordering,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    task::coop::has_budget_remaining,
+    time::{Instant, sleep_until},
+};
+
+use super::{Access, Shared, State, leaving};
+use crate::{Ended, Result, keepalive::Step, link::Command, reader::Reader};
+
+impl Shared {
+    /// For a task whose connection nobody drives: writes what is left once the connection has
+    /// ended, and gives the time by which that must be done. `None` where a driver does it.
+    pub(crate) fn poll_last_words(&self, cx: &mut Context<'_>) -> Option<(Poll<()>, Instant)> {
+        self.access(|access| match access {
+            Access::Free(link, _) => {
+                let deadline = link.deadline()?;
+                let mut written = self.poll_flush_free(cx, link).map(drop);
+                if written.is_ready() && !self.info.client {
+                    written = link.poll_shutdown(cx);
+                }
+                Some((written, deadline))
+            }
+            Access::Driven(_) | Access::Remote(_) => None,
+        })
+    }
+
+    /// For a task that receives where nobody drives: waits until a Close must have been answered.
+    pub(crate) fn poll_until(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        // As for the driver: not by the timer alone.
+        if deadline <= Instant::now() {
+            return Poll::Ready(());
+        }
+        let mut state = self.lock();
+        let closing = &mut state.seldom.get_or_insert_default().closing;
+        let closing = closing.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        closing.as_mut().poll(cx)
+    }
+
+    /// [`park`](Self::park) where there is nothing to do or to tell: in the poll of its driver, on an open
+    /// connection that has been waited for by this task before. Says whether that was so.
+    ///
+    /// The way of most waits: a quarter of the instructions.
+    #[inline]
+    pub(crate) fn park_quick(&self, cx: &Context<'_>) -> bool {
+        if self.posted.load(Ordering::Acquire) || self.is_leaving() || self.is_silent() {
+            return false;
+        }
+        let parked = self.with_driven(|link| {
+            link.broken().is_none()
+                && link.sender.is_open()
+                && matches!(&link.reading, Some(waker) if waker.will_wake(cx.waker()))
+        });
+        parked.unwrap_or(false)
+    }
+
+    /// For a task that waits for an event: keeps what was queued going out, and says by when the
+    /// peer must have closed; `Err` where the connection has ended already. While the peer is `held_back`
+    /// nothing is read, and nobody can say that nothing has come.
+    pub(crate) fn park(
+        &self,
+        cx: &mut Context<'_>,
+        held_back: bool,
+    ) -> Result<Option<Instant>, ()> {
+        self.attend();
+        if self.is_leaving() && has_budget_remaining() {
+            self.close_now();
+        }
+        let mut due = None;
+        let parked = self.access(|access| match access {
+            // Without a lock: no other thread has the link.
+            Access::Driven(link) => {
+                if let Some(lost) = link.broken() {
+                    self.end(Ended::Lost(lost.clone()));
+                }
+                if !link.sender.is_open() && self.lock().ended().is_some() {
+                    return Err(());
+                }
+                match &mut link.reading {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    None => link.reading = Some(cx.waker().clone()),
+                }
+                Ok(None)
+            }
+            Access::Free(link, state) => {
+                due = self.tick_free(cx, link);
+                if !link.is_written() {
+                    let _ = self.poll_flush_free(cx, link);
+                }
+                if let Some(lost) = link.broken() {
+                    state.seldom.get_or_insert_default().broken = Some(lost.clone());
+                }
+                state.wait_for_event(cx).map(|()| link.deadline())
+            }
+            Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
+        });
+        if parked.is_err() {
+            // It may have been found out right there that the transport has failed.
+            self.wake_ended();
+        }
+        let parked = parked?;
+        if let Some(Step::Close { reason }) = due {
+            let _ = self.apply(Command::Close(leaving(reason)));
+            return self.park(cx, held_back);
+        }
+        if held_back {
+            self.pulse.excuse();
+        }
+        if due == Some(Step::GiveUp) || !held_back && self.is_silent() {
+            // First, so that the transport is not said to be at fault.
+            self.end(Ended::Silent);
+            let _ = self.apply(Command::GiveUp);
+            return Err(());
+        }
+        // Asked to before there was anyone to wake.
+        if self.is_leaving() && has_budget_remaining() {
+            return self.park(cx, held_back);
+        }
+        Ok(parked)
+    }
+
+    /// Says that someone reads, or has something to read.
+    #[inline]
+    pub(crate) fn attend(&self) {
+        self.attended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer is gone, told by whoever has just found nothing to read. A task that has done so much
+    /// that it is to yield was not let look: it comes again at once.
+    #[inline]
+    pub(crate) fn is_silent(&self) -> bool {
+        self.pulse.is_silent(&self.meter) && has_budget_remaining()
+    }
+
+    /// Takes the receiving side, where its owner has let go of it.
+    pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
+        self.lock().seldom.as_mut()?.reader.take()
+    }
+
+    /// Leaves the receiving side to whoever completes the closing handshake.
+    pub(crate) fn put_reader(&self, reader: Box<Reader>) {
+        self.lock().seldom.get_or_insert_default().reader = Some(reader);
+    }
+
+    /// Whether its owner has let go of the receiving side.
+    pub(crate) fn has_reader(&self) -> bool {
+        matches!(&self.lock().seldom, Some(seldom) if seldom.reader.is_some())
+    }
+
+    /// Whether a pong answers a ping that keeps the connection: then it is no event. Counts pings and
+    /// pongs.
+    pub(crate) fn is_own(&self, payload: &[u8], pong: bool) -> bool {
+        self.pulse.control(payload.len(), self.info.client);
+        let own = pong && self.pulse.pong(payload);
+        if own {
+            self.timed();
+        }
+        own
+    }
+
+    /// Wakes whoever looks after the connection, since its timer has run out: the driver; where there is none,
+    /// who receives, and who waits until something is written.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn ring(&self) {
+        let mut state = self.lock();
+        let driver = state.driver.clone();
+        let is_free = driver.is_none();
+        let waker = driver.or_else(|| state.reading.take());
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+        if is_free {
+            self.wake_waiting();
+        }
+    }
+
+    /// Wakes the task that waits for an event, so that it sees that a Close was sent.
+    pub(crate) fn wake_reading(&self) {
+        let waker = self.lock().reading.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// Remembers the task that waits for an event; `Err` where none will come.
+    fn wait_for_event(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
+        if let Some(lost) = self.broken().cloned() {
+            self.end(Ended::Lost(lost));
+        }
+        if self.ended().is_some() {
+            return Err(());
+        }
+        match &mut self.reading {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.reading = Some(cx.waker().clone()),
+        }
+        Ok(())
+    }
+}
