@@ -494,17 +494,13 @@ mod failures {
             something_else(b"HTTP/1.1 403 Go Away\r\nContent-Length: 12\r\n\r\n<p>\nno\x1b[31m\n");
         let end = run(&["connect", "--verbose", &format!("ws://{page}/")], "");
         assert_eq!(end.status, Some(1), "{}", end.stderr);
-        let shown = "< 403 Go Away\n< content-length: 12\n  <p>\n  no\\u{1b}[31m\n";
-        assert!(
-            end.stderr.to_lowercase().starts_with(&shown.to_lowercase()),
-            "{}",
-            end.stderr
-        );
+        let shown = "\n< 403 go away\n< content-length: 12\n  <p>\n  no\\u{1b}[31m\n";
+        assert!(end.stderr.to_lowercase().contains(shown), "{}", end.stderr);
 
         let server = serve(&[]);
         let end = run(&["connect", "-qv", "--linger", "0", &server.url], "");
         assert!(
-            end.stderr.starts_with("< 101 Switching Protocols\n"),
+            end.stderr.contains("\n< 101 Switching Protocols\n"),
             "{}",
             end.stderr
         );
@@ -513,6 +509,56 @@ mod failures {
             "{}",
             end.stderr
         );
+    }
+
+    #[test]
+    fn verbose_shows_the_request_without_its_secrets() {
+        let page = something_else(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n");
+        let url = format!("ws://name:password1@{page}/path?query");
+        let secrets = ["-b", "a=password2", "-H", "proxy-authorization: password3"];
+        let mut args = vec![
+            "connect",
+            "--verbose",
+            "-s",
+            "chat",
+            "-H",
+            "X-Mine: \u{202e}",
+        ];
+        args.extend(secrets);
+        args.push(&url);
+        let end = run(&args, "");
+        let (request, answer) = end.stderr.split_once("\n< 403 No\n").unwrap();
+        assert!(
+            request.starts_with(&format!("> GET /path?query HTTP/1.1\n> Host: {page}\n")),
+            "{request}"
+        );
+        for line in [
+            "> Sec-WebSocket-Protocol: chat",
+            "> X-Mine: \\u{202e}",
+            "> proxy-authorization: <hidden>",
+            "> Cookie: <hidden>",
+            "> Authorization: <hidden>",
+        ] {
+            assert!(request.lines().any(|shown| shown == line), "{request}");
+        }
+        assert!(
+            !request.contains("password") && !answer.contains("password"),
+            "{}",
+            end.stderr
+        );
+        assert!(!request.contains("bmFtZTpwYXNzd29yZDE"), "{request}");
+    }
+
+    #[test]
+    fn verbose_shows_the_request_that_nobody_answers() {
+        let url = format!("ws://{}/", something_else(b""));
+        let end = run(&["connect", "-v", &url], "");
+        assert!(
+            end.stderr.starts_with("> GET / HTTP/1.1\n"),
+            "{}",
+            end.stderr
+        );
+        assert!(!end.stderr.contains("\n< "), "{}", end.stderr);
     }
 
     #[test]

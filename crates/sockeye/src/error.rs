@@ -113,7 +113,8 @@ pub enum Error {
         limit: usize,
     },
     /// As much output waits as may, so that the message was not sent; the connection is unharmed.
-    /// Only [`Sender::try_send`](crate::Sender::try_send) says so: `send` waits.
+    /// Only `try_send` of a [`Sender`](crate::Sender::try_send) or a [`Socket`](crate::Socket::try_send) says
+    /// so.
     Full {
         /// The high-water mark, in bytes.
         high_water: usize,

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     thread,
@@ -17,7 +17,7 @@ use std::{
 };
 
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
-use tokio::task::coop::has_budget_remaining;
+use tokio::task::{coop::has_budget_remaining, yield_now};
 
 use crate::{
     Counters, Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
@@ -63,7 +63,7 @@ pub trait Handler {
         let _ = (socket, payload);
     }
 
-    /// A pong has arrived.
+    /// A pong has arrived, other than those that keep the connection.
     fn on_pong(&mut self, socket: &mut Socket, payload: &[u8]) {
         let _ = (socket, payload);
     }
@@ -471,8 +471,8 @@ impl<H: Handler> Session<H> {
                 Poll::Ready(true) => {
                     self.socket.driver.keep(cx);
                     let _ = self.socket.driver.poll_write(cx);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+                    // Unlike a wake, it has the runtime also look at what has come for the others.
+                    return pin!(yield_now()).poll(cx);
                 }
                 // Asked here and not in every turn: a timer that is due has woken the task.
                 Poll::Pending if self.socket.driver.keep(cx) => {}

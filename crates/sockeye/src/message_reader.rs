@@ -27,7 +27,7 @@ use crate::{Error, Receiver, Result};
 ///
 /// Bytes come as soon as they are there, frame by frame and within a frame. A compressed message is
 /// inflated as far as there is room to read into, so what it inflates to costs nothing until it is
-/// read. Meanwhile the connection holds one buffer of 64 KiB, an inflater where the message is
+/// read. Meanwhile the connection holds one buffer of 128 KiB, an inflater where the message is
 /// compressed, and not what a peer announces. Pings are answered while this is read.
 ///
 /// # Limits

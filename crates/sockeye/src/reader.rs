@@ -23,7 +23,7 @@ use crate::{
 const DIRECT: usize = buffers::READ;
 
 /// How many bytes are made of compressed messages before the other connections of the thread have
-/// their turn. What was read in one go, 64 KiB, can become 64 MiB: without this, one peer would keep a
+/// their turn. What was read in one go, 128 KiB, can become 128 MiB: without this, one peer would keep a
 /// thread for as long as it pleases. Inflating so much takes about a millisecond.
 const TURN: u32 = 1 << 20;
 

@@ -4,14 +4,17 @@ use std::{
     any::Any,
     fmt,
     io::{self, IoSlice},
+    mem,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    task::coop::poll_proceed,
 };
 
 /// A stream of a user's own.
@@ -26,7 +29,7 @@ pub(crate) enum Stream {
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     #[cfg(all(feature = "tls", feature = "server"))]
     ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
-    Other(Box<dyn Io>),
+    Other(Users),
 }
 
 impl Stream {
@@ -45,16 +48,20 @@ impl Stream {
             return Self::ServerTls(Box::new(tls));
         }
         match stream {
-            Some(stream) => Self::Other(Box::new(stream)),
+            Some(stream) => Self::Other(Users::new(stream)),
             // Nothing took it, so it is there.
-            None => Self::Other(Box::new(tokio::io::empty())),
+            None => Self::empty(),
         }
+    }
+
+    fn empty() -> Self {
+        Self::Other(Users::new(tokio::io::empty()))
     }
 
     /// Takes the stream, and leaves one that is at its end.
     #[cfg(feature = "server")]
     pub(crate) fn take_out(&mut self) -> Self {
-        std::mem::replace(self, Self::Other(Box::new(tokio::io::empty())))
+        mem::replace(self, Self::empty())
     }
 
     /// Whether it is a socket's, or TLS on one, so that its runtime has descriptors.
@@ -119,6 +126,56 @@ impl fmt::Debug for Stream {
     }
 }
 
+/// A stream of a user's own, until it panics.
+///
+/// A panic becomes an error, which everybody who uses the connection is told of: its parts are in several tasks, of
+/// which only one would unwind, and maybe with what the others wait for. The panic hook has told of it too.
+pub(crate) enum Users {
+    Stream(Box<dyn Io>),
+    /// With what.
+    Panicked(String),
+}
+
+impl Users {
+    fn new(stream: impl Io + 'static) -> Self {
+        Self::Stream(Box::new(stream))
+    }
+
+    #[inline]
+    fn poll<T>(
+        &mut self,
+        poll: impl FnOnce(&mut Box<dyn Io>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Self::Stream(stream) = self {
+            // It is not looked at again after a panic but to be dropped.
+            match catch_unwind(AssertUnwindSafe(|| poll(stream))) {
+                Ok(polled) => return polled,
+                Err(panic) => self.give_up(&*panic),
+            }
+        }
+        Poll::Ready(Err(self.panicked()))
+    }
+
+    #[cold]
+    fn give_up(&mut self, panic: &(dyn Any + Send)) {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref().copied());
+        let message = message.unwrap_or("without a message").to_owned();
+        let stream = mem::replace(self, Self::Panicked(message));
+        // Another panic here has been told of in the same way.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(stream)));
+    }
+
+    #[cold]
+    fn panicked(&self) -> io::Error {
+        let message = match self {
+            Self::Stream(_) => "",
+            Self::Panicked(message) => message,
+        };
+        io::Error::other(format!("its stream panicked: {message}"))
+    }
+}
+
 /// Does the same with whichever stream it is.
 macro_rules! each {
     ($self:expr, $stream:ident => $do:expr) => {
@@ -128,18 +185,27 @@ macro_rules! each {
             Stream::ClientTls($stream) => $do,
             #[cfg(all(feature = "tls", feature = "server"))]
             Stream::ServerTls($stream) => $do,
-            Stream::Other($stream) => $do,
+            Stream::Other(users) => users.poll(|$stream| $do),
         }
     };
 }
 
 impl AsyncRead for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+        let Self::Other(users) = &mut *self else {
+            return each!(self, stream => Pin::new(stream).poll_read(cx, buffer));
+        };
+        // One that always has something would be read for ever, whatever the time: tokio's own have a task yield.
+        let turn = ready!(poll_proceed(cx));
+        let read = users.poll(|stream| Pin::new(stream).poll_read(cx, buffer));
+        if read.is_ready() {
+            turn.made_progress();
+        }
+        read
     }
 }
 
@@ -167,7 +233,8 @@ impl AsyncWrite for Stream {
             Self::ClientTls(tls) => tls.is_write_vectored(),
             #[cfg(all(feature = "tls", feature = "server"))]
             Self::ServerTls(tls) => tls.is_write_vectored(),
-            Self::Other(other) => other.is_write_vectored(),
+            Self::Other(Users::Stream(stream)) => stream.is_write_vectored(),
+            Self::Other(Users::Panicked(_)) => false,
         }
     }
 

@@ -161,6 +161,29 @@ async fn connections_in_all() {
     healthy(&mut sockets[0]).await;
 }
 
+/// As `eprintln!` does where nobody reads that any more.
+#[tokio::test]
+async fn a_panic_while_it_is_told_who_is_not_let_in_harms_nobody_else() {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let server = server
+        .max_connections(1)
+        .on_error(|_, error| panic!("{error}"));
+    let (_tell, errors) = mpsc::unbounded_channel();
+    let server = Running {
+        address,
+        errors,
+        _serving: tokio::spawn(server.serve(echo_loop)),
+    };
+    let mut first = server.open().await;
+    for _ in 0..3 {
+        assert_eq!(server.refusal().await.0, 503);
+        healthy(&mut first).await;
+    }
+    first.close(sockeye::CloseCode::NORMAL, "").await.unwrap();
+    server.open_when_there_is_room().await;
+}
+
 #[tokio::test]
 async fn connections_of_an_address() {
     let mut server = Running::start(|server| server.max_connections_per_address(2)).await;

@@ -1,6 +1,8 @@
 //! Who the client is behind a proxy: believed of those that are named, and of nobody else.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[cfg(feature = "axum")]
+mod http;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};
@@ -374,6 +376,48 @@ mod in_a_header {
             who == "192.0.2.1:4711" && error.is_handshake(),
             "{who}: {error}"
         );
+    }
+
+    /// The proxy keeps the connection, also for other clients.
+    #[cfg(feature = "axum")]
+    #[tokio::test]
+    async fn limits_on_a_connection_with_pages_are_those_of_each_request() {
+        let acceptor = Acceptor::new().x_forwarded_for(proxies());
+        let pages = axum::Router::new().route("/", axum::routing::get(async || "a page"));
+        let mut server = Running::start(|server| {
+            let server = server.acceptor(acceptor).router(pages);
+            server.max_connections_per_address(1)
+        })
+        .await;
+        let of = |client: &str| http::with("nothing", &format!("X-Forwarded-For: {client}\r\n"));
+        let _first = server
+            .say(PROXY, b"", "X-Forwarded-For: 192.0.2.1\r\n")
+            .await
+            .unwrap();
+        let mut kept = server.reach(PROXY).await;
+        assert_eq!(within(http::get(&mut kept, "/")).await.status, 200);
+
+        let refused = within(http::ask(&mut kept, &of("192.0.2.1"))).await;
+        assert_eq!(refused.status, 429);
+        let (who, error) = server.blamed().await;
+        assert!(who == "192.0.2.1:0" && error.is_limit(), "{who}: {error}");
+
+        let old = of("192.0.2.2").replace("Version: 13", "Version: 8");
+        assert_eq!(within(http::ask(&mut kept, &old)).await.status, 426);
+        let (who, error) = server.blamed().await;
+        assert!(
+            who == "192.0.2.2:0" && error.is_handshake(),
+            "{who}: {error}"
+        );
+
+        // Which has no connection, then.
+        let second = "X-Forwarded-For: 192.0.2.2\r\n";
+        let _second = server.say(PROXY, b"", second).await.unwrap();
+        let third = within(http::ask(&mut kept, &of("192.0.2.3"))).await;
+        assert_eq!(third.status, 101);
+        let again = "X-Forwarded-For: 192.0.2.3\r\n";
+        let again = server.say(PROXY, b"", again).await;
+        assert!(again.is_err_and(|head| head.starts_with("HTTP/1.1 429 ")));
     }
 
     /// A page may connect that is of the host which the browser has asked for.

@@ -275,6 +275,24 @@ mod redirects {
     }
 
     #[tokio::test]
+    async fn are_shown_to_whoever_inspects_requests() {
+        let (server, _) = chain().await;
+        let shown = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let looking = shown.clone();
+        let client = client(format!("ws://{server}/302/x"))
+            .redirects(1)
+            .inspect_request(move |head| looking.lock().unwrap().push(head.to_vec()));
+        echoes(&client).await.unwrap();
+        let shown = shown.lock().unwrap();
+        assert_eq!(shown.len(), 2);
+        for (head, path) in shown.iter().zip(["/302/x", "/x"]) {
+            let begins = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n");
+            assert!(head.starts_with(begins.as_bytes()), "{head:?}");
+            assert!(head.ends_with(b"\r\n\r\n"), "{head:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn that_lead_in_a_circle_end() {
         let (server, seen) = chain().await;
         let error = failure(&client(format!("ws://{server}/302/loop")).redirects(50)).await;

@@ -215,6 +215,40 @@ async fn http_2_without_requests_is_ended() {
 }
 
 #[cfg(feature = "tls")]
+/// RFC 9113 §6.8: a request that crosses the end can then be asked again.
+#[tokio::test]
+async fn http_2_that_is_ended_is_told_before() {
+    const HEAD: usize = 9;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    const ACK: u8 = 1;
+    let (address, _stop, _) =
+        serve(|server| server.router(pages()).keep_alive(Duration::from_millis(50))).await;
+    let (mut stream, _) = connect(address).await;
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
+    stream
+        .write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
+        .await
+        .unwrap();
+    let mut last = 0;
+    let mut head = [0; HEAD];
+    while within(stream.read_exact(&mut head)).await.is_ok() {
+        let [_, _, len, kind, flags, ..] = head;
+        let mut payload = vec![0; usize::from(len)];
+        stream.read_exact(&mut payload).await.unwrap();
+        if kind == PING && flags & ACK == 0 {
+            let answer = [&[0, 0, 8, PING, ACK, 0, 0, 0, 0], &payload[..]].concat();
+            stream.write_all(&answer).await.unwrap();
+        }
+        last = kind;
+    }
+    assert_eq!(last, GOAWAY);
+}
+
 #[tokio::test]
 async fn tls_offers_http_2_and_websockets_still_come() {
     use sockeye::{client::ClientTls, server::ServerTls};

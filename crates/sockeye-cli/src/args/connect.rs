@@ -219,8 +219,11 @@ pub(crate) struct Connect {
     #[arg(long)]
     pub(crate) no_history: bool,
 
-    /// Show on standard error what the server has answered: status, headers, and of a refusal the beginning of
-    /// its body
+    /// Show on standard error what the server is asked (>) and what it has answered (<): headers, status, and of a
+    /// refusal the beginning of its body
+    ///
+    /// The values of Authorization, Cookie and Proxy-Authorization in the request are not shown. Of a redirect
+    /// that is followed, the request is shown and the answer is not, and what is said to a proxy is not either.
     #[arg(short, long, conflicts_with = "reconnect")]
     pub(crate) verbose: bool,
 

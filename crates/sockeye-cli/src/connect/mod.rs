@@ -36,7 +36,10 @@ const CLOSED_OTHERWISE: u8 = 3;
 const LOST: u8 = 4;
 
 pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
-    let client = client(&args)?;
+    let mut client = client(&args)?;
+    if args.verbose {
+        client = client.inspect_request(show_request);
+    }
     let is_bytes = args.binary || args.one_message;
     let is_terminal = !is_bytes && stdin().is_terminal() && stdout().is_terminal();
     let began = Instant::now();
@@ -76,6 +79,22 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         }
     };
     outcome.tell(&args, opened)
+}
+
+/// What shows a server who the user is: a log is no place for its value.
+const SECRETS: [&str; 3] = ["Authorization", "Cookie", "Proxy-Authorization"];
+
+/// What the server is asked, as it goes out, but for what only the server is to see.
+fn show_request(head: &[u8]) {
+    for line in String::from_utf8_lossy(head).lines() {
+        match line.split_once(':') {
+            _ if line.is_empty() => {}
+            Some((name, _)) if SECRETS.iter().any(|one| name.eq_ignore_ascii_case(one)) => {
+                tell(format_args!("> {}: <hidden>", one_line(name)));
+            }
+            _ => tell(format_args!("> {}", one_line(line))),
+        }
+    }
 }
 
 /// What the server has answered, as it came.

@@ -81,7 +81,11 @@ pub struct Client {
     unix_socket: Option<std::path::PathBuf>,
     #[cfg(feature = "tls")]
     tls: ClientTls,
+    pub(super) inspect: Option<Inspect>,
 }
+
+/// Who is shown each request.
+pub(super) type Inspect = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 impl Client {
     /// A client of the server at a `ws` or `wss` URL.
@@ -115,6 +119,7 @@ impl Client {
             unix_socket: None,
             #[cfg(feature = "tls")]
             tls: ClientTls::new(),
+            inspect: None,
         }
     }
 
@@ -149,6 +154,21 @@ impl Client {
     /// A server that supports none opens the connection without.
     pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
         self.subprotocols.push(name.into());
+        self
+    }
+
+    /// Shows each request to `look` as it goes out, whoever answers it then: its line and its headers,
+    /// each ended by CR LF, and the empty line after them. Redirects that are followed and further
+    /// connections of this client are shown too, what is said to a proxy is not.
+    ///
+    /// Passwords and cookies are in it. `look` runs while the connection is being opened, and should not take long.
+    ///
+    /// ```
+    /// let client = sockeye::Client::new("wss://example.com/socket")
+    ///     .inspect_request(|head| eprint!("{}", String::from_utf8_lossy(head)));
+    /// ```
+    pub fn inspect_request(mut self, look: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        self.inspect = Some(Arc::new(look));
         self
     }
 
@@ -375,7 +395,8 @@ impl Client {
     }
 
     /// Opens the connection on a stream of the user's own, in place of TCP. For a `wss` URL, TLS is
-    /// spoken on it.
+    /// spoken on it. A stream that panics is one that fails: the connection is lost, with what it panicked with in the
+    /// error.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).

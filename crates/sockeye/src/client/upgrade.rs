@@ -134,6 +134,9 @@ impl Client {
         #[cfg(feature = "tracing")]
         let url = asked.url;
         let Asked { request, bytes, .. } = asked;
+        if let Some(look) = &self.inspect {
+            look(&bytes);
+        }
         let deadline = after(self.handshake_timeout);
         let answer = timeout_at(deadline, async {
             stream.write_all(&bytes).await?;

@@ -62,7 +62,8 @@ where
 }
 
 impl Acceptor {
-    /// Accepts a WebSocket on a stream: a TCP stream, or any other of the user's own.
+    /// Accepts a WebSocket on a stream: a TCP stream, or any other of the user's own. One that panics is one that
+    /// fails: the connection is lost, with what it panicked with in the error.
     ///
     /// # Errors
     /// [`Error::is_handshake`] once the client has been answered with the same words; a request for

@@ -181,7 +181,7 @@ impl Acceptor {
 
     /// Sets what happens to a client that is faster than it may be. Default: it is slowed down.
     ///
-    /// While it is, nothing is read of it: pings wait too, and so may 64 KiB that were read already. A
+    /// While it is, nothing is read of it: pings wait too, and so may 128 KiB that were read already. A
     /// client that gives up meanwhile is noticed once it is read again.
     pub fn on_excess(mut self, excess: Excess) -> Self {
         self.rates.excess = excess;

@@ -368,9 +368,15 @@ impl Place {
         }
     }
 
-    /// Why the connection was not let in although it has a place.
+    /// Why the connection was not let in although it has a place. It is told once.
     pub(super) fn refused(&self) -> Option<Refused> {
-        lock(&self.refused).as_deref().copied()
+        lock(&self.refused).take().map(|refused| *refused)
+    }
+
+    /// Counts the connection for no address any more.
+    #[cfg(feature = "hyper")]
+    pub(super) fn forget_address(&self) {
+        lock(&self.counted).leave();
     }
 
     pub(super) fn into_counted(self) -> Counted {

@@ -19,6 +19,8 @@ use tokio::time::{Instant, timeout_at};
 use super::Matched;
 #[cfg(feature = "tls")]
 use super::TlsIdentity;
+#[cfg(feature = "hyper")]
+use super::admission::Refused;
 use super::{admission::Place, forwarded::Hop};
 use crate::stream::Stream;
 
@@ -132,6 +134,23 @@ impl Peer {
             counted.map_err(|refused| HandshakeError::Refused(Box::new(refused.refusal())))?;
         }
         Ok(())
+    }
+
+    /// The limit that its last request was refused for, which is told once.
+    #[cfg(feature = "hyper")]
+    pub(super) fn limited(&self) -> Option<Refused> {
+        self.place.upgrade()?.refused()
+    }
+
+    /// Goes on with other requests, after one that was refused: they may be from other clients of the proxy that
+    /// has said who that one was from.
+    #[cfg(feature = "hyper")]
+    pub(super) fn goes_on(&self) {
+        if self.hop.is_some()
+            && let Some(place) = self.place.upgrade()
+        {
+            place.forget_address();
+        }
     }
 
     /// Takes another address in place of that of the proxy it is heard from.

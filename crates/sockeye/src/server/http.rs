@@ -29,12 +29,16 @@ use super::{
     listen::{OnError, Unopened},
 };
 use crate::{
-    WebSocket,
+    Error, WebSocket,
     hyper::{Asked, Upgrade},
 };
 
 /// hyper does not permit less room for a head.
 const LEAST_BUFFER: usize = 8 * 1024;
+
+/// How long a client of HTTP/2 may take to hear that its connection ends, as it has not been used.
+#[cfg(feature = "http2")]
+const GOODBYE: Duration = Duration::from_secs(1);
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
@@ -121,7 +125,12 @@ where
     let served = until_ending(connection.as_mut(), ending, |connection| {
         connection.graceful_shutdown();
     });
-    idle.bound(keep_alive, pin!(served)).await;
+    if idle.bound(keep_alive, pin!(served)).await {
+        // A request that crosses this is answered, and one that comes later can be asked again elsewhere
+        // (RFC 9113 §6.8).
+        connection.as_mut().graceful_shutdown();
+        idle.bound(GOODBYE, connection).await;
+    }
     Ok(None)
 }
 
@@ -192,18 +201,19 @@ impl<S> Front<S> {
                 Ok(asked) => serving.acceptor.begin(asked, &mut peer).await,
                 Err(error) => Err(error),
             };
-            let peer = peer.addr;
             match begun {
                 Ok((response, begun)) => {
+                    let peer = peer.addr;
                     *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some((peer, begun));
                     response.map(|()| Body::Text(Bytes::new()))
                 }
                 Err(error) => {
                     let response = Refusal::from(&error).to_http();
-                    let error = error.into();
-                    serving.acceptor.refused(peer, &error);
+                    let error = peer.limited().map_or(error.into(), Error::from);
+                    peer.goes_on();
+                    serving.acceptor.refused(peer.addr, &error);
                     if let Some(tell) = &serving.on_error {
-                        tell(peer, &error);
+                        tell(peer.addr, &error);
                     }
                     response.map(|text| Body::Text(text.into()))
                 }

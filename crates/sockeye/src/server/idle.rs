@@ -65,19 +65,26 @@ impl Idle {
     }
 
     /// Runs a connection until it has had no request, and nothing to write, for `limit`; or until its client
-    /// has taken nothing of any response for a minute.
-    pub(super) async fn bound<C: Future>(&self, limit: Duration, mut connection: Pin<&mut C>) {
+    /// has taken nothing of any response for a minute. Tells whether it could go on, as all that was wrong is
+    /// that nobody used it.
+    pub(super) async fn bound<C: Future>(
+        &self,
+        limit: Duration,
+        mut connection: Pin<&mut C>,
+    ) -> bool {
         let mut timer = pin!(sleep_until(Instant::now() + limit));
         poll_fn(|cx| {
             loop {
                 if connection.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
+                    return Poll::Ready(false);
                 }
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
                 let now = Instant::now();
-                let until = match *self.lock() {
+                let used = self.lock();
+                let unused = used.requests == 0;
+                let until = match *used {
                     Use {
                         requests: 0, since, ..
                     } => since + limit,
@@ -88,13 +95,14 @@ impl Idle {
                     } if offered == requests => since + STALLED,
                     _ => now + limit.min(STALLED),
                 };
+                drop(used);
                 if until <= now {
-                    return Poll::Ready(());
+                    return Poll::Ready(unused);
                 }
                 timer.as_mut().reset(until);
             }
         })
-        .await;
+        .await
     }
 }
 
@@ -222,9 +230,9 @@ mod tests {
     async fn a_connection_without_requests_ends() {
         let begin = Instant::now();
         let idle = Idle::default();
-        idle.bound(LIMIT, pin!(pending::<()>())).await;
+        assert!(idle.bound(LIMIT, pin!(pending::<()>())).await);
         assert_eq!(begin.elapsed(), LIMIT);
-        idle.bound(LIMIT, pin!(async {})).await;
+        assert!(!idle.bound(LIMIT, pin!(async {})).await);
         assert_eq!(begin.elapsed(), LIMIT);
     }
 }

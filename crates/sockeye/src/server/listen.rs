@@ -5,6 +5,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
@@ -23,7 +24,7 @@ use super::{
     ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
     connections::{self, Place},
-    listener::cannot_listen,
+    listener::{cannot_listen, is_of_one_connection},
     proxy_protocol::read_header,
     shutdown::{Begun, Running},
     task::{Opening, Stage, Task},
@@ -36,8 +37,12 @@ use crate::{
 /// connections that end meanwhile make room.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
+/// After how many attempts in a row that failed for one connection each the server pauses too: a socket that fails
+/// whoever comes would keep a core busy.
+const FAILED_IN_A_ROW: u32 = 64;
+
 /// How often it is told at most that the system gives no connections.
-const EXHAUSTED_TOLD: Duration = Duration::from_secs(1);
+const NOT_ACCEPTED_TOLD: Duration = Duration::from_secs(1);
 
 /// How long a connection may wait for a further HTTP request, unless told otherwise.
 #[cfg(feature = "hyper")]
@@ -75,7 +80,9 @@ pub struct Server {
     keep_alive: Duration,
     on_error: Option<Arc<OnError>>,
     /// When it was last told that no connection can be accepted.
-    told_exhausted: Option<Instant>,
+    told_not_accepted: Option<Instant>,
+    /// How many attempts to accept have failed since one did not.
+    failed: u32,
     #[cfg(feature = "metrics")]
     metrics: Option<crate::Metrics>,
 }
@@ -145,7 +152,8 @@ impl Server {
             #[cfg(feature = "hyper")]
             keep_alive: KEEP_ALIVE,
             on_error: None,
-            told_exhausted: None,
+            told_not_accepted: None,
+            failed: 0,
             #[cfg(feature = "metrics")]
             metrics: None,
         }
@@ -305,11 +313,16 @@ impl Server {
     /// The address is that of [`peer_addr`](WebSocket::peer_addr): the client's, also behind a trusted
     /// proxy once that has said whose the connection is, and the proxy's before. A client of a Unix socket
     /// has none, and neither has one whom a proxy hides.
+    ///
+    /// A panic in `tell`, such as of `eprintln!` where nobody reads that any more, harms no connection.
     pub fn on_error(
         mut self,
         tell: impl Fn(Option<SocketAddr>, &Error) + Send + Sync + 'static,
     ) -> Self {
-        self.on_error = Some(Arc::new(tell));
+        self.on_error = Some(Arc::new(move |peer, error: &Error| {
+            // Some are told while the server accepts. What it panicked with was told by the panic hook.
+            let _ = catch_unwind(AssertUnwindSafe(|| tell(peer, error)));
+        }));
         self
     }
 
@@ -560,30 +573,44 @@ impl Server {
             .await;
             match accepted {
                 Err(begun) => return Next::End(begun),
-                Ok(Ok(accepted)) => return Next::Connection(accepted),
-                // A client that gave up before it was accepted is no fault of this end's.
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Ok(Ok(accepted)) => {
+                    self.failed = 0;
+                    return Next::Connection(accepted);
+                }
                 Ok(Err(error)) => {
-                    self.exhausted(error);
-                    sleep(EXHAUSTED_PAUSE).await;
+                    if self.is_to_pause(error) {
+                        sleep(EXHAUSTED_PAUSE).await;
+                    }
                 }
             }
         }
     }
 
-    /// Tells that the system gives no connection, unless it has just been told.
+    /// Tells of an attempt to accept that failed, and whether the next one is to wait.
     #[cold]
-    fn exhausted(&mut self, error: io::Error) {
+    fn is_to_pause(&mut self, error: io::Error) -> bool {
+        self.failed = self.failed.saturating_add(1);
+        let too_many = self.failed.is_multiple_of(FAILED_IN_A_ROW);
+        let pause = too_many || !is_of_one_connection(&error);
+        // A client that gave up before it was accepted is no fault of this end's.
+        if error.kind() != io::ErrorKind::ConnectionAborted {
+            self.not_accepted(error);
+        }
+        pause
+    }
+
+    /// Tells that the system gives no connection, unless it has just been told.
+    fn not_accepted(&mut self, error: io::Error) {
         #[cfg(feature = "metrics")]
         if let Some(metrics) = &self.acceptor.metrics {
             metrics.not_accepted();
         }
         let now = Instant::now();
-        let just = |told: Instant| now.duration_since(told) < EXHAUSTED_TOLD;
-        if self.told_exhausted.is_some_and(just) {
+        let just = |told: Instant| now.duration_since(told) < NOT_ACCEPTED_TOLD;
+        if self.told_not_accepted.is_some_and(just) {
             return;
         }
-        self.told_exhausted = Some(now);
+        self.told_not_accepted = Some(now);
         let error = Error::Accept(Arc::new(error));
         #[cfg(feature = "tracing")]
         crate::watch::refused(None, &error);
@@ -778,7 +805,7 @@ mod tests {
             .on_error(move |_, error| telling.lock().unwrap().push(error.to_string()));
         for _ in 0..3 {
             // EMFILE.
-            server.exhausted(io::Error::from_raw_os_error(24));
+            server.not_accepted(io::Error::from_raw_os_error(24));
         }
         let encoded = metrics.encode();
         assert!(
@@ -786,5 +813,70 @@ mod tests {
             "{encoded}"
         );
         assert_eq!(told.lock().unwrap().len(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    fn not_accepted(metrics: &Metrics) -> u64 {
+        let encoded = metrics.encode();
+        let (_, count) = encoded
+            .split_once("\nsockeye_accept_errors_total ")
+            .unwrap();
+        count.lines().next().unwrap().parse().unwrap()
+    }
+
+    /// A socket that listens for nothing: once something has come, each attempt to accept fails at it.
+    #[cfg(target_os = "linux")]
+    fn failing() -> Listener {
+        use std::{net::UdpSocket, os::fd::OwnedFd};
+
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.send_to(b"!", socket.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let listener = std::net::TcpListener::from(OwnedFd::from(socket));
+        tokio::net::TcpListener::from_std(listener).unwrap().into()
+    }
+
+    /// accept(2): EOPNOTSUPP, as other errors of the network, is about one connection.
+    #[cfg(target_os = "linux")]
+    #[tokio::test(start_paused = true)]
+    async fn after_an_error_of_one_connection_the_next_is_accepted_at_once() {
+        const CLIENTS: usize = 100;
+        let metrics = Metrics::new();
+        let mut server = Server::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .also(failing())
+            .acceptor(Acceptor::new().metrics(&metrics));
+        let address = server.local_addr().unwrap();
+        let clients = (0..CLIENTS).map(|_| std::net::TcpStream::connect(address).unwrap());
+        let _clients: Vec<_> = clients.collect();
+
+        let mut room = Room::new(server.gate.clone(), &server.limits);
+        let mut beginning = Box::pin(server.running.0.beginning());
+        let begin = Instant::now();
+        for _ in 0..CLIENTS {
+            let next = server.next(beginning.as_mut(), &mut room).await;
+            assert!(matches!(next, Next::Connection(_)));
+        }
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        let failed = not_accepted(&metrics);
+        assert!(failed >= CLIENTS as u64 / 2, "{failed}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_always_fails_keeps_no_core_busy() {
+        let metrics = Metrics::new();
+        let mut server =
+            Server::from_listener(failing()).acceptor(Acceptor::new().metrics(&metrics));
+        let mut room = Room::new(server.gate.clone(), &server.limits);
+        let mut beginning = Box::pin(server.running.0.beginning());
+        let second = Duration::from_secs(1);
+        let next = timeout(second, server.next(beginning.as_mut(), &mut room)).await;
+        assert!(next.is_err());
+        let most = 21 * u64::from(FAILED_IN_A_ROW);
+        let failed = not_accepted(&metrics);
+        assert!((1..=most).contains(&failed), "{failed}");
     }
 }

@@ -265,36 +265,41 @@ impl Listener {
         #[cfg(unix)]
         drop(self.file);
         // The system is asked directly: tokio may not have heard of what came just now. What fails
-        // there has nobody waiting who could be served.
+        // there has nobody waiting who could be served, but for what is of one connection alone.
         match self.socket {
             Listening::Tcp(tcp, _) => {
                 let Ok(tcp) = tcp.into_std() else { return last };
-                while last.len() < LAST
-                    && let Ok((stream, peer)) = tcp.accept()
-                    && stream.set_nonblocking(true).is_ok()
-                    && let Ok(stream) = tokio::net::TcpStream::from_std(stream)
-                {
-                    let stream = Stream::Tcp(stream);
+                take_waiting(|| {
+                    let (stream, peer) = tcp.accept()?;
+                    stream.set_nonblocking(true)?;
+                    let stream = Stream::Tcp(tokio::net::TcpStream::from_std(stream)?);
                     stream.set_nodelay();
                     last.push((stream, Some(peer)));
-                }
+                    Ok(())
+                });
             }
             #[cfg(unix)]
             Listening::Unix(unix) => {
                 let Ok(unix) = unix.into_std() else {
                     return last;
                 };
-                while last.len() < LAST
-                    && let Ok((stream, _)) = unix.accept()
-                    && stream.set_nonblocking(true).is_ok()
-                    && let Ok(stream) = tokio::net::UnixStream::from_std(stream)
-                {
+                take_waiting(|| {
+                    let (stream, _) = unix.accept()?;
+                    stream.set_nonblocking(true)?;
+                    let stream = tokio::net::UnixStream::from_std(stream)?;
                     last.push((Stream::new(stream), None));
-                }
+                    Ok(())
+                });
             }
         }
         last
     }
+}
+
+/// Takes what waits to be accepted, one after another, until that fails for them all.
+fn take_waiting(mut accept: impl FnMut() -> io::Result<()>) {
+    let done = |accepted: io::Result<()>| accepted.is_err_and(|e| !is_of_one_connection(&e));
+    let _ = (0..LAST).find(|_| done(accept()));
 }
 
 impl From<TcpListener> for Listener {
@@ -408,6 +413,39 @@ pub(super) fn no_address(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{error}: {form}"))
 }
 
+/// Whether an attempt to accept failed for the connection whose turn it was, which is refused or gone: the next one
+/// may well succeed. accept(2) on Linux gives the errors that the network has for such a connection, and EPERM for
+/// one that a firewall forbids.
+pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    #[cfg(target_os = "linux")]
+    {
+        // The standard library has no kinds of error for them.
+        use rustix::io::Errno;
+        let unnamed = [
+            Errno::PROTO,
+            Errno::NOPROTOOPT,
+            Errno::HOSTDOWN,
+            Errno::NONET,
+            Errno::OPNOTSUPP,
+        ];
+        if matches!(Errno::from_io_error(error), Some(errno) if unnamed.contains(&errno)) {
+            return true;
+        }
+    }
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::Interrupted
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::HostUnreachable
+            | Kind::PermissionDenied
+            | Kind::TimedOut
+    )
+}
+
 pub(super) fn cannot_listen(address: impl ToString, source: io::Error) -> Error {
     Error::Listen {
         address: address.to_string().into(),
@@ -422,6 +460,36 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_befell_one_connection_is_told_from_what_befell_the_system() {
+        use rustix::io::Errno;
+        // accept(2), "Error handling", and EPERM, EINTR of its list.
+        let one = [
+            Errno::CONNABORTED,
+            Errno::PROTO,
+            Errno::NETDOWN,
+            Errno::NOPROTOOPT,
+            Errno::HOSTDOWN,
+            Errno::NONET,
+            Errno::HOSTUNREACH,
+            Errno::OPNOTSUPP,
+            Errno::NETUNREACH,
+            Errno::PERM,
+            Errno::INTR,
+        ];
+        let all = [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::INVAL,
+            Errno::BADF,
+        ];
+        assert!(one.iter().all(|&errno| is_of_one_connection(&errno.into())));
+        assert!(!all.iter().any(|&errno| is_of_one_connection(&errno.into())));
+    }
 
     fn sends_at_once(stream: &Stream) -> bool {
         matches!(stream, Stream::Tcp(tcp) if tcp.nodelay().unwrap())
