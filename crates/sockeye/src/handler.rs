@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     thread,
@@ -17,7 +17,7 @@ use std::{
 };
 
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
-use tokio::task::{coop::has_budget_remaining, yield_now};
+use tokio::task::coop::has_budget_remaining;
 
 use crate::{
     Counters, Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
@@ -467,13 +467,7 @@ impl<H: Handler> Session<H> {
                 self.poll_receive(cx, shared)
             };
             match received {
-                Poll::Ready(false) => {}
-                Poll::Ready(true) => {
-                    self.socket.driver.keep(cx);
-                    let _ = self.socket.driver.poll_write(cx);
-                    // Unlike a wake, it has the runtime also look at what has come for the others.
-                    return pin!(yield_now()).poll(cx);
-                }
+                Poll::Ready(()) => {}
                 // Asked here and not in every turn: a timer that is due has woken the task.
                 Poll::Pending if self.socket.driver.keep(cx) => {}
                 Poll::Pending => return Poll::Pending,
@@ -481,20 +475,19 @@ impl<H: Handler> Session<H> {
         }
     }
 
-    /// Reads and delivers. A buffer that came full is read again a few times, so that what has come
-    /// together is answered in one write; `true` says that there may be more even then, and that the
-    /// other connections of the thread come first.
+    /// Reads and delivers. A buffer that came full is read again until its [turn](Reader::poll_turn) is over, so
+    /// that what has come together is answered in one write.
     #[inline]
-    fn poll_receive(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<bool> {
-        const READS: usize = 4;
+    fn poll_receive(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
         ready!(self.reader.poll_turn(cx));
-        for read in 1..=READS {
+        let mut delivered = false;
+        loop {
             let mut full = false;
             if self.reader.is_held_back() && self.poll_hold_back(cx, shared).is_pending() {
-                return match read {
-                    1 => Poll::Pending,
-                    // What was delivered before is answered first.
-                    _ => Poll::Ready(false),
+                return match delivered {
+                    false => Poll::Pending,
+                    // Answered first.
+                    true => Poll::Ready(()),
                 };
             }
             if !self.reader.has_input() {
@@ -505,32 +498,32 @@ impl<H: Handler> Session<H> {
                     Poll::Ready(Ok(Read::End)) => self.broken(shared, Broken::End),
                     Poll::Ready(Err(broken)) => self.broken(shared, broken),
                     // What was delivered before is answered first.
-                    Poll::Pending if read > 1 => return Poll::Ready(false),
+                    Poll::Pending if delivered => return Poll::Ready(()),
                     Poll::Pending => match self.socket.driver.link().and_then(|l| l.broken()) {
                         // All that has come is handled.
                         None if shared.is_leaving() && has_budget_remaining() => {
                             self.close_now(shared);
-                            return Poll::Ready(false);
+                            return Poll::Ready(());
                         }
                         None if !shared.is_silent() => return Poll::Pending,
                         None => {
                             shared.end(Ended::Silent);
                             let _ = self.socket.apply(Command::GiveUp);
-                            return Poll::Ready(false);
+                            return Poll::Ready(());
                         }
                         Some(lost) => {
                             shared.end(Ended::Lost(lost.clone()));
-                            return Poll::Ready(false);
+                            return Poll::Ready(());
                         }
                     },
                 }
             }
             self.deliver(shared);
             if !full || self.reader.has_input() || self.reader.has_had_its_turn() {
-                return Poll::Ready(false);
+                return Poll::Ready(());
             }
+            delivered = true;
         }
-        Poll::Ready(true)
     }
 
     /// Waits until the peer may go on, which has sent more than it may. Once this end has closed, its

@@ -30,6 +30,10 @@ const TURN: u32 = 1 << 20;
 /// Stands for a turn that is over while the others have theirs.
 const YIELDED: u32 = u32::MAX;
 
+/// What a read counts for that has filled the buffer: there is more where that came from, and after four of them the
+/// others have their turn, whatever is made of it.
+const FULL: usize = TURN as usize / 4;
+
 /// What a byte of a compressed message counts for. It can be work without anything being made of it: 64 KiB of empty
 /// blocks take two milliseconds.
 const TAKEN: usize = 16;
@@ -49,9 +53,9 @@ pub(crate) struct Reader {
     /// Whether the last read has left nothing behind, as far as is known: then asking before the
     /// next costs a third of trying.
     drained: bool,
-    /// How many bytes were made of compressed messages in this turn, and what was [taken](TAKEN) for that, as far as
-    /// it matters.
-    inflated: u32,
+    /// How much was done in this turn: how many bytes were made of compressed messages, what was [taken](TAKEN) for
+    /// that, and a [part](FULL) of it for each read that filled the buffer; as far as it matters.
+    done: u32,
     /// Why no more comes, where nobody has been told of it yet. In a box, as all that few connections have.
     failed: Option<Box<Broken>>,
     /// Where the peer may only go so fast.
@@ -108,7 +112,7 @@ impl Reader {
             deflate,
             input: (!early.is_empty()).then(|| Box::new(ReadBuffer::full(early))),
             drained: false,
-            inflated: 0,
+            done: 0,
             failed: None,
             throttle: None,
         }
@@ -284,25 +288,25 @@ impl Reader {
         }
     }
 
-    /// Waits for the next turn, where so much was inflated that the others of the thread come first.
+    /// Waits for the next turn, where so much was done that the others of the thread come first.
     #[inline]
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.has_had_its_turn() {
             return Poll::Ready(());
         }
-        if self.inflated == YIELDED {
-            self.inflated = 0;
+        if self.done == YIELDED {
+            self.done = 0;
             return Poll::Ready(());
         }
-        self.inflated = YIELDED;
+        self.done = YIELDED;
         // Unlike a wake, it has the runtime also look at what has come for the others.
         pin!(yield_now()).poll(cx)
     }
 
-    /// Whether so much was inflated that the others of the thread come first.
+    /// Whether so much was done that the others of the thread come first.
     #[inline]
     pub(crate) fn has_had_its_turn(&self) -> bool {
-        self.inflated >= TURN
+        self.done >= TURN
     }
 
     /// Whether the peer is held back: then nothing is read, whatever has come.
@@ -344,7 +348,7 @@ impl Reader {
         self.leave(left);
         self.count_inflated(before, 0);
         if let Ok(false) = all {
-            self.inflated = TURN;
+            self.done = TURN;
         }
         all
     }
@@ -488,10 +492,10 @@ impl Reader {
             };
             if self.deflate {
                 let taken = self.receiver.meter().read_compressed().wrapping_sub(before);
-                add(&mut self.inflated, cost(taken, count));
+                add(&mut self.done, cost(taken, count));
             }
             match flow {
-                Ok(Some(ControlFlow::Continue(()))) if self.inflated >= TURN => break Ok(()),
+                Ok(Some(ControlFlow::Continue(()))) if self.done >= TURN => break Ok(()),
                 Ok(Some(ControlFlow::Continue(()))) => {}
                 Ok(Some(ControlFlow::Break(())) | None) => break Ok(()),
                 Err(error) => break Err(error),
@@ -500,7 +504,7 @@ impl Reader {
         let left = input.len();
         self.leave(left);
         if self.receiver.is_inflating() {
-            self.inflated = TURN;
+            self.done = TURN;
         }
         result
     }
@@ -509,9 +513,9 @@ impl Reader {
     /// them `before`.
     fn count_inflated(&mut self, before: usize, made: usize) {
         let taken = self.receiver.meter().read_compressed().wrapping_sub(before);
-        add(&mut self.inflated, cost(taken, made));
+        add(&mut self.done, cost(taken, made));
         if self.receiver.is_inflating() {
-            self.inflated = TURN;
+            self.done = TURN;
         }
     }
 
@@ -548,7 +552,7 @@ impl Reader {
                 let full = count == buffers::READ;
                 self.drained = !full;
                 self.input = Some(buffer);
-                Poll::Ready(self.count(count).map(|()| Read::Some { full }))
+                Poll::Ready(self.count(count).map(|()| self.read(full)))
             }
             other => {
                 buffers::put_read(buffer);
@@ -574,14 +578,20 @@ impl Reader {
             let count = count.map_err(Broken::Io)?;
             self.receiver.received(count).map_err(Broken::Protocol)?;
             self.count(count)?;
-            Ok(if count == 0 {
-                Read::End
-            } else {
-                Read::Some {
-                    full: count == limit,
-                }
+            Ok(match count {
+                0 => Read::End,
+                _ => self.read(count == limit),
             })
         }))
+    }
+
+    /// What a read is that has found something.
+    #[inline]
+    fn read(&mut self, full: bool) -> Read {
+        if full {
+            add(&mut self.done, FULL);
+        }
+        Read::Some { full }
     }
 
     /// Reads and discards until the peer has ended its side, or the transport failed.
@@ -627,8 +637,8 @@ fn cost(taken: usize, made: usize) -> usize {
 }
 
 /// Adds, as far as it matters.
-fn add(inflated: &mut u32, count: usize) {
-    *inflated = inflated.saturating_add(count.min(TURN as usize) as u32);
+fn add(done: &mut u32, count: usize) {
+    *done = done.saturating_add(count.min(TURN as usize) as u32);
 }
 
 /// Counts what is delivered, and breaks it off where the peer has to wait.

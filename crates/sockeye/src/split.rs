@@ -391,8 +391,10 @@ impl Receiver {
                 }
                 Phase::Done => return Poll::Ready(Ok(None)),
             }
-            ready!(reader.poll_turn(cx));
-            let polled = take(reader, cx);
+            let polled = match reader.poll_turn(cx) {
+                Poll::Ready(()) => take(reader, cx),
+                Poll::Pending => Poll::Pending,
+            };
             match polled {
                 Poll::Ready(Ok(taken)) => {
                     if taken.is_message() && self.shared.has_left() {
@@ -436,7 +438,12 @@ impl Receiver {
                     if (reader.has_input() || reader.has_had_its_turn())
                         && !reader.is_held_back() =>
                 {
-                    return Poll::Pending;
+                    if !self.shared.has_timed_out() {
+                        return Poll::Pending;
+                    }
+                    // It may be so in every turn, and what comes with waiting never comes.
+                    let _ = self.shared.apply(Command::PeerGone);
+                    reader.phase = Phase::Ending;
                 }
                 Poll::Pending => match self.shared.park(cx, reader.is_held_back()) {
                     Err(()) => reader.phase = Phase::Ending,

@@ -15,10 +15,15 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
-use sockeye::{DeflateConfig, Ended, Handler, MessageRef, Socket, WebSocket};
-use tokio::{io::AsyncReadExt, sync::mpsc};
+use sockeye::{CloseCode, DeflateConfig, Ended, Handler, MessageRef, Socket, WebSocket};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+    time::Instant,
+};
 use wire::*;
 use wrongs::{HELLO, deflated};
 
@@ -268,5 +273,33 @@ async fn tell_in_parts(socket: &mut WebSocket, told: &mpsc::UnboundedSender<Stri
         let mut text = String::new();
         message.read_to_string(&mut text).await.unwrap();
         told.send(text).unwrap();
+    }
+}
+
+/// A bug: who closed a connection that nobody drives looked at the time only where there was nothing to do, which never
+/// came where each turn ended because much was inflated.
+#[tokio::test(start_paused = true)]
+async fn the_close_timeout_holds_against_a_peer_of_which_much_is_inflated_without_a_pause() {
+    for role in BOTH {
+        let setup = Setup {
+            pipe: 128 << 10,
+            ..Setup::deflate()
+        };
+        let (mut socket, mut peer) = setup.open(role).await;
+        let frames = peer.frame(0xC2, deflated(&vec![0; 1 << 20])).repeat(16);
+        let talking = tokio::spawn(async move {
+            while peer.stream.write_all(&frames).await.is_ok() {
+                tokio::time::advance(Duration::from_millis(200)).await;
+            }
+        });
+        // Until the pipe is full.
+        tokio::task::yield_now().await;
+        let start = Instant::now();
+        let closed = within(socket.close(CloseCode::NORMAL, "")).await;
+        assert!(closed.unwrap_err().is_timeout(), "{role:?}");
+        let took = start.elapsed().as_secs();
+        assert!((5..10).contains(&took), "{role:?}: {took}");
+        assert!(matches!(socket.ended(), Some(Ended::TimedOut)));
+        within(talking).await.unwrap();
     }
 }

@@ -31,6 +31,19 @@ impl Shared {
         })
     }
 
+    /// Whether a Close was not answered in time, for a task that receives and never comes to wait. Where nobody
+    /// drives, it is the one to find that out.
+    pub(crate) fn has_timed_out(&self) -> bool {
+        let late = self.access(|access| match access {
+            Access::Free(link, _) => matches!(link.deadline(), Some(by) if by <= Instant::now()),
+            Access::Driven(_) | Access::Remote(_) => false,
+        });
+        if late {
+            self.end(Ended::TimedOut);
+        }
+        matches!(self.lock().ended(), Some(Ended::TimedOut))
+    }
+
     /// For a task that receives where nobody drives: waits until a Close must have been answered.
     pub(crate) fn poll_until(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         // As for the driver: not by the timer alone.
