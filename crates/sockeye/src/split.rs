@@ -438,10 +438,10 @@ impl Receiver {
                     if (reader.has_input() || reader.has_had_its_turn())
                         && !reader.is_held_back() =>
                 {
-                    if !self.shared.has_timed_out() {
+                    // It may be so in every turn, and what comes with waiting would never come.
+                    if !self.shared.is_over_between_turns(cx) {
                         return Poll::Pending;
                     }
-                    // It may be so in every turn, and what comes with waiting never comes.
                     let _ = self.shared.apply(Command::PeerGone);
                     reader.phase = Phase::Ending;
                 }

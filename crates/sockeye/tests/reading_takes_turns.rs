@@ -11,9 +11,12 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
-use sockeye::{Handler, MessageRef, Result, Socket, WebSocket};
+use futures_util::FutureExt;
+use sockeye::{Handler, MessageRef, Socket, WebSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::*;
 
 const MESSAGES: usize = 20_000;
@@ -36,7 +39,7 @@ impl Handler for Counting {
 }
 
 async fn receive(form: Form, socket: WebSocket, handler: Counting) {
-    let count = async |mut socket: WebSocket| -> Result<()> {
+    let count = async |mut socket: WebSocket| -> sockeye::Result<()> {
         while socket.recv().await?.is_some() {
             handler.count();
         }
@@ -79,5 +82,29 @@ async fn the_runtime_has_its_turn_after_four_reads() {
         });
         within(turns).await;
         assert!(most <= MOST, "{role:?} {form:?}: {most} messages in a turn");
+    }
+}
+
+/// A bug: on a connection that nobody drives, who receives looked at the time, and wrote what was left, only where there
+/// was nothing to read.
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_kept_whose_peer_never_pauses() {
+    for role in BOTH {
+        let setup = Setup {
+            pipe: 8 << 20,
+            ..Setup::default()
+        };
+        let (mut socket, mut peer) = setup.open(role).await;
+        tokio::spawn(async move { while let Ok(Some(_)) = socket.recv().await {} });
+        let frames = peer.frame(0x82, vec![7; 16 << 10]).repeat(64);
+        // 33 seconds, and a ping is due after 30.
+        for _ in 0..330 {
+            peer.stream.write_all(&frames).await.unwrap();
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        let mut ping = [0; 1];
+        let read = peer.stream.read(&mut ping).now_or_never();
+        assert_eq!(read.map(Result::ok), Some(Some(1)), "{role:?}");
+        assert_eq!(ping, [0x89]);
     }
 }

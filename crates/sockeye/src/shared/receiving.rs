@@ -31,19 +31,6 @@ impl Shared {
         })
     }
 
-    /// Whether a Close was not answered in time, for a task that receives and never comes to wait. Where nobody
-    /// drives, it is the one to find that out.
-    pub(crate) fn has_timed_out(&self) -> bool {
-        let late = self.access(|access| match access {
-            Access::Free(link, _) => matches!(link.deadline(), Some(by) if by <= Instant::now()),
-            Access::Driven(_) | Access::Remote(_) => false,
-        });
-        if late {
-            self.end(Ended::TimedOut);
-        }
-        matches!(self.lock().ended(), Some(Ended::TimedOut))
-    }
-
     /// For a task that receives where nobody drives: waits until a Close must have been answered.
     pub(crate) fn poll_until(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         // As for the driver: not by the timer alone.
@@ -136,6 +123,31 @@ impl Shared {
             return self.park(cx, held_back);
         }
         Ok(parked)
+    }
+
+    /// For a task that receives, whose turn is over before it has found that there is nothing: keeps the
+    /// connection where nobody drives it, as [`park`](Self::park) does. Tells whether the peer is given up.
+    pub(crate) fn is_over_between_turns(&self, cx: &mut Context<'_>) -> bool {
+        let (mut due, mut late) = (None, false);
+        self.access(|access| {
+            if let Access::Free(link, _) = access {
+                due = self.tick_free(cx, link);
+                if !link.is_written() {
+                    let _ = self.poll_flush_free(cx, link);
+                }
+                late = matches!(link.deadline(), Some(by) if by <= Instant::now());
+            }
+        });
+        match due {
+            Some(Step::Close { reason }) => {
+                let _ = self.apply(Command::Close(leaving(reason)));
+            }
+            Some(Step::GiveUp) => self.end(Ended::Silent),
+            None | Some(Step::Ping | Step::Ask { .. }) if late => self.end(Ended::TimedOut),
+            None | Some(Step::Ping | Step::Ask { .. }) => {}
+        }
+        // What else has ended it is told once all that has come is taken.
+        matches!(self.ended(), Some(Ended::TimedOut | Ended::Silent))
     }
 
     /// Says that someone reads, or has something to read.
