@@ -415,13 +415,13 @@ impl Link {
             return Ok(false);
         };
         output.advance(count);
-        let buffer = output.take_buffer();
         self.sender.meter().count_written(count);
-        let all = buffer.is_some();
-        if let Some(buffer) = buffer {
-            buffers::put_output(buffer);
-        }
-        Ok(all)
+        // Asked for again: the answer to a ping may have waited until there is room, and is in it then.
+        let Some(buffer) = self.sender.output().take_buffer() else {
+            return Ok(false);
+        };
+        buffers::put_output(buffer);
+        Ok(true)
     }
 
     /// Writes until nothing waits. Once both sides have closed, ends the transport too (RFC 6455

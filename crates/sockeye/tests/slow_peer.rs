@@ -333,3 +333,25 @@ mod half_closed_tcp {
         }
     }
 }
+
+/// RFC 6455 §5.5.3 permits to answer the newest ping alone. It waits for room, and is answered once there is.
+#[tokio::test]
+async fn the_newest_of_many_pings_is_answered_without_another() {
+    for role in BOTH {
+        for form in FORMS {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let theirs = TcpStream::connect(listener.local_addr().unwrap());
+            let (theirs, accepted) = tokio::join!(theirs, listener.accept());
+            let (ours, _) = accepted.unwrap();
+            let (socket, mut peer) = Setup::default()
+                .open_over(role, ours, theirs.unwrap())
+                .await;
+            let _seen = echo(form, socket);
+            let pings = (0..1000).flat_map(|n| peer.frame(0x89, format!("{n:<125}")));
+            let pings: Vec<u8> = pings.collect();
+            peer.send(pings).await;
+            let newest = async { while !peer.expect(0x8A).await.starts_with(b"999 ") {} };
+            within(newest).await;
+        }
+    }
+}
