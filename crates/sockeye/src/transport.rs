@@ -107,14 +107,12 @@ impl WriteHalf {
         let Some(only) = output.only_chunk() else {
             return self.poll_write_pieces(cx, output);
         };
+        // Without a waker first, which most writes do not need.
+        if let Some(count) = self.try_write(only)? {
+            return Poll::Ready(Ok(count));
+        }
         match self {
-            // Without a waker first, which most writes do not need.
-            Self::Tcp(half) => match half.try_write(only) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    Pin::new(half).poll_write(cx, only)
-                }
-                written => Poll::Ready(written),
-            },
+            Self::Tcp(half) => Pin::new(half).poll_write(cx, only),
             Self::Other(half) | Self::Unflushed(half) => {
                 let written = Pin::new(half).poll_write(cx, only);
                 self.note(&written);

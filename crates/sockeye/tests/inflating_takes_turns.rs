@@ -91,19 +91,7 @@ async fn others_have_theirs_between_two_messages() {
             let one = peer.frame(0xC2, deflated(&vec![0; 1 << 20]));
             assert!(one.len() < 2000);
             peer.send(one.repeat(MESSAGES)).await;
-            let (mut before, mut most) = (0, 0);
-            let turns = poll_fn(|cx| {
-                let now = seen.0.load(Ordering::Relaxed);
-                most = most.max(now - before);
-                before = now;
-                if now == MESSAGES {
-                    return Poll::Ready(());
-                }
-                // As soon as it is its turn again, which is not what tokio's `yield_now` asks for.
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            });
-            within(turns).await;
+            let most = most_in_a_turn(&seen.0, MESSAGES).await;
             assert!(most <= 2, "{role:?} {form}: {most} messages in a turn");
         }
     }

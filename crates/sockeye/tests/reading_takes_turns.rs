@@ -5,12 +5,10 @@
 mod wire;
 
 use std::{
-    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
@@ -69,18 +67,7 @@ async fn the_runtime_has_its_turn_after_four_reads() {
         let handled = Arc::new(AtomicUsize::new(0));
         let seen = handled.clone();
         tokio::spawn(receive(form, socket, Counting(handled)));
-        let (mut before, mut most) = (0, 0);
-        let turns = poll_fn(|cx| {
-            let now = seen.load(Ordering::Relaxed);
-            most = most.max(now - before);
-            before = now;
-            if now == MESSAGES {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        });
-        within(turns).await;
+        let most = most_in_a_turn(&seen, MESSAGES).await;
         assert!(most <= MOST, "{role:?} {form:?}: {most} messages in a turn");
     }
 }

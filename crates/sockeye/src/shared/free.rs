@@ -59,8 +59,8 @@ impl Shared {
         }
     }
 
-    /// Does what is due on a free link, for a task that receives. Gives what is left to be done.
-    pub(crate) fn tick_free(&self, cx: &mut Context<'_>, link: &mut Link) -> Option<Step> {
+    /// Does what is due on a free link, for a task that receives, and writes what is left. Gives what else is to be done.
+    pub(crate) fn keep_free(&self, cx: &mut Context<'_>, link: &mut Link) -> Option<Step> {
         let mut left = None;
         let mut tick = |cx: &mut Context<'_>| {
             while link.is_due(cx) {
@@ -77,6 +77,9 @@ impl Shared {
             tick(&mut Context::from_waker(&all));
         } else {
             tick(cx);
+        }
+        if !link.is_written() {
+            let _ = self.poll_flush_free(cx, link);
         }
         left
     }

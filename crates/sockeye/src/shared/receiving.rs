@@ -89,10 +89,7 @@ impl Shared {
                 Ok(None)
             }
             Access::Free(link, state) => {
-                due = self.tick_free(cx, link);
-                if !link.is_written() {
-                    let _ = self.poll_flush_free(cx, link);
-                }
+                due = self.keep_free(cx, link);
                 if let Some(lost) = link.broken() {
                     state.seldom.get_or_insert_default().broken = Some(lost.clone());
                 }
@@ -131,10 +128,7 @@ impl Shared {
         let (mut due, mut late) = (None, false);
         self.access(|access| {
             if let Access::Free(link, _) = access {
-                due = self.tick_free(cx, link);
-                if !link.is_written() {
-                    let _ = self.poll_flush_free(cx, link);
-                }
+                due = self.keep_free(cx, link);
                 late = matches!(link.deadline(), Some(by) if by <= Instant::now());
             }
         });

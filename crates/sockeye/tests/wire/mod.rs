@@ -7,7 +7,13 @@
     clippy::unwrap_used
 )] // tests take what they need
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{
+    fmt::Debug,
+    future::{Future, poll_fn},
+    sync::atomic::{AtomicUsize, Ordering},
+    task::Poll,
+    time::Duration,
+};
 
 use sockeye::{
     Acceptor, Client, CloseCode, DeflateConfig, Ended, Error, Handler, Limits, Message, MessageRef,
@@ -499,4 +505,22 @@ impl Handler for Echo {
 /// That both are the same, told by their `Debug`: errors of the system cannot be compared.
 pub fn assert_alike(left: &impl Debug, right: &impl Debug) {
     assert_eq!(format!("{left:?}"), format!("{right:?}"));
+}
+
+/// The most by which a count grows, until it is `all`, before another task of the same thread has its turn.
+pub async fn most_in_a_turn(count: &AtomicUsize, all: usize) -> usize {
+    let (mut before, mut most) = (0, 0);
+    let turns = poll_fn(|cx| {
+        let now = count.load(Ordering::Relaxed);
+        most = most.max(now - before);
+        before = now;
+        if now == all {
+            return Poll::Ready(());
+        }
+        // As soon as it is its turn again, which is not what tokio's `yield_now` asks for.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    within(turns).await;
+    most
 }
