@@ -1,7 +1,7 @@
 //! Header fields: one view for the rules, one compact list of our own (RFC 9110 §5).
 
-use alloc::{string::String, vec::Vec};
-use core::{fmt, str};
+use alloc::{boxed::Box, string::String, vec::Vec};
+use core::{fmt, mem, str};
 
 use super::HandshakeError;
 
@@ -98,6 +98,12 @@ pub struct Headers {
     /// Where the first field begins, as [`Start`]; what stands before it, as a request's line; then for
     /// each field how long its name and its value are, and both. Comparing names is all that most
     /// look-ups do, so that they are bytes. Nothing where there is neither a line nor a field.
+    bytes: Box<[u8]>,
+}
+
+/// A list that is being made, and has room for more than is in it.
+#[derive(Default)]
+pub(super) struct Draft {
     bytes: Vec<u8>,
 }
 
@@ -181,30 +187,11 @@ fn common<'v>(name: &str, value: &'v [u8]) -> Option<(u16, &'v [u8])> {
 
 impl Headers {
     /// An empty list, which owns no memory.
-    pub const fn new() -> Self {
-        Self { bytes: Vec::new() }
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// An empty list behind `line`, with just the room for some fields. `None` where the line is too long.
-    pub(super) fn behind<'f>(
-        line: [&str; 2],
-        fields: impl Iterator<Item = (&'f str, &'f [u8])>,
-    ) -> Option<Self> {
-        let [method, target] = line;
-        let start = size_of::<Start>() + method.len() + 1 + target.len();
-        let fields = fields.map(|(name, value)| {
-            let uncommon = name.len() + value.len();
-            LENGTHS + common(name, value).map_or(uncommon, |(_, value)| value.len())
-        });
-        let mut bytes = Vec::with_capacity(start + fields.sum::<usize>());
-        bytes.extend_from_slice(&Start::try_from(start).ok()?.to_ne_bytes());
-        bytes.extend_from_slice(method.as_bytes());
-        bytes.push(b' ');
-        bytes.extend_from_slice(target.as_bytes());
-        Some(Self { bytes })
-    }
-
-    /// What stands before the fields: the two parts of a line, with a space between them.
+    /// What stands before the fields.
     pub(super) fn line(&self) -> &[u8] {
         let line = self.bytes.get(size_of::<Start>()..self.start());
         line.unwrap_or_default()
@@ -222,46 +209,12 @@ impl Headers {
     /// [`HandshakeError::InvalidHeader`] for a name that is not a token, and for a value with a
     /// line break or another control character: it would end the field and begin another.
     pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HandshakeError> {
-        field_value(value.as_ref())
-            .filter(|_| is_token(name.as_bytes()))
-            .and_then(|value| self.append(None, name, value))
-            .ok_or_else(|| HandshakeError::InvalidHeader(name.into()))
-    }
-
-    /// Appends a field that a parser has found to be one, with numbers in place of what is [common](COMMON): what is
-    /// read may stay for long, and what is pushed is soon written. `None` where it is too long.
-    pub(super) fn append_read(&mut self, name: &str, value: &[u8]) -> Option<()> {
-        self.append(common(name, value), name, value)
-    }
-
-    fn append(&mut self, common: Option<(u16, &[u8])>, name: &str, value: &[u8]) -> Option<()> {
-        let name_len = u16::try_from(name.len()).ok();
-        let name_len = name_len.filter(|len| *len < NUMBERED);
-        let short = |value: &[u8]| u16::try_from(value.len()).ok();
-        let (stands, value_len, name, value) = match (common, name_len, short(value)) {
-            (Some((number, value)), _, Some(_)) => (number, short(value)?, "", value),
-            (None, Some(name_len), Some(value_len)) => (name_len, value_len, name, value),
-            _ => (LONG, 0, name, value),
+        let mut draft = Draft {
+            bytes: mem::take(&mut self.bytes).into_vec(),
         };
-        let len = LENGTHS + name.len() + value.len();
-        if self.bytes.is_empty() {
-            let start = size_of::<Start>();
-            self.bytes.reserve(start + len);
-            self.bytes
-                .extend_from_slice(&(start as Start).to_ne_bytes());
-        }
-        self.bytes.reserve(len);
-        let lengths = [stands, value_len].map(u16::to_ne_bytes);
-        self.bytes.extend_from_slice(lengths.as_flattened());
-        if stands == LONG {
-            let name_len = u32::try_from(name.len()).ok()?;
-            let value_len = u32::try_from(value.len()).ok()?;
-            self.bytes.extend_from_slice(&name_len.to_ne_bytes());
-            self.bytes.extend_from_slice(&value_len.to_ne_bytes());
-        }
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.extend_from_slice(value);
-        Some(())
+        let pushed = draft.push(name, value.as_ref());
+        *self = draft.finish();
+        pushed
     }
 
     /// How many fields there are.
@@ -303,6 +256,79 @@ impl Headers {
         lines
             .map(|(name, value)| name.len() + value.len() + 4)
             .sum()
+    }
+}
+
+impl Draft {
+    /// An empty list behind a line in some pieces, with just the room for some fields. `None` where the line
+    /// is too long.
+    pub(super) fn behind<'f>(
+        line: &[&str],
+        fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+    ) -> Option<Self> {
+        let line_len: usize = line.iter().map(|piece| piece.len()).sum();
+        let start = size_of::<Start>() + line_len;
+        let fields = fields.map(|(name, value)| {
+            let uncommon = name.len() + value.len();
+            LENGTHS + common(name, value).map_or(uncommon, |(_, value)| value.len())
+        });
+        let mut bytes = Vec::with_capacity(start + fields.sum::<usize>());
+        bytes.extend_from_slice(&Start::try_from(start).ok()?.to_ne_bytes());
+        for piece in line {
+            bytes.extend_from_slice(piece.as_bytes());
+        }
+        Some(Self { bytes })
+    }
+
+    /// As [`Headers::push`].
+    pub(super) fn push(&mut self, name: &str, value: &[u8]) -> Result<(), HandshakeError> {
+        field_value(value)
+            .filter(|_| is_token(name.as_bytes()))
+            .and_then(|value| self.append(None, name, value))
+            .ok_or_else(|| HandshakeError::InvalidHeader(name.into()))
+    }
+
+    /// Appends a field that a parser has found to be one, with numbers in place of what is [common](COMMON): what is
+    /// read may stay for long, and what is pushed is soon written. `None` where it is too long.
+    pub(super) fn append_read(&mut self, name: &str, value: &[u8]) -> Option<()> {
+        self.append(common(name, value), name, value)
+    }
+
+    fn append(&mut self, common: Option<(u16, &[u8])>, name: &str, value: &[u8]) -> Option<()> {
+        let name_len = u16::try_from(name.len()).ok();
+        let name_len = name_len.filter(|len| *len < NUMBERED);
+        let short = |value: &[u8]| u16::try_from(value.len()).ok();
+        let (stands, value_len, name, value) = match (common, name_len, short(value)) {
+            (Some((number, value)), _, Some(_)) => (number, short(value)?, "", value),
+            (None, Some(name_len), Some(value_len)) => (name_len, value_len, name, value),
+            _ => (LONG, 0, name, value),
+        };
+        let len = LENGTHS + name.len() + value.len();
+        if self.bytes.is_empty() {
+            let start = size_of::<Start>();
+            self.bytes.reserve(start + len);
+            self.bytes
+                .extend_from_slice(&(start as Start).to_ne_bytes());
+        }
+        self.bytes.reserve(len);
+        let lengths = [stands, value_len].map(u16::to_ne_bytes);
+        self.bytes.extend_from_slice(lengths.as_flattened());
+        if stands == LONG {
+            let name_len = u32::try_from(name.len()).ok()?;
+            let value_len = u32::try_from(value.len()).ok()?;
+            self.bytes.extend_from_slice(&name_len.to_ne_bytes());
+            self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+        }
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(value);
+        Some(())
+    }
+
+    /// The list, in memory of just its size.
+    pub(super) fn finish(self) -> Headers {
+        Headers {
+            bytes: self.bytes.into_boxed_slice(),
+        }
     }
 }
 
@@ -430,13 +456,14 @@ mod tests {
     fn fields_may_be_of_any_length() {
         let (most, numbered) = (usize::from(u16::MAX), usize::from(NUMBERED));
         let lengths = [1, numbered - 1, numbered, most - 1, most, most + 1];
-        let mut headers = Headers::new();
+        let mut draft = Draft::default();
         for len in lengths {
             let (name, value) = ("N".repeat(len), "v".repeat(len));
-            headers.push("Short", &value).unwrap();
-            headers.append_read("Host", value.as_bytes()).unwrap();
-            headers.append_read(&name, b"short").unwrap();
+            draft.push("Short", value.as_bytes()).unwrap();
+            draft.append_read("Host", value.as_bytes()).unwrap();
+            draft.append_read(&name, b"short").unwrap();
         }
+        let headers = draft.finish();
         let expected = lengths.map(|len| [(5, len), (4, len), (len, 5)]);
         let found: Vec<_> = headers.iter().map(|(n, v)| (n.len(), v.len())).collect();
         assert_eq!(found, expected.concat());
@@ -449,7 +476,6 @@ mod tests {
     #[test]
     fn a_common_field_takes_no_bytes_and_is_told_as_it_came() {
         for (name, usual) in COMMON {
-            let mut headers = Headers::new();
             let lower = name.to_lowercase();
             let fields = [
                 (name, "1"),
@@ -457,17 +483,18 @@ mod tests {
                 (name, usual),
                 (name, ""),
             ];
-            for (name, value) in fields {
-                headers.append_read(name, value.as_bytes()).unwrap();
-            }
             let fields = fields.map(|(name, value)| (name, value.as_bytes()));
+            let mut draft = Draft::behind(&[], fields.into_iter()).unwrap();
+            let room = draft.bytes.capacity();
+            for (name, value) in fields {
+                draft.append_read(name, value).unwrap();
+            }
+            let headers = draft.finish();
             let found: Vec<_> = headers.iter().collect();
             assert_eq!(found, fields);
             assert_eq!(headers.values(name).count(), fields.len(), "{name}");
             let bytes = size_of::<Start>() + fields.len() * LENGTHS + 2 + name.len();
-            assert_eq!(headers.bytes.len(), bytes, "{name}");
-            let behind = Headers::behind(["", ""], fields.into_iter()).unwrap();
-            assert_eq!(behind.bytes.capacity(), bytes + 1, "{name}");
+            assert_eq!((headers.bytes.len(), room), (bytes, bytes), "{name}");
         }
     }
 

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 
 use super::{
     Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, Request, UpgradeRequest, Version,
-    request::LINE_TOO_LONG,
+    headers::Draft, request::LINE_TOO_LONG,
 };
 
 impl From<http::Version> for Version {
@@ -31,9 +31,10 @@ impl Request {
         version: http::Version,
         headers: &http::HeaderMap,
     ) -> Result<Self, HandshakeError> {
-        let method = method.as_str();
-        let headers = own([method, &uri.to_string()], headers)?;
-        Ok(Self::from_parts(headers, version.into()))
+        let target = uri.to_string();
+        Self::from_parts(version.into(), method.as_str(), &target, |line| {
+            own(line, headers)
+        })
     }
 }
 
@@ -103,7 +104,7 @@ impl UpgradeRequest {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             return self.check_headers(response.headers());
         }
-        let headers = own(["", ""], response.headers())?;
+        let headers = own(&[], response.headers())?;
         let status = response.status().as_u16();
         Err(HandshakeError::Status(
             super::Response::from_parts(status, headers).into(),
@@ -111,16 +112,16 @@ impl UpgradeRequest {
     }
 }
 
-fn own(line: [&str; 2], map: &http::HeaderMap) -> Result<Headers, HandshakeError> {
+fn own(line: &[&str], map: &http::HeaderMap) -> Result<Headers, HandshakeError> {
     let fields = || {
         let fields = map.iter();
         fields.map(|(name, value)| (name.as_str(), value.as_bytes()))
     };
-    let mut headers = Headers::behind(line, fields()).ok_or(LINE_TOO_LONG)?;
+    let mut draft = Draft::behind(line, fields()).ok_or(LINE_TOO_LONG)?;
     for (name, value) in fields() {
-        headers.push(name, value)?;
+        draft.push(name, value)?;
     }
-    Ok(headers)
+    Ok(draft.finish())
 }
 
 fn append(map: &mut http::HeaderMap, headers: &Headers) {

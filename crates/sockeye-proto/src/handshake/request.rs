@@ -5,7 +5,7 @@ use core::{fmt, mem::MaybeUninit, str};
 
 use super::{
     Accept, HandshakeError, HeaderFields, Headers, Key, Subprotocols,
-    headers::{has_token, is_same},
+    headers::{Draft, has_token, is_same},
 };
 use crate::deflate::{DeflateConfig, DeflateParams, parse_extensions};
 
@@ -23,13 +23,34 @@ pub enum Version {
     Http3,
 }
 
+impl Version {
+    /// What stands for it in memory: one byte.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Http10 => "0",
+            Self::Http11 => "1",
+            Self::Http2 => "2",
+            Self::Http3 => "3",
+        }
+    }
+
+    fn from_mark(mark: u8) -> Self {
+        match mark {
+            b'1' => Self::Http11,
+            b'2' => Self::Http2,
+            b'3' => Self::Http3,
+            _ => Self::Http10,
+        }
+    }
+}
+
 /// A request as a server received it.
 #[derive(Clone)]
-pub struct Request {
-    /// Behind the method and the target: one piece of memory for as long as the connection is open.
-    headers: Headers,
-    version: Version,
-}
+pub struct Request(
+    /// Behind the mark of the version, the method, a space and the target: one piece of memory, and one pointer to
+    /// it, for as long as the connection is open.
+    Headers,
+);
 
 impl Request {
     /// Reads a whole head, from the first byte to the empty line, as
@@ -63,14 +84,19 @@ impl Request {
         else {
             return Err(HandshakeError::Malformed("the request line is incomplete"));
         };
-        let headers = own_fields([method, target], request.headers)?;
-        let version = version_from_minor(minor);
-        Ok(Self::from_parts(headers, version))
+        Self::from_parts(version_from_minor(minor), method, target, |line| {
+            own_fields(line, request.headers)
+        })
     }
 
-    /// A request whose head was read, with the method and the target before its fields.
-    pub(super) fn from_parts(headers: Headers, version: Version) -> Self {
-        Self { headers, version }
+    /// A request whose head was read; `own` gives its fields, behind what is to stand before them.
+    pub(super) fn from_parts(
+        version: Version,
+        method: &str,
+        target: &str,
+        own: impl FnOnce(&[&str]) -> Result<Headers, HandshakeError>,
+    ) -> Result<Self, HandshakeError> {
+        own(&[version.mark(), method, " ", target]).map(Self)
     }
 
     /// The method, `GET` for a WebSocket.
@@ -87,7 +113,8 @@ impl Request {
 
     /// The method and the target: there is no space in a method.
     fn line(&self) -> (&[u8], &[u8]) {
-        let line = self.headers.line();
+        let line = self.0.line();
+        let line = line.get(1..).unwrap_or_default();
         let method = line.iter().position(|byte| *byte == b' ').unwrap_or(0);
         (&line[..method], line.get(method + 1..).unwrap_or_default())
     }
@@ -130,19 +157,20 @@ impl Request {
 
     /// The version of HTTP.
     pub fn version(&self) -> Version {
-        self.version
+        let mark = self.0.line().first().copied();
+        Version::from_mark(mark.unwrap_or_default())
     }
 
     /// The header fields.
     pub fn headers(&self) -> &Headers {
-        &self.headers
+        &self.0
     }
 
     /// Whether the request asks for a WebSocket at all, however badly: `Upgrade` says so.
     ///
     /// Where it does not, it belongs to an HTTP service.
     pub fn is_upgrade(&self) -> bool {
-        self.headers.contains_token("Upgrade", "websocket")
+        self.0.contains_token("Upgrade", "websocket")
     }
 
     /// Applies the rules of §4.2.1.
@@ -150,15 +178,13 @@ impl Request {
     /// # Errors
     /// The first rule that is broken; [`Refusal::from`](super::Refusal) it answers the client.
     pub fn check(&self) -> Result<Offer, HandshakeError> {
-        Offer::check(self.method(), self.version, &self.headers)
+        Offer::check(self.method(), self.version(), &self.0)
     }
 }
 
 impl PartialEq for Request {
     fn eq(&self, other: &Self) -> bool {
-        self.version == other.version
-            && self.headers.line() == other.headers.line()
-            && self.headers == other.headers
+        self.0.line() == other.0.line() && self.0 == other.0
     }
 }
 
@@ -169,8 +195,8 @@ impl fmt::Debug for Request {
         f.debug_struct("Request")
             .field("method", &self.method())
             .field("target", &self.target())
-            .field("version", &self.version)
-            .field("headers", &self.headers)
+            .field("version", &self.version())
+            .field("headers", self.headers())
             .finish()
     }
 }
@@ -430,25 +456,28 @@ impl UpgradeRequest {
         if !self.target.starts_with('/') || !visible(&self.target) || self.target.contains('#') {
             return Err(HandshakeError::InvalidTarget(self.target.clone()));
         }
-        let mut all = Headers::new();
-        all.push("Host", &self.host)?;
-        all.push("Upgrade", "websocket")?;
-        all.push("Connection", "Upgrade")?;
-        all.push("Sec-WebSocket-Key", self.key.as_str())?;
-        all.push("Sec-WebSocket-Version", "13")?;
+        let mut all = Draft::default();
+        all.push("Host", self.host.as_bytes())?;
+        all.push("Upgrade", b"websocket")?;
+        all.push("Connection", b"Upgrade")?;
+        all.push("Sec-WebSocket-Key", self.key.as_str().as_bytes())?;
+        all.push("Sec-WebSocket-Version", b"13")?;
         if let Some(origin) = &self.origin {
-            all.push("Origin", origin)?;
+            all.push("Origin", origin.as_bytes())?;
         }
         if !self.subprotocols.is_empty() {
-            all.push("Sec-WebSocket-Protocol", self.subprotocols.to_value())?;
+            all.push(
+                "Sec-WebSocket-Protocol",
+                self.subprotocols.to_value().as_bytes(),
+            )?;
         }
         if let Some(extensions) = &self.extensions {
-            all.push("Sec-WebSocket-Extensions", extensions)?;
+            all.push("Sec-WebSocket-Extensions", extensions.as_bytes())?;
         }
         for (name, value) in self.headers.iter() {
             all.push(name, value)?;
         }
-        Ok(all)
+        Ok(all.finish())
     }
 }
 
@@ -511,24 +540,24 @@ pub(super) fn check_whole(
 pub(super) const LINE_TOO_LONG: HandshakeError =
     HandshakeError::Malformed("the first line is too long");
 
-/// Copies what httparse found out of the read buffer, behind what a request's line says.
+/// Copies what httparse found out of the read buffer, behind what is to stand before it.
 ///
 /// It lets no name and no value through that [`Headers::push`] would not, so that they are not looked
 /// at again, which took a fifth of all that a server does for a request.
 pub(super) fn own_fields(
-    line: [&str; 2],
+    line: &[&str],
     fields: &[httparse::Header<'_>],
 ) -> Result<Headers, HandshakeError> {
     let fields = fields
         .iter()
         .map(|field| (field.name, field.value.trim_ascii()));
-    let mut headers = Headers::behind(line, fields.clone()).ok_or(LINE_TOO_LONG)?;
+    let mut draft = Draft::behind(line, fields.clone()).ok_or(LINE_TOO_LONG)?;
     for (name, value) in fields {
-        headers
+        draft
             .append_read(name, value)
             .ok_or(HandshakeError::Malformed("a header is too long"))?;
     }
-    Ok(headers)
+    Ok(draft.finish())
 }
 
 pub(super) fn version_from_minor(minor: u8) -> Version {

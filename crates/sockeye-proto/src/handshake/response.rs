@@ -317,7 +317,7 @@ impl Response {
         Ok(Self {
             status,
             reason: response.reason.unwrap_or_default().into(),
-            headers: own_fields(["", ""], response.headers)?,
+            headers: own_fields(&[], response.headers)?,
             body: Vec::new(),
         })
     }
