@@ -3,8 +3,14 @@
 use alloc::boxed::Box;
 use core::{
     ops::AddAssign,
-    sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicBool, AtomicU32, AtomicUsize,
+        Ordering::{Acquire, Relaxed, Release},
+        fence,
+    },
 };
+
+use once_cell::race::OnceBox;
 
 use crate::OpCode;
 
@@ -18,8 +24,9 @@ use crate::OpCode;
 pub struct Meter {
     received: Often,
     received_seldom: Seldom,
-    /// There where compression was agreed: received, then sent.
-    compression: Option<Box<[Compression; 2]>>,
+    /// Received, then sent: there where compression was agreed, or messages of both kinds went in one direction.
+    /// Most connections have neither.
+    more: OnceBox<[More; 2]>,
     sent_seldom: Seldom,
     sent: Often,
 }
@@ -27,8 +34,17 @@ pub struct Meter {
 #[derive(Debug, Default)]
 struct Often {
     bytes: AtomicUsize,
-    text: Counting,
-    binary: Counting,
+    /// Messages of the kind that the first is of.
+    first: Counting,
+    /// Whether that is binary.
+    binary_first: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct More {
+    /// Messages of the other kind.
+    other: Counting,
+    compression: Compression,
 }
 
 /// Half as wide as what is counted often: a million pings a second take an hour to wrap it.
@@ -53,9 +69,9 @@ struct Counting {
 /// One direction, to be written by the half that it belongs to.
 #[derive(Clone, Copy)]
 pub(crate) struct Flow<'a> {
-    often: &'a Often,
-    seldom: &'a Seldom,
-    compression: Option<&'a Compression>,
+    // Not the parts of it, which would be at hand for each message and are needed for few.
+    meter: &'a Meter,
+    sent: bool,
 }
 
 /// What a connection has carried since it opened. Everything wraps where `usize` does, pings and pongs
@@ -104,10 +120,14 @@ pub struct Count {
 impl Meter {
     /// For a connection that `compresses`, or not.
     pub(crate) fn new(compresses: bool) -> Self {
+        let more = OnceBox::new();
+        if compresses {
+            more.get_or_init(Box::default);
+        }
         Self {
             received: Often::default(),
             received_seldom: Seldom::default(),
-            compression: compresses.then(Box::default),
+            more,
             sent_seldom: Seldom::default(),
             sent: Often::default(),
         }
@@ -142,8 +162,8 @@ impl Meter {
     /// How many payload bytes of compressed messages were received, as they travelled.
     #[inline]
     pub fn read_compressed(&self) -> usize {
-        let counting = self.received().compression;
-        counting.map_or(0, |counting| counting.compressed.load(Relaxed))
+        let more = self.received().more();
+        more.map_or(0, |more| more.compression.compressed.load(Relaxed))
     }
 
     /// How many bytes were written to the transport.
@@ -155,23 +175,21 @@ impl Meter {
     #[inline]
     pub(crate) fn received(&self) -> Flow<'_> {
         Flow {
-            often: &self.received,
-            seldom: &self.received_seldom,
-            compression: self.compression.as_deref().map(|[received, _]| received),
+            meter: self,
+            sent: false,
         }
     }
 
     #[inline]
     pub(crate) fn sent(&self) -> Flow<'_> {
         Flow {
-            often: &self.sent,
-            seldom: &self.sent_seldom,
-            compression: self.compression.as_deref().map(|[_, sent]| sent),
+            meter: self,
+            sent: true,
         }
     }
 }
 
-impl Flow<'_> {
+impl<'a> Flow<'a> {
     /// Counts a whole message of `len` bytes.
     #[inline]
     pub(crate) fn message(self, text: bool, len: usize) {
@@ -193,42 +211,85 @@ impl Flow<'_> {
     /// Counts what a compressed message, or a part of one, is on its way, and as it is.
     pub(crate) fn compressed(self, compressed: usize, uncompressed: usize) {
         // Where nothing was agreed, nothing is compressed.
-        if let Some(counting) = self.compression {
-            add(&counting.compressed, compressed);
-            add(&counting.uncompressed, uncompressed);
+        if let Some(More { compression, .. }) = self.more() {
+            add(&compression.compressed, compressed);
+            add(&compression.uncompressed, uncompressed);
         }
     }
 
     /// Counts a ping or a pong; a Close is nothing to count.
     pub(crate) fn control(self, opcode: OpCode) {
         let count = match opcode {
-            OpCode::Ping => &self.seldom.pings,
-            OpCode::Pong => &self.seldom.pongs,
+            OpCode::Ping => &self.seldom().pings,
+            OpCode::Pong => &self.seldom().pongs,
             _ => return,
         };
         count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     #[inline]
-    fn of(&self, text: bool) -> &Counting {
-        if text {
-            &self.often.text
+    fn of(self, text: bool) -> &'a Counting {
+        let often = self.often();
+        if text != often.binary_first.load(Relaxed) {
+            &often.first
         } else {
-            &self.often.binary
+            self.of_other(text)
         }
     }
 
+    #[cold]
+    fn of_other(self, text: bool) -> &'a Counting {
+        let often = self.often();
+        if often.first.read() == Count::default() {
+            often.binary_first.store(!text, Relaxed);
+            // Whoever sees what is counted then sees this too.
+            fence(Release);
+            return &often.first;
+        }
+        let more = self.meter.more.get_or_init(Box::default);
+        &more[usize::from(self.sent)].other
+    }
+
+    #[inline]
+    fn often(self) -> &'a Often {
+        if self.sent {
+            &self.meter.sent
+        } else {
+            &self.meter.received
+        }
+    }
+
+    fn seldom(self) -> &'a Seldom {
+        if self.sent {
+            &self.meter.sent_seldom
+        } else {
+            &self.meter.received_seldom
+        }
+    }
+
+    fn more(self) -> Option<&'a More> {
+        let more = self.meter.more.get();
+        more.map(|more| &more[usize::from(self.sent)])
+    }
+
     fn read(self) -> Traffic {
-        let Flow { often, seldom, .. } = self;
+        let (often, seldom, more) = (self.often(), self.seldom(), self.more());
         let load = |count: &AtomicUsize| count.load(Relaxed) as u64;
+        let first = often.first.read();
+        let other = more.map_or_else(Count::default, |more| more.other.read());
+        fence(Acquire);
+        let (text, binary) = match often.binary_first.load(Relaxed) {
+            false => (first, other),
+            true => (other, first),
+        };
         Traffic {
             bytes: load(&often.bytes),
-            text: often.text.read(),
-            binary: often.binary.read(),
+            text,
+            binary,
             pings: seldom.pings.load(Relaxed).into(),
             pongs: seldom.pongs.load(Relaxed).into(),
-            compressed: self.compression.map_or(0, |c| load(&c.compressed)),
-            uncompressed: self.compression.map_or(0, |c| load(&c.uncompressed)),
+            compressed: more.map_or(0, |more| load(&more.compression.compressed)),
+            uncompressed: more.map_or(0, |more| load(&more.compression.uncompressed)),
         }
     }
 }

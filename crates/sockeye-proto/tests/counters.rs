@@ -113,6 +113,26 @@ fn messages_of_each_kind_and_size_in_both_directions() {
 }
 
 #[test]
+fn the_first_message_may_be_of_either_kind_and_empty() {
+    let text = || Message::from("text");
+    let binary = || Message::from(vec![7u8; 3]);
+    for (messages, expected) in [
+        (vec![binary(), text(), binary()], [(1, 4), (2, 6)]),
+        (vec![text(), binary(), text()], [(2, 8), (1, 3)]),
+        (vec![vec![].into(), text()], [(1, 4), (1, 0)]),
+        (vec!["".into(), binary()], [(1, 0), (1, 3)]),
+        (vec![binary(), binary()], [(0, 0), (2, 6)]),
+    ] {
+        let mut pair = Pair::new();
+        for message in messages {
+            pair.send(CLIENT_END, message);
+        }
+        pair.carry(CLIENT_END, 100);
+        assert_eq!(counts(pair.sent(CLIENT_END)), expected);
+    }
+}
+
+#[test]
 fn pings_and_their_answers() {
     let mut pair = Pair::new();
     pair.ends[CLIENT_END].ping(b"one").unwrap();
