@@ -146,34 +146,32 @@ impl Users {
         &mut self,
         poll: impl FnOnce(&mut Box<dyn Io>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if let Self::Stream(stream) = self {
+        match self {
             // It is not looked at again after a panic but to be dropped.
-            match catch_unwind(AssertUnwindSafe(|| poll(stream))) {
-                Ok(polled) => return polled,
-                Err(panic) => self.give_up(&*panic),
-            }
+            Self::Stream(stream) => match catch_unwind(AssertUnwindSafe(|| poll(stream))) {
+                Ok(polled) => polled,
+                Err(panic) => Poll::Ready(Err(self.give_up(&*panic))),
+            },
+            Self::Panicked(message) => Poll::Ready(Err(panicked(message))),
         }
-        Poll::Ready(Err(self.panicked()))
     }
 
     #[cold]
-    fn give_up(&mut self, panic: &(dyn Any + Send)) {
+    fn give_up(&mut self, panic: &(dyn Any + Send)) -> io::Error {
         let message = panic.downcast_ref::<String>().map(String::as_str);
         let message = message.or_else(|| panic.downcast_ref().copied());
-        let message = message.unwrap_or("without a message").to_owned();
-        let stream = mem::replace(self, Self::Panicked(message));
+        let message = message.unwrap_or("without a message");
+        let error = panicked(message);
+        let stream = mem::replace(self, Self::Panicked(message.to_owned()));
         // Another panic here has been told of in the same way.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(stream)));
+        error
     }
+}
 
-    #[cold]
-    fn panicked(&self) -> io::Error {
-        let message = match self {
-            Self::Stream(_) => "",
-            Self::Panicked(message) => message,
-        };
-        io::Error::other(format!("its stream panicked: {message}"))
-    }
+#[cold]
+fn panicked(message: &str) -> io::Error {
+    io::Error::other(format!("its stream panicked: {message}"))
 }
 
 /// Does the same with whichever stream it is.
