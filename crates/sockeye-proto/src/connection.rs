@@ -153,7 +153,7 @@ impl Connection {
     ) -> Result<Option<Part>, ProtocolError> {
         let part = self.receiver.receive_part(input, room);
         match &part {
-            Ok(Some(Part::Event(event))) => self.sender.respond_owned(event, now),
+            Ok(Some(Part::Event(event))) => self.sender.respond(&event.as_event(), now),
             Ok(_) => {}
             Err(error) => self.sender.fail(*error, now),
         }

@@ -27,6 +27,8 @@ pub struct OutputBuffer {
     written: usize,
     /// There while payloads wait that are not copied: most connections never have one.
     large: Option<Box<Larges>>,
+    /// The answer to a ping that is to be queued once less waits.
+    pong: Option<Box<[u8]>>,
     len: usize,
 }
 
@@ -127,11 +129,8 @@ impl Output {
     /// Takes the buffer back, where nothing waits in it.
     #[inline]
     pub fn take_buffer(&mut self) -> Option<Box<OutputBuffer>> {
-        if self.is_empty() {
-            self.buffer.take()
-        } else {
-            None
-        }
+        self.buffer
+            .take_if(|buffer| buffer.len == 0 && buffer.pong.is_none())
     }
 
     /// Moves what waits into memory of just its size, so that a lent buffer can be taken back from
@@ -145,6 +144,7 @@ impl Output {
             written: 0,
             bytes,
             large: buffer.large.take(),
+            pong: buffer.pong.take(),
             len: buffer.len,
         };
         let mut lent = mem::replace(buffer, Box::new(rest));
@@ -162,6 +162,29 @@ impl Output {
             buffer.large = None;
         }
         spent
+    }
+
+    /// Lets go of all that waits: none of it will be written.
+    pub fn clear(&mut self) {
+        if let Some(buffer) = &mut self.buffer {
+            (buffer.large, buffer.pong) = (None, None);
+            buffer.clear();
+        }
+    }
+
+    /// Whether an answer to a ping is to be queued once less waits.
+    #[inline]
+    pub(crate) fn has_pong(&self) -> bool {
+        matches!(&self.buffer, Some(buffer) if buffer.pong.is_some())
+    }
+
+    /// Keeps an answer to a ping until less waits, with the buffer, which is there until then.
+    pub(crate) fn hold_pong(&mut self, payload: &[u8]) {
+        self.buffer.get_or_insert_default().pong = Some(payload.into());
+    }
+
+    pub(crate) fn take_pong(&mut self) -> Option<Box<[u8]>> {
+        self.buffer.as_mut()?.pong.take()
     }
 
     /// Appends `count` bytes, to be overwritten.
@@ -440,6 +463,23 @@ mod tests {
             output.advance(999);
         }
         assert!(output.spare() < 300_000, "{}", output.spare());
+    }
+
+    #[test]
+    fn a_buffer_that_keeps_a_pong_stays_until_that_is_taken() {
+        let mut output = Output::default();
+        output.append(1).fill(1);
+        output.hold_pong(b"pong");
+        output.advance(1);
+        assert!(output.take_buffer().is_none());
+        drop(output.trade_buffer());
+        assert_eq!(output.take_pong().as_deref(), Some(&b"pong"[..]));
+        assert!(output.take_buffer().is_some());
+        output.hold_pong(b"pong");
+        output.append_large(vec![0; 10].into());
+        output.clear();
+        assert!(output.is_empty() && output.next_chunk().is_none());
+        assert!(output.take_buffer().is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     CloseCode, CloseFrame, Event, FrameHeader, Message, MessageRef, Meter, OpCode, Outgoing,
-    OwnedEvent, Prepared, ProtocolError, Role, SendError,
+    Prepared, ProtocolError, Role, SendError,
     deflate::{DeflateConfig, Deflater, DeflaterSettings, Deflaters, Direction},
     mask::Mask,
     output::Output,
@@ -26,9 +26,6 @@ pub struct Sender {
     output: Output,
     /// The message that is being sent in parts. Meanwhile no other may come between (§5.4).
     parts: Option<Box<Parts>>,
-    /// The answer to the newest ping, where it could not be queued at once (§5.5.3). Boxed twice, since
-    /// that is seldom so.
-    pong: Option<Box<Box<[u8]>>>,
     /// How long the peer may take to answer a Close; once one was sent, the time by which it must have. In
     /// nanoseconds: that is half of a duration.
     close_time: u64,
@@ -95,7 +92,6 @@ impl Sender {
             }),
             output: Output::default(),
             parts: None,
-            pong: None,
             close_time: nanos(close_timeout),
             close_sent: false,
             close_received: false,
@@ -259,16 +255,6 @@ impl Sender {
         }
     }
 
-    /// As [`respond`](Self::respond), for an owned event.
-    #[inline]
-    pub fn respond_owned(&mut self, event: &OwnedEvent, now: Duration) {
-        match event {
-            OwnedEvent::Message(_) | OwnedEvent::Pong(_) => {}
-            OwnedEvent::Ping(payload) => self.answer_ping(payload),
-            OwnedEvent::Close(frame) => self.answer_close(frame.as_ref(), now),
-        }
-    }
-
     /// Queues the Close that a broken rule calls for (§7.1.7). Nothing more is expected of the
     /// peer.
     pub fn fail(&mut self, error: ProtocolError, now: Duration) {
@@ -332,7 +318,7 @@ impl Sender {
     /// What waits to be written, an answer to a ping included.
     #[inline]
     pub fn output(&mut self) -> &mut Output {
-        if self.pong.is_some() {
+        if self.output.has_pong() {
             self.release_pong();
         }
         &mut self.output
@@ -359,11 +345,11 @@ impl Sender {
         if self.close_sent {
             return;
         }
+        // A pong that waited answers an older ping: this one answers both (§5.5.3).
+        self.output.take_pong();
         if self.output.len() >= PONG_BACKLOG {
-            self.pong = Some(Box::new(payload.into()));
+            self.output.hold_pong(payload);
         } else {
-            // A pong that waited answers an older ping: this one answers both (§5.5.3).
-            self.pong = None;
             self.frame_control(OpCode::Pong, payload);
         }
     }
@@ -371,7 +357,7 @@ impl Sender {
     #[cold]
     fn release_pong(&mut self) {
         if self.output.len() < PONG_BACKLOG
-            && let Some(payload) = self.pong.take()
+            && let Some(payload) = self.output.take_pong()
         {
             self.frame_control(OpCode::Pong, &payload);
         }
@@ -388,7 +374,7 @@ impl Sender {
     }
 
     fn queue_close(&mut self, payload: &[u8], now: Duration) {
-        if let Some(pong) = self.pong.take() {
+        if let Some(pong) = self.output.take_pong() {
             self.frame_control(OpCode::Pong, &pong);
         }
         self.frame_control(OpCode::Close, payload);

@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     thread,
 };
 
@@ -26,9 +26,6 @@ pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     /// There, except while the user's future is polled.
     link: Option<Box<Link>>,
-    /// The task that is woken for what others send: a copy of what [`Shared`] knows, so that most
-    /// polls need not lock it.
-    registered: Option<Waker>,
 }
 
 impl Driver {
@@ -42,11 +39,7 @@ impl Driver {
 
     /// A driver that is yet to [take over](Self::poll_take_over) a connection.
     pub(crate) fn waiting(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            link: None,
-            registered: None,
-        }
+        Self { shared, link: None }
     }
 
     /// Takes over the connection from whoever drives it.
@@ -77,7 +70,6 @@ impl Driver {
             && let Some(link) = self.link.take()
         {
             self.shared.free_link(link);
-            self.registered = None;
         }
         let shared = &self.shared;
         let result = shared.drive(&mut self.link, || shared.within(|| future.poll(cx)));
@@ -94,10 +86,9 @@ impl Driver {
         let Some(link) = &mut self.link else {
             return false;
         };
-        let known = matches!(&self.registered, Some(waker) if waker.will_wake(cx.waker()));
-        if !known {
+        if !link.is_driven_by(cx.waker()) {
             self.shared.register_driver(cx.waker());
-            self.registered = Some(cx.waker().clone());
+            link.driven_by(cx.waker());
         }
         self.shared.is_posted() && self.shared.collect(link)
     }
@@ -154,7 +145,7 @@ impl Driver {
         while let Some(link) = &mut self.link
             && link.is_due(cx)
         {
-            match link.tick(&self.shared.pulse) {
+            match self.shared.tick(link) {
                 None | Some(Step::Ping) => {}
                 Some(Step::Ask { .. }) => {
                     link.wake_reading();
@@ -278,10 +269,10 @@ impl Driver {
         let Some(link) = &mut self.link else { return };
         let (command, ended) = match event {
             Ok(OwnedEvent::Message(_) | OwnedEvent::Pong(_)) => return,
-            Ok(event @ OwnedEvent::Ping(_)) => (Command::Answer(event), None),
+            Ok(OwnedEvent::Ping(payload)) => (Command::AnswerPing(payload), None),
             Ok(OwnedEvent::Close(frame)) => {
                 self.shared.end_by_close(frame.clone());
-                (Command::Answer(OwnedEvent::Close(frame)), None)
+                (Command::AnswerClose(frame), None)
             }
             Err(broken) => {
                 let (command, ended) = broken.consequence();

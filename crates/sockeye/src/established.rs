@@ -27,12 +27,10 @@ pub(crate) struct Established {
     pub(crate) subprotocol: Option<Box<str>>,
     /// permessage-deflate, where both sides agreed to it, and how this side uses it.
     pub(crate) deflate: Option<(DeflateConfig, DeflateParams)>,
-    /// What the peer may make this end hold, and below how much may wait to be written: those of all
-    /// connections that were set up alike.
+    /// What the peer may make this end hold: those of all connections that were set up alike.
     pub(crate) limits: Arc<Limits>,
     pub(crate) close_timeout: Duration,
-    pub(crate) output: Arc<OutputLimits>,
-    pub(crate) staying: Arc<Staying>,
+    pub(crate) settings: Arc<Settings>,
     /// How fast the peer may go.
     pub(crate) rates: Rates,
     /// None for a stream that is no socket's.
@@ -110,6 +108,13 @@ impl Admitted {
         let nothing = nothing && self.tls.is_none();
         (!nothing).then(|| Box::new(self))
     }
+}
+
+/// What all connections have in common that were set up alike.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) output: OutputLimits,
+    pub(crate) staying: Staying,
 }
 
 /// How much may wait to be written on a connection, in bytes.

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEvent};
 use tokio::task::coop::has_budget_remaining;
 
@@ -120,7 +121,7 @@ impl Socket {
     /// where not, nothing has happened.
     #[inline]
     fn send_quick(&mut self, message: MessageRef<'_>) -> bool {
-        let limit = self.driver.shared.info.output.limit;
+        let limit = self.driver.shared.info.settings.output.limit;
         self.driver.link().is_some_and(|link| {
             link.sender.buffered() + message.len() <= limit && link.sender.send_quick(message)
         })
@@ -136,7 +137,7 @@ impl Socket {
         {
             message = Outgoing::Owned((**owned).clone());
         }
-        let limit = self.driver.shared.info.output.limit;
+        let limit = self.driver.shared.info.settings.output.limit;
         let Some(link) = self.driver.link() else {
             return;
         };
@@ -157,7 +158,7 @@ impl Socket {
     fn overflow(&mut self) {
         let OutputLimits {
             limit, overflow, ..
-        } = *self.driver.shared.info.output;
+        } = self.driver.shared.info.settings.output;
         let reason = Error::Overflow { limit }.to_string();
         if let Some(code) = overflow
             && self.close(code, &reason).is_ok()
@@ -176,7 +177,7 @@ impl Socket {
     /// # Errors
     /// [`Error::is_full`], and the message was not queued; [`Error::is_closed`].
     pub fn try_send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
-        let high_water = self.driver.shared.info.output.high_water;
+        let high_water = self.driver.shared.info.settings.output.high_water;
         let waits = self.driver.link().map_or(0, |link| link.waiting());
         if waits >= high_water && self.is_open() {
             return Err(Error::Full { high_water });
@@ -280,7 +281,7 @@ impl Socket {
 
     /// The address of the peer, where the transport is a socket of the system.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.driver.shared.info.peer_addr
+        self.driver.shared.info.peer_addr()
     }
 
     /// The request that opened the connection, at the server.
@@ -459,7 +460,7 @@ impl<H: Handler> Session<H> {
             }
             // Once this end has closed nothing comes of what is read, and the peer's Close is behind it.
             let waits = written.is_pending()
-                && self.socket.buffered_amount() >= shared.info.output.high_water
+                && self.socket.buffered_amount() >= shared.info.settings.output.high_water
                 && self.socket.is_open();
             let received = if waits {
                 Poll::Pending
@@ -574,7 +575,7 @@ impl<H: Handler> Session<H> {
         }
         let mut delivery = Delivery {
             shared,
-            high_water: shared.info.output.high_water,
+            high_water: shared.info.settings.output.high_water,
             socket: &mut self.socket,
             handler: &mut self.handler,
         };
@@ -616,8 +617,8 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
         match event {
             Event::Message(message) => return self.message(message),
             Event::Ping(payload) => {
-                let answer = Event::Ping(payload).into_owned();
-                let _ = self.socket.apply(Command::Answer(answer));
+                let answer = Command::AnswerPing(Bytes::copy_from_slice(payload));
+                let _ = self.socket.apply(answer);
                 self.shared.is_own(payload, false);
                 self.handler.on_ping(self.socket, payload);
             }
@@ -625,7 +626,7 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
             Event::Pong(payload) => self.handler.on_pong(self.socket, payload),
             Event::Close(frame) => {
                 self.shared.end_by_close(frame.clone());
-                let _ = self.socket.apply(Command::Answer(OwnedEvent::Close(frame)));
+                let _ = self.socket.apply(Command::AnswerClose(frame));
             }
         }
         self.go_on()

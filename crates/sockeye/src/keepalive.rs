@@ -10,7 +10,7 @@ use std::{
     hash::{BuildHasher, Hasher},
     mem,
     sync::{
-        Arc, Weak,
+        LazyLock, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::Context,
@@ -87,8 +87,6 @@ const LATE: Micros = 1_000_000;
 /// after it, not only its pong, shows that the peer is there.
 #[derive(Debug)]
 pub(crate) struct Keepalive {
-    /// Those of all connections that were set up alike.
-    staying: Arc<Staying>,
     /// There where it may not be idle, or live, for as long as it wants.
     bounds: Option<Box<Bounds>>,
     /// When the last ping was sent.
@@ -153,11 +151,10 @@ pub(crate) enum Step {
 
 impl Keepalive {
     /// None where nothing is ever due.
-    pub(crate) fn new(staying: Arc<Staying>) -> Option<Self> {
+    pub(crate) fn new(staying: &Staying) -> Option<Self> {
         let interval = span(staying.interval);
-        let bounds = Bounds::new(&staying);
+        let bounds = Bounds::new(staying);
         (interval > 0 || bounds.is_some()).then_some(Self {
-            staying,
             bounds,
             pinged: 0,
             due: if interval > 0 { interval } else { Micros::MAX },
@@ -176,8 +173,8 @@ impl Keepalive {
         Duration::from_micros(self.due.min(bounds))
     }
 
-    /// What is to be done now. Call it again until there is nothing.
-    pub(crate) fn tick(&mut self, now: Duration, seen: Seen) -> Option<Step> {
+    /// What is to be done now; `staying` is what it was made with. Call it again until there is nothing.
+    pub(crate) fn tick(&mut self, staying: &Staying, now: Duration, seen: Seen) -> Option<Step> {
         let now = micros(now);
         if let Some(bounds) = &mut self.bounds
             && let Some(reason) = bounds.tick(now, seen)
@@ -190,44 +187,44 @@ impl Keepalive {
         if !mem::take(&mut self.waiting) {
             self.pinged = now;
             (self.waiting, self.late) = (true, false);
-            self.ask(now, seen);
+            self.ask(staying, now, seen);
             return Some(Step::Ping);
         }
         if seen.received != self.received {
             self.silent = false;
-            self.rest(now);
+            self.rest(staying, now);
             // Where the deadline is longer than the interval, the next ping is due.
-            return self.tick(Duration::from_micros(now), seen);
+            return self.tick(staying, Duration::from_micros(now), seen);
         }
         // The ping stands behind other things, and the peer is still taking those.
         let is_taking = self.clogged && seen.written != self.written;
         let is_late = now > self.due.saturating_add(LATE) && !self.late;
         if is_taking || is_late {
             (self.waiting, self.late) = (true, is_late);
-            self.ask(now, seen);
+            self.ask(staying, now, seen);
             return None;
         }
         let is_stuck = seen.waits && seen.written == self.written;
         if mem::replace(&mut self.silent, true) && is_stuck {
             return Some(Step::GiveUp);
         }
-        self.rest(now);
+        self.rest(staying, now);
         Some(Step::Ask {
             received: self.received,
         })
     }
 
     /// Gives the peer its time to show itself.
-    fn ask(&mut self, now: Micros, seen: Seen) {
+    fn ask(&mut self, staying: &Staying, now: Micros, seen: Seen) {
         (self.received, self.written) = (seen.received, seen.written);
         self.clogged = seen.waits;
-        let timeout = span(Some(self.staying.timeout)).max(1);
+        let timeout = span(Some(staying.timeout)).max(1);
         self.due = now.saturating_add(timeout);
     }
 
     /// Until the next ping.
-    fn rest(&mut self, now: Micros) {
-        let interval = span(self.staying.interval);
+    fn rest(&mut self, staying: &Staying, now: Micros) {
+        let interval = span(staying.interval);
         self.due = self.pinged.saturating_add(interval).max(now);
     }
 }
@@ -280,7 +277,7 @@ impl Bounds {
 /// only.
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    opened: Instant,
+    opened: Moment,
     /// How many of them were pings and pongs.
     control: AtomicUsize,
     /// Beyond how many anything has to have come, where whoever reads is asked for that.
@@ -292,6 +289,33 @@ pub(crate) struct Pulse {
     took: AtomicU64,
 }
 
+/// An [`Instant`] in half of its room: nanoseconds since one that is the same in all of the process, or before it.
+#[derive(Clone, Copy, Debug)]
+struct Moment(i64);
+
+impl Moment {
+    fn of(instant: Instant) -> Self {
+        // What is left of it are centuries.
+        let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        match instant.checked_duration_since(*FIXED) {
+            Some(after) => Self(nanos(after)),
+            // A runtime whose time is paused may be behind.
+            None => Self(-nanos(FIXED.duration_since(instant))),
+        }
+    }
+
+    fn instant(self) -> Instant {
+        let distance = Duration::from_nanos(self.0.unsigned_abs());
+        if self.0 < 0 {
+            *FIXED - distance
+        } else {
+            *FIXED + distance
+        }
+    }
+}
+
+static FIXED: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// Nobody is asked.
 const NOT_ASKED: usize = usize::MAX;
 
@@ -301,7 +325,7 @@ const NOT_TIMED: u64 = u64::MAX;
 impl Pulse {
     pub(crate) fn new(opened: Instant) -> Self {
         Self {
-            opened,
+            opened: Moment::of(opened),
             control: AtomicUsize::new(0),
             beyond: AtomicUsize::new(NOT_ASKED),
             sent: Default::default(),
@@ -356,16 +380,16 @@ impl Pulse {
     }
 
     pub(crate) fn opened(&self) -> Instant {
-        self.opened
+        self.opened.instant()
     }
 
     /// How long ago the connection opened.
     pub(crate) fn age(&self) -> Duration {
-        self.opened.elapsed()
+        self.opened().elapsed()
     }
 
     fn now(&self) -> u64 {
-        let elapsed = u64::try_from(self.opened.elapsed().as_nanos());
+        let elapsed = u64::try_from(self.age().as_nanos());
         elapsed.map_or(u64::MAX, |now| now.saturating_add(1))
     }
 
@@ -398,7 +422,7 @@ pub(crate) struct Alarm {
 impl Alarm {
     /// For a `connection` that has opened then; `io` says that the runtime has descriptors.
     pub(crate) fn new(
-        staying: Arc<Staying>,
+        staying: &Staying,
         opened: Instant,
         io: bool,
         connection: &Weak<Shared>,
@@ -419,8 +443,8 @@ impl Alarm {
 
     /// What is to be done on a connection that has opened then; with nothing left to do, the timer is set
     /// anew.
-    pub(crate) fn tick(&mut self, opened: Instant, seen: Seen) -> Option<Step> {
-        let step = self.keepalive.tick(opened.elapsed(), seen);
+    pub(crate) fn tick(&mut self, staying: &Staying, opened: Instant, seen: Seen) -> Option<Step> {
+        let step = self.keepalive.tick(staying, opened.elapsed(), seen);
         if step.is_none() {
             self.timer.reset(opened + self.keepalive.due());
         }
@@ -441,10 +465,36 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_moment_is_told_as_it_was() {
+        let now = Instant::now();
+        let day = Duration::from_secs(24 * 3600);
+        // Where the system's clock began less than a day ago, there is nothing before.
+        let before = now.checked_sub(day).unwrap_or(now);
+        for at in [before, now, now + day + Duration::from_nanos(1)] {
+            assert_eq!(Moment::of(at).instant(), at);
+        }
+    }
+
     const SECOND: Duration = Duration::from_secs(1);
     const IDLE: Step = Step::Close { reason: "idle" };
 
-    fn keepalive(interval: u32, timeout: u32, idle: u32) -> Keepalive {
+    struct Kept {
+        staying: Staying,
+        keepalive: Keepalive,
+    }
+
+    impl Kept {
+        fn tick(&mut self, now: Duration, seen: Seen) -> Option<Step> {
+            self.keepalive.tick(&self.staying, now, seen)
+        }
+
+        fn due(&self) -> Duration {
+            self.keepalive.due()
+        }
+    }
+
+    fn keepalive(interval: u32, timeout: u32, idle: u32) -> Kept {
         let some = |seconds: u32| (seconds > 0).then_some(seconds * SECOND);
         let staying = Staying {
             interval: some(interval),
@@ -452,7 +502,8 @@ mod tests {
             idle: some(idle),
             lifetime: None,
         };
-        Keepalive::new(Arc::new(staying)).unwrap()
+        let keepalive = Keepalive::new(&staying).unwrap();
+        Kept { staying, keepalive }
     }
 
     fn received(received: usize) -> Seen {
@@ -463,7 +514,7 @@ mod tests {
     }
 
     /// All steps at the next time that something is due, and that time in seconds.
-    fn next(keepalive: &mut Keepalive, seen: Seen) -> (u64, Vec<Step>) {
+    fn next(keepalive: &mut Kept, seen: Seen) -> (u64, Vec<Step>) {
         let now = keepalive.due();
         let mut steps = Vec::new();
         while let Some(step) = keepalive.tick(now, seen) {
@@ -631,7 +682,7 @@ mod tests {
             idle: None,
             ..Staying::default()
         };
-        assert!(Keepalive::new(Arc::new(never)).is_none());
+        assert!(Keepalive::new(&never).is_none());
         assert_eq!(some_time(Duration::ZERO), None);
         assert!(some_time(Duration::MAX) < Some(Duration::MAX));
         assert_eq!(

@@ -101,6 +101,7 @@ struct Examples;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod address;
 #[cfg(feature = "axum")]
 pub mod axum;
 #[cfg(feature = "client")]

@@ -4,7 +4,7 @@
 use std::{
     borrow::Cow,
     future::Future,
-    io,
+    io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -12,14 +12,15 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use sockeye_proto::{
-    CloseCode, CloseFrame, MessageKind, Outgoing, OwnedEvent, ProtocolError, SendError, Sender,
+    CloseCode, CloseFrame, Event, MessageKind, Outgoing, ProtocolError, SendError, Sender,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     Error, Result, buffers,
-    keepalive::{Alarm, Pulse, Seen, Step},
+    keepalive::{Alarm, Pulse, Seen, Staying, Step},
     latest::Latest,
     transport::WriteHalf,
 };
@@ -34,14 +35,25 @@ pub(crate) struct Link {
     io: WriteHalf,
     /// Keeps the connection, where it is to be kept.
     pub(crate) alarm: Option<Alarm>,
+    /// There while anything of it is, which is not so for most of the time.
+    seldom: Option<Box<Seldom>>,
+    /// The task that looks after the connection. Its driver's, where one holds this: a copy of what
+    /// [`Shared`](crate::shared::Shared) knows, so that most polls need not lock it. Else the one that waits for an event.
+    task: Option<Waker>,
+    /// Whether that task waits for an event.
+    reads: bool,
+}
+
+/// What few have, or only at their end.
+#[derive(Debug, Default)]
+struct Seldom {
     /// There once it closes, or has broken off.
-    ending: Option<Box<Ending>>,
-    /// Messages that wait until nothing else does, and are replaced meanwhile. Boxed and there only
-    /// while some do.
+    ending: Option<Ending>,
+    /// Messages that wait until nothing else does, and are replaced meanwhile. There only while some do.
     latest: Option<Box<Latest>>,
-    /// The task that waits for an event in the poll of the driver that holds this. Often that is
-    /// the driver's own task, but not where it polls a set of futures.
-    pub(crate) reading: Option<Waker>,
+    /// The task that waits for an event in the poll of the driver that holds the link, where that is not the
+    /// driver's own: as where it polls a set of futures.
+    reading: Option<Waker>,
 }
 
 /// How far a connection is that ends.
@@ -73,8 +85,9 @@ pub(crate) enum Command<'a> {
     Close(CloseFrame),
     /// A Close that says nothing.
     CloseWithoutCode,
-    /// What an event is owed.
-    Answer(OwnedEvent),
+    /// What a ping, and what the peer's Close is owed.
+    AnswerPing(Bytes),
+    AnswerClose(Option<CloseFrame>),
     /// What a broken rule is owed.
     Fail(ProtocolError),
     /// Nothing more will come from the peer.
@@ -110,7 +123,8 @@ impl Command<'_> {
             Self::Pong(payload) => Command::Pong(payload),
             Self::Close(frame) => Command::Close(frame),
             Self::CloseWithoutCode => Command::CloseWithoutCode,
-            Self::Answer(event) => Command::Answer(event),
+            Self::AnswerPing(payload) => Command::AnswerPing(payload),
+            Self::AnswerClose(frame) => Command::AnswerClose(frame),
             Self::Fail(error) => Command::Fail(error),
             Self::PeerGone => Command::PeerGone,
             Self::GiveUp => Command::GiveUp,
@@ -125,9 +139,27 @@ impl Link {
             sender,
             io,
             alarm: None,
-            ending: None,
-            latest: None,
-            reading: None,
+            seldom: None,
+            task: None,
+            reads: false,
+        }
+    }
+
+    fn ending(&self) -> Option<&Ending> {
+        self.seldom.as_ref()?.ending.as_ref()
+    }
+
+    fn has_latest(&self) -> bool {
+        matches!(&self.seldom, Some(seldom) if seldom.latest.is_some())
+    }
+
+    /// Lets go of what is replaced while it waits.
+    fn drop_latest(&mut self) {
+        if let Some(seldom) = &mut self.seldom {
+            seldom.latest = None;
+            if seldom.ending.is_none() && seldom.reading.is_none() {
+                self.seldom = None;
+            }
         }
     }
 
@@ -184,19 +216,20 @@ impl Link {
         if !self.sender.is_open() {
             return Err(SendError::Closed.into());
         }
-        if self.latest.is_none() && self.sender.buffered() == 0 && !self.sender.is_sending_parts() {
+        if !self.has_latest() && self.sender.buffered() == 0 && !self.sender.is_sending_parts() {
             self.lend_buffer();
             return Ok(self.send(message)?);
         }
-        self.latest.get_or_insert_default().put(key, message);
+        let seldom = self.seldom.get_or_insert_default();
+        seldom.latest.get_or_insert_default().put(key, message);
         Ok(())
     }
 
     /// Takes what was left for the driver by [`send_latest`](Self::send_latest) from elsewhere.
     pub(crate) fn absorb_latest(&mut self, newer: Box<Latest>) {
-        match &mut self.latest {
+        match &mut self.seldom.get_or_insert_default().latest {
             Some(latest) => latest.absorb(*newer),
-            None => self.latest = Some(newer),
+            none => *none = Some(newer),
         }
     }
 
@@ -208,7 +241,7 @@ impl Link {
     /// Whether nothing waits to be written, in whichever way it was sent, but for what has to wait for a
     /// message in parts.
     pub(crate) fn is_drained(&self) -> bool {
-        self.sender.buffered() == 0 && (self.latest.is_none() || self.sender.is_sending_parts())
+        self.sender.buffered() == 0 && (!self.has_latest() || self.sender.is_sending_parts())
     }
 
     /// Queues what is replaced while it waits: as much as makes a write worthwhile, once nothing else
@@ -221,31 +254,31 @@ impl Link {
             return;
         }
         self.lend_buffer();
-        while let Some(latest) = &mut self.latest
+        while let Some(seldom) = &mut self.seldom
+            && let Some(latest) = &mut seldom.latest
             && (all || self.sender.buffered() < WRITE)
         {
             let message = latest.take();
             if latest.is_empty() {
-                self.latest = None;
+                self.drop_latest();
             }
             // Refused only where the connection is closing: then nothing of it will be sent.
             if let Some(message) = message
                 && self.send(message).is_err()
             {
-                self.latest = None;
+                self.drop_latest();
             }
         }
     }
 
     fn apply_control(&mut self, command: Command<'_>) -> Result<(), SendError> {
-        if self.latest.is_some() && matches!(command, Command::Close(_) | Command::CloseWithoutCode)
-        {
+        if self.has_latest() && matches!(command, Command::Close(_) | Command::CloseWithoutCode) {
             self.queue_latest(true);
         }
         let before = self.sender.buffered();
         let is_control = matches!(
             command,
-            Command::Ping(_) | Command::Pong(_) | Command::Answer(_)
+            Command::Ping(_) | Command::Pong(_) | Command::AnswerPing(_)
         );
         match command {
             Command::Message(message) => self.send(message)?,
@@ -265,10 +298,12 @@ impl Link {
                 let now = self.now();
                 self.sender.close_without_code(now)?;
             }
-            Command::Answer(event) => {
-                let is_close = matches!(event, OwnedEvent::Close(_));
-                let now = if is_close { self.now() } else { Duration::ZERO };
-                self.sender.respond_owned(&event, now);
+            Command::AnswerPing(payload) => {
+                self.sender.respond(&Event::Ping(&payload), Duration::ZERO);
+            }
+            Command::AnswerClose(frame) => {
+                let now = self.now();
+                self.sender.respond(&Event::Close(frame), now);
             }
             Command::Fail(error) => {
                 let now = self.now();
@@ -295,7 +330,7 @@ impl Link {
             && self.io.is_flushed()
             && self.broken().is_none()
             && self.sender.buffered() == 0
-            && self.latest.is_none()
+            && !self.has_latest()
             && !self.sender.output().has_buffer()
     }
 
@@ -313,7 +348,7 @@ impl Link {
     /// Sends the ping that is due, and gives what else is to be done. Call it for as long as
     /// [`is_due`](Self::is_due) says so.
     #[cold]
-    pub(crate) fn tick(&mut self, pulse: &Pulse) -> Option<Step> {
+    pub(crate) fn tick(&mut self, staying: &Staying, pulse: &Pulse) -> Option<Step> {
         if !self.sender.is_open() {
             // From here on the deadline of the Close counts, or none.
             self.alarm = None;
@@ -328,7 +363,7 @@ impl Link {
             waits: buffered > 0,
             traffic: sent.wrapping_add(pulse.messages(received)),
         };
-        let step = self.alarm.as_mut()?.tick(pulse.opened(), seen)?;
+        let step = self.alarm.as_mut()?.tick(staying, pulse.opened(), seen)?;
         match step {
             Step::Ping => {
                 // Refused where the transport has failed, which is noticed without it.
@@ -340,37 +375,37 @@ impl Link {
         Some(step)
     }
 
-    fn ending(&mut self) -> &mut Ending {
-        self.ending.get_or_insert_with(|| {
-            Box::new(Ending {
-                began: Instant::now(),
-                timer: None,
-                overdue: false,
-                shut_down: false,
-                broken: None,
-            })
+    /// How far the end is, which begins with this.
+    fn end(&mut self) -> &mut Ending {
+        let ending = &mut self.seldom.get_or_insert_default().ending;
+        ending.get_or_insert_with(|| Ending {
+            began: Instant::now(),
+            timer: None,
+            overdue: false,
+            shut_down: false,
+            broken: None,
         })
     }
 
     fn is_shut_down(&self) -> bool {
-        matches!(&self.ending, Some(ending) if ending.shut_down)
+        matches!(self.ending(), Some(ending) if ending.shut_down)
     }
 
     /// The time as the core has it.
     fn now(&mut self) -> Duration {
-        self.ending().began.elapsed()
+        self.end().began.elapsed()
     }
 
     /// When to give up on the peer, once a Close was sent.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let deadline = self.sender.deadline()?;
-        self.ending.as_ref().map(|e| e.began + deadline)
+        self.ending().map(|e| e.began + deadline)
     }
 
     /// A timer for that.
     pub(crate) fn closing_timer(&mut self) -> Option<Pin<&mut Sleep>> {
         let deadline = self.deadline()?;
-        let timer = &mut self.ending.as_mut()?.timer;
+        let timer = &mut self.seldom.as_mut()?.ending.as_mut()?.timer;
         let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         Some(timer.as_mut())
     }
@@ -385,26 +420,26 @@ impl Link {
             if timer.deadline() > Instant::now() {
                 ready!(timer.poll(cx));
             }
-            if let Some(ending) = &mut self.ending {
-                ending.overdue = true;
-                return Poll::Ready(());
-            }
+            self.end().overdue = true;
+            return Poll::Ready(());
         }
         Poll::Pending
     }
 
     /// Whether the driver has seen that the peer has not closed in time.
     pub(crate) fn is_overdue(&self) -> bool {
-        matches!(&self.ending, Some(ending) if ending.overdue)
+        matches!(self.ending(), Some(ending) if ending.overdue)
     }
 
     /// Writes what waits in one call, where it is in one piece and there is nothing else to see to. Says
     /// whether all of it went out; else the rest is for [`poll_flush`](Self::poll_flush).
     ///
-    /// The way of most writes.
+    /// The way of most writes: for a message that comes alone, 105 instructions less.
     #[inline]
     pub(crate) fn write_quick(&mut self) -> io::Result<bool> {
-        if self.ending.is_some() || self.latest.is_some() {
+        if let Some(seldom) = &self.seldom
+            && (seldom.ending.is_some() || seldom.latest.is_some())
+        {
             return Ok(false);
         }
         let output = self.sender.output();
@@ -445,7 +480,7 @@ impl Link {
     #[inline]
     fn poll_write_all(&mut self, cx: &mut Context<'_>, client: bool) -> Poll<io::Result<()>> {
         loop {
-            if self.latest.is_some() {
+            if self.has_latest() {
                 self.queue_latest(false);
             }
             let output = self.sender.output();
@@ -478,7 +513,7 @@ impl Link {
         ready!(self.io.poll_flush(cx))?;
         if self.sender.is_finished() && !client && !self.is_shut_down() {
             ready!(self.io.poll_shutdown(cx))?;
-            self.ending().shut_down = true;
+            self.end().shut_down = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -487,7 +522,7 @@ impl Link {
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_shut_down() && self.broken().is_none() {
             let _ = ready!(self.io.poll_shutdown(cx));
-            self.ending().shut_down = true;
+            self.end().shut_down = true;
         }
         Poll::Ready(())
     }
@@ -496,19 +531,18 @@ impl Link {
     #[cold]
     pub(crate) fn break_off(&mut self, error: io::Error) -> Lost {
         let lost = Lost::new(error);
-        self.ending().broken = Some(lost.clone());
+        self.end().broken = Some(lost.clone());
         self.wake_reading();
         self.forget_output();
         lost
     }
 
     fn forget_output(&mut self) {
-        self.latest = None;
+        self.drop_latest();
         self.sender.peer_is_gone();
         let output = self.sender.output();
-        output.advance(usize::MAX);
-        // With the buffer, the last of the payloads would be kept for as long as nobody uses that.
-        drop(output.take_spent());
+        // With the buffer, a payload would be kept for as long as nobody uses that.
+        output.clear();
         if let Some(buffer) = output.take_buffer() {
             buffers::put_output(buffer);
         }
@@ -537,7 +571,9 @@ impl Link {
     pub(crate) fn let_go(&mut self) {
         self.forget_output();
         self.alarm = None;
-        if let Some(ending) = &mut self.ending {
+        if let Some(seldom) = &mut self.seldom
+            && let Some(ending) = &mut seldom.ending
+        {
             ending.timer = None;
         }
         self.io = WriteHalf::Gone;
@@ -552,13 +588,68 @@ impl Link {
     /// Why nothing more can be written.
     #[inline]
     pub(crate) fn broken(&self) -> Option<&Lost> {
-        self.ending.as_ref()?.broken.as_ref()
+        self.ending()?.broken.as_ref()
     }
 
-    /// Wakes the task that waits for an event in the driver's poll.
+    /// Whether that is the task of the driver that holds this.
+    #[inline]
+    pub(crate) fn is_driven_by(&self, task: &Waker) -> bool {
+        matches!(&self.task, Some(known) if known.will_wake(task))
+    }
+
+    pub(crate) fn driven_by(&mut self, task: &Waker) {
+        self.task = Some(task.clone());
+    }
+
+    /// Whether that task waits for an event, as far as is known.
+    #[inline]
+    pub(crate) fn is_read_by(&self, task: &Waker) -> bool {
+        let reads = match &self.seldom {
+            Some(seldom) if !self.reads => seldom.reading.as_ref(),
+            _ => self.task.as_ref().filter(|_| self.reads),
+        };
+        reads.is_some_and(|known| known.will_wake(task))
+    }
+
+    /// Has a task woken, in the poll of the driver, that waits for an event.
+    pub(crate) fn read_by(&mut self, task: &Waker) {
+        self.reads = self.is_driven_by(task);
+        if !self.reads {
+            let reading = &mut self.seldom.get_or_insert_default().reading;
+            *reading = Some(task.clone());
+        }
+    }
+
+    /// The same where nobody drives.
+    pub(crate) fn read_freely_by(&mut self, task: &Waker) {
+        match &mut self.task {
+            Some(known) => known.clone_from(task),
+            none => *none = Some(task.clone()),
+        }
+        self.reads = true;
+    }
+
+    /// Wakes the task that waits for an event.
     pub(crate) fn wake_reading(&mut self) {
-        if let Some(waker) = self.reading.take() {
-            waker.wake();
+        if mem::take(&mut self.reads)
+            && let Some(task) = &self.task
+        {
+            task.wake_by_ref();
+        }
+        let other = self.seldom.as_mut().and_then(|it| it.reading.take());
+        other.into_iter().for_each(Waker::wake);
+    }
+
+    /// The task that waits for an event where nobody drives.
+    pub(crate) fn take_reading(&mut self) -> Option<Waker> {
+        mem::take(&mut self.reads).then(|| self.task.take())?
+    }
+
+    /// Forgets whom to wake, as somebody else does it from here on.
+    pub(crate) fn forget_tasks(&mut self) {
+        (self.task, self.reads) = (None, false);
+        if let Some(seldom) = &mut self.seldom {
+            seldom.reading = None;
         }
     }
 }

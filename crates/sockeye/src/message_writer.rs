@@ -249,7 +249,7 @@ impl Shared {
         part: &[u8],
         begun: &mut bool,
     ) -> Poll<Result<()>> {
-        let high_water = self.info.output.high_water;
+        let high_water = self.info.settings.output.high_water;
         let mut commands = |queue: &mut dyn FnMut(Command<'_>) -> Result<()>| {
             if let Some(kind) = begins {
                 queue(Command::Begin(kind))?;

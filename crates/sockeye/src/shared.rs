@@ -18,12 +18,13 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Waker,
 };
 
+use once_cell::race::OnceBox;
 use sockeye_proto::{CloseFrame, Meter, deflate::DeflateParams};
 use tokio::time::{Instant, Sleep};
 
@@ -33,8 +34,9 @@ use crate::transport::WriteHalf;
 use crate::watch::Watch;
 use crate::{
     Ended,
-    established::{Admitted, OutputLimits, PeerHead},
-    keepalive::{Alarm, Pulse, Staying},
+    address::Address,
+    established::{Admitted, PeerHead, Settings},
+    keepalive::{Alarm, Pulse, Step},
     link::{Link, Lost},
     reader::Reader,
     waiting::Waiting,
@@ -47,8 +49,8 @@ use inbox::Inbox;
 pub(crate) struct Info {
     pub(crate) client: bool,
     pub(crate) deflate: Option<DeflateParams>,
-    pub(crate) peer_addr: Option<SocketAddr>,
-    pub(crate) output: Arc<OutputLimits>,
+    pub(crate) peer: Option<Address>,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) peer_head: PeerHead,
     /// Whom a client has connected to, without what is nobody's business.
     #[cfg(feature = "tracing")]
@@ -61,6 +63,11 @@ impl Info {
     pub(crate) fn extensions(&self) -> String {
         self.deflate
             .map_or_else(String::new, |agreed| agreed.to_string())
+    }
+
+    /// The address of the peer.
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer.as_ref().map(SocketAddr::from)
     }
 
     /// The subprotocol that was agreed.
@@ -103,7 +110,7 @@ pub(crate) struct Shared {
     pub(crate) watch: Watch,
     state: Mutex<State>,
     /// Tasks that wait until less output waits; there once one has.
-    waiting: OnceLock<Arc<Waiting>>,
+    waiting: OnceBox<Arc<Waiting>>,
     /// Whether something is in the inbox, or another driver wants the link.
     posted: AtomicBool,
     /// Whether anyone reads, or has something to read.
@@ -126,8 +133,6 @@ pub(crate) struct State {
     inbox: Option<Box<Inbox>>,
     /// The task of the driver that holds the link.
     driver: Option<Waker>,
-    /// The task that waits for an event, where it must know of more than the transport says.
-    reading: Option<Waker>,
     /// In a box, as all that few connections have, or only at their end.
     seldom: Option<Box<Seldom>>,
 }
@@ -137,6 +142,8 @@ pub(crate) struct State {
 struct Seldom {
     /// The receiving side, once its owner has let go of it.
     reader: Option<Box<Reader>>,
+    /// The task that waits for an event while a driver of another task holds the link, which has it otherwise.
+    reading: Option<Waker>,
     /// The task of another driver that is to have the link.
     wanted: Option<Waker>,
     /// Why the driver can write no more.
@@ -162,10 +169,10 @@ pub(crate) enum Access<'a> {
 
 impl Shared {
     /// `io` says that the runtime has descriptors.
-    pub(crate) fn new(info: Info, mut link: Link, staying: Arc<Staying>, io: bool) -> Arc<Self> {
+    pub(crate) fn new(info: Info, mut link: Link, io: bool) -> Arc<Self> {
         let opened = Instant::now();
         Arc::new_cyclic(|this| {
-            link.alarm = Alarm::new(staying, opened, io, this);
+            link.alarm = Alarm::new(&info.settings.staying, opened, io, this);
             Self::with_link(info, link, opened)
         })
     }
@@ -181,7 +188,7 @@ impl Shared {
                 link: Some(Box::new(link)),
                 ..State::default()
             }),
-            waiting: OnceLock::new(),
+            waiting: OnceBox::new(),
             posted: AtomicBool::new(false),
             attended: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
@@ -200,8 +207,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does what is due to keep the connection, as [`Link::tick`].
+    pub(crate) fn tick(&self, link: &mut Link) -> Option<Step> {
+        link.tick(&self.info.settings.staying, &self.pulse)
+    }
+
     pub(crate) fn waiting(&self) -> &Arc<Waiting> {
-        self.waiting.get_or_init(Arc::default)
+        self.waiting.get_or_init(Box::default)
     }
 
     /// Whether a task waits for output to be written: also one that has looked at how much waits just
@@ -291,8 +303,8 @@ impl Shared {
         let info = Info {
             client: false,
             deflate: None,
-            peer_addr: None,
-            output: Arc::default(),
+            peer: None,
+            settings: Arc::default(),
             peer_head: PeerHead::Request(Request::parse(b"GET / HTTP/1.1\r\n\r\n").unwrap()),
             #[cfg(feature = "tracing")]
             url: None,

@@ -19,6 +19,7 @@ use sockeye_proto::{CloseCode, Config, Message, OwnedEvent as Event};
 use crate::{
     ByteStream, Counters, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing,
     Receiver, Result, Sender,
+    address::Address,
     driver::{Driver, code_of},
     established::Established,
     link::{Command, Link},
@@ -74,8 +75,8 @@ impl WebSocket {
         let info = Info {
             client: matches!(role, sockeye_proto::Role::Client { .. }),
             deflate: deflate.map(|(_, agreed)| agreed),
-            peer_addr: established.peer_addr,
-            output: established.output,
+            peer: established.peer_addr.map(Address::from),
+            settings: established.settings,
             peer_head: established.peer_head,
             admitted,
             #[cfg(feature = "tracing")]
@@ -85,7 +86,7 @@ impl WebSocket {
         let reader = Box::new(
             Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
         );
-        let shared = Shared::new(info, link, established.staying, has_descriptor);
+        let shared = Shared::new(info, link, has_descriptor);
         shared.opened(
             #[cfg(feature = "metrics")]
             established.metrics.as_ref(),
@@ -310,7 +311,7 @@ impl WebSocket {
 
     /// The address of the peer, where the transport is a socket of the system.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared().info.peer_addr
+        self.shared().info.peer_addr()
     }
 
     /// The request that opened the connection, at the server.

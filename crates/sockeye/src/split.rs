@@ -211,7 +211,7 @@ impl Sender {
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender")
-            .field("peer", &self.shared.info.peer_addr)
+            .field("peer", &self.shared.info.peer_addr())
             .finish_non_exhaustive()
     }
 }
@@ -407,16 +407,16 @@ impl Receiver {
                                 continue;
                             }
                         }
-                        Some(event @ Event::Ping(payload)) => {
+                        Some(Event::Ping(payload)) => {
                             self.shared.is_own(payload, false);
-                            let _ = self.shared.apply(Command::Answer(event.clone()));
+                            let _ = self.shared.apply(Command::AnswerPing(payload.clone()));
                             let _ = self.shared.poll_flush(cx, false);
                         }
-                        Some(event @ Event::Close(frame)) => {
+                        Some(Event::Close(frame)) => {
                             // First, so that a Close sent by another task is not taken for the
                             // one that this answers.
                             self.shared.end_by_close(frame.clone());
-                            let _ = self.shared.apply(Command::Answer(event.clone()));
+                            let _ = self.shared.apply(Command::AnswerClose(frame.clone()));
                             let _ = self.shared.poll_flush(cx, false);
                             reader.phase = Phase::Ending;
                         }
@@ -501,7 +501,7 @@ impl Drop for Receiver {
 impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receiver")
-            .field("peer", &self.shared.info.peer_addr)
+            .field("peer", &self.shared.info.peer_addr())
             .field("phase", &self.reader.as_ref().map(|reader| reader.phase))
             .finish_non_exhaustive()
     }

@@ -113,7 +113,7 @@ mod spans {
             "websocket",
             id = NEXT.fetch_add(1, Ordering::Relaxed),
             role,
-            peer = info.peer_addr.map(field::display),
+            peer = info.peer_addr().map(field::display),
             path,
             url = info.url.as_deref(),
             subprotocol = info.subprotocol(),

@@ -32,8 +32,8 @@ use super::{
 };
 use crate::{
     Deadline, Error, Result, WebSocket,
-    established::{Established, OutputLimits},
-    keepalive::{Staying, some_time},
+    established::{Established, Settings},
+    keepalive::some_time,
     stream::{Io, Stream},
 };
 
@@ -72,8 +72,7 @@ pub struct Client {
     tls_timeout: Duration,
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
-    pub(super) output: Arc<OutputLimits>,
-    pub(super) staying: Arc<Staying>,
+    pub(super) settings: Arc<Settings>,
     redirects: usize,
     proxy: ProxyChoice,
     dial: Dial,
@@ -110,8 +109,7 @@ impl Client {
             tls_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
-            output: Arc::default(),
-            staying: Arc::default(),
+            settings: Arc::default(),
             redirects: 0,
             proxy: ProxyChoice::default(),
             dial: Dial::default(),
@@ -229,7 +227,7 @@ impl Client {
     /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`]) or its
     /// [`recv`](WebSocket::recv) is polled, and at no other time.
     pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        Arc::make_mut(&mut self.staying).interval = some_time(interval);
+        Arc::make_mut(&mut self.settings).staying.interval = some_time(interval);
         self
     }
 
@@ -239,7 +237,7 @@ impl Client {
     /// server takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
     /// That takes someone who receives, since only they can tell that nothing has come.
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
-        Arc::make_mut(&mut self.staying).timeout = timeout;
+        Arc::make_mut(&mut self.settings).staying.timeout = timeout;
         self
     }
 
@@ -247,20 +245,20 @@ impl Client {
     /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default
     /// never.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        Arc::make_mut(&mut self.staying).idle = some_time(timeout);
+        Arc::make_mut(&mut self.settings).staying.idle = some_time(timeout);
         self
     }
 
     /// Sets how many bytes may wait to be written before sending waits too. Default 1 MiB.
     pub fn high_water(mut self, bytes: usize) -> Self {
-        Arc::make_mut(&mut self.output).high_water = bytes;
+        Arc::make_mut(&mut self.settings).output.high_water = bytes;
         self
     }
 
     /// Sets how many bytes may wait to be written at all, where a callback sends and cannot wait:
     /// more ends the connection. Default 32 MiB.
     pub fn output_limit(mut self, bytes: usize) -> Self {
-        Arc::make_mut(&mut self.output).limit = bytes;
+        Arc::make_mut(&mut self.settings).output.limit = bytes;
         self
     }
 
@@ -270,7 +268,7 @@ impl Client {
     /// timeout permits; a code that this end may not send cuts off too. Default: it is cut off, with
     /// [`Ended::Overflow`](crate::Ended::Overflow), which frees what waits at once.
     pub fn close_on_overflow(mut self, code: CloseCode) -> Self {
-        Arc::make_mut(&mut self.output).overflow = Some(code);
+        Arc::make_mut(&mut self.settings).output.overflow = Some(code);
         self
     }
 
@@ -378,7 +376,7 @@ impl Client {
     }
 
     pub(crate) fn most_output(&self) -> usize {
-        self.output.limit
+        self.settings.output.limit
     }
 
     /// Opens the connection.

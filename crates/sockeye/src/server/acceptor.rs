@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    established::OutputLimits,
-    keepalive::{Staying, some_time},
+    established::Settings,
+    keepalive::some_time,
     rate::Rate,
     throttle::{Excess, Rates},
 };
@@ -34,8 +34,7 @@ pub struct Acceptor {
     pub(super) head_limits: HeadLimits,
     pub(super) handshake_timeout: Duration,
     pub(super) close_timeout: Duration,
-    pub(super) output: Arc<OutputLimits>,
-    pub(super) staying: Arc<Staying>,
+    pub(super) settings: Arc<Settings>,
     pub(super) rates: Rates,
     pub(super) origins: Origins,
     pub(super) forwarding: Option<Forwarding>,
@@ -64,8 +63,7 @@ impl Acceptor {
             head_limits: HeadLimits::default(),
             handshake_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
-            output: Arc::default(),
-            staying: Arc::default(),
+            settings: Arc::default(),
             rates: Rates::default(),
             origins: Origins::default(),
             forwarding: None,
@@ -125,7 +123,7 @@ impl Acceptor {
     /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`](crate::WebSocket::drive)) or its
     /// [`recv`](crate::WebSocket::recv) is polled, and at no other time.
     pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        Arc::make_mut(&mut self.staying).interval = some_time(interval);
+        Arc::make_mut(&mut self.settings).staying.interval = some_time(interval);
         self
     }
 
@@ -135,7 +133,7 @@ impl Acceptor {
     /// client takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
     /// That takes someone who receives, since only they can tell that nothing has come.
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
-        Arc::make_mut(&mut self.staying).timeout = timeout;
+        Arc::make_mut(&mut self.settings).staying.timeout = timeout;
         self
     }
 
@@ -143,7 +141,7 @@ impl Acceptor {
     /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default
     /// never.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        Arc::make_mut(&mut self.staying).idle = some_time(timeout);
+        Arc::make_mut(&mut self.settings).staying.idle = some_time(timeout);
         self
     }
 
@@ -152,7 +150,7 @@ impl Acceptor {
     /// does not hold for ever. Up to a tenth earlier, at random, so that those who came together do not
     /// come back together. Default: any age.
     pub fn lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
-        Arc::make_mut(&mut self.staying).lifetime = some_time(lifetime);
+        Arc::make_mut(&mut self.settings).staying.lifetime = some_time(lifetime);
         self
     }
 
@@ -190,14 +188,14 @@ impl Acceptor {
 
     /// Sets how many bytes may wait to be written before sending waits too. Default 1 MiB.
     pub fn high_water(mut self, bytes: usize) -> Self {
-        Arc::make_mut(&mut self.output).high_water = bytes;
+        Arc::make_mut(&mut self.settings).output.high_water = bytes;
         self
     }
 
     /// Sets how many bytes may wait to be written at all, where a callback sends and cannot wait:
     /// more ends the connection. Default 32 MiB.
     pub fn output_limit(mut self, bytes: usize) -> Self {
-        Arc::make_mut(&mut self.output).limit = bytes;
+        Arc::make_mut(&mut self.settings).output.limit = bytes;
         self
     }
 
@@ -207,7 +205,7 @@ impl Acceptor {
     /// timeout permits; a code that this end may not send cuts off too. Default: it is cut off, with
     /// [`Ended::Overflow`](crate::Ended::Overflow), which frees what waits at once.
     pub fn close_on_overflow(mut self, code: CloseCode) -> Self {
-        Arc::make_mut(&mut self.output).overflow = Some(code);
+        Arc::make_mut(&mut self.settings).output.overflow = Some(code);
         self
     }
 
@@ -368,7 +366,7 @@ impl Acceptor {
     /// another that opens a connection.
     pub(super) fn apart(mut self) -> Self {
         self.limits = Arc::new(*self.limits);
-        self.output = Arc::new(*self.output);
+        self.settings = Arc::new(*self.settings);
         self
     }
 
@@ -387,7 +385,7 @@ impl fmt::Debug for Acceptor {
             .field("head_limits", &self.head_limits)
             .field("handshake_timeout", &self.handshake_timeout)
             .field("close_timeout", &self.close_timeout)
-            .field("staying", &self.staying)
+            .field("settings", &self.settings)
             .field("origins", &self.origins)
             .finish_non_exhaustive()
     }

@@ -76,7 +76,7 @@ impl fmt::Display for Limit {
 /// The limits of a server; none is `None`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// At 1.7 KB each when idle, these are 110 MB; with TLS, 640 MB.
+    /// At 1.5 KB each when idle, these are 100 MB; with TLS, 630 MB.
     pub(super) connections: Option<usize>,
     /// An office or a mobile network behind one address has room; one machine is kept from filling a
     /// server.
@@ -247,13 +247,28 @@ impl Gate {
         }
         Ok(Place {
             limits: limits.clone(),
-            counted: Mutex::new(Counted {
+            counting: Mutex::new(Counting {
                 gate: self.clone(),
-                client: None,
+                counted: Some(Counted::default()),
             }),
             handshake: OnceLock::new(),
             refused: Mutex::new(None),
         })
+    }
+
+    /// Counts a connection no more.
+    pub(super) fn give_back(&self, counted: Counted) {
+        self.leave(counted.client);
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection for no address any more.
+    fn leave(&self, client: Option<Client>) {
+        if let Some(client) = client
+            && let Some(counted) = self.addresses(client).clients.get_mut(&client)
+        {
+            counted.open = counted.open.saturating_sub(1);
+        }
     }
 
     fn addresses(&self, client: Client) -> MutexGuard<'_, Addresses> {
@@ -335,24 +350,31 @@ impl Drop for Refusing {
 pub(super) struct Place {
     /// The server's, which has them once.
     limits: Arc<Limits>,
-    counted: Mutex<Counted>,
+    counting: Mutex<Counting>,
     /// The number of its opening handshake.
     handshake: OnceLock<u64>,
     /// Why it was not let in, where that is known only now. In a box: it is seldom there.
     refused: Mutex<Option<Box<Refused>>>,
 }
 
-/// What is left of it once the connection is open: that it is counted, for as long as this is held.
+/// Has the connection counted until it is open.
 #[derive(Debug)]
-pub(super) struct Counted {
+struct Counting {
     gate: Arc<Gate>,
+    /// Nothing once somebody else [gives it back](Gate::give_back).
+    counted: Option<Counted>,
+}
+
+/// What is left of it once the connection is open: for whom it is counted, if for anyone.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
     client: Option<Client>,
 }
 
 impl Place {
     /// Begins the opening handshake of the connection.
     pub(super) fn handshake(&self, peer: Option<SocketAddr>) -> Handshake {
-        let gate = lock(&self.counted).gate.clone();
+        let gate = lock(&self.counting).gate.clone();
         let handshake = gate.handshake(peer);
         self.handshake.get_or_init(|| handshake.id);
         handshake
@@ -360,7 +382,7 @@ impl Place {
 
     /// Says whose that is, where it is not who has connected.
     pub(super) fn comes_from(&self, client: Option<SocketAddr>) {
-        let gate = lock(&self.counted).gate.clone();
+        let gate = lock(&self.counting).gate.clone();
         if let Some(id) = self.handshake.get()
             && let Some(unfinished) = lock(&gate.handshakes).at(*id)
         {
@@ -376,28 +398,27 @@ impl Place {
     /// Counts the connection for no address any more.
     #[cfg(feature = "hyper")]
     pub(super) fn forget_address(&self) {
-        lock(&self.counted).leave();
+        lock(&self.counting).leave();
     }
 
-    pub(super) fn into_counted(self) -> Counted {
-        self.counted
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// What has to be [given back](Gate::give_back) from here on.
+    pub(super) fn into_counted(self) -> Option<Counted> {
+        lock(&self.counting).counted.take()
     }
 
     /// Says which address the connection is from, as soon as that is known, and counts it there; what
     /// it was counted for before is given back.
     pub(super) fn count_address(&self, address: IpAddr) -> Result<(), Refused> {
-        lock(&self.counted)
+        lock(&self.counting)
             .count_at(address, &self.limits)
             .inspect_err(|refused| *lock(&self.refused) = Some(Box::new(*refused)))
     }
 }
 
-impl Counted {
+impl Counting {
     fn count_at(&mut self, address: IpAddr, limits: &Limits) -> Result<(), Refused> {
         let client = Client::from(address);
-        if self.client == Some(client) {
+        if self.client() == Some(client) {
             return Ok(());
         }
         let most = limits.per_address.for_address(address);
@@ -427,23 +448,28 @@ impl Counted {
         counted.open += 1;
         drop(addresses);
         self.leave();
-        self.client = Some(client);
+        if let Some(counted) = &mut self.counted {
+            counted.client = Some(client);
+        }
         Ok(())
     }
 
+    fn client(&self) -> Option<Client> {
+        self.counted.as_ref()?.client
+    }
+
     fn leave(&mut self) {
-        if let Some(client) = self.client.take()
-            && let Some(counted) = self.gate.addresses(client).clients.get_mut(&client)
-        {
-            counted.open = counted.open.saturating_sub(1);
+        if let Some(counted) = &mut self.counted {
+            self.gate.leave(counted.client.take());
         }
     }
 }
 
-impl Drop for Counted {
+impl Drop for Counting {
     fn drop(&mut self) {
-        self.leave();
-        self.gate.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(counted) = self.counted.take() {
+            self.gate.give_back(counted);
+        }
     }
 }
 

@@ -91,6 +91,8 @@ pub(super) struct Place {
 /// Holds the place for as long as the connection's task runs.
 pub(crate) struct Entry {
     pub(super) place: Place,
+    /// Unless somebody else gives it back.
+    holds: bool,
 }
 
 impl Registry {
@@ -110,7 +112,7 @@ impl Connections {
             registry: self.0.clone(),
             number,
         };
-        let handle = tokio::spawn(task(Entry { place })).abort_handle();
+        let handle = tokio::spawn(task(Entry { place, holds: true })).abort_handle();
         // Where it has ended already, another may have its place.
         let mut open = self.0.lock();
         let connection = open.connections.at(number);
@@ -122,6 +124,17 @@ impl Connections {
         }
         drop(open);
         handle
+    }
+
+    /// Whose connection it is that has a place, once it is open.
+    pub(super) fn peer(&self, number: usize) -> Option<SocketAddr> {
+        let mut open = self.0.lock();
+        open.connections.at(number)?.open.as_ref()?.info.peer_addr()
+    }
+
+    /// Gives a place back.
+    pub(super) fn give_back(&self, number: usize) {
+        self.0.leave(number);
     }
 
     /// Asks every connection to leave, each in its turn, waits until all have ended, and cuts off what
@@ -355,26 +368,32 @@ impl Entry {
 }
 
 impl Entry {
-    /// Whose connection it is, once it is open.
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
-        let Place { registry, number } = &self.place;
-        let mut open = registry.lock();
-        open.connections.at(*number)?.open.as_ref()?.info.peer_addr
+    /// The number of the place, for whoever [gives it back](Connections::give_back) from here on.
+    pub(super) fn into_number(mut self) -> usize {
+        self.holds = false;
+        self.place.number
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Place { registry, number } = &self.place;
-        let mut open = registry.lock();
-        let connection = open.connections.leave(*number);
+        if self.holds {
+            self.place.registry.leave(self.place.number);
+        }
+    }
+}
+
+impl Registry {
+    fn leave(&self, number: usize) {
+        let mut open = self.lock();
+        let connection = open.connections.leave(number);
         if let (Some(began), Some(connection)) = (open.leaving, &connection) {
             open.note(connection, began.elapsed());
         }
         let was_cut = connection.as_ref().is_some_and(|it| it.cut);
         open.cut -= usize::from(was_cut);
         if open.connections.is_empty() || was_cut && open.cut == 0 {
-            registry.changed.notify_one();
+            self.changed.notify_one();
         }
         // Before the connection, which says goodbye where nobody else has it.
         drop(open);
@@ -396,7 +415,7 @@ impl Open {
                     None if !connection.cut => return,
                     ended => ended,
                 };
-                let peer = shared.info.peer_addr;
+                let peer = shared.info.peer_addr();
                 farewell.connections.push(Departed { peer, after, ended });
             }
             None if connection.http => farewell.http_cut += usize::from(connection.cut),

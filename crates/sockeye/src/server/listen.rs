@@ -23,7 +23,7 @@ use super::{
     Acceptor, Client, Incoming, Listener, Networks, PlainHttp, Rate, Routes, Shutdown,
     ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
-    connections::{self, Place},
+    connections::{self, Connections, Place},
     listener::{cannot_listen, is_of_one_connection},
     proxy_protocol::read_header,
     shutdown::{Begun, Running},
@@ -494,6 +494,7 @@ impl Server {
         let context = Arc::new(Context {
             limits: Arc::new(self.limits),
             gate: self.gate.clone(),
+            connections: connections.clone(),
             proxies: self.proxies.clone(),
             acceptor: Arc::new(self.acceptor.clone().apart()),
             #[cfg(feature = "hyper")]
@@ -653,7 +654,8 @@ impl fmt::Debug for Server {
 /// What the connections of a server have in common.
 pub(super) struct Context {
     limits: Arc<Limits>,
-    gate: Arc<Gate>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) connections: Connections,
     proxies: Option<Networks>,
     acceptor: Arc<Acceptor>,
     #[cfg(feature = "hyper")]

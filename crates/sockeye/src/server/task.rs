@@ -51,10 +51,25 @@ pub(super) enum Stage {
 pub(super) struct Working<Fut> {
     /// First, so that it is dropped first, as before.
     work: Fut,
-    entry: Entry,
-    /// Where it is counted; nowhere would be only where somebody else had its place, whom there is not.
-    counted: Option<Counted>,
+    held: Held,
+}
+
+/// What a connection holds for as long as it is open: its place, and that it is counted. As guards of their own
+/// these would each know the server.
+struct Held {
     context: Arc<listen::Context>,
+    number: usize,
+    /// Nothing would be only where somebody else had its place, whom there is not.
+    counted: Option<Counted>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(counted) = self.counted.take() {
+            self.context.gate.give_back(counted);
+        }
+        self.context.connections.give_back(self.number);
+    }
 }
 
 impl<W, Fut> Future for Task<W, Fut>
@@ -117,12 +132,13 @@ impl<W> Opening<W> {
         match opened {
             Ok(Some(socket)) => {
                 entry.opened(&socket);
-                Some(Working {
-                    work: work(socket),
-                    entry,
-                    counted: Arc::into_inner(place).map(Place::into_counted),
+                let work = work(socket);
+                let held = Held {
                     context,
-                })
+                    number: entry.into_number(),
+                    counted: Arc::into_inner(place).and_then(Place::into_counted),
+                };
+                Some(Working { work, held })
             }
             Ok(None) => None,
             Err(Unopened { peer, error }) => {
@@ -139,16 +155,11 @@ impl<W> Opening<W> {
 impl<Fut> Working<Fut> {
     /// Gives the place back, and tells of what went wrong.
     fn end(self, result: Result<()>) {
-        let Self {
-            work,
-            entry,
-            counted,
-            context,
-        } = self;
+        let Self { work, held } = self;
         drop(work);
-        drop(counted);
         if let Err(error) = result {
-            context.tell(entry.peer(), &error);
+            let peer = held.context.connections.peer(held.number);
+            held.context.tell(peer, &error);
         }
     }
 }

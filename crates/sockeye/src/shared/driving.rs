@@ -52,13 +52,13 @@ impl Shared {
 
     /// Takes the link for a driver.
     pub(crate) fn take_link(&self) -> Option<Box<Link>> {
-        self.lock().link.take()
+        self.lock().take_link()
     }
 
     /// Takes the link for a driver as soon as the one that holds it has given it up.
     pub(crate) fn poll_take_link(&self, cx: &mut Context<'_>) -> Poll<Box<Link>> {
         let mut state = self.lock();
-        if let Some(link) = state.link.take() {
+        if let Some(link) = state.take_link() {
             return Poll::Ready(link);
         }
         state.seldom.get_or_insert_default().wanted = Some(cx.waker().clone());
@@ -69,7 +69,7 @@ impl Shared {
 
     /// Gives the link back: nobody drives the connection any more.
     pub(crate) fn free_link(&self, mut link: Box<Link>) {
-        link.reading = None;
+        link.forget_tasks();
         let mut state = self.lock();
         let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
         self.take_latest(&mut state, &mut link);
@@ -78,9 +78,9 @@ impl Shared {
         }
         self.driver_buffered.store(0, Ordering::Relaxed);
         state.driver = None;
-        state.link = Some(link);
         // Whoever waits for an event now writes what is left, and minds the deadline.
-        let wakers = [wanted, state.reading.take()];
+        let wakers = [wanted, state.take_reading()];
+        state.link = Some(link);
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.wake_waiting();
@@ -117,7 +117,7 @@ impl Shared {
     fn note_lost(&self, lost: Lost) {
         let mut state = self.lock();
         state.seldom.get_or_insert_default().broken = Some(lost);
-        let reading = state.reading.take();
+        let reading = state.take_reading();
         drop(state);
         reading.into_iter().for_each(Waker::wake);
         // Those who wait for their turn too, which may not come.
@@ -144,7 +144,7 @@ impl Shared {
             return result;
         };
         waiting.held.store(link.sender.held(), Ordering::Relaxed);
-        let room = waiting.room.any() && buffered < self.info.output.high_water;
+        let room = waiting.room.any() && buffered < self.info.settings.output.high_water;
         let drained = waiting.drained.any() && (buffered == 0 || result.is_ready());
         if room {
             waiting.room.wake();
@@ -177,5 +177,111 @@ impl Shared {
             outer: DRIVING.with(|slot| slot.replace(driving)),
         };
         poll()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::Wake,
+    };
+
+    use super::*;
+    use crate::{driver::Driver, shared::Access};
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Woken {
+        fn take(&self) -> usize {
+            self.0.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    /// Tasks that drive, read, or do one and then the other.
+    fn task() -> (Arc<Woken>, Waker) {
+        let woken = Arc::<Woken>::default();
+        (woken.clone(), woken.into())
+    }
+
+    #[test]
+    fn a_task_that_has_read_and_then_drives_is_woken_for_what_others_send() {
+        let (woken, waker) = task();
+        let cx = &mut Context::from_waker(&waker);
+        for wakes in [false, true] {
+            let shared = Shared::of_nobody();
+            shared.park(cx, false).unwrap();
+            if wakes {
+                shared.access(|access| match access {
+                    Access::Free(link, _) => link.wake_reading(),
+                    Access::Driven(_) | Access::Remote(_) => unreachable!("nobody drives it"),
+                });
+            }
+            let mut driver = Driver::new(shared.clone()).unwrap();
+            driver.collect(cx);
+            woken.take();
+            shared.try_send("from elsewhere".into()).unwrap();
+            assert_eq!(woken.take(), 1, "{wakes}");
+        }
+    }
+
+    #[test]
+    fn whoever_reads_is_found_wherever_the_link_is() {
+        let shared = Shared::of_nobody();
+        let (reading, reader) = task();
+        let (driving, driver_waker) = task();
+        let free = |shared: &Arc<Shared>| {
+            let parked = shared.park(&mut Context::from_waker(&reader), false);
+            assert_eq!(parked, Ok(None));
+        };
+        free(&shared);
+        // A driver takes over while another task waits.
+        let mut driver = Driver::new(shared.clone()).unwrap();
+        driver.collect(&mut Context::from_waker(&driver_waker));
+        shared.wake_reading();
+        assert_eq!((reading.take(), driving.take()), (1, 0));
+        // It waits anew, with the link elsewhere; the driver lets go.
+        free(&shared);
+        drop(driver);
+        assert_eq!(reading.take(), 1);
+        free(&shared);
+        shared.wake_reading();
+        shared.wake_reading();
+        assert_eq!(reading.take(), 1);
+    }
+
+    /// In the poll of the driver: in its own task, and in one of a set of futures.
+    #[test]
+    fn whoever_reads_in_the_poll_of_the_driver_is_found() {
+        let shared = Shared::of_nobody();
+        let (own, owns) = task();
+        let (other, others) = task();
+        let mut driver = Driver::new(shared.clone()).unwrap();
+        for (woken, waker) in [(&own, &owns), (&other, &others), (&own, &owns)] {
+            let reads = pin!(poll_fn(|_| {
+                let cx = &mut Context::from_waker(waker);
+                assert!(!shared.park_quick(cx));
+                shared.park(cx, false).unwrap();
+                assert!(shared.park_quick(cx));
+                Poll::<()>::Pending
+            }));
+            let polled = driver.poll_run(&mut Context::from_waker(&owns), reads);
+            assert!(polled.is_pending());
+            driver.link().unwrap().wake_reading();
+            assert_eq!(woken.take(), 1);
+            assert_eq!(own.take() + other.take(), 0);
+        }
     }
 }

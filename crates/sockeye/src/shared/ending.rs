@@ -15,7 +15,7 @@ impl Shared {
     pub(crate) fn end(&self, ended: Ended) {
         let mut state = self.lock();
         state.end(ended);
-        let wakers = [state.reading.take(), state.driver.clone()];
+        let wakers = [state.take_reading(), state.driver.clone()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.wake_waiting();

@@ -31,7 +31,7 @@ impl Shared {
         let all = Waker::from(self.waiting().clone());
         let all = &mut Context::from_waker(&all);
         while link.is_due(all) {
-            match link.tick(&self.pulse) {
+            match self.tick(link) {
                 // Whoever receives is woken in any case.
                 None | Some(Step::Ping | Step::Ask { .. }) => {}
                 Some(Step::GiveUp) => {
@@ -64,7 +64,7 @@ impl Shared {
         let mut left = None;
         let mut tick = |cx: &mut Context<'_>| {
             while link.is_due(cx) {
-                match link.tick(&self.pulse) {
+                match self.tick(link) {
                     step @ Some(Step::GiveUp | Step::Close { .. }) => left = step,
                     None | Some(Step::Ping | Step::Ask { .. }) => {}
                 }

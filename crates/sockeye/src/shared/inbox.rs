@@ -2,7 +2,7 @@
 
 use std::{mem, sync::atomic::Ordering};
 
-use sockeye_proto::{OwnedEvent, SendError};
+use sockeye_proto::SendError;
 
 use super::{Shared, State};
 use crate::{
@@ -144,8 +144,8 @@ impl State {
             return Err(SendError::ControlTooLong { len: payload.len() }.into());
         }
         let inbox = self.inbox.get_or_insert_default();
-        if let Command::Answer(OwnedEvent::Ping(newer)) = &command
-            && let Some(Command::Answer(OwnedEvent::Ping(latest))) = inbox.commands.last_mut()
+        if let Command::AnswerPing(newer) = &command
+            && let Some(Command::AnswerPing(latest)) = inbox.commands.last_mut()
         {
             // The pong for the latest will do (RFC 6455 §5.5.3): a peer must not make this grow with pings while
             // the driver is not polled.
@@ -173,11 +173,11 @@ mod tests {
     fn pings_do_not_pile_up_while_the_driver_is_not_polled() {
         let shared = Shared::driven_elsewhere();
         for number in 0..1000_u32 {
-            let ping = OwnedEvent::Ping(number.to_be_bytes().to_vec().into());
-            shared.apply(Command::Answer(ping)).unwrap();
+            let ping = number.to_be_bytes().to_vec().into();
+            shared.apply(Command::AnswerPing(ping)).unwrap();
         }
         let posted = shared.take_inbox(&mut shared.lock());
-        let [Command::Answer(OwnedEvent::Ping(latest))] = &posted[..] else {
+        let [Command::AnswerPing(latest)] = &posted[..] else {
             panic!("{posted:?}");
         };
         assert_eq!(**latest, 999_u32.to_be_bytes());

@@ -12,7 +12,12 @@ use tokio::{
 };
 
 use super::{Access, Shared, State, leaving};
-use crate::{Ended, Result, keepalive::Step, link::Command, reader::Reader};
+use crate::{
+    Ended, Result,
+    keepalive::Step,
+    link::{Command, Link},
+    reader::Reader,
+};
 
 impl Shared {
     /// For a task whose connection nobody drives: writes what is left once the connection has
@@ -53,9 +58,7 @@ impl Shared {
             return false;
         }
         let parked = self.with_driven(|link| {
-            link.broken().is_none()
-                && link.sender.is_open()
-                && matches!(&link.reading, Some(waker) if waker.will_wake(cx.waker()))
+            link.broken().is_none() && link.sender.is_open() && link.is_read_by(cx.waker())
         });
         parked.unwrap_or(false)
     }
@@ -82,10 +85,7 @@ impl Shared {
                 if !link.sender.is_open() && self.lock().ended().is_some() {
                     return Err(());
                 }
-                match &mut link.reading {
-                    Some(waker) => waker.clone_from(cx.waker()),
-                    None => link.reading = Some(cx.waker().clone()),
-                }
+                link.read_by(cx.waker());
                 Ok(None)
             }
             Access::Free(link, state) => {
@@ -93,9 +93,15 @@ impl Shared {
                 if let Some(lost) = link.broken() {
                     state.seldom.get_or_insert_default().broken = Some(lost.clone());
                 }
-                state.wait_for_event(cx).map(|()| link.deadline())
+                state.check_for_event()?;
+                link.read_freely_by(cx.waker());
+                Ok(link.deadline())
             }
-            Access::Remote(state) => state.wait_for_event(cx).map(|()| None),
+            Access::Remote(state) => {
+                state.check_for_event()?;
+                state.seldom.get_or_insert_default().reading = Some(cx.waker().clone());
+                Ok(None)
+            }
         });
         if parked.is_err() {
             // It may have been found out right there that the transport has failed.
@@ -190,7 +196,7 @@ impl Shared {
         let mut state = self.lock();
         let driver = state.driver.clone();
         let is_free = driver.is_none();
-        let waker = driver.or_else(|| state.reading.take());
+        let waker = driver.or_else(|| state.take_reading());
         drop(state);
         waker.into_iter().for_each(Waker::wake);
         if is_free {
@@ -200,7 +206,7 @@ impl Shared {
 
     /// Wakes the task that waits for an event, so that it sees that a Close was sent.
     pub(crate) fn wake_reading(&self) {
-        let waker = self.lock().reading.take();
+        let waker = self.lock().take_reading();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -208,18 +214,33 @@ impl Shared {
 }
 
 impl State {
-    /// Remembers the task that waits for an event; `Err` where none will come.
-    fn wait_for_event(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
+    /// `Err` where no event will come.
+    fn check_for_event(&mut self) -> Result<(), ()> {
         if let Some(lost) = self.broken().cloned() {
             self.end(Ended::Lost(lost));
         }
         if self.ended().is_some() {
             return Err(());
         }
-        match &mut self.reading {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => self.reading = Some(cx.waker().clone()),
-        }
         Ok(())
+    }
+
+    /// The task that waits for an event, where it must know of more than the transport says.
+    pub(super) fn take_reading(&mut self) -> Option<Waker> {
+        match &mut self.link {
+            Some(link) => link.take_reading(),
+            None => self.seldom.as_mut()?.reading.take(),
+        }
+    }
+
+    /// Takes the link for a driver. Whoever waits for an event in another task is still to be found.
+    pub(super) fn take_link(&mut self) -> Option<Box<Link>> {
+        let mut link = self.link.take()?;
+        if let Some(reading) = link.take_reading() {
+            self.seldom.get_or_insert_default().reading = Some(reading);
+        }
+        // One that has read before may be who drives now, and is yet to be registered.
+        link.forget_tasks();
+        Some(link)
     }
 }

@@ -59,7 +59,9 @@ impl Shared {
             return false;
         }
         let sent = self.with_driven(|link| {
-            if link.broken().is_some() || link.sender.buffered() >= self.info.output.high_water {
+            if link.broken().is_some()
+                || link.sender.buffered() >= self.info.settings.output.high_water
+            {
                 return false;
             }
             link.lend_buffer();
@@ -122,7 +124,7 @@ impl Shared {
         {
             ready!(self.poll_others_turn(cx))?;
         }
-        let high_water = self.info.output.high_water;
+        let high_water = self.info.settings.output.high_water;
         self.access(|access| {
             match &access {
                 Access::Driven(link)
@@ -176,7 +178,7 @@ impl Shared {
         if self.send_quick(message.as_ref()) {
             return Ok(());
         }
-        self.send_below(message, self.info.output.high_water)
+        self.send_below(message, self.info.settings.output.high_water)
     }
 
     /// As [`try_send`](Self::try_send), with another mark than the connection's.
@@ -324,10 +326,8 @@ impl Shared {
             // Its Close, or what it was given up with, if there is one.
             result = self.poll_flush_free(cx, link);
         }
-        if !matches!(result, Poll::Ready(Ok(())))
-            && let Some(reading) = state.reading.take()
-        {
-            reading.wake();
+        if !matches!(result, Poll::Ready(Ok(()))) {
+            link.wake_reading();
         }
         result
     }
