@@ -21,8 +21,12 @@ use tokio::{
 
 const CONNECTIONS: usize = 10_000;
 
-/// Bytes a connection, at one end: the socket's state, the task it runs in, what the allocator adds.
-const BOUND: usize = 6 * 1024;
+/// Bytes a connection at the server, with every feature: the socket's state, the task it runs in, what the allocator
+/// adds. It takes 1,510 to 1,810.
+const BOUND: usize = 2 * 1024;
+
+/// The same at the client, whose task is this test's.
+const CLIENT_BOUND: usize = 3 * 1024;
 
 /// A server in a process of its own, as this one's descriptors suffice for one end.
 struct Server {
@@ -143,7 +147,7 @@ async fn measure(example: &str, deflate: Option<DeflateConfig>) -> [usize; 2] {
             "{connections} connections, {example}{compressed}, {after}: \
              {cost} bytes each at the server, {own} at the client"
         );
-        assert!(own < BOUND, "{own} bytes a connection at the client");
+        assert!(own < CLIENT_BOUND, "{own} bytes a connection at the client");
     }
     costs
 }
