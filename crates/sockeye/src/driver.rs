@@ -88,7 +88,7 @@ impl Driver {
         };
         if !link.is_driven_by(cx.waker()) {
             self.shared.register_driver(cx.waker());
-            link.driven_by(cx.waker());
+            link.set_driver(cx.waker());
         }
         self.shared.is_posted() && self.shared.collect(link)
     }

@@ -437,9 +437,7 @@ impl Link {
     /// The way of most writes: for a message that comes alone, 105 instructions less.
     #[inline]
     pub(crate) fn write_quick(&mut self) -> io::Result<bool> {
-        if let Some(seldom) = &self.seldom
-            && (seldom.ending.is_some() || seldom.latest.is_some())
-        {
+        if self.ending().is_some() || self.has_latest() {
             return Ok(false);
         }
         let output = self.sender.output();
@@ -597,7 +595,7 @@ impl Link {
         matches!(&self.task, Some(known) if known.will_wake(task))
     }
 
-    pub(crate) fn driven_by(&mut self, task: &Waker) {
+    pub(crate) fn set_driver(&mut self, task: &Waker) {
         self.task = Some(task.clone());
     }
 
@@ -612,7 +610,7 @@ impl Link {
     }
 
     /// Has a task woken, in the poll of the driver, that waits for an event.
-    pub(crate) fn read_by(&mut self, task: &Waker) {
+    pub(crate) fn set_reader(&mut self, task: &Waker) {
         self.reads = self.is_driven_by(task);
         if !self.reads {
             let reading = &mut self.seldom.get_or_insert_default().reading;
@@ -621,7 +619,7 @@ impl Link {
     }
 
     /// The same where nobody drives.
-    pub(crate) fn read_freely_by(&mut self, task: &Waker) {
+    pub(crate) fn set_free_reader(&mut self, task: &Waker) {
         match &mut self.task {
             Some(known) => known.clone_from(task),
             none => *none = Some(task.clone()),

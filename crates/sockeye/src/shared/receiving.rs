@@ -85,7 +85,7 @@ impl Shared {
                 if !link.sender.is_open() && self.lock().ended().is_some() {
                     return Err(());
                 }
-                link.read_by(cx.waker());
+                link.set_reader(cx.waker());
                 Ok(None)
             }
             Access::Free(link, state) => {
@@ -94,7 +94,7 @@ impl Shared {
                     state.seldom.get_or_insert_default().broken = Some(lost.clone());
                 }
                 state.check_for_event()?;
-                link.read_freely_by(cx.waker());
+                link.set_free_reader(cx.waker());
                 Ok(link.deadline())
             }
             Access::Remote(state) => {
