@@ -209,9 +209,7 @@ impl Headers {
     /// [`HandshakeError::InvalidHeader`] for a name that is not a token, and for a value with a
     /// line break or another control character: it would end the field and begin another.
     pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HandshakeError> {
-        let mut draft = Draft {
-            bytes: mem::take(&mut self.bytes).into_vec(),
-        };
+        let mut draft = Draft::from(mem::take(self));
         let pushed = draft.push(name, value.as_ref());
         *self = draft.finish();
         pushed
@@ -328,6 +326,15 @@ impl Draft {
     pub(super) fn finish(self) -> Headers {
         Headers {
             bytes: self.bytes.into_boxed_slice(),
+        }
+    }
+}
+
+/// A list to which more is added.
+impl From<Headers> for Draft {
+    fn from(headers: Headers) -> Self {
+        Self {
+            bytes: headers.bytes.into_vec(),
         }
     }
 }

@@ -12,7 +12,7 @@ use core::{fmt, mem::MaybeUninit};
 
 use super::{
     Accept, HandshakeError, HeaderFields, Headers, Offer, UpgradeRequest,
-    headers::{field_value, write_field},
+    headers::{Draft, field_value, write_field},
     request::{FEW_FIELDS, check_whole, count_fields, extension_list, is_reserved, own_fields},
 };
 use crate::deflate::{DeflateConfig, DeflateParams, Extension, NegotiationError, parse_extensions};
@@ -90,14 +90,14 @@ impl Acceptance {
     /// All header fields, the handshake's own first.
     #[cfg(feature = "http")]
     pub(super) fn to_headers(&self) -> Headers {
-        let mut all = Headers::new();
+        let mut all = Draft::default();
         let own = [("Upgrade", &b"websocket"[..]), ("Connection", b"Upgrade")];
         let own = own.into_iter().chain(self.chosen().into_iter().flatten());
         for (name, value) in own.chain(self.headers.iter()) {
             // They have been found to be fields before.
             let _ = all.push(name, value);
         }
-        all
+        all.finish()
     }
 
     /// The fields of the handshake that say what is agreed.
@@ -194,10 +194,10 @@ impl Refusal {
 
     /// All header fields.
     pub(super) fn to_headers(&self) -> Headers {
-        let mut all = self.headers.clone();
+        let mut all = Draft::from(self.headers.clone());
         let mut own = |name, value: &str| {
             // Constants and numbers, which can travel.
-            let _ = all.push(name, value);
+            let _ = all.push(name, value.as_bytes());
         };
         if self.has_body() {
             if self.headers.first("Content-Type").is_none() {
@@ -212,7 +212,7 @@ impl Refusal {
         } else {
             own("Connection", "close");
         }
-        all
+        all.finish()
     }
 
     /// 204 and 304 end with their head (RFC 9110 §6.4.1).
