@@ -148,6 +148,18 @@ impl Inflater {
         Err(ProtocolError::ReservedBits)
     }
 
+    pub(crate) fn inflate_into(
+        &mut self,
+        _lent: &mut Self,
+        _compressed: &[u8],
+        _limit: usize,
+        _window: WindowBits,
+    ) -> Result<(), ProtocolError> {
+        Err(ProtocolError::ReservedBits)
+    }
+
+    pub(crate) fn take_room(&mut self, _other: &mut Self) {}
+
     pub(crate) fn output(&self) -> &[u8] {
         &[]
     }

@@ -4,7 +4,7 @@ mod parts;
 mod turns;
 
 use alloc::vec::Vec;
-use core::fmt;
+use core::{fmt, mem};
 
 use zlib_rs::{Inflate, InflateFlush, Status};
 
@@ -88,6 +88,27 @@ impl Inflater {
         Ok(self.output())
     }
 
+    /// As [`inflate`](Self::inflate), keeping the context, with the room and the result in `lent`: a connection that
+    /// has its own context is not to hold what was made of its last message.
+    pub(crate) fn inflate_into(
+        &mut self,
+        lent: &mut Self,
+        compressed: &[u8],
+        limit: usize,
+        window: WindowBits,
+    ) -> Result<(), ProtocolError> {
+        self.take_room(lent);
+        let result = self.inflate(compressed, limit, window, true).map(drop);
+        lent.take_room(self);
+        result
+    }
+
+    /// Takes over another's room, and the message in it.
+    pub(crate) fn take_room(&mut self, other: &mut Self) {
+        self.room = mem::take(&mut other.room);
+        self.len = mem::take(&mut other.len);
+    }
+
     /// The last message inflated.
     #[inline]
     pub(crate) fn output(&self) -> &[u8] {
@@ -96,10 +117,10 @@ impl Inflater {
 
     /// Takes the last message inflated, without a copy where it is large, and leaves none.
     pub fn take_output(&mut self) -> Vec<u8> {
-        let len = core::mem::take(&mut self.len);
+        let len = mem::take(&mut self.len);
         // What is moved keeps its spare room for as long as its new owner lives.
         if len >= MOVED && len >= self.room.capacity() / 2 {
-            let mut output = core::mem::take(&mut self.room);
+            let mut output = mem::take(&mut self.room);
             output.truncate(len);
             output
         } else {
@@ -125,7 +146,7 @@ impl Inflater {
 
     /// How much room for output is allocated, in bytes.
     #[cfg(test)]
-    pub(super) fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.room.capacity()
     }
 
@@ -196,16 +217,19 @@ impl Inflater {
             let status = codec
                 .decompress(&input[taken..], room, InflateFlush::NoFlush)
                 .map_err(|_| Stop::Corrupt)?;
-            taken += (codec.total_in() - before.0) as usize;
+            let took = (codec.total_in() - before.0) as usize;
+            taken += took;
             let written = (codec.total_out() - before.1) as usize;
             let full = written == room.len();
             if at_limit && full {
                 return Err(Stop::TooLarge { limit });
             }
             self.len += written;
-            // Room left over is how zlib says that it has nothing more to write.
-            if status == Status::StreamEnd || !full {
-                return Ok((taken, status == Status::StreamEnd));
+            // Room left over is how zlib says that it has nothing more to write of what it looks at: 4 GiB at a time.
+            let ended = status == Status::StreamEnd;
+            let looked_at_all = taken == input.len() || took + written == 0;
+            if ended || (!full && looked_at_all) {
+                return Ok((taken, ended));
             }
         }
     }

@@ -52,9 +52,8 @@ impl Receiver {
         let Some(compressed) = self.inflate(text, place, lent)? else {
             return Ok(None);
         };
-        let inflater = self.inflater.as_deref().unwrap_or(lent);
-        let message = borrow(text, false, inflater.output())
-            .inspect_err(|_| (self.ended, self.fresh) = (true, false))?;
+        let message =
+            borrow(text, false, lent.output()).inspect_err(|_| self.inflating_failed())?;
         let flow = self.meter.received();
         flow.message(text, message.len());
         flow.compressed(compressed, message.len());
@@ -72,16 +71,22 @@ impl Receiver {
         let Some(compressed) = self.inflate(text, place, lent)? else {
             return Ok(None);
         };
-        let inflater = self.inflater.as_deref_mut().unwrap_or(lent);
-        let message = own(text, false, inflater.take_output().into())
-            .inspect_err(|_| (self.ended, self.fresh) = (true, false))?;
+        let message =
+            own(text, false, lent.take_output().into()).inspect_err(|_| self.inflating_failed())?;
         let flow = self.meter.received();
         flow.message(text, message.len());
         flow.compressed(compressed, message.len());
         Ok(Some(OwnedEvent::Message(message)))
     }
 
-    /// Inflates a message: how many bytes it was on its way. `None` where its turn is over.
+    /// Nothing more will be inflated: not what is left of this message, nor anything behind it.
+    #[cold]
+    fn inflating_failed(&mut self) {
+        self.end();
+        self.inflater = None;
+    }
+
+    /// Inflates a message into what is lent: how many bytes it was on its way. `None` where its turn is over.
     #[inline(always)]
     fn inflate(
         &mut self,
@@ -105,7 +110,7 @@ impl Receiver {
             Ok(true) => Ok(Some(compressed)),
             Ok(false) => Ok(None),
             Err(error) => {
-                (self.ended, self.fresh) = (true, false);
+                self.inflating_failed();
                 Err(error)
             }
         }
@@ -120,9 +125,11 @@ impl Receiver {
     ) -> Result<(), ProtocolError> {
         let gathered = matches!(place, Place::Own);
         let compressed = place.bytes(payload(&mut self.unfinished));
-        let keep_context = self.inflater.is_some();
-        let inflater = self.inflater.as_deref_mut().unwrap_or(lent);
-        inflater.inflate(compressed, self.limits.message, window, keep_context)?;
+        let limit = self.limits.message;
+        match self.inflater.as_deref_mut() {
+            Some(own) => own.inflate_into(lent, compressed, limit, window)?,
+            None => lent.inflate(compressed, limit, window, false).map(drop)?,
+        }
         if gathered {
             // Not held for as long as the message is handled, which may be as large.
             (self.unfinished, self.fresh) = (None, true);
@@ -165,8 +172,10 @@ impl Receiver {
             unfinished.lent = None;
             (self.unfinished, self.fresh) = (Some(unfinished), false);
         } else {
-            if let Some(inflater) = inflating.inflater.take() {
-                *lent = inflater;
+            match (inflating.inflater.take(), self.inflater.as_deref_mut()) {
+                (Some(inflater), _) => *lent = inflater,
+                (None, Some(own)) => lent.take_room(own),
+                (None, None) => {}
             }
             self.fresh = true;
         }
@@ -179,18 +188,71 @@ mod tests {
     use super::*;
     use crate::{Limits, Role, deflate::Direction};
 
-    /// It was held until the next read, for as long as the message was handled.
-    #[test]
-    fn nothing_is_held_of_what_a_message_was_on_its_way() {
-        // "Hello", as RFC 7692 §7.2.3.1 compresses it.
-        let mut frame = *b"\xC2\x07\xF2\x48\xCD\xC9\xC9\x07\x00";
-        let (mut first, mut second) = frame.split_at_mut(5);
+    /// "Hello", as RFC 7692 §7.2.3.1 compresses it.
+    const HELLO: [u8; 9] = *b"\xC2\x07\xF2\x48\xCD\xC9\xC9\x07\x00";
+
+    fn receiver(keeps_context: bool) -> Receiver {
         let deflate = Direction {
-            keeps_context: false,
+            keeps_context,
             window: WindowBits::MAX,
         };
         let role = Role::Client { masks: || [0; 4] };
-        let mut receiver = Receiver::new(role, Limits::default(), Some(deflate));
+        Receiver::new(role, Limits::default(), Some(deflate))
+    }
+
+    /// A connection with a context of its own held it until its next message: 16 MiB for 16 KB on the way.
+    #[test]
+    fn what_is_made_of_a_message_is_in_what_is_lent() {
+        let mut receiver = receiver(true).in_turns();
+        let mut inflater = Inflater::new();
+        // More than is inflated in one go: empty blocks before it.
+        let compressed = [
+            b"\x00\x00\x00\xFF\xFF".repeat(LONG / 5 + 1),
+            HELLO[2..].to_vec(),
+        ]
+        .concat();
+        let mut long = vec![0xC2, 127];
+        long.extend_from_slice(&(compressed.len() as u64).to_be_bytes());
+        long.extend_from_slice(&compressed);
+        for mut frame in [HELLO.to_vec(), long, HELLO.to_vec()] {
+            let mut input = &mut frame[..];
+            let event = loop {
+                match receiver
+                    .receive_owned_any(&mut input, &mut inflater)
+                    .unwrap()
+                {
+                    None => assert!(receiver.is_inflating()),
+                    Some(event) => break event,
+                }
+            };
+            assert_eq!(event, OwnedEvent::Message(b"Hello".as_slice().into()));
+            assert_eq!(receiver.inflater.as_ref().unwrap().room(), 0);
+        }
+    }
+
+    #[test]
+    fn nothing_is_held_of_what_could_not_be_inflated() {
+        let mut receiver = receiver(true);
+        let mut inflater = Inflater::new();
+        // Begins, and goes on, with a block of the reserved kind (RFC 1951 §3.2.3).
+        let mut first = *b"\x42\x01\xFF";
+        assert_eq!(
+            receiver.receive(&mut &mut first[..], &mut inflater),
+            Ok(None)
+        );
+        assert!(receiver.unfinished.is_some());
+        let mut last = *b"\x80\x01\xFF";
+        let error = receiver.receive(&mut &mut last[..], &mut inflater);
+        assert_eq!(error, Err(ProtocolError::CorruptDeflate));
+        assert!(receiver.unfinished.is_none() && receiver.inflater.is_none());
+    }
+
+    /// It was held until the next read, for as long as the message was handled.
+    #[test]
+    fn nothing_is_held_of_what_a_message_was_on_its_way() {
+        let mut frame = HELLO;
+        let (mut first, mut second) = frame.split_at_mut(5);
+        let mut receiver = receiver(false);
         let mut inflater = Inflater::new();
         let begun = receiver.receive_owned(&mut first, &mut inflater);
         assert_eq!(begun, Ok(None));
