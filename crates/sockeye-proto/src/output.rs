@@ -34,11 +34,7 @@ pub struct OutputBuffer {
 
 /// Payloads that are not copied into the buffer.
 #[derive(Debug, Default)]
-struct Larges {
-    queue: VecDeque<Large>,
-    /// The payload that was written last, for whoever can use its memory.
-    spent: Option<Bytes>,
-}
+struct Larges(VecDeque<Large>);
 
 /// A payload that is not copied into the buffer.
 #[derive(Debug)]
@@ -78,7 +74,8 @@ impl Output {
     /// # use std::io::{self, Write};
     /// fn write(output: &mut sockeye_proto::Output, to: &mut impl Write) -> io::Result<()> {
     ///     while let Some(chunk) = output.next_chunk() {
-    ///         let written = to.write(chunk)?;
+    ///         to.write_all(chunk)?;
+    ///         let written = chunk.len();
     ///         output.advance(written);
     ///     }
     ///     Ok(())
@@ -101,9 +98,14 @@ impl Output {
     /// Says that the first `count` bytes have been written. More than wait count as all of them.
     #[inline]
     pub fn advance(&mut self, count: usize) {
-        if let Some(buffer) = &mut self.buffer {
-            buffer.advance(count);
-        }
+        self.advance_taking(count);
+    }
+
+    /// As [`advance`](Self::advance), for whoever can use memory again: gives the last large payload that has been
+    /// written whole with it.
+    #[inline]
+    pub fn advance_taking(&mut self, count: usize) -> Option<Bytes> {
+        self.buffer.as_mut()?.advance(count)
     }
 
     /// Whether there is a buffer to gather in.
@@ -150,18 +152,6 @@ impl Output {
         let mut lent = mem::replace(buffer, Box::new(rest));
         lent.clear();
         Some(lent)
-    }
-
-    /// The large payload that was written last, so that its memory can be used again.
-    #[inline]
-    pub fn take_spent(&mut self) -> Option<Bytes> {
-        let buffer = self.buffer.as_mut()?;
-        let larges = buffer.large.as_mut()?;
-        let spent = larges.spent.take();
-        if larges.queue.is_empty() {
-            buffer.large = None;
-        }
-        spent
     }
 
     /// Lets go of all that waits: none of it will be written.
@@ -217,7 +207,7 @@ impl Output {
     pub(crate) fn append_large(&mut self, bytes: Bytes) {
         let buffer = self.buffer.get_or_insert_default();
         buffer.len += bytes.len();
-        buffer.large.get_or_insert_default().queue.push_back(Large {
+        buffer.large.get_or_insert_default().0.push_back(Large {
             after: buffer.end,
             bytes,
             written: 0,
@@ -242,7 +232,7 @@ impl OutputBuffer {
 
     fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = self.written;
-        let queue = self.large.as_ref().map(|larges| &larges.queue);
+        let queue = self.large.as_ref().map(|larges| &larges.0);
         let pairs = queue.into_iter().flatten().flat_map(move |large| {
             let before = &self.bytes[at..large.after];
             at = large.after;
@@ -257,7 +247,7 @@ impl OutputBuffer {
 
     #[inline]
     fn has_large(&self) -> bool {
-        matches!(&self.large, Some(larges) if !larges.queue.is_empty())
+        self.large.is_some()
     }
 
     fn clear(&mut self) {
@@ -265,19 +255,21 @@ impl OutputBuffer {
     }
 
     #[inline]
-    fn advance(&mut self, count: usize) {
+    fn advance(&mut self, count: usize) -> Option<Bytes> {
         if count >= self.len && !self.has_large() {
             self.clear();
+            None
         } else {
-            self.advance_part(count);
+            self.advance_part(count)
         }
     }
 
-    fn advance_part(&mut self, count: usize) {
+    fn advance_part(&mut self, count: usize) -> Option<Bytes> {
         let mut count = count.min(self.len);
+        let mut spent = None;
         self.len -= count;
-        while let Some(larges) = &mut self.large
-            && let Some(large) = larges.queue.front_mut()
+        while let Some(Larges(queue)) = self.large.as_deref_mut()
+            && let Some(large) = queue.front_mut()
         {
             let before = large.after - self.written;
             if count < before {
@@ -287,20 +279,24 @@ impl OutputBuffer {
             count -= before;
             if count < large.bytes.len() - large.written {
                 large.written += count;
-                return;
+                return spent;
             }
             count -= large.bytes.len() - large.written;
-            larges.spent = larges.queue.pop_front().map(|large| large.bytes);
+            spent = queue.pop_front().map(|large| large.bytes);
+            if queue.is_empty() {
+                self.large = None;
+            }
         }
         self.written += count;
         if self.len == 0 {
             (self.end, self.written) = (0, 0);
         }
+        spent
     }
 
     /// Counts the places of the large payloads from what has not been written.
     fn move_down(&mut self) {
-        for large in self.large.iter_mut().flat_map(|larges| &mut larges.queue) {
+        for large in self.large.iter_mut().flat_map(|larges| &mut larges.0) {
             large.after -= self.written;
         }
     }
@@ -398,6 +394,21 @@ mod tests {
             (0usize..50).prop_map(Step::Write),
             Just(Step::Trade),
         ]
+    }
+
+    /// It was held until the next large one, or for as long as the connection was open.
+    #[test]
+    fn a_large_payload_goes_with_its_last_byte() {
+        let payload = Bytes::from(vec![7; 100]);
+        let mut output = Output::default();
+        output.append(2).copy_from_slice(b"ab");
+        output.append_large(payload.clone());
+        output.advance(50);
+        assert!(!payload.is_unique());
+        output.advance(52);
+        assert!(output.is_empty() && payload.is_unique());
+        output.append_large(payload.clone());
+        assert_eq!(output.advance_taking(100), Some(payload));
     }
 
     proptest! {

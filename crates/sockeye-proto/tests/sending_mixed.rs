@@ -175,7 +175,6 @@ impl Ends {
                 assert_eq!(output.next_chunk().is_none(), all.is_empty());
                 self.written.extend_from_slice(&all[..count]);
                 output.advance(count);
-                drop(output.take_spent());
             }
             _ => self.drain(),
         }

@@ -488,8 +488,7 @@ impl Link {
             match self.io.poll_write(cx, output) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => {
-                    output.advance(count);
-                    if let Some(payload) = output.take_spent() {
+                    if let Some(payload) = output.advance_taking(count) {
                         buffers::reclaim(payload);
                     }
                     self.sender.meter().count_written(count);
