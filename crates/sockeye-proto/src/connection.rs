@@ -83,6 +83,8 @@ pub struct Connection {
     receiver: Receiver,
     sender: Sender,
     timed_out: bool,
+    /// Whether the peer has ended its side of the transport.
+    gone: bool,
 }
 
 impl Connection {
@@ -93,6 +95,7 @@ impl Connection {
             receiver,
             sender,
             timed_out: false,
+            gone: false,
         }
     }
 
@@ -125,6 +128,7 @@ impl Connection {
     /// Says that the peer has ended its side of the transport. Without a Close before it, that is
     /// an abnormal closure (§7.1.5).
     pub fn receive_end(&mut self) {
+        self.gone = true;
         self.sender.peer_is_gone();
     }
 
@@ -246,11 +250,12 @@ impl Connection {
         self.sender.is_open()
     }
 
-    /// Whether the transport is to be shut down: both sides have closed and all is written, or the
-    /// deadline has passed. The server does so first; a client gives it until
+    /// Whether the transport is to be shut down: both sides have closed and all is written, the peer has ended
+    /// its side without a Close ([`receive_end`](Self::receive_end)), or the deadline has passed. The server does so first; a client gives it until
     /// [`timeout`](Self::timeout) (§7.1.1).
     pub fn is_finished(&self) -> bool {
-        self.timed_out || self.sender.is_finished()
+        let broken_off = self.gone && !self.sender.is_close_sent();
+        self.timed_out || broken_off || self.sender.is_finished()
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).

@@ -53,6 +53,9 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The most bytes that a control frame carries (§5.5).
+const MAX_CONTROL: usize = 125;
+
 /// From this size an owned payload is written from where it is: below it, the copy is cheaper than
 /// one more piece in the write.
 const LARGE: usize = 16 * 1024;
@@ -245,7 +248,8 @@ impl Sender {
     }
 
     /// Gives the peer what it is owed for an event: a pong for a ping (§5.5.2), a Close for a Close
-    /// (§5.5.1).
+    /// (§5.5.1). What cannot have been received is answered as far as it can be: no ping of more than 125
+    /// bytes, and of a Close with a reason of more than 123 the code.
     #[inline]
     pub fn respond(&mut self, event: &Event<'_>, now: Duration) {
         match event {
@@ -334,7 +338,7 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
-        if payload.len() > 125 {
+        if payload.len() > MAX_CONTROL {
             return Err(SendError::ControlTooLong { len: payload.len() });
         }
         self.frame_control(opcode, payload);
@@ -342,7 +346,7 @@ impl Sender {
     }
 
     fn answer_ping(&mut self, payload: &[u8]) {
-        if self.close_sent {
+        if self.close_sent || payload.len() > MAX_CONTROL {
             return;
         }
         // A pong that waited answers an older ping: this one answers both (§5.5.3).
@@ -369,7 +373,11 @@ impl Sender {
         self.close_received = true;
         self.end_messages();
         if !self.close_sent {
-            self.queue_close(&frame.map_or_else(Vec::new, CloseFrame::to_payload), now);
+            let mut payload = frame.map_or_else(Vec::new, CloseFrame::to_payload);
+            if payload.len() > MAX_CONTROL {
+                payload.truncate(size_of::<u16>());
+            }
+            self.queue_close(&payload, now);
         }
     }
 

@@ -239,4 +239,44 @@ mod deadlines {
             Err(SendError::Closed)
         );
     }
+
+    /// §7.1.5 and §7.1.7: a driver that goes by `is_finished` waited for ever.
+    #[test]
+    fn an_end_without_a_close_ends_the_connection_whatever_waits() {
+        let mut end = End::new(CLIENT);
+        end.connection.send("a", &mut end.codecs).unwrap();
+        assert!(!end.connection.is_finished());
+        end.connection.receive_end();
+        assert!(end.connection.is_finished());
+    }
+
+    #[test]
+    fn behind_a_close_the_answer_is_written_first() {
+        let mut end = End::new(CLIENT);
+        let mut bytes = frame(0x88, [3, 232]).to(CLIENT);
+        let close = end
+            .connection
+            .receive(&mut &mut bytes[..], NOW, &mut end.codecs);
+        assert!(matches!(close, Ok(Some(_))));
+        end.connection.receive_end();
+        assert!(!end.connection.is_finished());
+        end.write();
+        assert!(end.connection.is_finished());
+    }
+}
+
+/// A driver may make an event by itself.
+#[test]
+fn what_cannot_have_been_received_is_answered_as_far_as_it_can_be() {
+    use sockeye_proto::Event;
+
+    let mut end = Config::new(Role::Server).halves().1;
+    end.respond(&Event::Ping(&[0; 126]), NOW);
+    assert!(end.output().is_empty());
+    let frame = CloseFrame {
+        code: CloseCode::NORMAL,
+        reason: "x".repeat(124),
+    };
+    end.respond(&Event::Close(Some(frame)), NOW);
+    assert_eq!(end.output().only_chunk(), Some(&[0x88, 2, 3, 232][..]));
 }
