@@ -70,7 +70,7 @@ impl FrameHeader {
     /// where more bytes are needed.
     ///
     /// # Errors
-    /// Every rule that a header alone can break, as soon as the byte that breaks it is there.
+    /// Every rule that a header alone can break: in its first two bytes as soon as they are there, else once it is whole.
     #[inline]
     pub fn parse(input: &[u8]) -> Result<Option<(Self, usize)>, ProtocolError> {
         let Some(&first) = input.first() else {

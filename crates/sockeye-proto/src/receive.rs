@@ -225,7 +225,7 @@ impl Receiver {
     /// is not kept.
     ///
     /// # Errors
-    /// The first rule that the peer breaks, as soon as the byte that breaks it is there. After an
+    /// The first rule that the peer breaks: in a header no later than that is whole, in text at the byte. After an
     /// error, and after a Close, all further input is discarded (§7.1.7).
     #[inline]
     pub fn receive<'a, 'i: 'a>(

@@ -215,9 +215,9 @@ impl Refusal {
         all.finish()
     }
 
-    /// 204 and 304 end with their head (RFC 9110 §6.4.1).
+    /// 204 and 304 end with their head (RFC 9110 §6.4.1), and 205 has no content (§15.3.6).
     fn has_body(&self) -> bool {
-        !matches!(self.status, 204 | 304)
+        !matches!(self.status, 204 | 205 | 304)
     }
 }
 

@@ -278,9 +278,12 @@ mod refusals {
         assert_eq!(Refusal::new(101, "").status(), 500);
         assert_eq!(Refusal::new(99, "").status(), 500);
         assert_eq!(Refusal::new(600, "").status(), 500);
-        let bytes = Refusal::new(204, "text").to_bytes();
-        let head = Response::parse(&bytes).unwrap();
-        assert_eq!(head.headers().first("Content-Length"), None);
+        for status in [204, 205, 304] {
+            let bytes = Refusal::new(status, "text").to_bytes();
+            let head = Response::parse(&bytes).unwrap();
+            assert_eq!(head.headers().first("Content-Length"), None);
+            assert!(bytes.ends_with(b"\r\n\r\n"), "{status}");
+        }
     }
 }
 

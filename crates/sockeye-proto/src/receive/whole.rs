@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Receiver {
-    /// Takes a message off the front of `input` that is there whole, in one frame and uncompressed,
-    /// as most are: the quick half of [`receive`](Self::receive), without a codec. `None` says
+    /// Takes a message of at most 65,535 bytes off the front of `input` that is there whole, in one frame and
+    /// uncompressed, as most are: the quick half of [`receive`](Self::receive), without a codec. `None` says
     /// that what comes next, if anything, is something else, and is left there.
     ///
     /// # Errors
