@@ -588,6 +588,22 @@ mod a_blob {
         assert_eq!(peer.expect_close().await.0, 1009);
     }
 
+    /// A bug: a turn's worth of a compressed message that came to nothing was taken for the end of the blob.
+    #[tokio::test]
+    async fn is_whole_where_much_of_it_is_compressed_to_nothing() {
+        let door = Door::new().await;
+        let client = Setup::deflate().client(&door.url);
+        let socket = WebSocket::with_client(client).unwrap();
+        let mut data = data(&socket);
+        let mut peer = within(Peer::server(door.raw().await, NO_CONTEXT, &[])).await;
+        // More blocks with nothing in them than are taken in a turn, and "Hello" (RFC 7692 §7.2.3.1).
+        let mut payload = [0x02, 0x08, 0x20, 0x80, 0x00].repeat(256 << 10);
+        payload.extend([0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00]);
+        let read = async { blob(&mut data).await.text().await.unwrap() };
+        let (text, ()) = within(async { tokio::join!(read, peer.send_frame(0xC2, payload)) }).await;
+        assert_eq!(text, "Hello");
+    }
+
     #[tokio::test]
     async fn whose_connection_ends_is_an_error_and_never_short() {
         for end in ["lost", "broken", "closed"] {

@@ -260,10 +260,11 @@ async fn fill_whole(
     // First, so that nothing is taken that has no room.
     while let Some(room) = pour.room().await {
         match next(receiver, &mut buffer).await {
+            // Of nothing, a blob would have its end.
+            Some(Part::Data(0) | Part::Begin(_)) => {}
             Some(Part::Data(count)) => room.bytes(&buffer[..count]),
             Some(Part::End) => return room.end(),
             Some(Part::Event(event)) => socket.event(event, heard),
-            Some(Part::Begin(_)) => {}
             None => {
                 let error = receiver.ended().and_then(|ended| ended.error());
                 return room.failed(error.unwrap_or(Error::Incomplete));
