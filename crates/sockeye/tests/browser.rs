@@ -855,6 +855,28 @@ mod feedback_from_the_protocol {
             log.expect_last(&socket, &FAILED).await;
         }
 
+        /// Of the subprotocols that were offered one has to be chosen (Fetch, "establish a WebSocket connection").
+        #[tokio::test]
+        async fn an_answer_without_a_subprotocol_is_one_too() {
+            let door = Door::new().await;
+            let socket = WebSocket::with_protocols(&door.url, ["chat"]).unwrap();
+            let log = Log::of(&socket);
+            let (tell, mut words) = mpsc::unbounded_channel();
+            let kept = socket.clone();
+            socket.on_error(move |event| {
+                let state = kept.ready_state();
+                tell.send(format!("{state:?} {}", event.message)).unwrap();
+            });
+            let _peer = door.accept().await;
+            log.expect_last(&socket, &["close Closed 1006 \"\" false"])
+                .await;
+            let words = within(words.recv()).await.unwrap();
+            assert!(
+                words.starts_with("Closed ") && words.contains("subprotocol"),
+                "{words}"
+            );
+        }
+
         #[tokio::test]
         async fn a_close_that_is_not_answered_ends_unclean() {
             let door = Door::new().await;

@@ -40,6 +40,13 @@ pub(super) async fn run(
     ])
     .await;
     let (closed, failed) = match opened {
+        // Fetch, "establish a WebSocket connection": where some were offered, one has to be chosen.
+        Some(Ok(connection))
+            if !client.subprotocols().is_empty() && connection.subprotocol().is_none() =>
+        {
+            let why = "the server chose none of the subprotocols that were offered";
+            (Closed::abnormally(), Some(why.to_owned()))
+        }
         Some(Ok(connection)) if task.0.established(&connection) => {
             talk(&task.0, connection, &mut mail).await
         }

@@ -140,7 +140,8 @@ impl WebSocket {
         Self::with_client(Client::new(url))
     }
 
-    /// Opens a connection and offers subprotocols, the most wanted first.
+    /// Opens a connection and offers subprotocols, the most wanted first. A server that chooses none of
+    /// them fails the connection.
     ///
     /// # Errors
     /// As [`new`](Self::new); [`Exception::Syntax`] also for a subprotocol that is no token, or that
