@@ -447,6 +447,26 @@ mod the_send_method {
         }
     }
 
+    /// A bug: what was sent after that went out, and the server saw a message less.
+    #[tokio::test]
+    async fn nothing_goes_out_behind_a_full_buffer() {
+        let door = Door::new().await;
+        let client = door.client().output_limit(100_000);
+        let socket = WebSocket::with_client(client).unwrap();
+        let mut log = Log::of(&socket);
+        let mut peer = door.accept().await;
+        log.expect(&["open Open"]).await;
+        socket.send(vec![0u8; 200_000]).unwrap();
+        socket.send("after").unwrap();
+        socket.close(1000, "done").unwrap();
+        assert_eq!(socket.buffered_amount(), 200_005);
+        log.expect_last(&socket, &FAILED).await;
+        while let Some(frame) = peer.next().await {
+            assert_eq!(frame.first, 0x88, "{frame:?}");
+            assert!(!frame.payload.ends_with(b"done"), "{frame:?}");
+        }
+    }
+
     #[tokio::test]
     async fn empty_messages_fill_the_buffer_too() {
         let door = Door::new().await;

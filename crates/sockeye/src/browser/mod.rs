@@ -221,7 +221,8 @@ impl WebSocket {
             return Ok(());
         }
         let size = len + OVERHEAD;
-        if state.queued + size > self.inner.most_output {
+        // Nothing follows a message that was dropped.
+        if state.full || state.queued + size > self.inner.most_output {
             // "flag the WebSocket as full and then close the WebSocket connection"
             state.full = true;
             self.inner.full.notify_one();
@@ -278,8 +279,10 @@ impl WebSocket {
             return;
         }
         state.ready_state = ReadyState::Closing;
-        // Behind the messages that were sent before.
-        let _ = self.inner.commands.send(Command::Close(frame));
+        // Behind the messages that were sent before, unless one was dropped: then there is no clean end.
+        if !state.full {
+            let _ = self.inner.commands.send(Command::Close(frame));
+        }
         drop(state);
         self.inner.changed.notify_waiters();
     }
