@@ -1051,6 +1051,21 @@ mod handles {
         goes_anywhere::<Exception>();
     }
 
+    /// A bug: a task that was never polled told nobody of its end.
+    #[test]
+    fn end_with_a_runtime_that_never_ran_their_task() {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap()
+        };
+        let first = runtime();
+        let socket = first.block_on(async { WebSocket::new("ws://127.0.0.1:1").unwrap() });
+        assert_eq!(socket.ready_state(), ReadyState::Connecting);
+        drop(first);
+        runtime().block_on(within(socket.closed()));
+        assert_eq!(socket.ready_state(), ReadyState::Closed);
+    }
+
     #[tokio::test]
     async fn a_callback_that_panics_ends_the_connection() {
         let (socket, mut peer, _log) = open().await;

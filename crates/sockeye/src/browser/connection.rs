@@ -25,12 +25,7 @@ const BATCH: usize = 64;
 const ROOM: usize = 64 * 1024;
 
 /// Runs a connection from the constructor to its last event.
-pub(super) async fn run(
-    socket: WebSocket,
-    client: Client,
-    mut mail: mpsc::UnboundedReceiver<Command>,
-) {
-    let task = Task(socket);
+pub(super) async fn run(task: Task, client: Client, mut mail: mpsc::UnboundedReceiver<Command>) {
     let mut opened = None;
     first_of([
         // Nothing else than a Close is sent before it is open.
@@ -59,8 +54,9 @@ pub(super) async fn run(
     task.0.end(closed, failed).await;
 }
 
-/// However the task ends, a callback's panic and the runtime's end among it, nobody waits for it.
-struct Task(WebSocket);
+/// However the task ends, a callback's panic and the runtime's end among it, nobody waits for it. Made before
+/// the task, which may end without having been polled.
+pub(super) struct Task(pub(super) WebSocket);
 
 impl Drop for Task {
     fn drop(&mut self) {

@@ -197,7 +197,8 @@ impl WebSocket {
         });
         let socket = Self { inner };
         // Step 7.
-        runtime.spawn(connection::run(socket.clone(), client, mail));
+        let task = connection::Task(socket.clone());
+        runtime.spawn(connection::run(task, client, mail));
         Ok(socket)
     }
 
