@@ -836,6 +836,17 @@ mod feedback_from_the_protocol {
             log.expect_last(&socket, &FAILED).await;
         }
 
+        /// RFC 6455 §7.1.3: the closing handshake has started with either side's Close.
+        #[tokio::test]
+        async fn the_state_is_closing_once_this_end_has_sent_its_close() {
+            let (socket, mut peer, log) = open().await;
+            peer.send_frame(0x83, "").await;
+            assert_eq!(peer.expect_close().await.0, 1002);
+            assert_eq!(socket.ready_state(), ReadyState::Closing);
+            drop(peer);
+            log.expect_last(&socket, &FAILED).await;
+        }
+
         #[tokio::test]
         async fn a_message_too_large_is_too() {
             let door = Door::new().await;

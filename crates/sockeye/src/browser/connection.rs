@@ -116,6 +116,7 @@ async fn talk(
     first_of([
         // How it ended is asked below.
         pin!(async { drop(driven.await) }),
+        pin!(note_closing(socket, &handle)),
         // The rest is dropped then, and the connection with it.
         pin!(socket.inner.full.notified()),
     ])
@@ -313,6 +314,19 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
     }
 }
 
+/// Notes that this end has sent a Close by itself, as for a broken rule (RFC 6455 §7.1.3). Whatever does that has
+/// been polled before this. Never ends.
+async fn note_closing(socket: &WebSocket, sender: &Sender) {
+    poll_fn(|_| {
+        let has_close = sender.shared.lock().has_close();
+        if has_close {
+            socket.closing();
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// Fires events whose callback comes late, while the connection is open. Never ends.
 async fn tell_late(socket: &WebSocket) {
     socket
@@ -356,12 +370,19 @@ impl WebSocket {
     fn event(&self, event: OwnedEvent, heard: &mut Option<Option<CloseFrame>>) {
         match event {
             OwnedEvent::Close(frame) => {
-                // "When the WebSocket closing handshake is started"
-                self.lock().ready_state = ReadyState::Closing;
+                self.closing();
                 *heard = Some(frame);
             }
             // No message comes whole here.
             OwnedEvent::Message(_) | OwnedEvent::Ping(_) | OwnedEvent::Pong(_) => {}
+        }
+    }
+
+    /// "When the WebSocket closing handshake is started"
+    fn closing(&self) {
+        let mut state = self.lock();
+        if state.ready_state < ReadyState::Closing {
+            state.ready_state = ReadyState::Closing;
         }
     }
 
