@@ -12,6 +12,10 @@ use sockeye::{
     client::{Proxy, ProxyError},
     server::Answer,
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 /// "user:secret", as `Basic` has it.
 const BASIC: &str = "dXNlcjpzZWNyZXQ=";
@@ -166,6 +170,43 @@ async fn a_proxy_that_does_not_answer_is_left_at_the_connect_timeout() {
         assert!(timeout, "{error:?}");
         assert!(failure(&client).await.is_timeout());
     }
+}
+
+/// A bug: what this end has to do with the proxy was asked of the server's addresses.
+#[tokio::test]
+async fn a_local_address_is_of_the_proxys_family_and_not_of_the_servers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut hello, mut request) = ([0; 3], [0; 22]);
+        stream.read_exact(&mut hello).await.unwrap();
+        stream.write_all(&[5, 0]).await.unwrap();
+        stream.read_exact(&mut request).await.unwrap();
+        // Refused.
+        stream.write_all(&[5, 5, 0, 1]).await.unwrap();
+        request
+    });
+    let client = via(&format!("socks5://{address}"), "ws://six.invalid:7/")
+        .resolve("six.invalid", ["[2001:db8::6]:0".parse().unwrap()])
+        .local_address([127, 0, 0, 1].into());
+    let (error, _) = refusal(&client, address).await;
+    assert!(
+        matches!(error, ProxyError::Socks { reply: 5, .. }),
+        "{error:?}"
+    );
+    assert_eq!(asked.await.unwrap()[..6], [5, 1, 0, 4, 0x20, 0x01]);
+}
+
+/// A bug: a server without an address was said to be what is wrong with the proxy.
+#[tokio::test]
+async fn a_server_without_an_address_is_no_fault_of_the_proxy() {
+    let proxy = format!("socks5://{}", nobody().await);
+    let error = failure(&via(&proxy, "ws://a.invalid/")).await;
+    assert!(
+        matches!(&error, Error::Resolve { host, .. } if &host[..] == "a.invalid"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Proxies that are told whom to connect to: HTTP CONNECT (RFC 9110 §9.3.6) and SOCKS5.
 
-use std::{error::Error as StdError, fmt, str::FromStr, sync::Arc};
+use std::{error::Error as StdError, fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
 use tokio::{io::AsyncWriteExt, time::Instant};
 use url::{Host, Url};
@@ -66,7 +66,23 @@ impl Proxy {
         self
     }
 
-    /// Has the proxy connect to the server: the stream is the server's from there on.
+    /// The addresses of the server, where this end finds them and not the proxy; else none.
+    ///
+    /// # Errors
+    /// [`Error::Resolve`]: it says nothing about the proxy.
+    pub(super) async fn targets(
+        &self,
+        dial: &Dial,
+        endpoint: &Endpoint,
+    ) -> Result<Vec<SocketAddr>> {
+        match self.scheme {
+            Scheme::Socks5 => dial.addresses(&endpoint.host, endpoint.port).await,
+            Scheme::Http | Scheme::Https | Scheme::Socks5h => Ok(Vec::new()),
+        }
+    }
+
+    /// Has the proxy connect to the server, at one of its [`targets`](Self::targets) where it has any: the
+    /// stream is the server's from there on.
     ///
     /// # Errors
     /// [`ProxyError`]. The caller limits the time it may take; the proxy is to be reached by the deadline.
@@ -77,6 +93,7 @@ impl Proxy {
         &self,
         dial: &Dial,
         endpoint: &Endpoint,
+        targets: Vec<SocketAddr>,
         limits: HeadLimits,
         deadline: Instant,
     ) -> Result<Stream, ProxyError> {
@@ -92,21 +109,18 @@ impl Proxy {
                 socks::connect(&mut stream, self.credentials.as_ref(), host, port).await?;
                 Ok(stream)
             }
-            Scheme::Socks5 => {
-                let addresses = dial.addresses(host, port).await?;
-                race(addresses, |address| async move {
-                    let mut stream = self.reach(dial, deadline).await?;
-                    let host = address.ip().to_string();
-                    let credentials = self.credentials.as_ref();
-                    socks::connect(&mut stream, credentials, &host, address.port()).await?;
-                    Ok(stream)
-                })
-                .await
-                .map_err(|mut failed: Vec<(_, ProxyError)>| match failed.pop() {
-                    Some((_, error)) => error,
-                    None => ProxyError::Malformed("there is no address to ask for"),
-                })
-            }
+            Scheme::Socks5 => race(targets, |address| async move {
+                let mut stream = self.reach(dial, deadline).await?;
+                let host = address.ip().to_string();
+                let credentials = self.credentials.as_ref();
+                socks::connect(&mut stream, credentials, &host, address.port()).await?;
+                Ok(stream)
+            })
+            .await
+            .map_err(|mut failed: Vec<(_, ProxyError)>| match failed.pop() {
+                Some((_, error)) => error,
+                None => ProxyError::Malformed("there is no address to ask for"),
+            }),
         }
     }
 
