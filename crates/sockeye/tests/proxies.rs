@@ -9,7 +9,7 @@ use std::{net::SocketAddr, time::Duration};
 use network::*;
 use sockeye::{
     Acceptor, Client, Deadline, Error, HandshakeError,
-    client::{Proxy, ProxyError},
+    client::{Cause, Proxy, ProxyError},
     server::Answer,
 };
 use tokio::{
@@ -207,6 +207,33 @@ async fn a_server_without_an_address_is_no_fault_of_the_proxy() {
         matches!(&error, Error::Resolve { host, .. } if &host[..] == "a.invalid"),
         "{error:?}"
     );
+}
+
+/// A bug: TLS 1.3 tells so with the first bytes that are read, and that was an [`Error::Lost`].
+#[tokio::test]
+async fn a_proxy_that_wants_a_certificate_is_not_asked_again() {
+    let pki = Pki::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let tls = tokio_rustls::TlsAcceptor::from(pki.strict_config());
+    tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        // Kept: what was not read of it would reset the connection.
+        let refused = tls.accept(tcp).into_fallible().await;
+        assert!(refused.is_err());
+        std::future::pending::<()>().await;
+    });
+    let proxy: Proxy = url.parse().unwrap();
+    let client = Client::new("ws://a.invalid/").proxy(proxy.tls(pki.trusted()));
+    let error = failure(&client).await;
+    let Error::Proxy { source, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert!(
+        matches!(**source, ProxyError::Unreachable(Error::Tls { .. })),
+        "{error:?}"
+    );
+    assert!(!Cause::Attempt(error).is_transient());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use url::{Host, Url};
 use sockeye_proto::handshake::{HandshakeError, HeadLimits, HeadScanner, Response};
 
 #[cfg(feature = "tls")]
-use super::ClientTls;
+use super::{ClientTls, tls::as_tls};
 use super::{
     credentials::{Credentials, redacted},
     dial::{Dial, race},
@@ -101,7 +101,14 @@ impl Proxy {
         match self.scheme {
             Scheme::Http | Scheme::Https => {
                 let mut stream = self.reach(dial, deadline).await?;
-                self.ask_http(&mut stream, endpoint, limits).await?;
+                let asked = self.ask_http(&mut stream, endpoint, limits).await;
+                // It may refuse our certificate only now, as a server may.
+                #[cfg(feature = "tls")]
+                let asked = asked.map_err(|error| match error {
+                    ProxyError::Unreachable(error) => as_tls(&self.host, error).into(),
+                    error => error,
+                });
+                asked?;
                 Ok(stream)
             }
             Scheme::Socks5h => {

@@ -147,7 +147,11 @@ impl Client {
             return Err(Error::Timeout(Deadline::Handshake));
         };
         #[cfg(feature = "tls")]
-        let answer = answer.map_err(|error| super::tls::as_tls(&endpoint.host, error));
+        let answer = answer.map_err(|error| match endpoint.secure {
+            true => super::tls::as_tls(&endpoint.host, error),
+            // Where there is TLS, it is the proxy's.
+            false => error,
+        });
         #[cfg(not(feature = "tls"))]
         let _ = endpoint;
         let (mut response, mut early) = answer?;
