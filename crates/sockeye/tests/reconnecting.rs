@@ -158,6 +158,18 @@ async fn the_last_of_so_many_attempts_is_final() {
     assert!(refused.is_closed(), "{refused}");
 }
 
+/// A connection that lasted takes the attempts back to none, and the next is the first.
+#[tokio::test(start_paused = true)]
+async fn no_attempt_at_most_is_as_one() {
+    for most in [0, 1] {
+        let (socket, mut attempts) = pipes();
+        let mut socket = socket.settled_after(Duration::ZERO).max_attempts(most);
+        drop(open(&mut socket, &mut attempts, 1).await);
+        let (_, _, next) = expect_waiting(&mut socket).await;
+        assert_eq!(next, 1, "{most}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_only_sends_learns_of_the_last_attempt_too() {
     let (socket, mut attempts) = pipes();

@@ -169,7 +169,7 @@ impl Reconnecting {
     /// Sets how many attempts in a row may fail, the first included, before the last failure is
     /// final. 0 is as 1. Default: no limit.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.schedule.max_attempts = Some(attempts);
+        self.schedule.max_attempts = Some(attempts.max(1));
         self
     }
 
