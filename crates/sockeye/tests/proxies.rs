@@ -242,7 +242,8 @@ async fn an_answer_of_a_proxy_is_bounded_and_strict() {
         .concat()
         .leak();
     type Check = fn(&ProxyError) -> bool;
-    let cases: [(&'static [u8], Check); 4] = [
+    let many: &'static [u8] = b"HTTP/1.1 103 x\r\n\r\n".repeat(9).leak();
+    let cases: [(&'static [u8], Check); 6] = [
         (endless, |error| {
             matches!(error, ProxyError::Http(HandshakeError::HeadTooLarge { .. }))
         }),
@@ -252,6 +253,15 @@ async fn an_answer_of_a_proxy_is_bounded_and_strict() {
         (b"HTTP/1.1 200 x\r\n\r\nHTTP/1.1 101", |error| {
             matches!(error, ProxyError::Malformed("something follows its answer"))
         }),
+        // Answers that say that another is to come (RFC 9110 §15.2), and too many of them.
+        (
+            b"HTTP/1.1 103 x\r\n\r\nHTTP/1.1 200 x\r\n\r\nHTTP/1.1 101",
+            |error| matches!(error, ProxyError::Malformed("something follows its answer")),
+        ),
+        (
+            many,
+            |error| matches!(error, ProxyError::Status { response, .. } if response.status() == 103),
+        ),
         (b"HTTP/1.1 302 x\r\nLocation: http://a/\r\n\r\n", |error| {
             matches!(error, ProxyError::Status { .. })
         }),

@@ -13,6 +13,7 @@ use super::{
     credentials::{Credentials, redacted},
     dial::{Dial, race},
     socks,
+    upgrade::{MAX_INTERIM, is_interim},
     url::Endpoint,
 };
 use crate::{Error, Result, head::read_head, stream::Stream};
@@ -169,13 +170,21 @@ impl Proxy {
             .map_err(Error::from)?;
         stream.flush().await.map_err(Error::from)?;
 
-        let mut scanner = HeadScanner::response(limits);
         let mut buffer = Vec::new();
-        let end = match read_head(stream, &mut scanner, &mut buffer).await {
-            Err(Error::Handshake(error)) => return Err(ProxyError::Http(error)),
-            end => end?,
+        let mut interim = 0;
+        let response = loop {
+            let mut scanner = HeadScanner::response(limits);
+            let end = match read_head(stream, &mut scanner, &mut buffer).await {
+                Err(Error::Handshake(error)) => return Err(ProxyError::Http(error)),
+                end => end?,
+            };
+            let response = Response::parse(&buffer[..end]).map_err(ProxyError::Http)?;
+            buffer.drain(..end);
+            interim += 1;
+            if !is_interim(&response) || interim > MAX_INTERIM {
+                break response;
+            }
         };
-        let response = Response::parse(&buffer[..end]).map_err(ProxyError::Http)?;
         if !(200..=299).contains(&response.status()) {
             return Err(ProxyError::Status {
                 response: Arc::new(response),
@@ -183,7 +192,7 @@ impl Proxy {
             });
         }
         // The server waits for our request: what comes now would be taken for its answer.
-        if buffer.len() > end {
+        if !buffer.is_empty() {
             return Err(ProxyError::Malformed("something follows its answer"));
         }
         Ok(())
