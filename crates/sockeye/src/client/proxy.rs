@@ -266,7 +266,8 @@ impl fmt::Display for Proxy {
     }
 }
 
-fn authority(host: &str, port: u16) -> String {
+/// A host and its port, as a URL has them.
+pub(super) fn authority(host: &str, port: u16) -> String {
     if host.contains(':') {
         format!("[{host}]:{port}")
     } else {
