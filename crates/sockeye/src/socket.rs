@@ -108,6 +108,12 @@ impl WebSocket {
         self.receiver.poll_event(cx)
     }
 
+    /// Whether anything more may come.
+    #[cfg(feature = "client")]
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.receiver.is_receiving()
+    }
+
     pub(crate) fn into_receiver(self) -> Receiver {
         self.receiver
     }

@@ -236,6 +236,12 @@ impl Receiver {
         &self.shared
     }
 
+    /// Whether anything more may come.
+    #[cfg(feature = "client")]
+    pub(crate) fn is_receiving(&self) -> bool {
+        matches!(&self.reader, Some(reader) if reader.phase == Phase::Open)
+    }
+
     /// What it receives with.
     pub(crate) fn reader(&mut self) -> Option<&mut Reader> {
         self.reader.as_deref_mut()

@@ -447,6 +447,26 @@ mod the_send_method {
         }
     }
 
+    /// A bug: what was sent after that went out, and the server saw a message less.
+    #[tokio::test]
+    async fn nothing_goes_out_behind_a_full_buffer() {
+        let door = Door::new().await;
+        let client = door.client().output_limit(100_000);
+        let socket = WebSocket::with_client(client).unwrap();
+        let mut log = Log::of(&socket);
+        let mut peer = door.accept().await;
+        log.expect(&["open Open"]).await;
+        socket.send(vec![0u8; 200_000]).unwrap();
+        socket.send("after").unwrap();
+        socket.close(1000, "done").unwrap();
+        assert_eq!(socket.buffered_amount(), 200_005);
+        log.expect_last(&socket, &FAILED).await;
+        while let Some(frame) = peer.next().await {
+            assert_eq!(frame.first, 0x88, "{frame:?}");
+            assert!(!frame.payload.ends_with(b"done"), "{frame:?}");
+        }
+    }
+
     #[tokio::test]
     async fn empty_messages_fill_the_buffer_too() {
         let door = Door::new().await;
@@ -586,6 +606,22 @@ mod a_blob {
         socket.set_binary_type(BinaryType::ArrayBuffer);
         peer.send_frame(0x82, "eleven byte").await;
         assert_eq!(peer.expect_close().await.0, 1009);
+    }
+
+    /// A bug: a turn's worth of a compressed message that came to nothing was taken for the end of the blob.
+    #[tokio::test]
+    async fn is_whole_where_much_of_it_is_compressed_to_nothing() {
+        let door = Door::new().await;
+        let client = Setup::deflate().client(&door.url);
+        let socket = WebSocket::with_client(client).unwrap();
+        let mut data = data(&socket);
+        let mut peer = within(Peer::server(door.raw().await, NO_CONTEXT, &[])).await;
+        // More blocks with nothing in them than are taken in a turn, and "Hello" (RFC 7692 §7.2.3.1).
+        let mut payload = [0x02, 0x08, 0x20, 0x80, 0x00].repeat(256 << 10);
+        payload.extend([0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00]);
+        let read = async { blob(&mut data).await.text().await.unwrap() };
+        let (text, ()) = within(async { tokio::join!(read, peer.send_frame(0xC2, payload)) }).await;
+        assert_eq!(text, "Hello");
     }
 
     #[tokio::test]
@@ -800,6 +836,17 @@ mod feedback_from_the_protocol {
             log.expect_last(&socket, &FAILED).await;
         }
 
+        /// RFC 6455 §7.1.3: the closing handshake has started with either side's Close.
+        #[tokio::test]
+        async fn the_state_is_closing_once_this_end_has_sent_its_close() {
+            let (socket, mut peer, log) = open().await;
+            peer.send_frame(0x83, "").await;
+            assert_eq!(peer.expect_close().await.0, 1002);
+            assert_eq!(socket.ready_state(), ReadyState::Closing);
+            drop(peer);
+            log.expect_last(&socket, &FAILED).await;
+        }
+
         #[tokio::test]
         async fn a_message_too_large_is_too() {
             let door = Door::new().await;
@@ -837,6 +884,28 @@ mod feedback_from_the_protocol {
             let answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
             stream.write_all(answer).await.unwrap();
             log.expect_last(&socket, &FAILED).await;
+        }
+
+        /// Of the subprotocols that were offered one has to be chosen (Fetch, "establish a WebSocket connection").
+        #[tokio::test]
+        async fn an_answer_without_a_subprotocol_is_one_too() {
+            let door = Door::new().await;
+            let socket = WebSocket::with_protocols(&door.url, ["chat"]).unwrap();
+            let log = Log::of(&socket);
+            let (tell, mut words) = mpsc::unbounded_channel();
+            let kept = socket.clone();
+            socket.on_error(move |event| {
+                let state = kept.ready_state();
+                tell.send(format!("{state:?} {}", event.message)).unwrap();
+            });
+            let _peer = door.accept().await;
+            log.expect_last(&socket, &["close Closed 1006 \"\" false"])
+                .await;
+            let words = within(words.recv()).await.unwrap();
+            assert!(
+                words.starts_with("Closed ") && words.contains("subprotocol"),
+                "{words}"
+            );
         }
 
         #[tokio::test]
@@ -991,6 +1060,21 @@ mod handles {
         fn moves_anywhere<T: Send + Sync + 'static>() {}
         moves_anywhere::<Data>();
         goes_anywhere::<Exception>();
+    }
+
+    /// A bug: a task that was never polled told nobody of its end.
+    #[test]
+    fn end_with_a_runtime_that_never_ran_their_task() {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap()
+        };
+        let first = runtime();
+        let socket = first.block_on(async { WebSocket::new("ws://127.0.0.1:1").unwrap() });
+        assert_eq!(socket.ready_state(), ReadyState::Connecting);
+        drop(first);
+        runtime().block_on(within(socket.closed()));
+        assert_eq!(socket.ready_state(), ReadyState::Closed);
     }
 
     #[tokio::test]

@@ -489,6 +489,20 @@ mod tls {
         assert!(ClientTls::new().extra_ca_pem(b"none").is_err());
     }
 
+    /// A bug: beside authorities in place of the platform's the others counted for nothing.
+    #[tokio::test]
+    async fn trusts_authorities_besides_those_given() {
+        let (one, other) = (Pki::new(), Pki::new());
+        let both = one.trusted().extra_ca_pem(other.ca.as_bytes()).unwrap();
+        for pki in [one, other] {
+            let (server, _) =
+                server(Acceptor::new().tls(pki.server()), |_| Ok(Answer::new())).await;
+            echoes(&client(format!("wss://{server}/")).tls(both.clone()))
+                .await
+                .unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn that_never_begins_is_left_at_its_own_deadline() {
         let address = scripted(b"").await;

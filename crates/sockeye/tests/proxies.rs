@@ -9,8 +9,12 @@ use std::{net::SocketAddr, time::Duration};
 use network::*;
 use sockeye::{
     Acceptor, Client, Deadline, Error, HandshakeError,
-    client::{Proxy, ProxyError},
+    client::{Cause, Proxy, ProxyError},
     server::Answer,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
 };
 
 /// "user:secret", as `Basic` has it.
@@ -168,13 +172,78 @@ async fn a_proxy_that_does_not_answer_is_left_at_the_connect_timeout() {
     }
 }
 
+/// A bug: what this end has to do with the proxy was asked of the server's addresses.
+#[tokio::test]
+async fn a_local_address_is_of_the_proxys_family_and_not_of_the_servers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut hello, mut request) = ([0; 3], [0; 22]);
+        stream.read_exact(&mut hello).await.unwrap();
+        stream.write_all(&[5, 0]).await.unwrap();
+        stream.read_exact(&mut request).await.unwrap();
+        // Refused.
+        stream.write_all(&[5, 5, 0, 1]).await.unwrap();
+        request
+    });
+    let client = via(&format!("socks5://{address}"), "ws://six.invalid:7/")
+        .resolve("six.invalid", ["[2001:db8::6]:0".parse().unwrap()])
+        .local_address([127, 0, 0, 1].into());
+    let (error, _) = refusal(&client, address).await;
+    assert!(
+        matches!(error, ProxyError::Socks { reply: 5, .. }),
+        "{error:?}"
+    );
+    assert_eq!(asked.await.unwrap()[..6], [5, 1, 0, 4, 0x20, 0x01]);
+}
+
+/// A bug: a server without an address was said to be what is wrong with the proxy.
+#[tokio::test]
+async fn a_server_without_an_address_is_no_fault_of_the_proxy() {
+    let proxy = format!("socks5://{}", nobody().await);
+    let error = failure(&via(&proxy, "ws://a.invalid/")).await;
+    assert!(
+        matches!(&error, Error::Resolve { host, .. } if &host[..] == "a.invalid"),
+        "{error:?}"
+    );
+}
+
+/// A bug: TLS 1.3 tells so with the first bytes that are read, and that was an [`Error::Lost`].
+#[tokio::test]
+async fn a_proxy_that_wants_a_certificate_is_not_asked_again() {
+    let pki = Pki::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let tls = tokio_rustls::TlsAcceptor::from(pki.strict_config());
+    tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        // Kept: what was not read of it would reset the connection.
+        let refused = tls.accept(tcp).into_fallible().await;
+        assert!(refused.is_err());
+        std::future::pending::<()>().await;
+    });
+    let proxy: Proxy = url.parse().unwrap();
+    let client = Client::new("ws://a.invalid/").proxy(proxy.tls(pki.trusted()));
+    let error = failure(&client).await;
+    let Error::Proxy { source, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert!(
+        matches!(**source, ProxyError::Unreachable(Error::Tls { .. })),
+        "{error:?}"
+    );
+    assert!(!Cause::Attempt(error).is_transient());
+}
+
 #[tokio::test]
 async fn an_answer_of_a_proxy_is_bounded_and_strict() {
     let endless: &'static [u8] = [&b"HTTP/1.1 200 x\r\nA: "[..], &[b'A'; 20_000]]
         .concat()
         .leak();
     type Check = fn(&ProxyError) -> bool;
-    let cases: [(&'static [u8], Check); 4] = [
+    let many: &'static [u8] = b"HTTP/1.1 103 x\r\n\r\n".repeat(9).leak();
+    let cases: [(&'static [u8], Check); 6] = [
         (endless, |error| {
             matches!(error, ProxyError::Http(HandshakeError::HeadTooLarge { .. }))
         }),
@@ -184,6 +253,15 @@ async fn an_answer_of_a_proxy_is_bounded_and_strict() {
         (b"HTTP/1.1 200 x\r\n\r\nHTTP/1.1 101", |error| {
             matches!(error, ProxyError::Malformed("something follows its answer"))
         }),
+        // Answers that say that another is to come (RFC 9110 §15.2), and too many of them.
+        (
+            b"HTTP/1.1 103 x\r\n\r\nHTTP/1.1 200 x\r\n\r\nHTTP/1.1 101",
+            |error| matches!(error, ProxyError::Malformed("something follows its answer")),
+        ),
+        (
+            many,
+            |error| matches!(error, ProxyError::Status { response, .. } if response.status() == 103),
+        ),
         (b"HTTP/1.1 302 x\r\nLocation: http://a/\r\n\r\n", |error| {
             matches!(error, ProxyError::Status { .. })
         }),

@@ -46,11 +46,16 @@ impl Attempts {
 
 /// A client over pipes, and where they end.
 fn pipes() -> (Reconnecting, Attempts) {
+    pipes_of(1 << 16)
+}
+
+/// The same over pipes that hold so many bytes.
+fn pipes_of(size: usize) -> (Reconnecting, Attempts) {
     let (tell, attempts) = mpsc::unbounded_channel();
     let client = Setup::default().client("ws://peer/");
     let socket = Reconnecting::with(move || {
         let client = client.clone();
-        let (near, far) = duplex(1 << 16);
+        let (near, far) = duplex(size);
         let _ = tell.send(far);
         async move { client.connect_over(near).await }
     });
@@ -151,6 +156,18 @@ async fn the_last_of_so_many_attempts_is_final() {
     expect_no_more(&mut socket, &mut attempts).await;
     let refused = socket.send("late").await.unwrap_err();
     assert!(refused.is_closed(), "{refused}");
+}
+
+/// A connection that lasted takes the attempts back to none, and the next is the first.
+#[tokio::test(start_paused = true)]
+async fn no_attempt_at_most_is_as_one() {
+    for most in [0, 1] {
+        let (socket, mut attempts) = pipes();
+        let mut socket = socket.settled_after(Duration::ZERO).max_attempts(most);
+        drop(open(&mut socket, &mut attempts, 1).await);
+        let (_, _, next) = expect_waiting(&mut socket).await;
+        assert_eq!(next, 1, "{most}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -463,6 +480,37 @@ async fn a_message_whose_connection_breaks_goes_out_on_the_next() {
         matches!(cause, Cause::Connection(Ended::Lost(_))),
         "{cause:?}"
     );
+    expect_connecting(&mut socket, 2).await;
+    expect_open(&mut socket).await;
+}
+
+/// A bug: a turn of reading that was over was taken for the end of what a broken connection had received.
+#[tokio::test(start_paused = true)]
+async fn what_a_broken_connection_has_received_comes_in_turns() {
+    let (mut socket, mut attempts) = pipes_of(4 << 20);
+    let mut peer = open(&mut socket, &mut attempts, 1).await;
+    for number in 0..40 {
+        peer.send_frame(0x82, vec![number; 64 << 10]).await;
+    }
+    // More than the pipe holds, so that it is being written when it breaks.
+    let large = vec![7; 5 << 20];
+    let peers = async {
+        let mut some = vec![0; 1 << 20];
+        peer.stream.read_exact(&mut some).await.unwrap();
+        drop(peer);
+        let mut peer = attempts.accept().await;
+        assert!(peer.expect(0x82).await == large);
+        peer
+    };
+    let (sent, _peer) = tokio::join!(within(socket.send(&large)), peers);
+    sent.unwrap();
+    for number in 0..40 {
+        match update(&mut socket).await {
+            Update::Message(Message::Binary(bytes)) => assert_eq!(bytes[0], number),
+            other => panic!("{number}: {other:?}"),
+        }
+    }
+    let _ = expect_waiting(&mut socket).await;
     expect_connecting(&mut socket, 2).await;
     expect_open(&mut socket).await;
 }

@@ -25,12 +25,7 @@ const BATCH: usize = 64;
 const ROOM: usize = 64 * 1024;
 
 /// Runs a connection from the constructor to its last event.
-pub(super) async fn run(
-    socket: WebSocket,
-    client: Client,
-    mut mail: mpsc::UnboundedReceiver<Command>,
-) {
-    let task = Task(socket);
+pub(super) async fn run(task: Task, client: Client, mut mail: mpsc::UnboundedReceiver<Command>) {
     let mut opened = None;
     first_of([
         // Nothing else than a Close is sent before it is open.
@@ -40,6 +35,13 @@ pub(super) async fn run(
     ])
     .await;
     let (closed, failed) = match opened {
+        // Fetch, "establish a WebSocket connection": where some were offered, one has to be chosen.
+        Some(Ok(connection))
+            if !client.subprotocols().is_empty() && connection.subprotocol().is_none() =>
+        {
+            let why = "the server chose none of the subprotocols that were offered";
+            (Closed::abnormally(), Some(why.to_owned()))
+        }
         Some(Ok(connection)) if task.0.established(&connection) => {
             talk(&task.0, connection, &mut mail).await
         }
@@ -52,8 +54,9 @@ pub(super) async fn run(
     task.0.end(closed, failed).await;
 }
 
-/// However the task ends, a callback's panic and the runtime's end among it, nobody waits for it.
-struct Task(WebSocket);
+/// However the task ends, a callback's panic and the runtime's end among it, nobody waits for it. Made before
+/// the task, which may end without having been polled.
+pub(super) struct Task(pub(super) WebSocket);
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -113,6 +116,7 @@ async fn talk(
     first_of([
         // How it ended is asked below.
         pin!(async { drop(driven.await) }),
+        pin!(note_closing(socket, &handle)),
         // The rest is dropped then, and the connection with it.
         pin!(socket.inner.full.notified()),
     ])
@@ -260,10 +264,11 @@ async fn fill_whole(
     // First, so that nothing is taken that has no room.
     while let Some(room) = pour.room().await {
         match next(receiver, &mut buffer).await {
+            // Of nothing, a blob would have its end.
+            Some(Part::Data(0) | Part::Begin(_)) => {}
             Some(Part::Data(count)) => room.bytes(&buffer[..count]),
             Some(Part::End) => return room.end(),
             Some(Part::Event(event)) => socket.event(event, heard),
-            Some(Part::Begin(_)) => {}
             None => {
                 let error = receiver.ended().and_then(|ended| ended.error());
                 return room.failed(error.unwrap_or(Error::Incomplete));
@@ -309,6 +314,19 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
     }
 }
 
+/// Notes that this end has sent a Close by itself, as for a broken rule (RFC 6455 §7.1.3). Whatever does that has
+/// been polled before this. Never ends.
+async fn note_closing(socket: &WebSocket, sender: &Sender) {
+    poll_fn(|_| {
+        let has_close = sender.shared.lock().has_close();
+        if has_close {
+            socket.closing();
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// Fires events whose callback comes late, while the connection is open. Never ends.
 async fn tell_late(socket: &WebSocket) {
     socket
@@ -352,12 +370,19 @@ impl WebSocket {
     fn event(&self, event: OwnedEvent, heard: &mut Option<Option<CloseFrame>>) {
         match event {
             OwnedEvent::Close(frame) => {
-                // "When the WebSocket closing handshake is started"
-                self.lock().ready_state = ReadyState::Closing;
+                self.closing();
                 *heard = Some(frame);
             }
             // No message comes whole here.
             OwnedEvent::Message(_) | OwnedEvent::Ping(_) | OwnedEvent::Pong(_) => {}
+        }
+    }
+
+    /// "When the WebSocket closing handshake is started"
+    fn closing(&self) {
+        let mut state = self.lock();
+        if state.ready_state < ReadyState::Closing {
+            state.ready_state = ReadyState::Closing;
         }
     }
 

@@ -140,7 +140,8 @@ impl WebSocket {
         Self::with_client(Client::new(url))
     }
 
-    /// Opens a connection and offers subprotocols, the most wanted first.
+    /// Opens a connection and offers subprotocols, the most wanted first. A server that chooses none of
+    /// them fails the connection.
     ///
     /// # Errors
     /// As [`new`](Self::new); [`Exception::Syntax`] also for a subprotocol that is no token, or that
@@ -196,7 +197,8 @@ impl WebSocket {
         });
         let socket = Self { inner };
         // Step 7.
-        runtime.spawn(connection::run(socket.clone(), client, mail));
+        let task = connection::Task(socket.clone());
+        runtime.spawn(connection::run(task, client, mail));
         Ok(socket)
     }
 
@@ -220,7 +222,8 @@ impl WebSocket {
             return Ok(());
         }
         let size = len + OVERHEAD;
-        if state.queued + size > self.inner.most_output {
+        // Nothing follows a message that was dropped.
+        if state.full || state.queued + size > self.inner.most_output {
             // "flag the WebSocket as full and then close the WebSocket connection"
             state.full = true;
             self.inner.full.notify_one();
@@ -277,8 +280,10 @@ impl WebSocket {
             return;
         }
         state.ready_state = ReadyState::Closing;
-        // Behind the messages that were sent before.
-        let _ = self.inner.commands.send(Command::Close(frame));
+        // Behind the messages that were sent before, unless one was dropped: then there is no clean end.
+        if !state.full {
+            let _ = self.inner.commands.send(Command::Close(frame));
+        }
         drop(state);
         self.inner.changed.notify_waiters();
     }

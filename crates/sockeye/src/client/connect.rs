@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use sockeye_proto::{
@@ -497,8 +497,12 @@ impl Client {
                     .map(Stream::Tcp)
             }
             Some(proxy) => {
-                let tunnel = proxy.tunnel(&self.dial, endpoint, self.head_limits, deadline);
-                in_time::<_, ProxyError>(self.connect_timeout, Deadline::Connect, tunnel)
+                let targets = proxy.targets(&self.dial, endpoint);
+                let targets = in_time(self.connect_timeout, Deadline::Connect, targets).await?;
+                let left = deadline.saturating_duration_since(Instant::now());
+                let (dial, limits) = (&self.dial, self.head_limits);
+                let tunnel = proxy.tunnel(dial, endpoint, targets, limits, deadline);
+                in_time::<_, ProxyError>(left, Deadline::Connect, tunnel)
                     .await
                     .map_err(|error| proxy.error(error))
             }

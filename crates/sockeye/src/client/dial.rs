@@ -63,7 +63,7 @@ impl Dial {
         port: u16,
         deadline: Instant,
     ) -> Result<TcpStream> {
-        let addresses = self.addresses(host, port).await?;
+        let addresses = self.of_local_family(host, self.addresses(host, port).await?)?;
         let attempt = async |address| {
             if Instant::now() >= deadline {
                 return Err(Failed::late("there was no time left to try it"));
@@ -78,7 +78,7 @@ impl Dial {
     /// The addresses of a host, in the order in which they are to be tried.
     ///
     /// # Errors
-    /// [`Error::Resolve`] and [`Error::Family`].
+    /// [`Error::Resolve`].
     pub(super) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>> {
         let resolve_error = |source| Error::Resolve {
             host: host.into(),
@@ -92,11 +92,23 @@ impl Dial {
             let found = lookup_host((host, port)).await.map_err(resolve_error)?;
             found.collect()
         };
-        let mut addresses = interleaved(found);
+        let addresses = interleaved(found);
         if addresses.is_empty() {
             let none = io::Error::new(io::ErrorKind::NotFound, "it has none");
             return Err(resolve_error(none));
         }
+        Ok(addresses)
+    }
+
+    /// Those of them that can be connected to from here.
+    ///
+    /// # Errors
+    /// [`Error::Family`].
+    fn of_local_family(
+        &self,
+        host: &str,
+        mut addresses: Vec<SocketAddr>,
+    ) -> Result<Vec<SocketAddr>> {
         if let Some(local) = self.local_address {
             addresses.retain(|address| address.is_ipv6() == local.is_ipv6());
             if addresses.is_empty() {
@@ -421,14 +433,13 @@ mod tests {
             local_address: Some(local.parse().unwrap()),
             ..Dial::default()
         };
-        assert_eq!(
-            dial("0.0.0.0").addresses("a", 1).await.unwrap(),
-            addresses("1.1.1.1:1")
-        );
-        assert_eq!(
-            dial("::").addresses("a", 1).await.unwrap(),
-            addresses("[::1]:1")
-        );
+        let found = async |local, host| {
+            let dial = dial(local);
+            let addresses = dial.addresses(host, 1).await.unwrap();
+            dial.of_local_family(host, addresses)
+        };
+        assert_eq!(found("0.0.0.0", "a").await.unwrap(), addresses("1.1.1.1:1"));
+        assert_eq!(found("::", "a").await.unwrap(), addresses("[::1]:1"));
         for (local, says) in [
             ("::", "b has no IPv6 address, and no other may be used"),
             (
@@ -436,7 +447,7 @@ mod tests {
                 "b has no IPv6 address, and the local address ::1 is one",
             ),
         ] {
-            let error = dial(local).addresses("b", 1).await.unwrap_err();
+            let error = found(local, "b").await.unwrap_err();
             assert!(matches!(error, Error::Family { .. }) && error.is_connect());
             assert_eq!(error.to_string(), says);
         }

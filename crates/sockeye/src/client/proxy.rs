@@ -1,6 +1,6 @@
 //! Proxies that are told whom to connect to: HTTP CONNECT (RFC 9110 §9.3.6) and SOCKS5.
 
-use std::{error::Error as StdError, fmt, str::FromStr, sync::Arc};
+use std::{error::Error as StdError, fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
 use tokio::{io::AsyncWriteExt, time::Instant};
 use url::{Host, Url};
@@ -8,11 +8,12 @@ use url::{Host, Url};
 use sockeye_proto::handshake::{HandshakeError, HeadLimits, HeadScanner, Response};
 
 #[cfg(feature = "tls")]
-use super::ClientTls;
+use super::{ClientTls, tls::as_tls};
 use super::{
     credentials::{Credentials, redacted},
     dial::{Dial, race},
     socks,
+    upgrade::{MAX_INTERIM, is_interim},
     url::Endpoint,
 };
 use crate::{Error, Result, head::read_head, stream::Stream};
@@ -66,7 +67,23 @@ impl Proxy {
         self
     }
 
-    /// Has the proxy connect to the server: the stream is the server's from there on.
+    /// The addresses of the server, where this end finds them and not the proxy; else none.
+    ///
+    /// # Errors
+    /// [`Error::Resolve`]: it says nothing about the proxy.
+    pub(super) async fn targets(
+        &self,
+        dial: &Dial,
+        endpoint: &Endpoint,
+    ) -> Result<Vec<SocketAddr>> {
+        match self.scheme {
+            Scheme::Socks5 => dial.addresses(&endpoint.host, endpoint.port).await,
+            Scheme::Http | Scheme::Https | Scheme::Socks5h => Ok(Vec::new()),
+        }
+    }
+
+    /// Has the proxy connect to the server, at one of its [`targets`](Self::targets) where it has any: the
+    /// stream is the server's from there on.
     ///
     /// # Errors
     /// [`ProxyError`]. The caller limits the time it may take; the proxy is to be reached by the deadline.
@@ -77,6 +94,7 @@ impl Proxy {
         &self,
         dial: &Dial,
         endpoint: &Endpoint,
+        targets: Vec<SocketAddr>,
         limits: HeadLimits,
         deadline: Instant,
     ) -> Result<Stream, ProxyError> {
@@ -84,7 +102,14 @@ impl Proxy {
         match self.scheme {
             Scheme::Http | Scheme::Https => {
                 let mut stream = self.reach(dial, deadline).await?;
-                self.ask_http(&mut stream, endpoint, limits).await?;
+                let asked = self.ask_http(&mut stream, endpoint, limits).await;
+                // It may refuse our certificate only now, as a server may.
+                #[cfg(feature = "tls")]
+                let asked = asked.map_err(|error| match error {
+                    ProxyError::Unreachable(error) => as_tls(&self.host, error).into(),
+                    error => error,
+                });
+                asked?;
                 Ok(stream)
             }
             Scheme::Socks5h => {
@@ -92,21 +117,18 @@ impl Proxy {
                 socks::connect(&mut stream, self.credentials.as_ref(), host, port).await?;
                 Ok(stream)
             }
-            Scheme::Socks5 => {
-                let addresses = dial.addresses(host, port).await?;
-                race(addresses, |address| async move {
-                    let mut stream = self.reach(dial, deadline).await?;
-                    let host = address.ip().to_string();
-                    let credentials = self.credentials.as_ref();
-                    socks::connect(&mut stream, credentials, &host, address.port()).await?;
-                    Ok(stream)
-                })
-                .await
-                .map_err(|mut failed: Vec<(_, ProxyError)>| match failed.pop() {
-                    Some((_, error)) => error,
-                    None => ProxyError::Malformed("there is no address to ask for"),
-                })
-            }
+            Scheme::Socks5 => race(targets, |address| async move {
+                let mut stream = self.reach(dial, deadline).await?;
+                let host = address.ip().to_string();
+                let credentials = self.credentials.as_ref();
+                socks::connect(&mut stream, credentials, &host, address.port()).await?;
+                Ok(stream)
+            })
+            .await
+            .map_err(|mut failed: Vec<(_, ProxyError)>| match failed.pop() {
+                Some((_, error)) => error,
+                None => ProxyError::Malformed("there is no address to ask for"),
+            }),
         }
     }
 
@@ -148,13 +170,21 @@ impl Proxy {
             .map_err(Error::from)?;
         stream.flush().await.map_err(Error::from)?;
 
-        let mut scanner = HeadScanner::response(limits);
         let mut buffer = Vec::new();
-        let end = match read_head(stream, &mut scanner, &mut buffer).await {
-            Err(Error::Handshake(error)) => return Err(ProxyError::Http(error)),
-            end => end?,
+        let mut interim = 0;
+        let response = loop {
+            let mut scanner = HeadScanner::response(limits);
+            let end = match read_head(stream, &mut scanner, &mut buffer).await {
+                Err(Error::Handshake(error)) => return Err(ProxyError::Http(error)),
+                end => end?,
+            };
+            let response = Response::parse(&buffer[..end]).map_err(ProxyError::Http)?;
+            buffer.drain(..end);
+            interim += 1;
+            if !is_interim(&response) || interim > MAX_INTERIM {
+                break response;
+            }
         };
-        let response = Response::parse(&buffer[..end]).map_err(ProxyError::Http)?;
         if !(200..=299).contains(&response.status()) {
             return Err(ProxyError::Status {
                 response: Arc::new(response),
@@ -162,7 +192,7 @@ impl Proxy {
             });
         }
         // The server waits for our request: what comes now would be taken for its answer.
-        if buffer.len() > end {
+        if !buffer.is_empty() {
             return Err(ProxyError::Malformed("something follows its answer"));
         }
         Ok(())
@@ -236,7 +266,8 @@ impl fmt::Display for Proxy {
     }
 }
 
-fn authority(host: &str, port: u16) -> String {
+/// A host and its port, as a URL has them.
+pub(super) fn authority(host: &str, port: u16) -> String {
     if host.contains(':') {
         format!("[{host}]:{port}")
     } else {

@@ -34,22 +34,20 @@ impl ProxyChoice {
     ) -> Result<Option<Proxy>> {
         // An empty variable is one that is not there.
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let proxy = match &self.source {
-            Source::Nobody => return Ok(None),
-            Source::Given(proxy) => Proxy::clone(proxy),
-            Source::Environment => match from_environment(endpoint.secure, variable)? {
-                None => return Ok(None),
-                Some(proxy) => proxy,
-            },
-        };
+        // First: a variable that is wrong is nothing to whoever is excepted.
         let except = match (&self.except, &self.source) {
             (Some(except), _) => Some(except.clone()),
             (None, Source::Environment) => variable("no_proxy").or_else(|| variable("NO_PROXY")),
             (None, _) => None,
         };
-        let is_excepted =
-            except.is_some_and(|list| is_listed(&list, &endpoint.host, endpoint.port));
-        Ok((!is_excepted).then_some(proxy))
+        if except.is_some_and(|list| is_listed(&list, &endpoint.host, endpoint.port)) {
+            return Ok(None);
+        }
+        match &self.source {
+            Source::Nobody => Ok(None),
+            Source::Given(proxy) => Ok(Some(Proxy::clone(proxy))),
+            Source::Environment => from_environment(endpoint.secure, variable),
+        }
     }
 }
 
@@ -218,6 +216,12 @@ mod tests {
                 "ws://a",
                 &[("http_proxy", "p:1"), ("no_proxy", "b"), ("NO_PROXY", "a")],
                 "http://p:1",
+            ),
+            // A variable that is wrong is nothing to whoever is excepted.
+            (
+                "ws://a",
+                &[("http_proxy", "socks4://p"), ("no_proxy", "a")],
+                "none",
             ),
         ] {
             let choice = ProxyChoice::default();

@@ -169,7 +169,7 @@ impl Reconnecting {
     /// Sets how many attempts in a row may fail, the first included, before the last failure is
     /// final. 0 is as 1. Default: no limit.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.schedule.max_attempts = Some(attempts);
+        self.schedule.max_attempts = Some(attempts.max(1));
         self
     }
 
@@ -311,14 +311,16 @@ impl Reconnecting {
     fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Update>>> {
         loop {
             match self.news.front_mut() {
-                Some(News::Remains(socket)) => {
-                    if let Poll::Ready(Ok(Some(update))) = poll_arrived(socket, cx) {
-                        return Poll::Ready(Ok(Some(update)));
+                Some(News::Remains(socket)) => match poll_arrived(socket, cx) {
+                    Poll::Ready(Ok(Some(update))) => return Poll::Ready(Ok(Some(update))),
+                    // Its turn is over. Where nothing is there it ends, as it can no longer be written.
+                    Poll::Pending if socket.is_receiving() => return Poll::Pending,
+                    // What is not there will not come.
+                    _ => {
+                        self.news.pop_front();
+                        continue;
                     }
-                    // It can no longer be written, so what is not there will not come.
-                    self.news.pop_front();
-                    continue;
-                }
+                },
                 Some(News::Update(update)) => {
                     let update = update.clone();
                     self.news.pop_front();

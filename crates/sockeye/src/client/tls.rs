@@ -73,8 +73,8 @@ impl ClientTls {
         Ok(self)
     }
 
-    /// Trusts these authorities besides the platform's: one or more certificates in PEM. Further
-    /// calls add to them.
+    /// Trusts these authorities besides the platform's, or besides those of [`ca_pem`](Self::ca_pem):
+    /// one or more certificates in PEM. Further calls add to them.
     ///
     /// # Errors
     /// [`Error::Tls`] where there is no certificate in it.
@@ -138,9 +138,16 @@ impl ClientTls {
         let verifier: Arc<dyn ServerCertVerifier> = if self.accept_any_certificate {
             Arc::new(AcceptAny(provider()))
         } else if let Some(roots) = &self.roots {
-            WebPkiServerVerifier::builder_with_provider(roots.clone(), provider())
+            const SUBJECT: &str = "the authority given";
+            let mut roots = roots.clone();
+            for certificate in &self.extra_roots {
+                Arc::make_mut(&mut roots)
+                    .add(certificate.clone())
+                    .map_err(|error| Error::tls(SUBJECT, error))?;
+            }
+            WebPkiServerVerifier::builder_with_provider(roots, provider())
                 .build()
-                .map_err(|error| Error::tls("the authority given", error))?
+                .map_err(|error| Error::tls(SUBJECT, error))?
         } else if self.identity.is_some() || !self.extra_roots.is_empty() {
             platform_verifier(self.extra_roots.clone()).await?
         } else {

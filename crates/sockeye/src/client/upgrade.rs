@@ -28,7 +28,7 @@ use crate::{
 pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many interim answers are passed over: more than any server has a use for.
-const MAX_INTERIM: usize = 8;
+pub(super) const MAX_INTERIM: usize = 8;
 
 /// How many bytes of what is not HTTP are told: enough to see who speaks.
 const MAX_BEGINNING: usize = 64;
@@ -147,7 +147,11 @@ impl Client {
             return Err(Error::Timeout(Deadline::Handshake));
         };
         #[cfg(feature = "tls")]
-        let answer = answer.map_err(|error| super::tls::as_tls(&endpoint.host, error));
+        let answer = answer.map_err(|error| match endpoint.secure {
+            true => super::tls::as_tls(&endpoint.host, error),
+            // Where there is TLS, it is the proxy's.
+            false => error,
+        });
         #[cfg(not(feature = "tls"))]
         let _ = endpoint;
         let (mut response, mut early) = answer?;
@@ -223,11 +227,16 @@ async fn read_answer(stream: &mut Stream, limits: HeadLimits) -> Result<(Respons
         };
         let rest = bytes.split_off(end);
         interim += 1;
-        if !matches!(response.status(), 100 | 102..=199) || interim > MAX_INTERIM {
+        if !is_interim(&response) || interim > MAX_INTERIM {
             return Ok((response, rest));
         }
         bytes = rest;
     }
+}
+
+/// Whether an answer only says that another is to come. 101 is one of its own.
+pub(super) fn is_interim(response: &Response) -> bool {
+    matches!(response.status(), 100 | 102..=199)
 }
 
 /// What is wrong with an answer; where it is not HTTP's, how it begins says whose it may be.

@@ -54,7 +54,8 @@ impl Endpoint {
     pub(super) fn to_tell(&self) -> Box<str> {
         let scheme = if self.secure { "wss" } else { "ws" };
         let (path, _) = self.target.split_once('?').unwrap_or((&self.target, ""));
-        format!("{scheme}://{}:{}{path}", self.host, self.port).into()
+        let authority = super::proxy::authority(&self.host, self.port);
+        format!("{scheme}://{authority}{path}").into()
     }
 
     /// Takes a URL apart.
@@ -146,6 +147,17 @@ mod section_3 {
             ..
         } = endpoint;
         (secure, host, port, host_header, target)
+    }
+
+    #[cfg(feature = "tracing")]
+    #[test]
+    fn what_is_told_is_a_url_too() {
+        for (url, told) in [
+            ("ws://user:secret@a/b?secret", "ws://a:80/b"),
+            ("wss://[::1]:9/a", "wss://[::1]:9/a"),
+        ] {
+            assert_eq!(*Endpoint::parse(url).unwrap().to_tell(), *told);
+        }
     }
 
     #[test]

@@ -72,15 +72,20 @@ impl Shared {
         held_back: bool,
     ) -> Result<Option<Instant>, ()> {
         self.attend();
-        if self.is_leaving() && has_budget_remaining() {
+        // A task that has done so much that it is to yield was not let look for what has come.
+        let has_looked = has_budget_remaining();
+        if self.is_leaving() && has_looked {
             self.close_now();
         }
         let mut due = None;
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.
             Access::Driven(link) => {
-                if let Some(lost) = link.broken() {
-                    self.end(Ended::Lost(lost.clone()));
+                match link.broken() {
+                    Some(lost) if has_looked => self.end(Ended::Lost(lost.clone())),
+                    // Nothing else need wake it.
+                    Some(_) => cx.waker().wake_by_ref(),
+                    None => {}
                 }
                 if !link.sender.is_open() && self.lock().ended().is_some() {
                     return Err(());
@@ -93,12 +98,12 @@ impl Shared {
                 if let Some(lost) = link.broken() {
                     state.seldom.get_or_insert_default().broken = Some(lost.clone());
                 }
-                state.check_for_event()?;
+                state.check_for_event(cx, has_looked)?;
                 link.set_free_reader(cx.waker());
                 Ok(link.deadline())
             }
             Access::Remote(state) => {
-                state.check_for_event()?;
+                state.check_for_event(cx, has_looked)?;
                 state.seldom.get_or_insert_default().reading = Some(cx.waker().clone());
                 Ok(None)
             }
@@ -214,10 +219,13 @@ impl Shared {
 }
 
 impl State {
-    /// `Err` where no event will come.
-    fn check_for_event(&mut self) -> Result<(), ()> {
-        if let Some(lost) = self.broken().cloned() {
-            self.end(Ended::Lost(lost));
+    /// `Err` where no event will come. A task that has not looked comes again at once where nothing more can be
+    /// written.
+    fn check_for_event(&mut self, cx: &Context<'_>, has_looked: bool) -> Result<(), ()> {
+        match self.broken().cloned() {
+            Some(lost) if has_looked => self.end(Ended::Lost(lost)),
+            Some(_) => cx.waker().wake_by_ref(),
+            None => {}
         }
         if self.ended().is_some() {
             return Err(());
