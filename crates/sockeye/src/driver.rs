@@ -167,6 +167,10 @@ impl Driver {
             // Wakes this task too: the user's future is polled again and sees it.
             self.shared.end(Ended::TimedOut);
             link.wake_reading();
+            if !link.is_written() {
+                // Whoever waits for that, as in a flush, would do so for ever.
+                self.shared.note_lost(link.break_off_late());
+            }
         }
     }
 

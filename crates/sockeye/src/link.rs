@@ -537,6 +537,13 @@ impl Link {
         lost
     }
 
+    /// The same where the peer has not taken all of it by the deadline of a Close.
+    #[cold]
+    pub(crate) fn break_off_late(&mut self) -> Lost {
+        let late = "the peer did not take the Close within the close timeout";
+        self.break_off(io::Error::new(io::ErrorKind::TimedOut, late))
+    }
+
     fn forget_output(&mut self) {
         self.drop_latest();
         self.sender.peer_is_gone();

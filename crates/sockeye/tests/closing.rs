@@ -453,6 +453,37 @@ mod the_close_timeout {
         }
     }
 
+    /// Whoever has closed: the peer before the handler waits, or this end meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn ends_a_flush_in_a_handler() {
+        for role in BOTH {
+            for by_peer in [true, false] {
+                let setup = Setup {
+                    pipe: 200,
+                    ..Setup::default()
+                };
+                let (socket, mut peer) = setup.open(role).await;
+                let sender = socket.sender();
+                let handler = tokio::spawn(socket.drive(move |mut socket| async move {
+                    socket.send(vec![0; 10_000]).await?;
+                    while by_peer && socket.recv().await?.is_some() {}
+                    socket.flush().await
+                }));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let start = Instant::now();
+                match by_peer {
+                    true => peer.send_close(1000, "").await,
+                    false => sender.close(CloseCode::NORMAL, "").await.unwrap(),
+                }
+                let result = within(handler).await.unwrap();
+                assert_eq!(start.elapsed().as_secs(), 5);
+                assert!(result.unwrap_err().is_lost());
+                let ended = sender.ended().unwrap();
+                assert_eq!(matches!(ended, Ended::TimedOut), !by_peer, "{ended}");
+            }
+        }
+    }
+
     /// A future in a set is polled only where its own waker was woken.
     #[tokio::test(start_paused = true)]
     async fn wakes_a_receiver_in_a_set_of_futures() {
