@@ -266,6 +266,69 @@ mod section_7_1_5_begun_by_the_peer {
     }
 }
 
+/// The peer ends its side and reads nothing, while a task waits for what it has sent to be written, and another
+/// receives.
+mod what_is_thrown_away_at_the_end {
+    use super::*;
+
+    async fn lost(role: Role, form: Form) -> (Result<()>, Result<()>) {
+        let setup = Setup {
+            pipe: 200,
+            ..Setup::default()
+        };
+        let (socket, mut peer) = setup.open(role).await;
+        let sender = socket.sender();
+        let seen = echo(form, socket);
+        let sending = tokio::spawn(async move {
+            let sent = sender.send(vec![0; 10_000]).await;
+            (sent, sender.flush().await)
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!sending.is_finished(), "{form:?}");
+        peer.stream.shutdown().await.unwrap();
+        let seen = within(seen).await.unwrap();
+        seen.assert_ended(|ended| matches!(ended, Ended::Lost(_)));
+        within(sending).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_an_error_of_the_send() {
+        for role in BOTH {
+            let (sent, _) = lost(role, Form::Plain).await;
+            assert!(sent.unwrap_err().is_lost());
+        }
+    }
+
+    /// The handler itself waits for it, when it knows that nobody is there.
+    #[tokio::test(start_paused = true)]
+    async fn and_of_a_flush_in_a_handler() {
+        for role in BOTH {
+            let setup = Setup {
+                pipe: 200,
+                ..Setup::default()
+            };
+            let (socket, mut peer) = setup.open(role).await;
+            peer.stream.shutdown().await.unwrap();
+            let handler = socket.drive(|mut socket| async move {
+                socket.send(vec![0; 10_000]).await?;
+                assert!(socket.recv().await.is_err());
+                socket.flush().await
+            });
+            assert!(within(handler).await.unwrap_err().is_lost());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn and_of_a_flush() {
+        for role in BOTH {
+            for form in FORMS {
+                let (_, flushed) = lost(role, form).await;
+                assert!(flushed.is_err_and(|error| error.is_lost()), "{form:?}");
+            }
+        }
+    }
+}
+
 mod the_close_timeout {
     use super::*;
 
@@ -470,6 +533,8 @@ mod the_close_timeout {
                     socket.flush().await
                 }));
                 tokio::time::sleep(Duration::from_millis(1)).await;
+                let elsewhere = sender.clone();
+                let elsewhere = tokio::spawn(async move { elsewhere.flush().await });
                 let start = Instant::now();
                 match by_peer {
                     true => peer.send_close(1000, "").await,
@@ -478,6 +543,8 @@ mod the_close_timeout {
                 let result = within(handler).await.unwrap();
                 assert_eq!(start.elapsed().as_secs(), 5);
                 assert!(result.unwrap_err().is_lost());
+                let elsewhere = within(elsewhere).await.unwrap();
+                assert!(elsewhere.unwrap_err().is_lost());
                 let ended = sender.ended().unwrap();
                 assert_eq!(matches!(ended, Ended::TimedOut), !by_peer, "{ended}");
             }
