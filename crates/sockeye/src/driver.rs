@@ -298,6 +298,10 @@ impl Driver {
         reader: &mut Reader,
         ended: &Ended,
     ) -> Poll<()> {
+        if self.link().is_some_and(|link| link.broken().is_some()) {
+            // The peer was told nothing, so that there is no deadline either.
+            return Poll::Ready(());
+        }
         let client = self.shared.info.client;
         let clean = ended.was_clean();
         if !(client && clean)

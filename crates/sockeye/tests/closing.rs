@@ -1171,4 +1171,33 @@ mod a_transport_that_fails_one_way {
             assert!(driven.unwrap_err().is_lost());
         }
     }
+
+    /// A handler then reads what would have been answered: without an answer there is no deadline for the peer to
+    /// end its side.
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_nobody_who_was_told_nothing() {
+        for role in BOTH {
+            // A Close, and an opcode that is reserved.
+            for (first, payload) in [(0x88, 1000_u16.to_be_bytes()), (0x83, [0; 2])] {
+                let (stream, far) = tokio::io::duplex(1 << 16);
+                let muted = Arc::default();
+                let mute = Mute {
+                    stream,
+                    muted: Arc::clone(&muted),
+                };
+                let (socket, mut peer) = Setup::default().open_over(role, mute, far).await;
+                let sender = socket.sender();
+                peer.send_frame(first, payload).await;
+                let driven = within(socket.drive(|mut socket| async move {
+                    muted.store(true, Ordering::SeqCst);
+                    socket.send("unheard").await?;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    socket.recv().await.map(drop)
+                }))
+                .await;
+                assert_eq!(driven.is_ok(), first == 0x88, "{driven:?}");
+                assert_ne!(sender.ended().unwrap().code(), 1006);
+            }
+        }
+    }
 }
