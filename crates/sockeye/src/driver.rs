@@ -155,7 +155,10 @@ impl Driver {
                     self.shared.end(Ended::Silent);
                     let _ = link.apply(Command::GiveUp);
                 }
-                Some(Step::Close { reason }) => self.close(leaving(reason)),
+                Some(Step::Close { reason }) => {
+                    self.close(leaving(reason));
+                    self.shared.wake_reading();
+                }
             }
         }
     }

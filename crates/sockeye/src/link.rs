@@ -296,10 +296,13 @@ impl Link {
             Command::Close(frame) => {
                 let now = self.now();
                 self.sender.close(frame.code, &frame.reason, now)?;
+                // The answer is read even of a peer that is held back.
+                self.wake_reading();
             }
             Command::CloseWithoutCode => {
                 let now = self.now();
                 self.sender.close_without_code(now)?;
+                self.wake_reading();
             }
             Command::AnswerPing(payload) => {
                 self.sender.respond(&Event::Ping(&payload), Duration::ZERO);
