@@ -155,7 +155,10 @@ impl Driver {
                     self.shared.end(Ended::Silent);
                     let _ = link.apply(Command::GiveUp);
                 }
-                Some(Step::Close { reason }) => self.close(leaving(reason)),
+                Some(Step::Close { reason }) => {
+                    self.close(leaving(reason));
+                    self.shared.wake_reading();
+                }
             }
         }
     }
@@ -167,6 +170,10 @@ impl Driver {
             // Wakes this task too: the user's future is polled again and sees it.
             self.shared.end(Ended::TimedOut);
             link.wake_reading();
+            if !link.is_written() {
+                // Whoever waits for that, as in a flush, would do so for ever.
+                self.shared.note_lost(link.break_off_late());
+            }
         }
     }
 
@@ -294,6 +301,10 @@ impl Driver {
         reader: &mut Reader,
         ended: &Ended,
     ) -> Poll<()> {
+        if self.link().is_some_and(|link| link.broken().is_some()) {
+            // The peer was told nothing, so that there is no deadline either.
+            return Poll::Ready(());
+        }
         let client = self.shared.info.client;
         let clean = ended.was_clean();
         if !(client && clean)

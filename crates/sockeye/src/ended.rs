@@ -87,6 +87,19 @@ impl Ended {
         }
     }
 
+    /// The error that this end is to whoever waits for output that nobody will take; none where the last of it
+    /// still goes out, by the deadline of a Close.
+    pub(crate) fn lost(&self) -> Option<Arc<io::Error>> {
+        match self {
+            Self::Lost(error) => Some(error.clone()),
+            Self::TimedOut | Self::Silent => {
+                let error = io::Error::new(io::ErrorKind::TimedOut, self.to_string());
+                Some(Arc::new(error))
+            }
+            Self::ByPeer(_) | Self::ByUs(_) | Self::Protocol(_) | Self::Overflow { .. } => None,
+        }
+    }
+
     /// Whether the closing handshake was completed (§7.1.4).
     pub fn was_clean(&self) -> bool {
         matches!(self, Self::ByPeer(_) | Self::ByUs(_))

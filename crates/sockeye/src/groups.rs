@@ -138,9 +138,9 @@ impl Groups {
     /// Takes a connection in, at first into no group. Once for each connection: every member of it
     /// is sent every message.
     ///
-    /// It leaves everything when its connection has ended or is being closed, and when the member is
-    /// dropped. So let the member live with the handler of the connection: as long as it is kept,
-    /// its [`Sender`] is.
+    /// It leaves everything when its connection has ended, and when the member is dropped; where this end
+    /// has sent a Close that is yet to be answered, with the next message that it would be sent. So let the
+    /// member live with the handler of the connection: as long as it is kept, its [`Sender`] is.
     pub fn member(&self, sender: Sender) -> Member {
         let number = {
             let mut state = self.lock();
@@ -319,8 +319,8 @@ impl Member {
     ///
     /// # Errors
     /// [`Error::Join`](crate::Error::Join) where that would be one group too many, of this member or
-    /// in all, or the name is too long; [`Error::is_closed`](crate::Error::is_closed) once the
-    /// connection has ended or is being closed.
+    /// in all, or the name is too long; [`Error::is_closed`](crate::Error::is_closed) once it
+    /// has left everything, as where its connection has ended.
     pub fn join(&self, group: &str) -> Result<bool> {
         let settings = &self.groups.settings;
         if group.len() > settings.name {

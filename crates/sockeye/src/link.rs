@@ -69,6 +69,9 @@ struct Ending {
     shut_down: bool,
     /// Why nothing more can be written.
     broken: Option<Lost>,
+    /// Whether that is only because the connection has ended before all was written: what is sent later is
+    /// refused as where all was.
+    unwritten: bool,
 }
 
 /// Something to send.
@@ -166,8 +169,8 @@ impl Link {
     /// Queues what a command asks for.
     #[inline]
     pub(crate) fn apply(&mut self, command: Command<'_>) -> Result<()> {
-        if let Some(lost) = self.broken() {
-            return Err(Error::Lost(lost.clone()));
+        if self.broken().is_some() {
+            return Err(self.refusal());
         }
         self.lend_buffer();
         let applied = match command {
@@ -210,8 +213,8 @@ impl Link {
     /// Queues a message where nothing waits; else puts it in place of the one that waits for the same
     /// key.
     pub(crate) fn send_latest(&mut self, key: u64, message: Outgoing<'_>) -> Result<()> {
-        if let Some(lost) = self.broken() {
-            return Err(Error::Lost(lost.clone()));
+        if self.broken().is_some() {
+            return Err(self.refusal());
         }
         if !self.sender.is_open() {
             return Err(SendError::Closed.into());
@@ -293,10 +296,13 @@ impl Link {
             Command::Close(frame) => {
                 let now = self.now();
                 self.sender.close(frame.code, &frame.reason, now)?;
+                // The answer is read even of a peer that is held back.
+                self.wake_reading();
             }
             Command::CloseWithoutCode => {
                 let now = self.now();
                 self.sender.close_without_code(now)?;
+                self.wake_reading();
             }
             Command::AnswerPing(payload) => {
                 self.sender.respond(&Event::Ping(&payload), Duration::ZERO);
@@ -384,6 +390,7 @@ impl Link {
             overdue: false,
             shut_down: false,
             broken: None,
+            unwritten: false,
         })
     }
 
@@ -534,6 +541,13 @@ impl Link {
         lost
     }
 
+    /// The same where the peer has not taken all of it by the deadline of a Close.
+    #[cold]
+    pub(crate) fn break_off_late(&mut self) -> Lost {
+        let late = "the peer did not take the Close within the close timeout";
+        self.break_off(io::Error::new(io::ErrorKind::TimedOut, late))
+    }
+
     fn forget_output(&mut self) {
         self.drop_latest();
         self.sender.peer_is_gone();
@@ -566,6 +580,13 @@ impl Link {
 
     /// Ends the transport with the connection, however long handles to it are kept.
     pub(crate) fn let_go(&mut self) {
+        if (self.waiting() > 0 || self.has_latest()) && self.broken().is_none() {
+            // Whoever has sent it must not take it for written.
+            let unwritten = "the connection has ended before this was written";
+            let error = io::Error::new(io::ErrorKind::ConnectionAborted, unwritten);
+            let ending = self.end();
+            (ending.broken, ending.unwritten) = (Some(Lost::new(error)), true);
+        }
         self.forget_output();
         self.alarm = None;
         if let Some(seldom) = &mut self.seldom
@@ -586,6 +607,19 @@ impl Link {
     #[inline]
     pub(crate) fn broken(&self) -> Option<&Lost> {
         self.ending()?.broken.as_ref()
+    }
+
+    /// What is said to whoever sends something where nothing more can be written.
+    #[cold]
+    fn refusal(&self) -> Error {
+        match self.ending() {
+            Some(Ending {
+                broken: Some(lost),
+                unwritten: false,
+                ..
+            }) => Error::Lost(lost.clone()),
+            _ => SendError::Closed.into(),
+        }
     }
 
     /// Whether that is the task of the driver that holds this.

@@ -133,7 +133,8 @@ impl Sender {
     }
 
     /// Sends a Close and returns once it is on its way; the [`Receiver`] then ends when the peer has
-    /// answered, or after the close timeout. Where the receiver was dropped, this waits for that.
+    /// answered, or after the close timeout. Where the receiver was dropped, this waits for that, unless
+    /// something drives the connection, as a server does: then that waits for it, once the handler is done.
     ///
     /// # Errors
     /// [`Error::is_closed`](crate::Error::is_closed) where a Close was sent or received before; a reason

@@ -64,7 +64,7 @@ impl Stream {
         mem::replace(self, Self::empty())
     }
 
-    /// Whether it is a socket's, or TLS on one, so that its runtime has descriptors.
+    /// Whether it is known to be a socket's, TCP or TLS on that, so that its runtime has descriptors.
     pub(crate) fn has_descriptor(&self) -> bool {
         !matches!(self, Self::Other(_))
     }

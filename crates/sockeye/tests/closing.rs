@@ -266,6 +266,69 @@ mod section_7_1_5_begun_by_the_peer {
     }
 }
 
+/// The peer ends its side and reads nothing, while a task waits for what it has sent to be written, and another
+/// receives.
+mod what_is_thrown_away_at_the_end {
+    use super::*;
+
+    async fn lost(role: Role, form: Form) -> (Result<()>, Result<()>) {
+        let setup = Setup {
+            pipe: 200,
+            ..Setup::default()
+        };
+        let (socket, mut peer) = setup.open(role).await;
+        let sender = socket.sender();
+        let seen = echo(form, socket);
+        let sending = tokio::spawn(async move {
+            let sent = sender.send(vec![0; 10_000]).await;
+            (sent, sender.flush().await)
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!sending.is_finished(), "{form:?}");
+        peer.stream.shutdown().await.unwrap();
+        let seen = within(seen).await.unwrap();
+        seen.assert_ended(|ended| matches!(ended, Ended::Lost(_)));
+        within(sending).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_an_error_of_the_send() {
+        for role in BOTH {
+            let (sent, _) = lost(role, Form::Plain).await;
+            assert!(sent.unwrap_err().is_lost());
+        }
+    }
+
+    /// The handler itself waits for it, when it knows that nobody is there.
+    #[tokio::test(start_paused = true)]
+    async fn and_of_a_flush_in_a_handler() {
+        for role in BOTH {
+            let setup = Setup {
+                pipe: 200,
+                ..Setup::default()
+            };
+            let (socket, mut peer) = setup.open(role).await;
+            peer.stream.shutdown().await.unwrap();
+            let handler = socket.drive(|mut socket| async move {
+                socket.send(vec![0; 10_000]).await?;
+                assert!(socket.recv().await.is_err());
+                socket.flush().await
+            });
+            assert!(within(handler).await.unwrap_err().is_lost());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn and_of_a_flush() {
+        for role in BOTH {
+            for form in FORMS {
+                let (_, flushed) = lost(role, form).await;
+                assert!(flushed.is_err_and(|error| error.is_lost()), "{form:?}");
+            }
+        }
+    }
+}
+
 mod the_close_timeout {
     use super::*;
 
@@ -450,6 +513,41 @@ mod the_close_timeout {
             assert_eq!(start.elapsed().as_secs(), 5);
             seen.assert_ended(by_peer(CloseCode::NORMAL, ""));
             peer.expect_end().await;
+        }
+    }
+
+    /// Whoever has closed: the peer before the handler waits, or this end meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn ends_a_flush_in_a_handler() {
+        for role in BOTH {
+            for by_peer in [true, false] {
+                let setup = Setup {
+                    pipe: 200,
+                    ..Setup::default()
+                };
+                let (socket, mut peer) = setup.open(role).await;
+                let sender = socket.sender();
+                let handler = tokio::spawn(socket.drive(move |mut socket| async move {
+                    socket.send(vec![0; 10_000]).await?;
+                    while by_peer && socket.recv().await?.is_some() {}
+                    socket.flush().await
+                }));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let elsewhere = sender.clone();
+                let elsewhere = tokio::spawn(async move { elsewhere.flush().await });
+                let start = Instant::now();
+                match by_peer {
+                    true => peer.send_close(1000, "").await,
+                    false => sender.close(CloseCode::NORMAL, "").await.unwrap(),
+                }
+                let result = within(handler).await.unwrap();
+                assert_eq!(start.elapsed().as_secs(), 5);
+                assert!(result.unwrap_err().is_lost());
+                let elsewhere = within(elsewhere).await.unwrap();
+                assert!(elsewhere.unwrap_err().is_lost());
+                let ended = sender.ended().unwrap();
+                assert_eq!(matches!(ended, Ended::TimedOut), !by_peer, "{ended}");
+            }
         }
     }
 
@@ -1071,6 +1169,35 @@ mod a_transport_that_fails_one_way {
             }))
             .await;
             assert!(driven.unwrap_err().is_lost());
+        }
+    }
+
+    /// A handler then reads what would have been answered: without an answer there is no deadline for the peer to
+    /// end its side.
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_nobody_who_was_told_nothing() {
+        for role in BOTH {
+            // A Close, and an opcode that is reserved.
+            for (first, payload) in [(0x88, 1000_u16.to_be_bytes()), (0x83, [0; 2])] {
+                let (stream, far) = tokio::io::duplex(1 << 16);
+                let muted = Arc::default();
+                let mute = Mute {
+                    stream,
+                    muted: Arc::clone(&muted),
+                };
+                let (socket, mut peer) = Setup::default().open_over(role, mute, far).await;
+                let sender = socket.sender();
+                peer.send_frame(first, payload).await;
+                let driven = within(socket.drive(|mut socket| async move {
+                    muted.store(true, Ordering::SeqCst);
+                    socket.send("unheard").await?;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    socket.recv().await.map(drop)
+                }))
+                .await;
+                assert_eq!(driven.is_ok(), first == 0x88, "{driven:?}");
+                assert_ne!(sender.ended().unwrap().code(), 1006);
+            }
         }
     }
 }

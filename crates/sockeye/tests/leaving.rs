@@ -115,6 +115,20 @@ async fn answer_close(peer: &mut Peer<UnixStream>, since: Instant) -> (u16, Stri
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handler_may_have_all_the_patience_there_is() {
+    with_both(async |running| {
+        let mut peer = running.connect().await;
+        peer.expect_echo("hello").await;
+        let how = Shutdown::new().patience(Duration::MAX);
+        let farewell = running.handle.shutdown(how);
+        let (code, ..) = answer_close(&mut peer, Instant::now()).await;
+        assert_eq!(code, 1001);
+        assert_eq!(running.ended(farewell).await.closed(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn closes_are_spread_evenly_over_the_window() {
     with_both(async |running| {
         let mut peers = JoinSet::new();

@@ -144,6 +144,19 @@ async fn a_kept_connection_is_bounded() {
     }
 }
 
+#[tokio::test]
+async fn a_connection_may_be_kept_for_ever() {
+    let (address, _stop, _) =
+        serve(|server| server.router(pages()).keep_alive(Duration::MAX)).await;
+    let (mut stream, _) = connect(address).await;
+    for _ in 0..2 {
+        let answer = within(http::get(&mut stream, "/")).await;
+        assert_eq!(answer.status, 200);
+    }
+    let (stream, _) = connect(address).await;
+    assert!(!ask_http2(stream).await.is_finished());
+}
+
 /// RFC 9112 §3.2: whoever routes by the host must not be told two, or none.
 #[tokio::test]
 async fn it_is_clear_which_host_is_asked() {

@@ -353,6 +353,26 @@ mod lifetime {
         }
     }
 
+    /// Nothing is read of a peer that is held back, and its answer to the Close is behind what it has sent.
+    #[tokio::test(start_paused = true)]
+    async fn is_answered_by_a_peer_that_is_held_back() {
+        let lifetime = acceptor().lifetime(SECOND * 10);
+        let idle = acceptor().idle_timeout(SECOND * 10);
+        for acceptor in [lifetime, idle] {
+            let acceptor = acceptor.byte_rate(Rate::per_second(1000));
+            for form in FORMS {
+                let (_sender, mut peer, seen) = run(form, &acceptor).await;
+                peer.send_frame(0x82, vec![7; 100_000]).await;
+                while peer.next().await.unwrap().first != 0x88 {}
+                let begin = Instant::now();
+                peer.send_close(1001, "").await;
+                let ended = within(seen).await.unwrap().ended.unwrap();
+                assert!(matches!(ended, Ended::ByUs(_)), "{form:?}: {ended}");
+                assert!(begin.elapsed() < SECOND, "{form:?}: {:?}", begin.elapsed());
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn connections_that_came_together_do_not_end_together() {
         let acceptor = acceptor().lifetime(SECOND * 1000).keepalive(None);

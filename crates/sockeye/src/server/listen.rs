@@ -397,7 +397,7 @@ impl Server {
     /// Default 30 s. For the first request the handshake timeout holds.
     #[cfg(feature = "hyper")]
     pub fn keep_alive(mut self, wait: Duration) -> Self {
-        self.keep_alive = wait;
+        self.keep_alive = crate::keepalive::some_time(wait).unwrap_or_default();
         self
     }
 

@@ -116,7 +116,7 @@ impl Shutdown {
         let last_call = deadline - close_timeout.min(deadline / 2);
         Schedule {
             window: self.spread.min(last_call),
-            patience: self.patience,
+            patience: self.patience.min(deadline),
             last_call,
             deadline,
         }
@@ -453,6 +453,9 @@ mod tests {
         assert_eq!((at_once.window, at_once.deadline), (seconds(1), seconds(2)));
         let never = how.deadline(Duration::MAX).schedule(Duration::MAX);
         assert_eq!(never.window, seconds(60));
+        let patient = Shutdown::new().patience(Duration::MAX);
+        let patient = patient.deadline(seconds(20)).schedule(seconds(5));
+        assert!(patient.patience <= patient.deadline, "{patient:?}");
         let now = Shutdown::new()
             .deadline(Duration::ZERO)
             .schedule(seconds(5));

@@ -114,7 +114,7 @@ impl Shared {
 
     /// Notes that the driver can write no more, and tells whoever waits.
     #[cold]
-    fn note_lost(&self, lost: Lost) {
+    pub(crate) fn note_lost(&self, lost: Lost) {
         let mut state = self.lock();
         state.seldom.get_or_insert_default().broken = Some(lost);
         let reading = state.take_reading();

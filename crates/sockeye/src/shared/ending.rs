@@ -108,6 +108,8 @@ impl Shared {
         }
         if done {
             self.closed();
+            // Whoever began to wait since the end was noted, for what nobody will write.
+            self.wake_waiting();
         }
         done
     }
@@ -162,24 +164,25 @@ mod tests {
             Arc,
             atomic::{AtomicBool, AtomicUsize},
         },
-        task::Context,
+        task::{Context, Poll, Wake},
     };
 
     use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
 
     /// Where the receiving half is in another task than its driver.
     #[cfg(feature = "server")]
     #[test]
     fn whoever_is_asked_to_leave_while_they_begin_to_wait_learns_of_it() {
-        use std::{task::Wake, thread};
-
-        #[derive(Default)]
-        struct Woken(AtomicBool);
-        impl Wake for Woken {
-            fn wake(self: Arc<Self>) {
-                self.0.store(true, Ordering::Release);
-            }
-        }
+        use std::thread;
 
         let all: Vec<_> = (0..10_000).map(|_| Shared::driven_elsewhere()).collect();
         let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -242,6 +245,19 @@ mod tests {
             shared.let_go();
             assert_eq!(Arc::strong_count(&memory), 1);
         }
+    }
+
+    #[test]
+    fn whoever_waits_for_output_learns_that_it_is_let_go_of() {
+        let shared = Shared::of_nobody();
+        shared.apply(Command::Message("unsent".into())).unwrap();
+        shared.end(Ended::gone());
+        let woken = Arc::<Woken>::default();
+        shared.waiting().drained.add(&woken.clone().into());
+        assert!(shared.let_go());
+        assert!(woken.0.load(Ordering::Acquire));
+        let flushed = shared.poll_flush(&mut Context::from_waker(Waker::noop()), true);
+        assert!(matches!(flushed, Poll::Ready(Err(_))), "{flushed:?}");
     }
 
     #[test]

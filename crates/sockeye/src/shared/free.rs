@@ -6,7 +6,6 @@
 
 use std::{
     future::Future,
-    io,
     pin::pin,
     task::{Context, Waker},
 };
@@ -53,8 +52,7 @@ impl Shared {
         // A timer that says Pending because the task has done much would not have the waker.
         if pin!(unconstrained(timer)).poll(all).is_ready() {
             state.end(Ended::TimedOut);
-            let late = "the peer did not take the Close within the close timeout";
-            link.break_off(io::Error::new(io::ErrorKind::TimedOut, late));
+            link.break_off_late();
             self.wake_ended();
         }
     }

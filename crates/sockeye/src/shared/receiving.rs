@@ -119,6 +119,10 @@ impl Shared {
         }
         if held_back {
             self.pulse.excuse();
+            if !self.is_open() {
+                // Closed meanwhile, right here or elsewhere: the peer is to be held back no more.
+                cx.waker().wake_by_ref();
+            }
         }
         if due == Some(Step::GiveUp) || !held_back && self.is_silent() {
             // First, so that the transport is not said to be at fault.

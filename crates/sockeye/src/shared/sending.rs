@@ -272,6 +272,9 @@ impl Shared {
                 Some(lost) => Poll::Ready(Err(lost.clone())),
                 None if link.is_drained() => Poll::Ready(Ok(())),
                 None => {
+                    if let Some(lost) = self.lock().ended().and_then(Ended::lost) {
+                        return Poll::Ready(Err(lost));
+                    }
                     self.waiting().drained.add(cx.waker());
                     Poll::Pending
                 }
@@ -280,9 +283,11 @@ impl Shared {
                 if let Some(lost) = state.broken() {
                     return Poll::Ready(Err(lost.clone()));
                 }
-                let drained = self.buffered_remote(state) == 0 && !state.has_latest();
-                if drained || state.ended().is_some() {
+                if self.buffered_remote(state) == 0 && !state.has_latest() {
                     return Poll::Ready(Ok(()));
+                }
+                if let Some(lost) = state.ended().and_then(Ended::lost) {
+                    return Poll::Ready(Err(lost));
                 }
                 self.waiting().drained.add(cx.waker());
                 state.wake_driver();
