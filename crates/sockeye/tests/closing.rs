@@ -10,7 +10,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -1090,7 +1090,7 @@ mod a_transport_that_fails_one_way {
 
     struct Mute {
         stream: DuplexStream,
-        muted: Arc<std::sync::atomic::AtomicBool>,
+        muted: Arc<AtomicBool>,
     }
 
     impl AsyncRead for Mute {
@@ -1124,17 +1124,23 @@ mod a_transport_that_fails_one_way {
         }
     }
 
+    /// A socket that can be muted, and its peer.
+    async fn muting(role: Role) -> (WebSocket, Peer<DuplexStream>, Arc<AtomicBool>) {
+        let (stream, far) = tokio::io::duplex(1 << 16);
+        let muted = Arc::default();
+        let mute = Mute {
+            stream,
+            muted: Arc::clone(&muted),
+        };
+        let (socket, peer) = Setup::default().open_over(role, mute, far).await;
+        (socket, peer, muted)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn ends_the_connection() {
         for role in BOTH {
             for form in FORMS {
-                let (stream, far) = tokio::io::duplex(1 << 16);
-                let muted = Arc::default();
-                let mute = Mute {
-                    stream,
-                    muted: Arc::clone(&muted),
-                };
-                let (socket, mut peer) = Setup::default().open_over(role, mute, far).await;
+                let (socket, mut peer, muted) = muting(role).await;
                 let sender = socket.sender();
                 let seen = echo(form, socket);
                 peer.expect_echo("heard").await;
@@ -1154,13 +1160,7 @@ mod a_transport_that_fails_one_way {
     #[tokio::test(start_paused = true)]
     async fn ends_a_handler_that_is_done() {
         for role in BOTH {
-            let (stream, far) = tokio::io::duplex(1 << 16);
-            let muted = Arc::default();
-            let mute = Mute {
-                stream,
-                muted: Arc::clone(&muted),
-            };
-            let (socket, _peer) = Setup::default().open_over(role, mute, far).await;
+            let (socket, _peer, muted) = muting(role).await;
             let driven = within(socket.drive(|mut socket| async move {
                 muted.store(true, Ordering::SeqCst);
                 socket.send("unheard").await?;
@@ -1179,13 +1179,7 @@ mod a_transport_that_fails_one_way {
         for role in BOTH {
             // A Close, and an opcode that is reserved.
             for (first, payload) in [(0x88, 1000_u16.to_be_bytes()), (0x83, [0; 2])] {
-                let (stream, far) = tokio::io::duplex(1 << 16);
-                let muted = Arc::default();
-                let mute = Mute {
-                    stream,
-                    muted: Arc::clone(&muted),
-                };
-                let (socket, mut peer) = Setup::default().open_over(role, mute, far).await;
+                let (socket, mut peer, muted) = muting(role).await;
                 let sender = socket.sender();
                 peer.send_frame(first, payload).await;
                 let driven = within(socket.drive(|mut socket| async move {
