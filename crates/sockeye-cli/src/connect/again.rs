@@ -15,14 +15,11 @@ use sockeye::{
     Client, CloseCode, Sender,
     client::{Cause, Reconnecting, Update},
 };
-use tokio::{
-    io::{AsyncWriteExt, BufWriter},
-    time::{Instant as Time, sleep_until},
-};
+use tokio::time::{Instant as Time, sleep_until};
 
 use super::{
     Outcome, agreed, one_line,
-    pipe::{output_failed, read_lines, unreadable, write_line},
+    pipe::{Lines, output_failed, read_lines, unreadable},
 };
 use crate::{
     args::Connect,
@@ -87,7 +84,7 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
     };
     let mut is_open = false;
     let mut lines = read_lines();
-    let mut output = BufWriter::with_capacity(64 * 1024, tokio::io::stdout());
+    let mut output = Lines::new();
     let mut unflushed = false;
     let mut began = Instant::now();
     // Who sends now; the line that waits for that, and the one that is being sent.
@@ -123,7 +120,7 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
                 Ok(Some(Update::Message(message))) => {
                     last_heard = Time::now();
                     outcome.received.add(message.len());
-                    if let Err(error) = write_line(&mut output, &message).await {
+                    if let Err(error) = output.write(&message).await {
                         outcome.failure = output_failed(&error);
                         again.close(CloseCode::GOING_AWAY).await;
                         break;

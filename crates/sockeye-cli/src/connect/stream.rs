@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    io::{self, Read},
+    io::{self, IsTerminal, Read},
     pin::pin,
     process,
     time::Duration,
@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Outcome, pipe::output_failed};
+use super::{Outcome, pipe::output_failed, screen::Bytes};
 use crate::{
     args::Connect,
     failure::Failure,
@@ -216,6 +216,8 @@ async fn receive(
     received: &mut Traffic,
 ) -> Result<(), Option<Failure>> {
     let mut output = tokio::io::stdout();
+    // A person sees what comes; that is not to control the terminal.
+    let mut shown = io::stdout().is_terminal().then(Bytes::default);
     let mut buffer = vec![0; CHUNK];
     while let Ok(Some(mut message)) = receiver.recv_stream().await {
         if heard.one && heard.has_one.get() {
@@ -229,7 +231,13 @@ async fn receive(
                 Ok(count) => {
                     received.bytes += count as u64;
                     let written = async {
-                        output.write_all(&buffer[..count]).await?;
+                        match &mut shown {
+                            Some(shown) => {
+                                let text = shown.next(&buffer[..count]);
+                                output.write_all(text.as_bytes()).await?;
+                            }
+                            None => output.write_all(&buffer[..count]).await?,
+                        }
                         // The system's library holds back what has no line break.
                         output.flush().await
                     };
@@ -241,6 +249,13 @@ async fn receive(
         }
         received.messages += 1;
         heard.ends();
+    }
+    if let Some(mut shown) = shown {
+        let written = async {
+            output.write_all(shown.rest().as_bytes()).await?;
+            output.flush().await
+        };
+        written.await.map_err(|error| output_failed(&error))?;
     }
     Ok(())
 }
