@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, BufRead, IsTerminal},
-    process,
     time::Duration,
 };
 
@@ -17,7 +16,7 @@ use super::{Outcome, screen};
 use crate::{
     failure::Failure,
     quantity::Traffic,
-    signals::{Signal, Signals},
+    signals::{Leaving, Signals},
 };
 
 /// How many lines are read ahead of the connection.
@@ -44,37 +43,34 @@ async fn carry(
     sender: Sender,
     mut receiver: Receiver,
     linger: Duration,
-    mut signals: Signals,
+    signals: Signals,
     outcome: &mut Outcome,
 ) {
     let mut lines = read_lines();
     let mut output = Lines::new();
     let mut unflushed = false;
     let (sent, failure) = (&mut outcome.sent, &mut outcome.failure);
+    let mut leaving = Leaving::new(signals, &mut outcome.signal);
     let mut sending = std::pin::pin!(send_lines(&sender, &mut lines, sent));
     // When to close, once the input has ended.
     let mut quiet_until = None;
     let mut last_heard = Instant::now();
     let mut is_sending = true;
     loop {
+        if leaving.is_asked() {
+            is_sending = false;
+            quiet_until = None;
+        }
         tokio::select! {
             biased;
-            signal = signals.next() => {
-                if outcome.signal.replace(signal).is_some() {
-                    process::exit(signal.status().into());
-                }
-                is_sending = false;
-                quiet_until = None;
-                close(&sender, match signal {
-                    Signal::Interrupt => CloseCode::NORMAL,
-                    Signal::Terminate => CloseCode::GOING_AWAY,
-                }).await;
-            }
+            code = leaving.asked() => close(&sender, code).await,
             event = receiver.recv_event() => match event {
                 Ok(Some(Event::Message(message))) => {
                     last_heard = Instant::now();
                     outcome.received.add(message.len());
-                    if let Err(error) = output.write(&message).await {
+                    let closing = async |code| close(&sender, code).await;
+                    let written = leaving.meanwhile(output.write(&message), closing).await;
+                    if let Err(error) = written {
                         *failure = output_failed(&error);
                         close(&sender, CloseCode::GOING_AWAY).await;
                         return;
@@ -114,10 +110,13 @@ async fn carry(
             }
         }
     }
-    if let Err(error) = output.flush().await
-        && failure.is_none()
-    {
-        *failure = output_failed(&error);
+    // A signal that comes now, with nothing left to close, gives up what is left to write.
+    tokio::select! {
+        biased;
+        _ = leaving.asked() => {}
+        flushed = output.flush() => if let Err(error) = flushed && failure.is_none() {
+            *failure = output_failed(&error);
+        }
     }
 }
 

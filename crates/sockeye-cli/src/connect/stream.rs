@@ -5,7 +5,6 @@ use std::{
     cell::Cell,
     io::{self, IsTerminal, Read},
     pin::pin,
-    process,
     time::Duration,
 };
 
@@ -23,7 +22,7 @@ use crate::{
     args::Connect,
     failure::Failure,
     quantity::Traffic,
-    signals::{Signal, Signals},
+    signals::{Leaving, Signals},
 };
 
 /// How many bytes are read, and written, at once.
@@ -53,26 +52,21 @@ async fn carry(
     sender: &Sender,
     receiver: Receiver,
     args: &Connect,
-    mut signals: Signals,
+    signals: Signals,
     outcome: &mut Outcome,
 ) {
     let heard = Heard::new(args.one_message);
     let (sent, received) = (&mut outcome.sent, &mut outcome.received);
+    let mut leaving = Leaving::new(signals, &mut outcome.signal);
     let mut sending = pin!(send(sender, args, sent));
     let mut receiving = pin!(receive(receiver, &heard, received));
     let (mut is_sending, mut is_closing) = (true, false);
     loop {
         tokio::select! {
             biased;
-            signal = signals.next() => {
-                if outcome.signal.replace(signal).is_some() {
-                    process::exit(signal.status().into());
-                }
+            code = leaving.asked() => {
                 (is_sending, is_closing) = (false, true);
-                close(sender, match signal {
-                    Signal::Interrupt => CloseCode::NORMAL,
-                    Signal::Terminate => CloseCode::GOING_AWAY,
-                }).await;
+                close(sender, code).await;
             }
             result = &mut receiving => {
                 if let Err(why) = result {
