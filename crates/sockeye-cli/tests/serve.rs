@@ -192,6 +192,19 @@ async fn a_second_ctrl_c_waits_for_nobody() {
 }
 
 #[tokio::test]
+async fn the_status_is_that_of_the_second_signal() {
+    let server = serve(&[]);
+    // It never answers the Close.
+    let silent = sockeye::connect(&server.url).await.unwrap();
+    server.program.stdout.expect("open");
+    server.program.signal(SIGINT);
+    server.program.stdout.expect("Closing 1 connection;");
+    server.program.signal(SIGTERM);
+    assert_eq!(server.program.end().status, Some(143));
+    drop(silent);
+}
+
+#[tokio::test]
 async fn quiet_prints_no_line_a_connection() {
     let server = serve(&["--quiet"]);
     let mut socket = sockeye::connect(&server.url).await.unwrap();

@@ -173,7 +173,8 @@ Examples:
 Exit status:
   0  ended by Ctrl-C or SIGTERM, every connection closed
   1  it could not serve; one line on standard error says why and what to do
-  2  the command line, or the file of --config, was not understood";
+  2  the command line, or the file of --config, was not understood
+  130  ended at once by a second Ctrl-C; 143 by a second SIGTERM";
 
 /// Where to listen: an address, a Unix socket, or what systemd hands over.
 fn parse_place(text: &str) -> Result<String, String> {
