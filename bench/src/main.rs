@@ -45,6 +45,16 @@ const USAGE: &str = "usage: bench/run [OPTION...]
   --docs             also put the result into docs/performance.md
 ";
 
+const PARTS: [&str; 7] = [
+    "echo",
+    "deflate",
+    "broadcast",
+    "accept",
+    "scale",
+    "cores",
+    "memory",
+];
+
 struct Options {
     parts: Vec<String>,
     points: Vec<Point>,
@@ -63,17 +73,7 @@ impl Options {
     fn parse() -> Result<Self> {
         let all = std::env::args().skip(1).collect::<Vec<_>>();
         let mut options = Self {
-            parts: [
-                "echo",
-                "deflate",
-                "broadcast",
-                "accept",
-                "scale",
-                "cores",
-                "memory",
-            ]
-            .map(String::from)
-            .into(),
+            parts: PARTS.map(String::from).into(),
             points: POINTS.to_vec(),
             kinds: KINDS.to_vec(),
             rounds: 5,
@@ -96,20 +96,28 @@ impl Options {
                         .kinds
                         .retain(|kind| kind.is_raw() || kind.is_sockeye());
                 }
-                "--parts" => options.parts = list(value()?),
+                "--parts" => {
+                    options.parts = list(value()?);
+                    all_known("part", &options.parts, |part| PARTS.contains(&part))?;
+                }
                 "--points" => {
                     let ids = list(value()?);
+                    let is_id = |id: &str| POINTS.iter().any(|point| point.id.to_string() == id);
+                    all_known("point", &ids, is_id)?;
                     options
                         .points
                         .retain(|point| ids.contains(&point.id.to_string()));
                 }
                 "--servers" => {
                     let names = list(value()?);
-                    let named = |kind: &Kind| {
-                        let name = format!("{} {}", kind.library, kind.form);
-                        names.iter().any(|part| name.contains(part.as_str()))
+                    let is_named = |kind: &Kind, part: &str| {
+                        format!("{} {}", kind.library, kind.form).contains(part)
                     };
-                    options.kinds.retain(named);
+                    let is_any = |part: &str| KINDS.iter().any(|kind| is_named(kind, part));
+                    all_known("server", &names, is_any)?;
+                    options
+                        .kinds
+                        .retain(|kind| names.iter().any(|part| is_named(kind, part)));
                 }
                 "--rounds" => options.rounds = value()?.parse()?,
                 "--seconds" => options.seconds = value()?.parse()?,
@@ -132,6 +140,9 @@ impl Options {
             }
             there
         });
+        if options.kinds.is_empty() {
+            return Err("no server is left to measure".into());
+        }
         Ok(options)
     }
 
@@ -153,6 +164,14 @@ impl Options {
     fn held(&self, many: usize) -> usize {
         let possible = descriptors().saturating_sub(200);
         self.connections.unwrap_or(many.min(possible))
+    }
+}
+
+/// Refuses a name that means nothing: what it stood for would be missing from the result.
+fn all_known(what: &str, names: &[String], is_known: impl Fn(&str) -> bool) -> Result<()> {
+    match names.iter().find(|name| name.is_empty() || !is_known(name)) {
+        Some(name) => Err(format!("{name:?} is no {what}\n\n{USAGE}").into()),
+        None => Ok(()),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What ends a program from outside: Ctrl-C and its relatives.
 
-use std::io;
+use std::{future::pending, io, pin::pin, process};
+
+use sockeye::CloseCode;
 
 /// Waits for signals, from the moment it is made.
 pub(crate) struct Signals {
@@ -17,6 +19,59 @@ pub(crate) struct Signals {
 pub(crate) struct HangUps {
     #[cfg(unix)]
     signal: Option<tokio::signal::unix::Signal>,
+}
+
+/// What signals do to a connection in a pipe: the first begins to close it, a second ends the program.
+pub(crate) struct Leaving<'a> {
+    /// None once there was one.
+    signals: Option<Signals>,
+    signal: &'a mut Option<Signal>,
+}
+
+impl<'a> Leaving<'a> {
+    /// Notes the signal there.
+    pub(crate) fn new(signals: Signals, signal: &'a mut Option<Signal>) -> Self {
+        Self {
+            signals: Some(signals),
+            signal,
+        }
+    }
+
+    /// Whether the end was asked for.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.signal.is_some()
+    }
+
+    /// Waits for the first signal, and gives the code to close with.
+    pub(crate) async fn asked(&mut self) -> CloseCode {
+        let Some(signals) = &mut self.signals else {
+            return pending().await;
+        };
+        let signal = signals.next().await;
+        *self.signal = Some(signal);
+        if let Some(signals) = self.signals.take() {
+            signals.end_at_once();
+        }
+        match signal {
+            Signal::Interrupt => CloseCode::NORMAL,
+            Signal::Terminate => CloseCode::GOING_AWAY,
+        }
+    }
+
+    /// Does what takes as long as nobody reads the output, and closes where that is asked for meanwhile.
+    pub(crate) async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        close: impl AsyncFnOnce(CloseCode),
+    ) -> T {
+        let mut work = pin!(work);
+        tokio::select! {
+            biased;
+            code = self.asked() => close(code).await,
+            done = &mut work => return done,
+        }
+        work.await
+    }
 }
 
 /// Who wants an end.
@@ -67,6 +122,15 @@ impl Signals {
     }
 }
 
+impl Signals {
+    /// From now on a signal ends the program, whatever that waits for.
+    pub(crate) fn end_at_once(mut self) {
+        tokio::spawn(async move {
+            process::exit(self.next().await.status().into());
+        });
+    }
+}
+
 #[cfg(unix)]
 impl HangUps {
     /// Waits for the next; `false` where none will come.
@@ -80,7 +144,7 @@ impl HangUps {
 async fn next_of(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
     match signal {
         Some(signal) => signal.recv().await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 
@@ -93,7 +157,7 @@ impl Signals {
     /// The next Ctrl-C.
     pub(crate) async fn next(&mut self) -> Signal {
         if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+            pending::<()>().await;
         }
         Signal::Interrupt
     }

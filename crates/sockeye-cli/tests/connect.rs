@@ -4,10 +4,15 @@
 
 mod program;
 
-use std::{future::ready, net::TcpListener, process::Stdio};
+use std::{
+    future::ready,
+    io::Read,
+    net::TcpListener,
+    process::{Child, ChildStdout, Command, Stdio},
+};
 
-use nix::sys::signal::Signal::{SIGINT, SIGTERM};
-use program::{Program, certificates, run, serve, within};
+use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
+use program::{Program, certificates, eventually, run, serve, within};
 use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
@@ -252,6 +257,110 @@ mod exit_status {
                 "{}",
                 end.stderr
             );
+        }
+    }
+
+    /// As under a pager: the first begins to close, and there is always a second.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn is_that_of_the_second_signal_where_nobody_reads_the_output() {
+        for way in [&[][..], &["--reconnect"]] {
+            let (server, url) = bind().await;
+            let (tell, mut closed) = mpsc::unbounded_channel();
+            tokio::spawn(server.serve(move |mut socket| {
+                let tell = tell.clone();
+                async move {
+                    // More than fits into a pipe.
+                    socket.send("x".repeat(8 << 20)).await?;
+                    while socket.recv().await?.is_some() {}
+                    let _ = tell.send(socket.ended().unwrap().code());
+                    Ok(())
+                }
+            }));
+            let args = [way, &[&url]].concat();
+            let mut program = tokio::task::block_in_place(|| Unread::start(&args));
+            program.signal(SIGINT);
+            assert_eq!(within(closed.recv()).await, Some(1000));
+            program.signal(SIGTERM);
+            assert_eq!(program.end(), Some(143));
+        }
+    }
+
+    /// The peer has closed, so that nothing is left to wait for.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn is_that_of_a_signal_where_nobody_reads_the_last_of_the_output() {
+        for way in [&[][..], &["--reconnect"]] {
+            let (server, url) = bind().await;
+            let (tell, mut closed) = mpsc::unbounded_channel();
+            tokio::spawn(server.serve(move |mut socket| {
+                let tell = tell.clone();
+                async move {
+                    // The first fits into the pipe, and the second into the program.
+                    for _ in 0..2 {
+                        socket.send("x".repeat(50_000)).await?;
+                    }
+                    socket.close(CloseCode::NORMAL, "").await?;
+                    let _ = tell.send(());
+                    Ok(())
+                }
+            }));
+            let args = [way, &[&url]].concat();
+            let mut program = tokio::task::block_in_place(|| Unread::start(&args));
+            within(closed.recv()).await.unwrap();
+            let mut status = None;
+            // The first may still meet the connection, which it closes.
+            eventually("the end", || {
+                program.signal(SIGTERM);
+                status = program.child.try_wait().unwrap();
+                status.is_some()
+            });
+            assert_eq!(status.unwrap().code(), Some(143));
+        }
+    }
+
+    /// `sockeye connect`, of whose output one byte is read.
+    struct Unread {
+        child: Child,
+        /// It stays open.
+        _output: ChildStdout,
+    }
+
+    impl Unread {
+        fn start(args: &[&str]) -> Self {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
+                .args(["connect", "--quiet"])
+                .args(args)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut output = child.stdout.take().unwrap();
+            output.read_exact(&mut [0]).unwrap();
+            Self {
+                child,
+                _output: output,
+            }
+        }
+
+        fn signal(&self, signal: Signal) {
+            let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+            nix::sys::signal::kill(pid, signal).unwrap();
+        }
+
+        fn end(&mut self) -> Option<i32> {
+            let mut status = None;
+            eventually("the end", || {
+                status = self.child.try_wait().unwrap();
+                status.is_some()
+            });
+            status.unwrap().code()
+        }
+    }
+
+    impl Drop for Unread {
+        fn drop(&mut self) {
+            // It may have ended already.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 

@@ -7,18 +7,19 @@ mod program;
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{fs::PermissionsExt, net::UnixDatagram},
     },
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
-use program::{DEADLINE, Program, certificates, directory, run, serve, within};
+use program::{DEADLINE, Program, certificates, directory, eventually, run, serve, within};
 use sockeye::{Client, WebSocket, client::ClientTls};
 
 async fn expect_echo(socket: &mut WebSocket, text: &str) {
@@ -94,6 +95,51 @@ async fn shutdown_timeout_cuts_off_who_does_not_close() {
         end.stdout
     );
     drop(silent);
+}
+
+/// Whose output is not collected; it ends with the test.
+struct Unread(Child);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// As under a pager, or beside a collector of logs that hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_has_to_read_what_it_says() {
+    for way in [&[][..], &["--broadcast"]] {
+        let child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(way)
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut unread = Unread(child.unwrap());
+        let child = &mut unread.0;
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut greeting = String::new();
+        output.read_line(&mut greeting).unwrap();
+        let url = greeting.split_whitespace().last().unwrap();
+        // More than a pipe holds, at two lines each.
+        let url = format!("{url}{}", "x".repeat(100));
+        for _ in 0..500 {
+            let mut socket = within(sockeye::connect(&url)).await.unwrap();
+            expect_echo(&mut socket, "hello").await;
+        }
+        let mut left = within(sockeye::connect(&url)).await.unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, SIGTERM).unwrap();
+        expect_close(&mut left, 1001).await;
+        let mut status = None;
+        eventually("the end", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert_eq!(status.unwrap().code(), Some(0));
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod program;
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use program::{DEADLINE, Program, Server, certificates, http, run, serve, within};
-use sockeye::{Client, CloseCode, Ended, Error, Message, client::ClientTls};
+use sockeye::{Client, CloseCode, Ended, Error, Limits, Message, client::ClientTls};
 
 #[tokio::test]
 async fn echoes_text_and_binary() {
@@ -192,6 +192,19 @@ async fn a_second_ctrl_c_waits_for_nobody() {
 }
 
 #[tokio::test]
+async fn the_status_is_that_of_the_second_signal() {
+    let server = serve(&[]);
+    // It never answers the Close.
+    let silent = sockeye::connect(&server.url).await.unwrap();
+    server.program.stdout.expect("open");
+    server.program.signal(SIGINT);
+    server.program.stdout.expect("Closing 1 connection;");
+    server.program.signal(SIGTERM);
+    assert_eq!(server.program.end().status, Some(143));
+    drop(silent);
+}
+
+#[tokio::test]
 async fn quiet_prints_no_line_a_connection() {
     let server = serve(&["--quiet"]);
     let mut socket = sockeye::connect(&server.url).await.unwrap();
@@ -211,6 +224,23 @@ async fn a_message_larger_than_max_message_is_closed_with_1009() {
     socket.send("x".repeat(1025)).await.unwrap();
     while let Ok(Some(_)) = within(socket.recv()).await {}
     assert_eq!(socket.ended().unwrap().code(), 1009);
+}
+
+/// The echo of it is more than a server lets wait unless told otherwise.
+#[tokio::test]
+async fn a_message_within_max_message_is_echoed_however_large() {
+    for args in [
+        ["--max-message", "64M", "--high-water", "1M"],
+        ["--max-message", "64M", "--high-water", "64M"],
+    ] {
+        let server = serve(&args);
+        let client = Client::new(&server.url).deflate(None);
+        let limits = Limits::default().message(64 << 20);
+        let mut socket = client.limits(limits).connect().await.unwrap();
+        socket.send(vec![7; 40 << 20]).await.unwrap();
+        let echo = within(socket.recv()).await.unwrap();
+        assert_eq!(echo.map(|echo| echo.len()), Some(40 << 20));
+    }
 }
 
 mod config {

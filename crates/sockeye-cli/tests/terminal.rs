@@ -36,6 +36,16 @@ impl Terminal {
     }
 
     fn start_with(state: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_on(state, args, variables, None)
+    }
+
+    /// With this as its standard input, where that is no terminal.
+    fn start_on(
+        state: &Path,
+        args: &[&str],
+        variables: &[(&str, &str)],
+        input: Option<Stdio>,
+    ) -> Self {
         let size = Winsize {
             ws_row: 30,
             ws_col: 100,
@@ -52,7 +62,7 @@ impl Terminal {
             .env("XDG_STATE_HOME", state)
             .env_remove("NO_COLOR")
             .envs(variables.iter().copied())
-            .stdin(end())
+            .stdin(input.unwrap_or_else(end))
             .stdout(end())
             .stderr(end())
             .spawn()
@@ -182,6 +192,23 @@ fn a_place_that_cannot_be_had_for_the_history_is_named() {
     terminal.shows("there will be no history, as with --no-history: /dev/null/sockeye: ");
     terminal.line("/quit");
     assert_eq!(terminal.end(), Some(0));
+}
+
+/// As with `echo hello | sockeye connect URL`: what the peer says is shown to a person all the same.
+#[test]
+fn what_comes_cannot_control_the_terminal_where_only_the_input_is_a_pipe() {
+    let server = serve(&[]);
+    for way in [&[][..], &["--reconnect"], &["--one-message"], &["--binary"]] {
+        let args = [way, &["--linger", "0.1", &server.url]].concat();
+        let input = Some(Stdio::piped());
+        let mut terminal = Terminal::start_on(&directory("piped"), &args, &[], input);
+        let mut input = terminal.child.stdin.take().unwrap();
+        input.write_all(b"\x1b]0;title\x07 \x1b[2J\n").unwrap();
+        drop(input);
+        terminal.shows("closed by this end with 1000");
+        terminal.shows("\\u{1b}]0;title\\u{7} \\u{1b}[2J");
+        assert_eq!(terminal.end(), Some(0));
+    }
 }
 
 /// As from a terminal that is set to another encoding.

@@ -18,9 +18,10 @@ use crate::quantity::{parse_seconds, parse_size};
 ///
 /// In a pipe, where standard input or output is no terminal: a line in is a text message out, without its line
 /// break. A text message in is a line out, with any line breaks of its own as they are; a binary message is a
-/// line of hexadecimal. What was agreed and how the connection ended is told on standard error. After the end
-/// of the input, what is left is sent, the peer is waited for (see --linger), and the connection is closed with
-/// 1000. Bytes instead of lines: --one-message and --binary.
+/// line of hexadecimal. Where the output is a terminal, what would control that is shown as an escape. What was
+/// agreed and how the connection ended is told on standard error. After the end of the input, what is left is
+/// sent, the peer is waited for (see --linger), and the connection is closed with 1000. Bytes instead of lines:
+/// --one-message and --binary.
 #[derive(Debug, Args)]
 #[command(after_long_help = CONNECT_HELP)]
 pub(crate) struct Connect {

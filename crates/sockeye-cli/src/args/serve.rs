@@ -22,7 +22,8 @@ pub(crate) struct Serve {
     ///
     /// A table is the beginning of a name: cert in [tls] is --tls-cert. A flag that can be repeated takes a list,
     /// a switch true or false. Paths are as seen from the file. What is said on the command line has the last
-    /// word. All faults are told, each with its line and column, before anything is listened on.
+    /// word, and has to be whole by itself: there --tls-cert needs --tls-key beside it. All faults are told, each
+    /// with its line and column, before anything is listened on.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -173,7 +174,8 @@ Examples:
 Exit status:
   0  ended by Ctrl-C or SIGTERM, every connection closed
   1  it could not serve; one line on standard error says why and what to do
-  2  the command line, or the file of --config, was not understood";
+  2  the command line, or the file of --config, was not understood
+  130  ended at once by a second Ctrl-C; 143 by a second SIGTERM";
 
 /// Where to listen: an address, a Unix socket, or what systemd hands over.
 fn parse_place(text: &str) -> Result<String, String> {

@@ -3,7 +3,6 @@
 use std::{
     future::{Future, pending},
     pin::Pin,
-    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,20 +14,17 @@ use sockeye::{
     Client, CloseCode, Sender,
     client::{Cause, Reconnecting, Update},
 };
-use tokio::{
-    io::{AsyncWriteExt, BufWriter},
-    time::{Instant as Time, sleep_until},
-};
+use tokio::time::{Instant as Time, sleep_until};
 
 use super::{
     Outcome, agreed, one_line,
-    pipe::{output_failed, read_lines, unreadable, write_line},
+    pipe::{Lines, output_failed, read_lines, unreadable},
 };
 use crate::{
     args::Connect,
     failure::{Failure, tell, without_password},
     quantity::Took,
-    signals::{Signal, Signals},
+    signals::{Leaving, Signals},
 };
 
 /// A line on its way, given back with what became of it.
@@ -79,15 +75,16 @@ pub(super) fn waiting(args: &Connect, cause: &Cause, delay: Duration, attempt: u
     format!("{cause}; attempt {attempt} in {}", Took(delay))
 }
 
-pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) -> Outcome {
+pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Outcome {
     let mut again = Again::new(client, args);
     let mut outcome = Outcome {
         unopened: true,
         ..Outcome::default()
     };
+    let mut leaving = Leaving::new(signals, &mut outcome.signal);
     let mut is_open = false;
     let mut lines = read_lines();
-    let mut output = BufWriter::with_capacity(64 * 1024, tokio::io::stdout());
+    let mut output = Lines::new();
     let mut unflushed = false;
     let mut began = Instant::now();
     // Who sends now; the line that waits for that, and the one that is being sent.
@@ -109,21 +106,14 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
         let is_quiet = sender.is_some() && !has_input && held.is_none() && sending.is_none();
         tokio::select! {
             biased;
-            signal = signals.next() => {
-                if outcome.signal.replace(signal).is_some() {
-                    process::exit(signal.status().into());
-                }
-                let code = match signal {
-                    Signal::Interrupt => CloseCode::NORMAL,
-                    Signal::Terminate => CloseCode::GOING_AWAY,
-                };
-                again.close(code).await;
-            }
+            code = leaving.asked() => again.close(code).await,
             update = again.socket.recv_update() => match update {
                 Ok(Some(Update::Message(message))) => {
                     last_heard = Time::now();
                     outcome.received.add(message.len());
-                    if let Err(error) = write_line(&mut output, &message).await {
+                    let closing = async |code| again.close(code).await;
+                    let written = leaving.meanwhile(output.write(&message), closing).await;
+                    if let Err(error) = written {
                         outcome.failure = output_failed(&error);
                         again.close(CloseCode::GOING_AWAY).await;
                         break;
@@ -201,10 +191,13 @@ pub(super) async fn run(client: Client, args: &Connect, mut signals: Signals) ->
             }
         }
     }
-    if let Err(error) = output.flush().await
-        && outcome.failure.is_none()
-    {
-        outcome.failure = output_failed(&error);
+    // As without --reconnect.
+    tokio::select! {
+        biased;
+        _ = leaving.asked() => {}
+        flushed = output.flush() => if let Err(error) = flushed && outcome.failure.is_none() {
+            outcome.failure = output_failed(&error);
+        }
     }
     outcome.ended = again.socket.ended().cloned();
     outcome

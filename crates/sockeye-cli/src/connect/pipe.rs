@@ -1,8 +1,7 @@
 //! The connection in a pipe: a line in is a message out, a message in is a line out.
 
 use std::{
-    io::{self, BufRead},
-    process,
+    io::{self, BufRead, IsTerminal},
     time::Duration,
 };
 
@@ -13,11 +12,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::Outcome;
+use super::{Outcome, screen};
 use crate::{
     failure::Failure,
     quantity::Traffic,
-    signals::{Signal, Signals},
+    signals::{Leaving, Signals},
 };
 
 /// How many lines are read ahead of the connection.
@@ -44,37 +43,34 @@ async fn carry(
     sender: Sender,
     mut receiver: Receiver,
     linger: Duration,
-    mut signals: Signals,
+    signals: Signals,
     outcome: &mut Outcome,
 ) {
     let mut lines = read_lines();
-    let mut output = BufWriter::with_capacity(64 * 1024, tokio::io::stdout());
+    let mut output = Lines::new();
     let mut unflushed = false;
     let (sent, failure) = (&mut outcome.sent, &mut outcome.failure);
+    let mut leaving = Leaving::new(signals, &mut outcome.signal);
     let mut sending = std::pin::pin!(send_lines(&sender, &mut lines, sent));
     // When to close, once the input has ended.
     let mut quiet_until = None;
     let mut last_heard = Instant::now();
     let mut is_sending = true;
     loop {
+        if leaving.is_asked() {
+            is_sending = false;
+            quiet_until = None;
+        }
         tokio::select! {
             biased;
-            signal = signals.next() => {
-                if outcome.signal.replace(signal).is_some() {
-                    process::exit(signal.status().into());
-                }
-                is_sending = false;
-                quiet_until = None;
-                close(&sender, match signal {
-                    Signal::Interrupt => CloseCode::NORMAL,
-                    Signal::Terminate => CloseCode::GOING_AWAY,
-                }).await;
-            }
+            code = leaving.asked() => close(&sender, code).await,
             event = receiver.recv_event() => match event {
                 Ok(Some(Event::Message(message))) => {
                     last_heard = Instant::now();
                     outcome.received.add(message.len());
-                    if let Err(error) = write_line(&mut output, &message).await {
+                    let closing = async |code| close(&sender, code).await;
+                    let written = leaving.meanwhile(output.write(&message), closing).await;
+                    if let Err(error) = written {
                         *failure = output_failed(&error);
                         close(&sender, CloseCode::GOING_AWAY).await;
                         return;
@@ -114,10 +110,13 @@ async fn carry(
             }
         }
     }
-    if let Err(error) = output.flush().await
-        && failure.is_none()
-    {
-        *failure = output_failed(&error);
+    // A signal that comes now, with nothing left to close, gives up what is left to write.
+    tokio::select! {
+        biased;
+        _ = leaving.asked() => {}
+        flushed = output.flush() => if let Err(error) = flushed && failure.is_none() {
+            *failure = output_failed(&error);
+        }
     }
 }
 
@@ -182,16 +181,39 @@ pub(super) fn read_lines() -> mpsc::Receiver<io::Result<String>> {
     receiver
 }
 
-/// Text as it is, bytes in hexadecimal.
-pub(super) async fn write_line(
-    output: &mut BufWriter<tokio::io::Stdout>,
-    message: &Message,
-) -> io::Result<()> {
-    match message {
-        Message::Text(text) => output.write_all(text.as_bytes()).await?,
-        Message::Binary(_) => output.write_all(message.to_string().as_bytes()).await?,
+/// Standard output, a line a message.
+pub(super) struct Lines {
+    output: BufWriter<tokio::io::Stdout>,
+    /// Somebody may see it, though there is no line to type in.
+    is_terminal: bool,
+}
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self {
+            output: BufWriter::with_capacity(64 * 1024, tokio::io::stdout()),
+            is_terminal: io::stdout().is_terminal(),
+        }
     }
-    output.write_all(b"\n").await
+
+    /// Text as it is, unless that could control a terminal; bytes in hexadecimal.
+    pub(super) async fn write(&mut self, message: &Message) -> io::Result<()> {
+        let shown = match message {
+            Message::Text(text) if self.is_terminal => screen::lines(text),
+            Message::Text(text) => return self.line(text.as_bytes()).await,
+            Message::Binary(_) => message.to_string(),
+        };
+        self.line(shown.as_bytes()).await
+    }
+
+    async fn line(&mut self, line: &[u8]) -> io::Result<()> {
+        self.output.write_all(line).await?;
+        self.output.write_all(b"\n").await
+    }
+
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        self.output.flush().await
+    }
 }
 
 /// Whoever reads the output may have enough: that is no failure.

@@ -34,7 +34,7 @@ pub(super) fn message(direction: Direction, message: MessageRef<'_>) -> String {
     match message {
         MessageRef::Text(text) => {
             let shown = &text[..text.floor_char_boundary(TEXT_SHOWN)];
-            let content = visible(shown, true) + &rest(text.len() - shown.len());
+            let content = visible(shown, Some(&line_break())) + &rest(text.len() - shown.len());
             event(direction, "text", Some(text.len()), &content)
         }
         MessageRef::Binary(bytes) => {
@@ -53,7 +53,7 @@ pub(super) fn message(direction: Direction, message: MessageRef<'_>) -> String {
 /// A ping or a pong; its payload is shown as text where it is some.
 pub(super) fn control(direction: Direction, kind: &str, payload: &[u8], note: &str) -> String {
     let content = match std::str::from_utf8(payload) {
-        Ok(text) if !text.contains(char::is_control) => visible(text, false),
+        Ok(text) if !text.contains(char::is_control) => visible(text, None),
         _ => hex(payload),
     };
     let note = match (note, content.as_str()) {
@@ -129,20 +129,18 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Text from a peer, made harmless: what would move the cursor, change colours or turn the order of
-/// letters around is shown as an escape.
-fn visible(text: &str, line_breaks: bool) -> String {
+/// letters around is shown as an escape. Its line breaks become this one, where it may have any.
+fn visible(text: &str, line_break: Option<&str>) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        match character {
-            '\n' if line_breaks => {
-                shown.push_str(&line_break());
-            }
-            '\t' if line_breaks => shown.push('\t'),
-            '\n' => shown.push_str("\\n"),
-            '\r' => shown.push_str("\\r"),
-            '\t' => shown.push_str("\\t"),
-            c if c.is_control() || is_direction_control(c) => shown.extend(c.escape_unicode()),
-            c => shown.push(c),
+        match (character, line_break) {
+            ('\n', Some(line_break)) => shown.push_str(line_break),
+            ('\t', Some(_)) => shown.push('\t'),
+            ('\n', None) => shown.push_str("\\n"),
+            ('\r', _) => shown.push_str("\\r"),
+            ('\t', None) => shown.push_str("\\t"),
+            (c, _) if c.is_control() || is_direction_control(c) => shown.extend(c.escape_unicode()),
+            (c, _) => shown.push(c),
         }
     }
     shown
@@ -155,7 +153,51 @@ fn is_direction_control(c: char) -> bool {
 
 /// A text on one line, made harmless.
 pub(crate) fn one_line(text: &str) -> String {
-    visible(text.trim_end(), false)
+    visible(text.trim_end(), None)
+}
+
+/// A text with its own line breaks, made harmless.
+pub(super) fn lines(text: &str) -> String {
+    visible(text, Some("\n"))
+}
+
+/// Bytes from a peer as they come, made harmless: those that are no text are shown as escapes.
+#[derive(Default)]
+pub(super) struct Bytes {
+    /// The beginning of a character whose end has not come.
+    cut: Vec<u8>,
+}
+
+impl Bytes {
+    pub(super) fn next(&mut self, bytes: &[u8]) -> String {
+        self.cut.extend_from_slice(bytes);
+        let bytes = std::mem::take(&mut self.cut);
+        let last = bytes
+            .utf8_chunks()
+            .last()
+            .map_or(&[][..], |it| it.invalid());
+        let is_cut = std::str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
+        let (whole, cut) = bytes.split_at(bytes.len() - if is_cut { last.len() } else { 0 });
+        self.cut.extend_from_slice(cut);
+        escaped(whole)
+    }
+
+    /// What is left at the end.
+    pub(super) fn rest(&mut self) -> String {
+        escaped(&std::mem::take(&mut self.cut))
+    }
+}
+
+fn escaped(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        shown += &lines(chunk.valid());
+        for byte in chunk.invalid() {
+            // A string takes all that is written to it.
+            let _ = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -175,6 +217,17 @@ mod tests {
             MessageRef::Text("\x1b]0;title\x07".into()),
         ));
         assert!(!shown.contains('\x1b') && shown.contains("\\u{1b}]0;title\\u{7}"));
+    }
+
+    #[test]
+    fn bytes_are_text_where_they_can_be() {
+        let mut bytes = Bytes::default();
+        let text = "Привет\n\x1b[2J";
+        let shown: String = text.bytes().map(|byte| bytes.next(&[byte])).collect();
+        assert_eq!(shown, "Привет\n\\u{1b}[2J");
+        assert_eq!(bytes.next(b"\xffa\x00\xf0\x9f"), "\\xffa\\u{0}");
+        assert_eq!(bytes.next(b"b\xd0"), "\\xf0\\x9fb");
+        assert_eq!(bytes.rest() + &bytes.rest(), "\\xd0");
     }
 
     #[test]

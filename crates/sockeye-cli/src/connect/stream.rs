@@ -3,9 +3,8 @@
 
 use std::{
     cell::Cell,
-    io::{self, Read},
+    io::{self, IsTerminal, Read},
     pin::pin,
-    process,
     time::Duration,
 };
 
@@ -18,12 +17,12 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Outcome, pipe::output_failed};
+use super::{Outcome, pipe::output_failed, screen::Bytes};
 use crate::{
     args::Connect,
     failure::Failure,
     quantity::Traffic,
-    signals::{Signal, Signals},
+    signals::{Leaving, Signals},
 };
 
 /// How many bytes are read, and written, at once.
@@ -53,26 +52,21 @@ async fn carry(
     sender: &Sender,
     receiver: Receiver,
     args: &Connect,
-    mut signals: Signals,
+    signals: Signals,
     outcome: &mut Outcome,
 ) {
     let heard = Heard::new(args.one_message);
     let (sent, received) = (&mut outcome.sent, &mut outcome.received);
+    let mut leaving = Leaving::new(signals, &mut outcome.signal);
     let mut sending = pin!(send(sender, args, sent));
     let mut receiving = pin!(receive(receiver, &heard, received));
     let (mut is_sending, mut is_closing) = (true, false);
     loop {
         tokio::select! {
             biased;
-            signal = signals.next() => {
-                if outcome.signal.replace(signal).is_some() {
-                    process::exit(signal.status().into());
-                }
+            code = leaving.asked() => {
                 (is_sending, is_closing) = (false, true);
-                close(sender, match signal {
-                    Signal::Interrupt => CloseCode::NORMAL,
-                    Signal::Terminate => CloseCode::GOING_AWAY,
-                }).await;
+                close(sender, code).await;
             }
             result = &mut receiving => {
                 if let Err(why) = result {
@@ -216,6 +210,8 @@ async fn receive(
     received: &mut Traffic,
 ) -> Result<(), Option<Failure>> {
     let mut output = tokio::io::stdout();
+    // A person sees what comes; that is not to control the terminal.
+    let mut shown = io::stdout().is_terminal().then(Bytes::default);
     let mut buffer = vec![0; CHUNK];
     while let Ok(Some(mut message)) = receiver.recv_stream().await {
         if heard.one && heard.has_one.get() {
@@ -229,7 +225,13 @@ async fn receive(
                 Ok(count) => {
                     received.bytes += count as u64;
                     let written = async {
-                        output.write_all(&buffer[..count]).await?;
+                        match &mut shown {
+                            Some(shown) => {
+                                let text = shown.next(&buffer[..count]);
+                                output.write_all(text.as_bytes()).await?;
+                            }
+                            None => output.write_all(&buffer[..count]).await?,
+                        }
                         // The system's library holds back what has no line break.
                         output.flush().await
                     };
@@ -241,6 +243,13 @@ async fn receive(
         }
         received.messages += 1;
         heard.ends();
+    }
+    if let Some(mut shown) = shown {
+        let written = async {
+            output.write_all(shown.rest().as_bytes()).await?;
+            output.flush().await
+        };
+        written.await.map_err(|error| output_failed(&error))?;
     }
     Ok(())
 }

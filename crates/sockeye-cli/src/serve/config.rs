@@ -160,11 +160,18 @@ impl Reading<'_> {
     ) {
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
-            // Written as the standard has it; decimal is all that a flag takes.
-            DeValue::Integer(number) if number.radix() == 10 => number.as_str().replace('_', ""),
+            // Written as the standard has it; decimal is all that a flag takes, but for a mode, which is octal.
+            DeValue::Integer(number)
+                if number.radix() == 10 || (number.radix() == 8 && name == "socket-mode") =>
+            {
+                number.as_str().replace('_', "")
+            }
             DeValue::Float(number) => number.as_str().replace('_', ""),
             other => {
-                let kind = other.type_str();
+                let kind = match other {
+                    DeValue::Integer(_) => "number that is not decimal",
+                    _ => other.type_str(),
+                };
                 let wanted = match argument.get_action() {
                     ArgAction::Append => "a text, or several as [\"…\", \"…\"]",
                     _ => "a text or a number",
@@ -176,15 +183,16 @@ impl Reading<'_> {
             }
         };
         let is_path = argument.get_value_parser().type_id() == TypeId::of::<PathBuf>();
-        let text = match is_path {
-            // As seen from the file: who starts the server may stand anywhere.
-            true => self
-                .path
-                .parent()
-                .unwrap_or(Path::new(""))
-                .join(&text)
-                .into_os_string(),
-            false => OsString::from(text),
+        // As seen from the file: who starts the server may stand anywhere.
+        let directory = self.path.parent().unwrap_or(Path::new(""));
+        let text = match text.strip_prefix("unix:") {
+            _ if is_path => directory.join(&text).into_os_string(),
+            Some(path) if name == "listen" && !path.is_empty() => {
+                let mut place = OsString::from("unix:");
+                place.push(directory.join(path));
+                place
+            }
+            _ => OsString::from(text),
         };
         if let Some(problem) = self.problem(name, &text) {
             return self.fault(&value.span(), format!("{name}: {problem}"));
@@ -422,6 +430,33 @@ mod tests {
             "{cert:?}"
         );
         assert_eq!(serve.tls_key.unwrap(), elsewhere);
+    }
+
+    #[test]
+    fn a_unix_socket_is_as_seen_from_the_file() {
+        let file = r#"listen = ["unix:run/app.sock", "unix:/run/app.sock", "127.0.0.1:0"]"#;
+        let listen = read_with(file, &[]).unwrap().listen;
+        let path = listen[0].strip_prefix("unix:").map(Path::new).unwrap();
+        assert!(
+            path.is_absolute() && path.ends_with("run/app.sock"),
+            "{path:?}"
+        );
+        assert_eq!(listen[1..], ["unix:/run/app.sock", "127.0.0.1:0"]);
+    }
+
+    #[test]
+    fn a_mode_may_be_an_octal_number_and_nothing_else() {
+        for mode in ["0o660", "660", "\"660\""] {
+            let serve = read_with(&format!("socket-mode = {mode}"), &[]).unwrap();
+            assert_eq!(serve.socket_mode, Some(0o660), "{mode}");
+        }
+        let faults = read_with("socket-mode = 0x1b0\nmax-message = 0o17", &[]).unwrap_err();
+        for (fault, name) in faults.iter().zip(["socket-mode", "max-message"]) {
+            let told =
+                format!("{name} takes a text or a number, not this number that is not decimal");
+            assert!(fault.ends_with(&told), "{fault}");
+        }
+        assert_eq!(faults.len(), 2, "{faults:#?}");
     }
 
     #[test]

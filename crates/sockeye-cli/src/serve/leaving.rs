@@ -31,13 +31,10 @@ pub(super) async fn signalled(
     drain: Duration,
     visits: Arc<Visits>,
 ) -> Shutdown {
-    let signal = signals.next().await;
+    signals.next().await;
+    signals.end_at_once();
     systemd(State::Stopping);
     visits.closing(drain);
-    tokio::spawn(async move {
-        signals.next().await;
-        std::process::exit(signal.status().into());
-    });
     how
 }
 

@@ -66,7 +66,8 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "1M")]
     high_water: usize,
 
-    /// What happens to a client for which more than 32 MiB wait all the same
+    /// What happens to a client for which more wait all the same: more than 32 MiB, or than --high-water and
+    /// --max-message together where that is more
     #[arg(long, value_name = "WHAT", default_value = "cut")]
     on_overflow: OnOverflow,
 
@@ -131,6 +132,7 @@ impl LimitArgs {
                 OnExcess::Close => Excess::Close,
             })
             .high_water(self.high_water)
+            .output_limit(self.output_limit())
             .idle_timeout(some(self.idle_timeout))
             .lifetime(some(self.lifetime))
             .handshake_timeout(self.handshake_timeout)
@@ -140,6 +142,13 @@ impl LimitArgs {
             OnOverflow::PolicyViolation => acceptor.close_on_overflow(CloseCode::POLICY_VIOLATION),
             OnOverflow::TryAgainLater => acceptor.close_on_overflow(CloseCode::TRY_AGAIN_LATER),
         }
+    }
+
+    /// Below the high-water mark a message is still read, and the echo of it has to fit.
+    fn output_limit(&self) -> usize {
+        self.high_water
+            .saturating_add(self.max_message)
+            .max(32 << 20)
     }
 
     pub(super) fn server(&self, mut server: Server) -> Server {

@@ -7,6 +7,7 @@ mod echo;
 mod leaving;
 pub(crate) mod limits;
 mod listening;
+mod log;
 mod page;
 mod self_signed;
 mod visits;
@@ -151,10 +152,10 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         }
         None => None,
     };
-    visits.say(&greeting(server.listeners(), &args, tls.as_ref()));
+    visits.say(greeting(server.listeners(), &args, tls.as_ref()));
     if let Some(endpoint) = endpoint {
         if let Some(address) = endpoint.local_addr() {
-            visits.say(&format!("Metrics at http://{address}/metrics"));
+            visits.say(format!("Metrics at http://{address}/metrics"));
         }
         tokio::spawn(metrics.clone().serve(endpoint));
     }
@@ -180,21 +181,25 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         .shutdown_on(signal);
     leaving::systemd(leaving::State::Ready);
     let log = visits.clone();
-    if let Some(example) = args.example {
-        example.serve(server).await?;
+    let served = if let Some(example) = args.example {
+        example.serve(server).await
     } else if args.broadcast {
         let everyone = Groups::new();
         server
             .serve_handler(move || Visitor::new(log.visit(), everyone.clone()))
-            .await?;
+            .await
     } else {
-        server.serve_handler(move || Echo::new(log.visit())).await?;
+        server.serve_handler(move || Echo::new(log.visit())).await
+    };
+    if served.is_ok() {
+        visits.farewell(&handle.ended().await);
+        // Whoever comes to an example is not counted.
+        if args.example.is_none() {
+            visits.summary();
+        }
     }
-    visits.farewell(&handle.ended().await);
-    // Whoever comes to an example is not counted.
-    if args.example.is_none() {
-        visits.summary();
-    }
+    visits.finish();
+    served?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -14,7 +14,7 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use sockeye::{Ended, Error, Socket, server::Farewell};
 
-use super::close_query;
+use super::{close_query, log::Log};
 use crate::{
     clock,
     connect::one_line,
@@ -34,6 +34,7 @@ pub(super) struct Visits {
     quiet: bool,
     next: AtomicU64,
     totals: Mutex<Totals>,
+    log: Log,
 }
 
 #[derive(Default)]
@@ -82,6 +83,10 @@ impl Visits {
             quiet,
             next: AtomicU64::new(1),
             totals: Mutex::default(),
+            log: Log::new(|text| {
+                // The server goes on where nobody reads what it says.
+                let _ = writeln!(anstream::stdout().lock(), "{text}");
+            }),
         }
     }
 
@@ -114,7 +119,7 @@ impl Visits {
     /// Connections wait, since the system gives none. It is about all of them, and told though they are not.
     pub(super) fn stalled(&self, error: &Error) {
         let now = clock::now();
-        self.say(&format!("{DIM}{now}{DIM:#} {BAD}waiting{BAD:#} {error}"));
+        self.say(format!("{DIM}{now}{DIM:#} {BAD}waiting{BAD:#} {error}"));
     }
 
     /// The server is about to close every connection, within so long.
@@ -126,7 +131,7 @@ impl Visits {
                 true => String::new(),
                 false => format!(" within {}", Took(within)),
             };
-            self.say(&format!(
+            self.say(format!(
                 "\nClosing {} connection{s}{within}; Ctrl-C again to leave at once",
                 Whole(open)
             ));
@@ -136,7 +141,7 @@ impl Visits {
     /// How they ended, where there were any.
     pub(super) fn farewell(&self, farewell: &Farewell) {
         if !farewell.connections.is_empty() || farewell.http_cut > 0 {
-            self.say(&format!("Closed {farewell}"));
+            self.say(format!("Closed {farewell}"));
         }
     }
 
@@ -147,7 +152,7 @@ impl Visits {
             0 => String::new(),
             refused => format!(", {} refused", Whole(refused)),
         };
-        self.say(&format!(
+        self.say(format!(
             "{} connection{s} in {}: {} received, {} sent{refused}",
             Whole(totals.connections),
             Took(self.started.elapsed()),
@@ -157,9 +162,13 @@ impl Visits {
     }
 
     /// Prints a text.
-    pub(super) fn say(&self, text: &str) {
-        // The server goes on where nobody reads what it says.
-        let _ = writeln!(anstream::stdout().lock(), "{text}");
+    pub(super) fn say(&self, text: impl Into<String>) {
+        self.log.say(text.into());
+    }
+
+    /// Waits until all is printed, unless nobody reads.
+    pub(super) fn finish(&self) {
+        self.log.finish();
     }
 
     /// Says on standard error what is wrong.
@@ -170,7 +179,7 @@ impl Visits {
     fn line(&self, style: Style, event: &str, what: impl Display) {
         if !self.quiet {
             let now = clock::now();
-            self.say(&format!(
+            self.say(format!(
                 "{DIM}{now}{DIM:#} {style}{event:<7}{style:#} {what}"
             ));
         }
