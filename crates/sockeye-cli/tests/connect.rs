@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
-use program::{Program, certificates, eventually, run, serve, within};
+use program::{Program, certificates, eventually, run, serve, status_of, within};
 use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
@@ -347,12 +347,7 @@ mod exit_status {
         }
 
         fn end(&mut self) -> Option<i32> {
-            let mut status = None;
-            eventually("the end", || {
-                status = self.child.try_wait().unwrap();
-                status.is_some()
-            });
-            status.unwrap().code()
+            status_of(&mut self.child)
         }
     }
 

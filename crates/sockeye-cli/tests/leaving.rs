@@ -19,7 +19,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
-use program::{DEADLINE, Program, certificates, directory, eventually, run, serve, within};
+use program::{DEADLINE, Program, certificates, directory, run, serve, status_of, within};
 use sockeye::{Client, WebSocket, client::ClientTls};
 
 async fn expect_echo(socket: &mut WebSocket, text: &str) {
@@ -133,12 +133,7 @@ async fn nobody_has_to_read_what_it_says() {
         let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
         nix::sys::signal::kill(pid, SIGTERM).unwrap();
         expect_close(&mut left, 1001).await;
-        let mut status = None;
-        eventually("the end", || {
-            status = child.try_wait().unwrap();
-            status.is_some()
-        });
-        assert_eq!(status.unwrap().code(), Some(0));
+        assert_eq!(status_of(child), Some(0));
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod program;
 
-use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
 use program::{DEADLINE, Program, Server, certificates, http, run, serve, within};
 use sockeye::{Client, CloseCode, Ended, Error, Limits, Message, client::ClientTls};
 
@@ -180,27 +180,23 @@ async fn ctrl_c_closes_everyone_with_1001_and_sums_up() {
 
 #[tokio::test]
 async fn a_second_ctrl_c_waits_for_nobody() {
-    let server = serve(&[]);
-    // It never answers the Close.
-    let silent = sockeye::connect(&server.url).await.unwrap();
-    server.program.stdout.expect("open");
-    server.program.signal(SIGINT);
-    server.program.stdout.expect("Closing 1 connection;");
-    server.program.signal(SIGINT);
-    assert_eq!(server.program.end().status, Some(130));
-    drop(silent);
+    a_second_signal_ends(SIGINT, 130).await;
 }
 
 #[tokio::test]
 async fn the_status_is_that_of_the_second_signal() {
+    a_second_signal_ends(SIGTERM, 143).await;
+}
+
+async fn a_second_signal_ends(second: Signal, status: i32) {
     let server = serve(&[]);
     // It never answers the Close.
     let silent = sockeye::connect(&server.url).await.unwrap();
     server.program.stdout.expect("open");
     server.program.signal(SIGINT);
     server.program.stdout.expect("Closing 1 connection;");
-    server.program.signal(SIGTERM);
-    assert_eq!(server.program.end().status, Some(143));
+    server.program.signal(second);
+    assert_eq!(server.program.end().status, Some(status));
     drop(silent);
 }
 

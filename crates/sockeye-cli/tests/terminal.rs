@@ -19,7 +19,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use program::{DEADLINE, directory, eventually, serve, within};
+use program::{DEADLINE, directory, serve, status_of, within};
 
 /// `sockeye connect` in a terminal of 100 columns and 30 lines.
 struct Terminal {
@@ -135,12 +135,7 @@ impl Terminal {
     }
 
     fn end(&mut self) -> Option<i32> {
-        let mut status = None;
-        eventually("the end", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap().code()
+        status_of(&mut self.child)
     }
 }
 

@@ -226,6 +226,16 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Waits for a program's end: its status, unless a signal ended it.
+pub(crate) fn status_of(child: &mut Child) -> Option<i32> {
+    let mut status = None;
+    eventually("the end", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap().code()
+}
+
 /// A directory of a test's own, emptied.
 pub(crate) fn directory(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
