@@ -432,9 +432,10 @@ impl Client {
             let mut trail = Trail::new(self.redirects);
             loop {
                 let asked = self.ask(&endpoint, trail.is_abroad)?;
-                let stream = self.reach(&endpoint).await?;
+                let (stream, is_proxys_tls) = self.reach(&endpoint).await?;
                 let stream = self.secure(&endpoint, stream, trail.is_abroad).await?;
-                let answer = self.upgrade(&endpoint, stream, asked).await;
+                let tls_is_servers = endpoint.secure || !is_proxys_tls;
+                let answer = self.upgrade(&endpoint, stream, asked, tls_is_servers).await;
                 if let Err(Error::Handshake(HandshakeError::Status(response))) = &answer
                     && let Some(next) = trail.follow(&endpoint, response)?
                 {
@@ -459,7 +460,7 @@ impl Client {
             let endpoint = self.endpoint()?;
             let asked = self.ask(&endpoint, false)?;
             let stream = self.secure(&endpoint, Stream::new(stream), false).await?;
-            self.upgrade(&endpoint, stream, asked).await
+            self.upgrade(&endpoint, stream, asked, true).await
         })
         .await
     }
@@ -474,8 +475,8 @@ impl Client {
         Ok(endpoint)
     }
 
-    /// Connects to the server, by whichever way leads to it.
-    async fn reach(&self, endpoint: &Endpoint) -> Result<Stream> {
+    /// Connects to the server, by whichever way leads to it. Tells whether that begins with TLS to a proxy.
+    async fn reach(&self, endpoint: &Endpoint) -> Result<(Stream, bool)> {
         #[cfg(unix)]
         if let Some(path) = &endpoint.unix_socket {
             let unix = in_time(
@@ -483,7 +484,7 @@ impl Client {
                 Deadline::Connect,
                 super::dial::connect_unix(path),
             );
-            return Ok(Stream::new(unix.await?));
+            return Ok((Stream::new(unix.await?), false));
         }
         let deadline = after(self.connect_timeout);
         match self
@@ -494,7 +495,7 @@ impl Client {
                 let tcp = self.dial.connect(&endpoint.host, endpoint.port, deadline);
                 in_time(self.connect_timeout, Deadline::Connect, tcp)
                     .await
-                    .map(Stream::Tcp)
+                    .map(|tcp| (Stream::Tcp(tcp), false))
             }
             Some(proxy) => {
                 let targets = proxy.targets(&self.dial, endpoint);
@@ -504,6 +505,7 @@ impl Client {
                 let tunnel = proxy.tunnel(dial, endpoint, targets, limits, deadline);
                 in_time::<_, ProxyError>(left, Deadline::Connect, tunnel)
                     .await
+                    .map(|stream| (stream, proxy.speaks_tls()))
                     .map_err(|error| proxy.error(error))
             }
         }
