@@ -259,6 +259,9 @@ impl Acceptor {
     /// cannot be understood is refused with 400. On a [`Server`](crate::Server) the limits for each
     /// address are those of the client's, looked at once it is known.
     ///
+    /// On axum and on hyper the proxy's address has to be among the request's extensions, as a [`SocketAddr`]:
+    /// without one, nobody is believed.
+    ///
     /// Either this or [`x_forwarded_for`](Self::x_forwarded_for), whichever is said last: a proxy hands
     /// on as the client sent it what it does not set itself.
     ///
