@@ -109,6 +109,9 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Listen`] where the address cannot be had.
+    ///
+    /// # Cancel safety
+    /// Safe: dropped, nothing listens.
     pub async fn bind(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
         Ok(Self::from_listener(Listener::tcp(address).await?))
     }
