@@ -504,6 +504,27 @@ async fn an_acceptor_believes_its_proxies_before_anything_is_decided() {
     assert_eq!(decided.as_deref(), Some("192.0.2.1:4711"));
 }
 
+/// Whose address is not among the extensions is no client of a Unix socket.
+#[tokio::test]
+async fn without_the_proxys_address_nobody_is_believed() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let acceptor = Acceptor::new()
+        .x_forwarded_for("unix".parse().unwrap())
+        .on_request(move |request| {
+            let _ = tell.send(request.peer_addr());
+            std::future::ready(Ok(Answer::new()))
+        });
+    let route = get(async move |upgrade: WebSocketUpgrade| {
+        let upgrade = upgrade.acceptor(acceptor.clone()).await?;
+        Ok::<_, WebSocketUpgradeRejection>(upgrade.on_upgrade(echo))
+    });
+    let address = serve(Router::new().route("/", route)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = http::with("nothing", "X-Forwarded-For: 192.0.2.1\r\n");
+    assert_eq!(within(http::ask(&mut stream, &request)).await.status, 101);
+    assert_eq!(within(told.recv()).await.unwrap(), None);
+}
+
 #[cfg(feature = "metrics")]
 mod metrics {
     use axum::Extension;

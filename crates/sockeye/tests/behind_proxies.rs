@@ -315,6 +315,22 @@ mod in_a_header {
         assert!(server.error().await.is_handshake());
     }
 
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn by_a_unix_socket() {
+        let path = std::env::temp_dir().join(format!("sockeye-proxy-{}", std::process::id()));
+        let acceptor = Acceptor::new().forwarded("unix".parse().unwrap());
+        let server = Server::bind_unix(&path).unwrap().acceptor(acceptor);
+        tokio::spawn(server.serve(|mut socket: WebSocket| async move {
+            socket.send(format!("{:?}", socket.peer_addr())).await
+        }));
+        let client = sockeye::Client::new("ws://a.example/").unix_socket(&path);
+        let client = client.header("Forwarded", "for=\"192.0.2.1:4711\"");
+        let mut socket = within(client.connect()).await.unwrap();
+        let who = within(socket.recv()).await.unwrap().unwrap();
+        assert_eq!(who, "Some(192.0.2.1:4711)");
+    }
+
     #[tokio::test]
     async fn limits_are_those_of_the_client() {
         let acceptor = Acceptor::new().x_forwarded_for(proxies());

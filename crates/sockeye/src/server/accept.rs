@@ -1,10 +1,11 @@
 //! Accepts one connection: TLS where it is wanted, the request, the answer, under one deadline
 //! (RFC 6455 §4.2).
 
+#[cfg(unix)]
+use std::any::TypeId;
 use std::{
     future::poll_fn,
     mem,
-    net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -24,7 +25,7 @@ use sockeye_proto::{
 
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
-use super::{Acceptor, Answer, IncomingRequest, Matched, Peer, decision::State};
+use super::{Acceptor, Answer, IncomingRequest, Matched, Peer, decision::State, networks::Source};
 use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Admitted, Established, PeerHead},
@@ -92,9 +93,16 @@ impl Acceptor {
     /// # Cancel safety
     /// Dropping the future drops the stream.
     pub(crate) async fn establish<S: Io + 'static>(&self, stream: S) -> Result<Established> {
+        #[cfg(unix)]
+        let unix = TypeId::of::<S>() == TypeId::of::<tokio::net::UnixStream>();
+        #[cfg(not(unix))]
+        let unix = false;
         let stream = Stream::new(stream);
         stream.set_nodelay();
-        let peer = Peer::at(stream.peer_addr());
+        let peer = match unix {
+            true => Peer::of_unix(),
+            false => Peer::at(stream.peer_addr()),
+        };
         let mut client = Client::new(stream, peer);
         let received = Box::pin(self.receive(&mut client)).await;
         let peer_addr = client.peer.addr;
@@ -188,7 +196,7 @@ impl Acceptor {
         peer: &mut Peer,
     ) -> Result<(), HandshakeError> {
         if let Some(forwarding) = &self.forwarding
-            && let Some(hop) = forwarding.client(headers, peer.addr.map(|addr| addr.ip()))?
+            && let Some(hop) = forwarding.client(headers, peer.source())?
         {
             peer.believe(hop)?;
         }
@@ -202,7 +210,7 @@ impl Acceptor {
         headers: &impl HeaderFields,
         peer: &Peer,
     ) -> Option<std::net::SocketAddr> {
-        let from = peer.addr.map(|addr| addr.ip());
+        let from = peer.source();
         match self.forwarding.as_ref().map(|f| f.client(headers, from)) {
             // What cannot be understood is the service's to refuse: it has the header too.
             None | Some(Ok(None) | Err(_)) => peer.addr,
@@ -210,11 +218,11 @@ impl Acceptor {
         }
     }
 
-    /// Whether an address is that of a proxy which is believed who its clients are.
-    pub(super) fn believes(&self, address: Option<IpAddr>) -> bool {
+    /// Whether what comes from there is of a proxy which is believed who its clients are.
+    pub(super) fn believes(&self, source: Source) -> bool {
         self.forwarding
             .as_ref()
-            .is_some_and(|forwarding| forwarding.trusted.contain(address))
+            .is_some_and(|forwarding| forwarding.trusted.contain(source))
     }
 
     /// By when a connection that begins now has to be open.

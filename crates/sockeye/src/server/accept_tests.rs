@@ -564,3 +564,21 @@ async fn the_handshake_leaves_nothing_in_the_callers_future() {
     let size = size_of_val(&acceptor.establish(server));
     assert!(size < 1024, "{size} bytes");
 }
+
+/// That a stream has no address does not make it a Unix socket.
+#[tokio::test]
+async fn whoever_comes_from_nowhere_is_not_believed() {
+    let acceptor = Acceptor::new().x_forwarded_for("unix".parse().unwrap());
+    let request = and("X-Forwarded-For: 192.0.2.1\r\n");
+    let (mut client, server) = duplex(4096);
+    client.write_all(request.as_bytes()).await.unwrap();
+    let established = acceptor.establish(server).await.unwrap();
+    assert_eq!(established.peer_addr, None);
+    #[cfg(unix)]
+    {
+        let (mut client, server) = tokio::net::UnixStream::pair().unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let established = acceptor.establish(server).await.unwrap();
+        assert_eq!(established.peer_addr, Some("192.0.2.1:0".parse().unwrap()));
+    }
+}

@@ -21,7 +21,7 @@ use super::Matched;
 use super::TlsIdentity;
 #[cfg(feature = "hyper")]
 use super::admission::Refused;
-use super::{admission::Place, forwarded::Hop};
+use super::{admission::Place, forwarded::Hop, networks::Source};
 use crate::stream::Stream;
 
 /// A request for a WebSocket, and who it comes from, while it is decided about: see
@@ -97,6 +97,8 @@ impl fmt::Debug for IncomingRequest {
 pub(crate) struct Peer {
     /// None for a stream that is no socket's.
     pub(crate) addr: Option<SocketAddr>,
+    /// Whether it is known to have none because it is the client of a Unix socket.
+    unix: bool,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsIdentity>,
     /// The proxy that has said where the client is, which is then what is in `addr`.
@@ -113,6 +115,23 @@ impl Peer {
         Self {
             addr,
             ..Self::default()
+        }
+    }
+
+    /// A client of a Unix socket.
+    pub(super) fn of_unix() -> Self {
+        Self {
+            unix: true,
+            ..Self::default()
+        }
+    }
+
+    /// Where the connection comes from.
+    pub(super) fn source(&self) -> Source {
+        match self.addr {
+            Some(addr) => Source::Ip(addr.ip()),
+            None if self.unix => Source::Unix,
+            None => Source::Unknown,
         }
     }
 
@@ -156,7 +175,7 @@ impl Peer {
     /// Takes another address in place of that of the proxy it is heard from.
     pub(super) fn comes_from(&mut self, client: Option<SocketAddr>) {
         self.proxy = self.proxy.or(self.addr);
-        self.addr = client;
+        (self.addr, self.unix) = (client, false);
         if let Some(place) = self.place.upgrade() {
             place.comes_from(client);
         }

@@ -13,7 +13,7 @@ use std::{
 
 use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal};
 
-use super::Networks;
+use super::{Networks, networks::Source};
 
 /// Who is trusted to say where a request comes from, and how they say it.
 #[derive(Clone, Debug)]
@@ -41,15 +41,14 @@ pub(crate) struct Hop {
 }
 
 impl Forwarding {
-    /// Whom a request is from that came from an address, or from a Unix socket; none where that is not
-    /// trusted to say, or does not.
+    /// Whom a request is from that came from there; none where that is not trusted to say, or does not.
     ///
     /// # Errors
     /// 400 where it cannot be understood: it may hide who it is from.
     pub(super) fn client(
         &self,
         headers: &impl HeaderFields,
-        from: Option<IpAddr>,
+        from: Source,
     ) -> Result<Option<Hop>, HandshakeError> {
         if !self.trusted.contain(from) {
             return Ok(None);
@@ -63,7 +62,7 @@ impl Forwarding {
         for hop in hops.into_iter().rev() {
             let trusted = hop
                 .addr
-                .is_some_and(|addr| self.trusted.contain(Some(addr.ip())));
+                .is_some_and(|addr| self.trusted.contain(Source::Ip(addr.ip())));
             client = Some(hop);
             if !trusted {
                 break;
@@ -295,7 +294,7 @@ mod tests {
         for (name, value) in lines {
             headers.push(name, value).unwrap();
         }
-        let client = forwarding.client(&headers, Some(from.parse().unwrap()));
+        let client = forwarding.client(&headers, Source::Ip(from.parse().unwrap()));
         client.map_err(|error| error.to_string())
     }
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
@@ -20,11 +20,12 @@ use tokio::{
 #[cfg(feature = "hyper")]
 use super::http::Serving;
 use super::{
-    Acceptor, Client, Incoming, Listener, Networks, PlainHttp, Rate, Routes, Shutdown,
+    Acceptor, Client, Incoming, Listener, Networks, Peer, PlainHttp, Rate, Routes, Shutdown,
     ShutdownHandle,
     admission::{self, Each, Gate, Handshake, Limits, Room},
     connections::{self, Connections, Place},
     listener::{cannot_listen, is_of_one_connection},
+    networks::Source,
     proxy_protocol::read_header,
     shutdown::{Begun, Running},
     task::{Opening, Stage, Task},
@@ -640,6 +641,11 @@ impl Server {
 /// A stream, and where it comes from, as far as it has an address.
 type Accepted = (Stream, Option<SocketAddr>);
 
+/// Whoever has connected from there: where a listener tells no address, it is a Unix socket.
+pub(super) fn accepted(peer: Option<SocketAddr>) -> Peer {
+    peer.map_or_else(Peer::of_unix, |addr| Peer::at(Some(addr)))
+}
+
 /// What comes to a listening server.
 enum Next {
     Connection(Accepted),
@@ -676,7 +682,7 @@ impl Context {
         stream: Stream,
         peer: Option<SocketAddr>,
     ) -> Option<(Stream, Arc<admission::Place>)> {
-        let from = peer.map(|peer| peer.ip());
+        let from = accepted(peer).source();
         // Of those, the client's address counts once it is known.
         let is_proxy = self.hands_on(from) || self.acceptor.believes(from);
         let admitted = self.gate.enter(&self.limits).and_then(|place| {
@@ -709,8 +715,8 @@ impl Context {
         }
     }
 
-    /// Whether connections from an address begin with the header of the PROXY protocol.
-    fn hands_on(&self, from: Option<IpAddr>) -> bool {
+    /// Whether connections from there begin with the header of the PROXY protocol.
+    fn hands_on(&self, from: Source) -> bool {
         matches!(&self.proxies, Some(proxies) if proxies.contain(from))
     }
 
@@ -727,9 +733,8 @@ impl Context {
         if from.is_some() {
             peer.comes_from(from);
         }
-        let known = peer.addr.map(|addr| addr.ip());
         if let Some(from) = from
-            && !self.acceptor.believes(known)
+            && !self.acceptor.believes(peer.source())
             && let Some(place) = peer.place.upgrade()
             && let Err(refused) = place.count_address(from.ip())
         {
@@ -758,7 +763,7 @@ impl Context {
     ) -> impl Future<Output = Result<Option<WebSocket>, Unopened>> + Send {
         async move {
             let mut received = Ok(());
-            if self.hands_on(client.peer.addr.map(|addr| addr.ip())) {
+            if self.hands_on(client.peer.source()) {
                 received = Box::pin(self.handed_on(&mut client)).await;
             }
             let received = match received {

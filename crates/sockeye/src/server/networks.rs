@@ -6,8 +6,9 @@ use crate::{Error, Result};
 
 /// A list of addresses and networks: `10.0.0.0/8, 192.0.2.7, fd00::/8`.
 ///
-/// The word `unix` stands for clients of Unix sockets, which have no address. An IPv4 address is the
-/// same within IPv6 (`::ffff:192.0.2.7`).
+/// The word `unix` stands for clients of Unix sockets, which have no address: of a [`Server`](crate::Server) on
+/// one, and of a `UnixStream` of tokio's that [`Acceptor::accept`](crate::Acceptor::accept) is given; not for another
+/// stream without an address. An IPv4 address is the same within IPv6 (`::ffff:192.0.2.7`).
 ///
 /// ```
 /// # use sockeye::server::Networks;
@@ -29,14 +30,25 @@ struct Network {
 }
 
 impl Networks {
-    /// Whether an address is one of them; none is that of a Unix socket.
-    pub(super) fn contain(&self, address: Option<IpAddr>) -> bool {
-        let Some(address) = address else {
-            return self.unix;
-        };
-        let address = address.to_canonical();
-        self.list.iter().any(|network| network.contains(address))
+    /// Whether what comes from there comes from one of them.
+    pub(super) fn contain(&self, source: Source) -> bool {
+        match source {
+            Source::Ip(address) => {
+                let address = address.to_canonical();
+                self.list.iter().any(|network| network.contains(address))
+            }
+            Source::Unix => self.unix,
+            Source::Unknown => false,
+        }
     }
+}
+
+/// Where a connection comes from. What has no address need not be a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Ip(IpAddr),
+    Unix,
+    Unknown,
 }
 
 impl Network {
@@ -168,20 +180,21 @@ mod tests {
             ("fe00::1", false),
         ] {
             let address = address.parse().unwrap();
-            assert_eq!(networks.contain(Some(address)), inside, "{address}");
+            assert_eq!(networks.contain(Source::Ip(address)), inside, "{address}");
         }
-        assert!(!networks.contain(None));
+        assert!(!networks.contain(Source::Unix));
         assert_eq!(
             networks.to_string(),
             "10.0.0.0/8, 192.0.2.7/32, ::1/128, fd00::/8"
         );
         assert_eq!(networks.to_string().parse::<Networks>().unwrap(), networks);
         let all: Networks = "0.0.0.0/0 ::/0 unix".parse().unwrap();
-        assert!(all.contain(Some("198.51.100.1".parse().unwrap())));
-        assert!(all.contain(Some("2001:db8::1".parse().unwrap())));
-        assert!(all.contain(None));
+        assert!(all.contain(Source::Ip("198.51.100.1".parse().unwrap())));
+        assert!(all.contain(Source::Ip("2001:db8::1".parse().unwrap())));
+        assert!(all.contain(Source::Unix) && !all.contain(Source::Unknown));
         let none: Networks = "".parse().unwrap();
-        assert!(!none.contain(Some("::1".parse().unwrap())) && !none.contain(None));
+        let loopback = Source::Ip("::1".parse().unwrap());
+        assert!(!none.contain(loopback) && !none.contain(Source::Unix));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Client, Peer,
+    Client,
     admission::{Counted, Handshake, Place},
     connections::Entry,
     listen::{self, Unopened},
@@ -102,7 +102,7 @@ impl<W> Opening<W> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<WebSocket>, Unopened>> {
         self.stage = match mem::replace(&mut self.stage, Stage::Done) {
             Stage::Accepted(stream, handshake) => {
-                let client = Client::new(stream, Peer::at(self.peer).counted(&self.place));
+                let client = Client::new(stream, listen::accepted(self.peer).counted(&self.place));
                 let context = self.context.clone();
                 let opening = context.open(client, handshake, self.entry.place.clone());
                 Stage::Opening(Box::pin(opening))
