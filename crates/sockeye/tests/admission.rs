@@ -13,7 +13,7 @@ use std::{
 
 use sockeye::{
     Acceptor, Client, Error, PerCore, Server, WebSocket,
-    server::{Limit, Rate},
+    server::{Answer, Limit, Rate, Shutdown},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -300,6 +300,45 @@ async fn half_open_heads() {
     let newest = silent.last_mut().unwrap();
     newest.write_all(&REQUEST.as_bytes()[100..]).await.unwrap();
     within(newest.read_exact(&mut byte)).await.unwrap();
+}
+
+/// However long it takes, it takes nobody's place.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn a_handshake_is_not_given_up_for_a_client_that_is_not_there() {
+    let path = std::env::temp_dir().join(format!("sockeye-admission-{}", std::process::id()));
+    let acceptor = Acceptor::new().on_request(|_| async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        Ok(Answer::new())
+    });
+    let server = Server::bind_unix(&path).unwrap().acceptor(acceptor);
+    tokio::spawn(server.max_handshakes(1).serve(echo_loop));
+    let client = Client::new("ws://peer/").unix_socket(&path);
+    let mut socket = within(client.connect()).await.unwrap();
+    healthy(&mut socket).await;
+}
+
+/// It was accepted as those are that wait with the system.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_room_when_the_server_ends_is_opened_too() {
+    let path = std::env::temp_dir().join(format!("sockeye-room-{}", std::process::id()));
+    let server = Server::bind_unix(&path).unwrap().max_handshakes(1);
+    let handle = server.shutdown_handle();
+    tokio::spawn(server.serve(echo_loop));
+    let _silent = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let connecting = async { Client::new("ws://peer/").unix_socket(&path).connect().await };
+    let leaving = async {
+        // Both are accepted, and the first has some of its time left.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let window = Duration::from_secs(10);
+        handle.shutdown(Shutdown::new().spread(window)).await
+    };
+    let (connected, _) = within(async { tokio::join!(connecting, leaving) }).await;
+    assert_eq!(
+        connected.map(drop).map_err(|error| error.to_string()),
+        Ok(())
+    );
 }
 
 /// A handshake that is young is never given up for another: they are accepted one after another.

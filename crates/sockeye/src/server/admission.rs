@@ -535,7 +535,7 @@ struct Handshakes {
     /// others before it are not, as most end in the order in which they began.
     begun: VecDeque<(u64, Option<Unfinished>)>,
     unfinished: usize,
-    /// Those who wait to accept.
+    /// Those who wait for room.
     waiting: Vec<Waker>,
 }
 
@@ -631,8 +631,8 @@ impl Drop for Handshake {
     }
 }
 
-/// Waits for room for another handshake, before a connection is accepted: the others wait with the
-/// system meanwhile.
+/// Waits for room for the handshake of a connection that was accepted: the others wait with the system
+/// meanwhile.
 ///
 /// Where there are as many as there may be, the oldest is given up if it has had its time, as in a
 /// cache of half-open connections: those who open and say nothing keep nobody out. Younger ones are

@@ -69,6 +69,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 #[must_use = "a server does nothing before `serve`"]
 pub struct Server {
     listeners: Vec<Listener>,
+    /// One that was accepted, and waits for room.
+    waiting: Option<Accepted>,
     acceptor: Acceptor,
     signals: Vec<Pin<Box<dyn Future<Output = Shutdown> + Send>>>,
     running: Running,
@@ -145,6 +147,7 @@ impl Server {
     pub fn from_listener(listener: impl Into<Listener>) -> Self {
         Self {
             listeners: vec![listener.into()],
+            waiting: None,
             acceptor: Acceptor::new(),
             signals: Vec::new(),
             running: Running::new(ShutdownHandle::new()),
@@ -265,10 +268,10 @@ impl Server {
     /// Sets how many connections may be in the opening handshake, or with `None` that any number may.
     /// At least one; default 4096, of a few KB each.
     ///
-    /// Where there are as many, the oldest is given up if it is a second old, so that those who connect
-    /// and say nothing keep nobody out; `on_error` is told of it. Younger ones are not: until one is done,
-    /// no more are accepted, and wait with the system. So many who come at once, as after a restart, are
-    /// served one after another. How long each may take is
+    /// Where there are as many and another comes, the oldest is given up if it is a second old, so that those
+    /// who connect and say nothing keep nobody out; `on_error` is told of it. Younger ones are not: until one is
+    /// done, that one waits, and no more are accepted, which wait with the system. So many who come at once, as
+    /// after a restart, are served one after another. How long each may take is
     /// [`Acceptor::handshake_timeout`].
     pub fn max_handshakes(mut self, most: impl Into<Option<usize>>) -> Self {
         self.limits.handshakes = most.into();
@@ -535,10 +538,15 @@ impl Server {
             }
         };
         let schedule = begun.how.schedule(self.acceptor.close_time());
+        // Without a window they would be cut off before they can open.
+        let can_open = !schedule.window.is_zero();
+        self.waiting
+            .into_iter()
+            .filter(|_| can_open)
+            .for_each(&open);
         for listener in self.listeners {
             let last = listener.last();
-            // Without a window they would be cut off before they can open.
-            if !schedule.window.is_zero() {
+            if can_open {
                 last.into_iter().for_each(&open);
             }
         }
@@ -567,14 +575,25 @@ impl Server {
                 if let Poll::Ready(Some(begun)) = beginning.as_mut().poll(cx) {
                     return Poll::Ready(Err(begun));
                 }
+                // First, as nobody is given up for one that is not there.
+                let accepted = match self.waiting.take() {
+                    Some(accepted) => accepted,
+                    None => match ready!(self.poll_accept(cx)) {
+                        Ok(accepted) => accepted,
+                        Err(error) => return Poll::Ready(Ok(Err(error))),
+                    },
+                };
                 let given_up = |peer, error| {
                     self.acceptor.refused(peer, &error);
                     if let Some(tell) = &self.on_error {
                         tell(peer, &error);
                     }
                 };
-                ready!(room.poll(cx, given_up));
-                self.poll_accept(cx).map(Ok)
+                if room.poll(cx, given_up).is_pending() {
+                    self.waiting = Some(accepted);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(Ok(accepted)))
             })
             .await;
             match accepted {
