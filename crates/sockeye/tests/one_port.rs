@@ -173,6 +173,25 @@ async fn it_is_clear_which_host_is_asked() {
     }
 }
 
+/// Without a wait for another, a request is still answered, however long that takes.
+#[tokio::test]
+async fn a_connection_may_be_kept_for_no_time() {
+    let slow = get(async || {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        "a page"
+    });
+    let pages = Router::new().route("/", slow);
+    let (address, _stop, _) = serve(|server| server.router(pages).keep_alive(Duration::ZERO)).await;
+    let (mut stream, _) = connect(address).await;
+    let answer = within(http::get(&mut stream, "/")).await;
+    assert_eq!((answer.status, &*answer.body), (200, "a page"));
+    let mut rest = String::new();
+    within(stream.read_to_string(&mut rest)).await.unwrap();
+    assert_eq!(rest, "");
+    let (stream, _) = connect(address).await;
+    let _ = within(ask_http2(stream).await).await.unwrap();
+}
+
 /// Asks for the page twice at once, over HTTP/2; gives the connection.
 async fn ask_http2<S>(stream: S) -> JoinHandle<hyper::Result<()>>
 where
@@ -236,8 +255,12 @@ async fn http_2_that_is_ended_is_told_before() {
     const PING: u8 = 6;
     const GOAWAY: u8 = 7;
     const ACK: u8 = 1;
-    let (address, _stop, _) =
-        serve(|server| server.router(pages()).keep_alive(Duration::from_millis(50))).await;
+    let acceptor = Acceptor::new().handshake_timeout(Duration::from_millis(50));
+    let (address, _stop, _) = serve(|server| {
+        let server = server.acceptor(acceptor).router(pages());
+        server.keep_alive(Duration::from_millis(20))
+    })
+    .await;
     let (mut stream, _) = connect(address).await;
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")

@@ -23,7 +23,12 @@ use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal};
 use tokio::sync::watch;
 
 #[cfg(feature = "http2")]
-use super::idle::{Busy, Idle};
+use hyper::Method;
+#[cfg(feature = "http2")]
+use tokio::time::Instant;
+
+#[cfg(feature = "http2")]
+use super::idle::{Busy, Idle, Piece};
 use super::{
     Acceptor, Peer, PlainHttp, Rewound,
     listen::{OnError, Unopened},
@@ -116,11 +121,10 @@ where
     let (keep_alive, ending) = (serving.keep_alive, serving.ending.clone());
     let front = Front::new(service, serving, plain.peer.clone());
     let idle = front.idle.clone();
-    let stream = idle.watch(Rewound::new(plain));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX))
-        .serve_connection(TokioIo::new(stream), front);
+        .serve_connection(TokioIo::new(Rewound::new(plain)), front);
     let mut connection = pin!(connection);
     let served = until_ending(connection.as_mut(), ending, |connection| {
         connection.graceful_shutdown();
@@ -178,13 +182,20 @@ type Becoming = (Option<SocketAddr>, Upgrade);
 
 impl<S> Front<S> {
     fn new(service: S, serving: Serving, peer: Peer) -> Self {
+        // For the first request of HTTP/2 there is as much time as for that of HTTP/1.1, or more.
+        #[cfg(feature = "http2")]
+        let idle = {
+            let now = Instant::now();
+            let first = serving.acceptor.deadline().checked_sub(serving.keep_alive);
+            Arc::new(Idle::new(first.map_or(now, |first| first.max(now))))
+        };
         Self {
             service,
             serving: Arc::new(serving),
             peer,
             upgrade: Arc::default(),
             #[cfg(feature = "http2")]
-            idle: Arc::default(),
+            idle,
         }
     }
 
@@ -250,12 +261,17 @@ where
             request.extensions_mut().insert(tls.clone());
         }
         #[cfg(feature = "http2")]
-        let mut busy = self.idle.busy();
+        let (mut busy, connect) = (self.idle.busy(), request.method() == Method::CONNECT);
         let answer = self.service.call(request);
         Box::pin(async move {
             let answer = answer.await?;
             #[cfg(feature = "http2")]
-            busy.offers(true);
+            {
+                busy.offers();
+                if connect && answer.status().is_success() {
+                    busy.stays();
+                }
+            }
             Ok(answer.map(|body| Body::Service {
                 body: Box::pin(body),
                 #[cfg(feature = "http2")]
@@ -305,10 +321,20 @@ impl<B: body::Body> body::Body for Body<B> {
                 #[cfg(feature = "http2")]
                 busy,
             } => {
+                #[cfg(feature = "http2")]
+                busy.asks();
                 let polled = body.as_mut().poll_frame(cx);
                 #[cfg(feature = "http2")]
-                busy.offers(polled.is_ready());
-                polled.map_ok(|frame| frame.map_data(Data::Service))
+                if polled.is_ready() {
+                    busy.offers();
+                }
+                polled.map_ok(|frame| {
+                    frame.map_data(|data| {
+                        #[cfg(feature = "http2")]
+                        let data = busy.piece(data);
+                        Data::Service(data)
+                    })
+                })
             }
         }
     }
@@ -331,8 +357,11 @@ impl<B: body::Body> body::Body for Body<B> {
 /// A piece of a body.
 enum Data<D> {
     Text(Bytes),
-    Service(D),
+    Service(Piece<D>),
 }
+
+#[cfg(not(feature = "http2"))]
+type Piece<D> = D;
 
 /// Does the same with either piece.
 macro_rules! either {
@@ -374,9 +403,9 @@ mod tests {
     use hyper::{body::Body as _, client::conn::http2, service::service_fn};
     use hyper_util::rt::TokioExecutor;
     use tokio::{
-        io::duplex,
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
         task::JoinHandle,
-        time::{Instant, sleep},
+        time::{sleep, timeout},
     };
 
     use super::*;
@@ -384,6 +413,9 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const LEN: usize = 300_000;
+
+    /// What is not answered.
+    const NEVER: &str = "/never";
 
     /// Bytes in as many pieces; between them it takes a while.
     struct Pieces {
@@ -425,13 +457,17 @@ mod tests {
         }
     }
 
-    /// A client that has asked for so many bytes, of which it has taken none, and the server's end.
-    async fn ask(pieces: usize, wait: Duration) -> (Response<body::Incoming>, JoinHandle<()>) {
+    /// The client's stream, and the server's end.
+    fn serve_pieces(
+        keep_alive: Duration,
+        pieces: usize,
+        wait: Duration,
+    ) -> (DuplexStream, JoinHandle<()>) {
         let (client, server) = duplex(1 << 20);
         let (end, ending) = watch::channel(false);
         let serving = Serving {
             acceptor: Arc::default(),
-            keep_alive: 30 * SECOND,
+            keep_alive,
             ending,
             on_error: None,
         };
@@ -441,19 +477,50 @@ mod tests {
             request: None,
             peer: Peer::default(),
         };
-        let large =
-            move |_| async move { Ok::<_, Infallible>(Response::new(Pieces::of(pieces, wait))) };
+        let large = move |request: Request<body::Incoming>| async move {
+            if request.uri().path() == NEVER {
+                std::future::pending::<()>().await;
+            }
+            if request.method() == Method::CONNECT {
+                tokio::spawn(async {
+                    let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+                    let (mut read, mut write) = tokio::io::split(&mut stream);
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+            Ok::<_, Infallible>(Response::new(Pieces::of(pieces, wait)))
+        };
         let serving = tokio::spawn(async move {
             let served = serve(plain, serving, service_fn(large)).await;
             assert!(matches!(served, Ok(None)));
             drop(end);
         });
+        (client, serving)
+    }
+
+    /// A client that has asked for so many bytes, of which it has taken none, and the server's end.
+    async fn ask(pieces: usize, wait: Duration) -> (Response<body::Incoming>, JoinHandle<()>) {
+        ask_within(30 * SECOND, pieces, wait, &[]).await
+    }
+
+    /// That asks for others too.
+    async fn ask_within(
+        keep_alive: Duration,
+        pieces: usize,
+        wait: Duration,
+        others: &[&'static str],
+    ) -> (Response<body::Incoming>, JoinHandle<()>) {
+        let (client, serving) = serve_pieces(keep_alive, pieces, wait);
         let (mut ask, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(16 * 1024)
             .handshake(TokioIo::new(client))
             .await
             .unwrap();
         tokio::spawn(connection);
+        for path in others {
+            let request = Request::get(*path).body(String::new()).unwrap();
+            tokio::spawn(ask.send_request(request));
+        }
         let response = ask.send_request(Request::new(String::new())).await.unwrap();
         // Its connection is there for as long as this is.
         tokio::spawn(async move {
@@ -500,8 +567,66 @@ mod tests {
         }
     }
 
+    /// hyper hands each piece over whole, and knows nothing of it from then on.
+    #[tokio::test(start_paused = true)]
+    async fn what_hyper_has_of_a_response_is_offered_still() {
+        let (response, serving) = ask_within(SECOND, 1, Duration::ZERO, &[]).await;
+        assert!(take(response, 10 * SECOND).await > 150 * SECOND);
+        within_an_hour(serving).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_waits_for_the_service_holds_no_response_that_is_not_taken() {
+        for pieces in [1, 10] {
+            let (_response, serving) =
+                ask_within(30 * SECOND, pieces, Duration::ZERO, &[NEVER]).await;
+            let begin = Instant::now();
+            within_an_hour(serving).await;
+            assert!(begin.elapsed() < 100 * SECOND, "{:?}", begin.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_wait_for_another_a_request_is_answered() {
+        let (response, serving) = ask_within(Duration::ZERO, 5, 300 * SECOND, &[]).await;
+        assert!(take(response, Duration::ZERO).await >= 1500 * SECOND);
+        within_an_hour(serving).await;
+    }
+
+    /// RFC 9113 §6.7: pings are answered, several at a time too, and are no request.
+    #[tokio::test(start_paused = true)]
+    async fn pings_are_no_use_of_a_connection() {
+        const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let (mut client, mut serving) = serve_pieces(30 * SECOND, 1, Duration::ZERO);
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let begin = Instant::now();
+        let _ = client.write_all(&[&preface[..], &settings].concat()).await;
+        while timeout(10 * SECOND, &mut serving).await.is_err() {
+            assert!(begin.elapsed() < 100 * SECOND, "{:?}", begin.elapsed());
+            let _ = client.write_all(&[PING; 4].concat()).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_is_a_use_of_a_connection() {
+        let (client, _serving) = serve_pieces(SECOND, 1, Duration::ZERO);
+        let (mut ask, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(client))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let request = Request::connect("peer:1").body(String::new()).unwrap();
+        let response = ask.send_request(request).await.unwrap();
+        let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        for _ in 0..10 {
+            sleep(100 * SECOND).await;
+            tunnel.write_all(b"!").await.unwrap();
+            assert_eq!(tunnel.read_u8().await.unwrap(), b'!');
+        }
+    }
+
     async fn within_an_hour(serving: JoinHandle<()>) {
-        let ended = tokio::time::timeout(3600 * SECOND, serving).await;
+        let ended = timeout(3600 * SECOND, serving).await;
         ended.expect("it is held for ever").unwrap();
     }
 }

@@ -1,48 +1,68 @@
-//! When a connection of HTTP/2 was last used: hyper itself keeps one open for ever.
+//! Whether a connection of HTTP/2 is in use: hyper itself keeps one open for ever.
+//!
+//! It is in one of three states:
+//!
+//! - Something of a response waits for the client, with hyper or with h2 below it. It is given up where none of
+//!   that has moved for a minute, whatever other requests do.
+//! - A request waits for the service, and nothing for the client: for as long as that takes.
+//! - Neither: it ends when that has been so for long enough. What is no request, as a ping, changes nothing.
 
 use std::{
     future::poll_fn,
-    io::{self, IoSlice},
+    io::IoSlice,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, sleep_until},
-};
+use hyper::body::Buf;
+use tokio::time::{Instant, sleep_until};
 
 use super::rewound::STALLED;
-
-/// The answer to a ping, which a client may send for as long as it likes: 9 bytes of header, 8 of payload
-/// (RFC 9113 §6.7). A write of no more is no use of the connection.
-const PING: usize = 17;
 
 /// How much goes on on a connection.
 pub(super) struct Idle(Mutex<Use>);
 
 struct Use {
     requests: usize,
-    /// How many of them wait for the client to take something of their response, which each stream has a
-    /// window for: the connection itself need not be full.
+    /// How much waits for the client: pieces of data, and requests for whose next piece hyper does not ask, as
+    /// each stream has a window.
     offered: usize,
-    /// When the last one ended, or anything of a response was written.
+    /// When any of that has moved; where nothing is offered, when it last was, or a request ended.
     since: Instant,
 }
 
-impl Default for Idle {
-    fn default() -> Self {
-        Self(Mutex::new(Use {
-            requests: 0,
-            offered: 0,
-            since: Instant::now(),
-        }))
+impl Use {
+    fn offer(&mut self) {
+        self.ends();
+        self.offered += 1;
+    }
+
+    /// It was taken, or is not wanted any more.
+    fn done(&mut self) {
+        self.offered -= 1;
+        self.ends();
+    }
+
+    /// Something ends, which is no reason to wait longer for what the client does not take.
+    fn ends(&mut self) {
+        if self.offered == 0 {
+            self.since = Instant::now();
+        }
     }
 }
 
 impl Idle {
+    /// A connection that counts as not used since then, which may be later than now.
+    pub(super) fn new(since: Instant) -> Self {
+        Self(Mutex::new(Use {
+            requests: 0,
+            offered: 0,
+            since,
+        }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Use> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,50 +76,41 @@ impl Idle {
         }
     }
 
-    /// A connection's stream, of which what is written counts as its use.
-    pub(super) fn watch<S>(self: &Arc<Self>, stream: S) -> Watched<S> {
-        Watched {
-            stream,
-            idle: self.clone(),
-        }
-    }
-
-    /// Runs a connection until it has had no request, and nothing to write, for `limit`; or until its client
-    /// has taken nothing of any response for a minute. Tells whether it could go on, as all that was wrong is
-    /// that nobody used it.
+    /// Runs a connection until it has not been used for `limit`; or until its client has taken nothing of any
+    /// response for a minute. Tells whether it could go on, as all that was wrong is that nobody used it.
     pub(super) async fn bound<C: Future>(
         &self,
         limit: Duration,
         mut connection: Pin<&mut C>,
     ) -> bool {
-        let mut timer = pin!(sleep_until(Instant::now() + limit));
+        /// Whoever ends a request need not wake the connection: it is looked at now and then.
+        const OFTEN: Duration = Duration::from_secs(1);
+        let begin = Instant::now();
+        let mut timer = pin!(sleep_until(begin + limit));
         poll_fn(|cx| {
             loop {
                 if connection.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(false);
                 }
-                if timer.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
                 let now = Instant::now();
                 let used = self.lock();
-                let unused = used.requests == 0;
-                let until = match *used {
-                    Use {
-                        requests: 0, since, ..
-                    } => since + limit,
-                    Use {
-                        requests,
-                        offered,
-                        since,
-                    } if offered == requests => since + STALLED,
-                    _ => now + limit.min(STALLED),
+                let since = used.since.max(begin);
+                let (until, unused) = match *used {
+                    Use { offered: 1.., .. } => (since + STALLED, false),
+                    Use { requests: 0, .. } => (since + limit, true),
+                    _ => (now + limit.clamp(OFTEN, STALLED), false),
                 };
                 drop(used);
                 if until <= now {
                     return Poll::Ready(unused);
                 }
-                timer.as_mut().reset(until);
+                // One that is too early is set again once it is over: that is once for many requests.
+                if until < timer.deadline() || timer.is_elapsed() {
+                    timer.as_mut().reset(until);
+                }
+                if timer.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
             }
         })
         .await
@@ -113,83 +124,89 @@ pub(super) struct Busy {
 }
 
 impl Busy {
-    /// Says whether it is the client that is waited for, to take something of the response, or the service.
-    pub(super) fn offers(&mut self, offered: bool) {
-        let mut used = self.idle.lock();
-        used.offered -= usize::from(self.offered);
-        used.offered += usize::from(offered);
-        used.since = Instant::now();
-        drop(used);
-        self.offered = offered;
+    /// Says that it is the client that is waited for, to take what there is of the response.
+    pub(super) fn offers(&mut self) {
+        if !self.offered {
+            self.offered = true;
+            self.idle.lock().offer();
+        }
+    }
+
+    /// Says that it is the service that is waited for, as there is room for more.
+    pub(super) fn asks(&mut self) {
+        if self.offered {
+            self.offered = false;
+            let mut used = self.idle.lock();
+            used.offered -= 1;
+            used.since = Instant::now();
+        }
+    }
+
+    /// A piece of the response.
+    pub(super) fn piece<D>(&self, data: D) -> Piece<D> {
+        self.idle.lock().offer();
+        Piece {
+            data,
+            idle: self.idle.clone(),
+        }
+    }
+
+    /// Says that it has become a tunnel, of which hyper tells nothing any more: the connection stays in use.
+    pub(super) fn stays(&self) {
+        self.idle.lock().requests += 1;
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.offers(false);
-        self.idle.lock().requests -= 1;
-    }
-}
-
-/// A stream of which what is written is noted.
-pub(super) struct Watched<S> {
-    stream: S,
-    idle: Arc<Idle>,
-}
-
-impl<S: Unpin> Watched<S> {
-    fn stream(self: Pin<&mut Self>) -> Pin<&mut S> {
-        Pin::new(&mut self.get_mut().stream)
-    }
-
-    fn note(&self, written: &Poll<io::Result<usize>>) {
-        if matches!(written, Poll::Ready(Ok(count)) if *count > PING) {
-            self.idle.lock().since = Instant::now();
+        let mut used = self.idle.lock();
+        used.requests -= 1;
+        match self.offered {
+            true => used.done(),
+            false => used.ends(),
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.stream().poll_read(cx, buffer)
+/// A piece of a response. h2 takes it whole, and drops it once it is written: until then it waits for the client.
+pub(super) struct Piece<D> {
+    data: D,
+    idle: Arc<Idle>,
+}
+
+impl<D> Piece<D> {
+    fn moves(&self) {
+        self.idle.lock().since = Instant::now();
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = self.as_mut().stream().poll_write(cx, bytes);
-        self.note(&written);
-        written
+impl<D: Buf> Buf for Piece<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = self.as_mut().stream().poll_write_vectored(cx, slices);
-        self.note(&written);
-        written
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
+    fn advance(&mut self, count: usize) {
+        self.moves();
+        self.data.advance(count);
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(cx)
+    fn copy_to_bytes(&mut self, len: usize) -> hyper::body::Bytes {
+        self.moves();
+        self.data.copy_to_bytes(len)
+    }
+}
+
+impl<D> Drop for Piece<D> {
+    fn drop(&mut self) {
+        self.idle.lock().done();
     }
 }
 
@@ -203,7 +220,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_ends_once_it_has_had_no_request_for_so_long() {
-        let idle = Arc::new(Idle::default());
+        let idle = Arc::new(Idle::new(Instant::now()));
         let begin = Instant::now();
         let request = async {
             sleep(Duration::from_secs(4)).await;
@@ -229,7 +246,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_requests_ends() {
         let begin = Instant::now();
-        let idle = Idle::default();
+        let idle = Idle::new(begin);
         assert!(idle.bound(LIMIT, pin!(pending::<()>())).await);
         assert_eq!(begin.elapsed(), LIMIT);
         assert!(!idle.bound(LIMIT, pin!(async {})).await);

@@ -401,8 +401,9 @@ impl Server {
         self.http(hyper_util::service::TowerToHyperService::new(service))
     }
 
-    /// Sets how long a connection that serves HTTP may wait until the head of a request is whole.
-    /// Default 30 s. For the first request the handshake timeout holds.
+    /// Sets how long a connection that serves HTTP may wait until the head of a request is whole; over HTTP/2,
+    /// while none is being answered. Default 30 s. For the first request the handshake timeout holds, over HTTP/2
+    /// where that is longer. With [`Duration::ZERO`] what has come is answered, and the connection ends.
     #[cfg(feature = "hyper")]
     pub fn keep_alive(mut self, wait: Duration) -> Self {
         self.keep_alive = crate::keepalive::some_time(wait).unwrap_or_default();
