@@ -173,6 +173,21 @@ async fn it_is_clear_which_host_is_asked() {
     }
 }
 
+/// RFC 9110 §7.8: of HTTP/1.0 `Upgrade` is ignored, be the request the first of its connection or not.
+#[tokio::test]
+async fn section_7_8_http_1_0_knows_no_upgrade() {
+    let (address, _stop, _) = serve(|server| server.router(pages())).await;
+    let request = http::UPGRADE.replace("HTTP/1.1", "HTTP/1.0") + "\r\n";
+    for before in [0, 1] {
+        let (mut stream, _) = connect(address).await;
+        for _ in 0..before {
+            within(http::get(&mut stream, "/")).await;
+        }
+        let answer = within(http::ask(&mut stream, &request)).await;
+        assert_eq!((answer.status, &*answer.body), (200, "a page"));
+    }
+}
+
 /// Without a wait for another, a request is still answered, however long that takes.
 #[tokio::test]
 async fn a_connection_may_be_kept_for_no_time() {

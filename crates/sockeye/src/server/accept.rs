@@ -20,7 +20,9 @@ use tokio::{
 use sockeye_proto::{
     Role,
     deflate::{DeflateConfig, DeflateParams},
-    handshake::{Acceptance, HandshakeError, HeadScanner, HeaderFields, Offer, Refusal, Request},
+    handshake::{
+        Acceptance, HandshakeError, HeadScanner, HeaderFields, Offer, Refusal, Request, Version,
+    },
 };
 
 #[cfg(feature = "tls")]
@@ -173,7 +175,8 @@ impl Acceptor {
             return Ok(Verdict::Http(None));
         }
         let request = match Request::parse(&bytes[..end]) {
-            Ok(request) if request.is_upgrade() => request,
+            // An HTTP/1.0 request knows no Upgrade (RFC 9110 §7.8).
+            Ok(request) if request.is_upgrade() && request.version() != Version::Http10 => request,
             Ok(request) => return Ok(Verdict::Http(Some(request))),
             Err(error) => return Ok(Verdict::Refused(error)),
         };
@@ -480,7 +483,7 @@ impl PlainHttp {
     pub(crate) async fn refuse(mut self) -> Error {
         let error = match self.request.as_ref().map(Request::check) {
             Some(Err(error)) => error,
-            // A check that passes belongs to an upgrade, which is not plain.
+            // A check that passes belongs to an upgrade of HTTP/1.1, which is not plain.
             Some(Ok(Offer { .. })) => HandshakeError::Upgrade,
             None => HandshakeError::HttpVersion,
         };

@@ -244,7 +244,10 @@ where
 
     fn call(&self, mut request: Request<body::Incoming>) -> Self::Future {
         let http1 = request.version() <= Version::HTTP_11;
-        if http1 && request.headers().contains_token("Upgrade", "websocket") {
+        // An HTTP/1.0 request knows no Upgrade (RFC 9110 §7.8).
+        if request.version() == Version::HTTP_11
+            && request.headers().contains_token("Upgrade", "websocket")
+        {
             let response = self.upgrade(&mut request);
             return Box::pin(async { Ok(response.await) });
         }
