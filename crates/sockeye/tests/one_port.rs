@@ -188,6 +188,34 @@ async fn section_7_8_http_1_0_knows_no_upgrade() {
     }
 }
 
+/// What a service of the user's own upgrades is a connection still.
+#[tokio::test]
+async fn what_the_service_upgrades_is_counted() {
+    let other = get(async |mut request: axum::extract::Request| {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async {
+            let mut stream = TokioIo::new(upgrade.await.unwrap());
+            let (mut read, mut write) = tokio::io::split(&mut stream);
+            tokio::io::copy(&mut read, &mut write).await
+        });
+        let headers = [("Connection", "upgrade"), ("Upgrade", "other")];
+        (axum::http::StatusCode::SWITCHING_PROTOCOLS, headers)
+    });
+    let pages = pages().route("/other", other);
+    let (address, _stop, _) = serve(|server| server.router(pages).max_connections(1)).await;
+    let (mut stream, _) = connect(address).await;
+    let request =
+        "GET /other HTTP/1.1\r\nHost: peer\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n";
+    assert_eq!(within(http::ask(&mut stream, request)).await.status, 101);
+    stream.write_all(b"!").await.unwrap();
+    assert_eq!(within(stream.read_u8()).await.unwrap(), b'!');
+    let (mut second, _) = connect(address).await;
+    assert_eq!(within(http::get(&mut second, "/")).await.status, 503);
+    drop(stream);
+    within(async { while http::get(&mut connect(address).await.0, "/").await.status != 200 {} })
+        .await;
+}
+
 /// Without a wait for another, a request is still answered, however long that takes.
 #[tokio::test]
 async fn a_connection_may_be_kept_for_no_time() {

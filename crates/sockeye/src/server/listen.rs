@@ -344,6 +344,10 @@ impl Server {
     /// takes nothing of its response for a minute is given up. How long a request's body may take is
     /// up to the service.
     ///
+    /// What the service upgrades itself over HTTP/1.1, to a tunnel or another protocol, is its own: it counts for
+    /// [`max_connections`](Self::max_connections) while its stream is there, but the server's end does not
+    /// wait for it and does not end it.
+    ///
     /// A request has the client's address, a [`SocketAddr`], among its extensions where it has one, and
     /// over TLS what that says of the client, a [`TlsIdentity`](super::TlsIdentity).
     #[cfg(feature = "hyper")]

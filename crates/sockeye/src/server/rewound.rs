@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::PlainHttp;
+use super::{PlainHttp, admission::Place};
 use crate::stream::Stream;
 
 /// How long a write of an HTTP response may wait for a client to take anything of it.
@@ -25,6 +26,8 @@ pub(crate) struct Rewound {
     at: usize,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Whoever upgrades the connection to something of their own has this, and nothing else of the server's.
+    _place: Option<Arc<Place>>,
 }
 
 impl Rewound {
@@ -34,6 +37,7 @@ impl Rewound {
             bytes: plain.bytes,
             at: 0,
             stalled: None,
+            _place: plain.peer.place.upgrade(),
         }
     }
 
