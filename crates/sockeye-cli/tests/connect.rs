@@ -4,15 +4,10 @@
 
 mod program;
 
-use std::{
-    future::ready,
-    io::Read,
-    net::TcpListener,
-    process::{Child, ChildStdout, Command, Stdio},
-};
+use std::{future::ready, io::Read, net::TcpListener, process::Stdio};
 
-use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
-use program::{Program, certificates, eventually, run, serve, status_of, within};
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use program::{Program, Unread, certificates, eventually, run, serve, within};
 use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
@@ -277,7 +272,7 @@ mod exit_status {
                 }
             }));
             let args = [way, &[&url]].concat();
-            let mut program = tokio::task::block_in_place(|| Unread::start(&args));
+            let mut program = tokio::task::block_in_place(|| unread(&args));
             program.signal(SIGINT);
             assert_eq!(within(closed.recv()).await, Some(1000));
             program.signal(SIGTERM);
@@ -304,7 +299,7 @@ mod exit_status {
                 }
             }));
             let args = [way, &[&url]].concat();
-            let mut program = tokio::task::block_in_place(|| Unread::start(&args));
+            let mut program = tokio::task::block_in_place(|| unread(&args));
             within(closed.recv()).await.unwrap();
             let mut status = None;
             // The first may still meet the connection, which it closes.
@@ -318,45 +313,10 @@ mod exit_status {
     }
 
     /// `sockeye connect`, of whose output one byte is read.
-    struct Unread {
-        child: Child,
-        /// It stays open.
-        _output: ChildStdout,
-    }
-
-    impl Unread {
-        fn start(args: &[&str]) -> Self {
-            let mut child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
-                .args(["connect", "--quiet"])
-                .args(args)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut output = child.stdout.take().unwrap();
-            output.read_exact(&mut [0]).unwrap();
-            Self {
-                child,
-                _output: output,
-            }
-        }
-
-        fn signal(&self, signal: Signal) {
-            let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
-            nix::sys::signal::kill(pid, signal).unwrap();
-        }
-
-        fn end(&mut self) -> Option<i32> {
-            status_of(&mut self.child)
-        }
-    }
-
-    impl Drop for Unread {
-        fn drop(&mut self) {
-            // It may have ended already.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+    fn unread(args: &[&str]) -> Unread {
+        let mut program = Unread::start(&[&["connect", "--quiet"], args].concat());
+        program.output.read_exact(&mut [0]).unwrap();
+        program
     }
 
     #[test]

@@ -14,12 +14,12 @@ use std::{
         unix::{fs::PermissionsExt, net::UnixDatagram},
     },
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
-use program::{DEADLINE, Program, certificates, directory, run, serve, status_of, within};
+use program::{DEADLINE, Program, Unread, certificates, directory, run, serve, within};
 use sockeye::{Client, WebSocket, client::ClientTls};
 
 async fn expect_echo(socket: &mut WebSocket, text: &str) {
@@ -97,30 +97,14 @@ async fn shutdown_timeout_cuts_off_who_does_not_close() {
     drop(silent);
 }
 
-/// Whose output is not collected; it ends with the test.
-struct Unread(Child);
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// As under a pager, or beside a collector of logs that hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_has_to_read_what_it_says() {
     for way in [&[][..], &["--broadcast"]] {
-        let child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(way)
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut unread = Unread(child.unwrap());
-        let child = &mut unread.0;
-        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let args = [&["serve", "--listen", "127.0.0.1:0"], way].concat();
+        let mut program = Unread::start(&args);
         let mut greeting = String::new();
+        let mut output = BufReader::new(&program.output);
         output.read_line(&mut greeting).unwrap();
         let url = greeting.split_whitespace().last().unwrap();
         // More than a pipe holds, at two lines each.
@@ -130,10 +114,9 @@ async fn nobody_has_to_read_what_it_says() {
             expect_echo(&mut socket, "hello").await;
         }
         let mut left = within(sockeye::connect(&url)).await.unwrap();
-        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, SIGTERM).unwrap();
+        program.signal(SIGTERM);
         expect_close(&mut left, 1001).await;
-        assert_eq!(status_of(child), Some(0));
+        assert_eq!(program.end(), Some(0));
     }
 }
 

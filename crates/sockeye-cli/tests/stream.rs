@@ -6,13 +6,12 @@ mod program;
 
 use std::{
     io::{Read, Write},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
 };
 
-use program::{DEADLINE, End, Program, run, within};
+use program::{DEADLINE, End, Program, Unread, run, within};
 use sockeye::{Acceptor, CloseCode, Message, MessageKind, Server, WebSocket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -75,47 +74,6 @@ async fn piped(args: &[&str], input: &str) -> End {
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 
-/// `sockeye connect`, with its ends in the test's hand.
-struct Connect {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: ChildStdout,
-}
-
-impl Connect {
-    fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
-            .args(["connect", "--quiet"])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, output) = (child.stdin.take(), child.stdout.take().unwrap());
-        Self {
-            child,
-            input,
-            output,
-        }
-    }
-
-    /// The most resident memory that it has had, in bytes.
-    fn peak(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
-        kib.parse::<u64>().unwrap() * 1024
-    }
-}
-
-impl Drop for Connect {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A part of a long message that is like no other.
 fn part(number: u64) -> Vec<u8> {
     let mut part: Vec<u8> = (0..65_521_u32).map(|at| ((at * 31) >> 7) as u8).collect();
@@ -130,7 +88,8 @@ async fn a_message_larger_than_memory_goes_there_and_back() {
     const PARTS: u64 = 2000;
     let url = echoing().await;
     let work = move || {
-        let mut connect = Connect::start(&["--one-message", "--binary", "--no-compress", &url]);
+        let args = ["connect", "-q", "-1", "--binary", "--no-compress", &url];
+        let mut connect = Unread::start(&args);
         let mut input = connect.input.take().unwrap();
         let (all_came, close) = mpsc::channel::<()>();
         let writing = thread::spawn(move || {
@@ -149,7 +108,7 @@ async fn a_message_larger_than_memory_goes_there_and_back() {
         all_came.send(()).unwrap();
         writing.join().unwrap();
         assert_eq!(connect.output.read(&mut came).unwrap(), 0);
-        assert_eq!(connect.child.wait().unwrap().code(), Some(0));
+        assert_eq!(connect.end(), Some(0));
         peak
     };
     let peak = tokio::task::spawn_blocking(work).await.unwrap();
