@@ -343,7 +343,10 @@ fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
 
 /// A URL without a user name and a password.
 pub(crate) fn without_password(url: &str) -> String {
-    let start = url.find("://").map_or(0, |at| at + 3);
+    // A user begins behind any number of slashes, and tabs and line breaks are none of a URL's (WHATWG URL §4.4).
+    let scheme = url.find(':').map_or(0, |at| at + 1);
+    let rest = url[scheme..].trim_start_matches(['/', '\\', '\t', '\n', '\r']);
+    let start = url.len() - rest.len();
     let end = url[start..]
         .find(['/', '?', '#'])
         .map_or(url.len(), |at| start + at);
