@@ -46,6 +46,11 @@ impl Failure {
         Self::new(format!("{}: {error}", path.display()))
     }
 
+    /// Without them nothing could end in good order.
+    pub(crate) fn no_signals(error: io::Error) -> Self {
+        Self::new(format!("the system tells of no signals: {error}"))
+    }
+
     /// Where an address cannot be listened on that is another flag's than `--listen`.
     pub(crate) fn listening(flag: &str, error: Error) -> Self {
         match &error {

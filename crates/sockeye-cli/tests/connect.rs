@@ -6,8 +6,8 @@ mod program;
 
 use std::{future::ready, io::Read, net::TcpListener, process::Stdio};
 
-use nix::sys::signal::Signal::{SIGINT, SIGTERM};
-use program::{Program, Unread, certificates, eventually, run, serve, within};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
+use program::{Program, Unread, certificates, eventually, run, serve, status_of, within};
 use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
@@ -312,9 +312,39 @@ mod exit_status {
         }
     }
 
+    /// As with `2>&1 | less`: what was agreed waits there, and with it all else.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn is_that_of_the_second_signal_where_nobody_reads_standard_error() {
+        for way in [&[][..], &["--reconnect"]] {
+            let server = serve(&[]);
+            let (_unread, full) = program::full_pipe();
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
+                .args(["connect", &server.url])
+                .args(way)
+                .stdin(Stdio::piped())
+                .stderr(full)
+                .spawn()
+                .unwrap();
+            server.program.stdout.expect("open");
+            let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+            eventually("it hears signals", || {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+                let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+                let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+                caught & (1 << (SIGHUP as u64 - 1)) != 0
+            });
+            // Two of a kind may count as one.
+            for signal in [SIGTERM, SIGHUP] {
+                nix::sys::signal::kill(pid, signal).unwrap();
+            }
+            assert_eq!(status_of(&mut child), Some(143), "{way:?}");
+        }
+    }
+
     /// `sockeye connect`, of whose output one byte is read.
     fn unread(args: &[&str]) -> Unread {
-        let mut program = Unread::start(&[&["connect", "--quiet"], args].concat());
+        let mut program = Unread::start(&[&["connect"], args].concat());
         program.output.read_exact(&mut [0]).unwrap();
         program
     }

@@ -7,19 +7,20 @@ mod program;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener},
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{fs::PermissionsExt, net::UnixDatagram},
     },
     path::Path,
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
-use program::{DEADLINE, Program, Unread, certificates, directory, run, serve, within};
+use program::{DEADLINE, Program, Unread, certificates, directory, eventually, run, serve, within};
 use sockeye::{Client, WebSocket, client::ClientTls};
 
 async fn expect_echo(socket: &mut WebSocket, text: &str) {
@@ -117,6 +118,37 @@ async fn nobody_has_to_read_what_it_says() {
         program.signal(SIGTERM);
         expect_close(&mut left, 1001).await;
         assert_eq!(program.end(), Some(0));
+    }
+}
+
+/// Whoever reads a byte now and then holds up the end, but not for long, and not a second signal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_is_heard_while_somebody_reads_slowly() {
+    for way in [&[][..], &["--broadcast"]] {
+        let args = [&["serve", "--listen", "127.0.0.1:0"], way].concat();
+        let mut program = Unread::start(&args);
+        let mut greeting = String::new();
+        let mut output = BufReader::new(program.output.try_clone().unwrap());
+        output.read_line(&mut greeting).unwrap();
+        let url = greeting.split_whitespace().last().unwrap();
+        let address = url.split('/').nth(2).unwrap().to_owned();
+        // More than a pipe holds, at two lines each.
+        let url = format!("{url}{}", "x".repeat(100));
+        for _ in 0..500 {
+            let mut socket = within(sockeye::connect(&url)).await.unwrap();
+            expect_echo(&mut socket, "hello").await;
+        }
+        thread::spawn(move || {
+            let mut part = [0; 1024];
+            while let Ok(1..) = output.read(&mut part) {
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        program.signal(SIGTERM);
+        // It serves nobody any more, and has that to say.
+        eventually("nobody listens", || TcpStream::connect(&address).is_err());
+        program.signal(SIGINT);
+        assert_eq!(program.end(), Some(130), "{way:?}");
     }
 }
 

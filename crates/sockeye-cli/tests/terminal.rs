@@ -10,8 +10,9 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, mpsc},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -373,6 +374,35 @@ mod end {
             .keys("\x03")
             .shows("left without waiting for the peer");
         assert_eq!(terminal.end(), Some(130));
+    }
+
+    /// As of a window that stands still: what holds the screen keeps the terminal from being read.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn by_a_second_signal_comes_where_the_terminal_takes_nothing() {
+        let server = sockeye::Server::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", server.local_addr().unwrap());
+        let (tell, told) = mpsc::channel();
+        tokio::spawn(server.serve(move |mut socket| {
+            let tell = tell.clone();
+            async move {
+                socket.recv().await?;
+                loop {
+                    socket.send("x".repeat(10_000)).await?;
+                    let _ = tell.send(());
+                }
+            }
+        }));
+        let mut terminal = Terminal::start(&directory("still"), &[&url]);
+        terminal.prompts(">");
+        terminal.line("go").shows("xxx");
+        let screen = terminal.screen.clone();
+        let _still = screen.0.lock().unwrap();
+        // Until it takes no more of what comes either.
+        while told.recv_timeout(Duration::from_secs(1)).is_ok() {}
+        // Two of a kind may count as one.
+        terminal.signal(Signal::SIGTERM);
+        terminal.signal(Signal::SIGHUP);
+        assert_eq!(terminal.end(), Some(143));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::{
     net::SocketAddr,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use sockeye::{
@@ -137,8 +138,16 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         return Ok(ExitCode::SUCCESS);
     }
     permit_connections();
-    let mut signals = Signals::new()
-        .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
+    let (signals, reload) = match &tls {
+        Some(Tls::Files(tls)) => {
+            let (signals, hang_ups) = Signals::but_hang_ups().map_err(Failure::no_signals)?;
+            (signals, Some((tls.clone(), hang_ups)))
+        }
+        _ => {
+            let signals = Signals::new(Duration::ZERO).map_err(Failure::no_signals)?;
+            (signals, None)
+        }
+    };
     let mut server = listening::listen(&args).await?;
     if let Some(trusted) = &args.proxy_protocol {
         server = server.proxy_protocol(trusted.clone());
@@ -159,9 +168,8 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         }
         tokio::spawn(metrics.clone().serve(endpoint));
     }
-    if let Some(Tls::Files(tls)) = &tls {
-        let reload = leaving::reload(tls.clone(), signals.hang_ups(), visits.clone());
-        tokio::spawn(reload);
+    if let Some((tls, hang_ups)) = reload {
+        tokio::spawn(leaving::reload(tls, hang_ups, visits.clone()));
     }
     let signal = leaving::signalled(signals, leaving::how(&args), args.drain, visits.clone());
     let (handle, refused) = (server.shutdown_handle(), visits.clone());

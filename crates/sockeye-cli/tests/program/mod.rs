@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
+#[cfg(target_os = "linux")]
+use std::os::{fd::AsRawFd, unix::fs::OpenOptionsExt};
 use std::{
     fs,
     io::{self, PipeReader, Read, Write},
@@ -212,6 +214,23 @@ impl Drop for Unread {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A pipe that takes nothing, since nobody reads it.
+#[cfg(target_os = "linux")]
+pub(crate) fn full_pipe() -> (PipeReader, io::PipeWriter) {
+    let (reader, writer) = io::pipe().unwrap();
+    fill(&format!("/proc/self/fd/{}", writer.as_raw_fd()));
+    (reader, writer)
+}
+
+/// Writes to a pipe for as long as it takes anything.
+#[cfg(target_os = "linux")]
+pub(crate) fn fill(pipe: &str) {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).custom_flags(nix::libc::O_NONBLOCK);
+    let mut pipe = options.open(pipe).unwrap();
+    while pipe.write(b"x").is_ok() {}
 }
 
 #[cfg(unix)]
