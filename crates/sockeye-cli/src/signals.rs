@@ -133,6 +133,8 @@ struct Kinds {
 impl Kinds {
     fn new(hang_up: bool) -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        // Who has said `nohup` wants the program to stay.
+        let hang_up = hang_up && !ignores_hang_up();
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -153,6 +155,18 @@ impl Kinds {
             _ = hang_up => Signal::Terminate,
         }
     }
+}
+
+/// Whether this program was started so that it ignores SIGHUP. Only Linux says so without `unsafe`.
+#[cfg(unix)]
+fn ignores_hang_up() -> bool {
+    const HANG_UP: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    ignored.is_some_and(|set| set & HANG_UP != 0)
 }
 
 #[cfg(not(unix))]

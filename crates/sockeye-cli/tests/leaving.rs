@@ -338,6 +338,26 @@ mod hang_up {
         assert_eq!(server.program.end().status, Some(0));
     }
 
+    /// As with `nohup`, or where a shell has said `disown -h` for it.
+    #[tokio::test]
+    async fn is_ignored_where_it_was_before() {
+        let script = "trap '' HUP; exec \"$0\" serve --listen 127.0.0.1:0";
+        let program =
+            Program::run_as(Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_sockeye")]));
+        program.stdout.expect("Ctrl-C closes");
+        let said = program.stdout.text();
+        let url = said.split_whitespace().find(|word| word.starts_with("ws"));
+        let mut open = sockeye::connect(url.unwrap()).await.unwrap();
+        program.signal(SIGHUP);
+        for _ in 0..10 {
+            let mut socket = sockeye::connect(url.unwrap()).await.unwrap();
+            expect_echo(&mut socket, "after").await;
+        }
+        program.signal(SIGTERM);
+        expect_close(&mut open, 1001).await;
+        assert_eq!(program.end().status, Some(0));
+    }
+
     #[tokio::test]
     async fn ends_a_server_without_a_certificate() {
         let server = serve(&[]);
