@@ -358,6 +358,30 @@ mod hang_up {
         assert_eq!(program.end().status, Some(0));
     }
 
+    /// As under a pager that stands still.
+    #[cfg(target_os = "linux")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_no_avail_stops_no_server_whose_complaints_nobody_reads() {
+        let [ca, certificate, key] = certificates("leaving-unread");
+        let args = ["serve", "--listen", "127.0.0.1:0", "--broadcast", "--quiet"];
+        let tls = ["--tls-cert", &certificate, "--tls-key", &key];
+        let mut program = Unread::start(&[&args[..], &tls].concat());
+        let mut greeting = String::new();
+        let mut output = BufReader::new(program.output.try_clone().unwrap());
+        output.read_line(&mut greeting).unwrap();
+        let url = greeting.split_whitespace().last().unwrap();
+        let mut open = connect(url, client(&ca)).await.unwrap();
+        program::fill(&format!("/proc/{}/fd/2", program.child.id()));
+        fs::write(&key, "no key").unwrap();
+        program.signal(SIGHUP);
+        for _ in 0..100 {
+            expect_echo(&mut open, "hello").await;
+        }
+        program.signal(SIGTERM);
+        expect_close(&mut open, 1001).await;
+        assert_eq!(program.end(), Some(0));
+    }
+
     #[tokio::test]
     async fn ends_a_server_without_a_certificate() {
         let server = serve(&[]);

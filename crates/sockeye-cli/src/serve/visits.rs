@@ -18,6 +18,7 @@ use super::{close_query, log::Log};
 use crate::{
     clock,
     connect::one_line,
+    failure::tell,
     quantity::{Took, Traffic, Whole},
 };
 
@@ -28,6 +29,9 @@ const BAD: Style = AnsiColor::Red.on_default();
 /// How much of a path is shown, in characters: it is the client's to choose.
 const PATH_SHOWN: usize = 100;
 
+/// How long the end waits for what is left to be printed, however it is read.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// All visits to a server.
 pub(super) struct Visits {
     started: Instant,
@@ -35,6 +39,7 @@ pub(super) struct Visits {
     next: AtomicU64,
     totals: Mutex<Totals>,
     log: Log,
+    complaints: Log,
 }
 
 #[derive(Default)]
@@ -87,6 +92,7 @@ impl Visits {
                 // The server goes on where nobody reads what it says.
                 let _ = writeln!(anstream::stdout().lock(), "{text}");
             }),
+            complaints: Log::new(|text| tell(text)),
         }
     }
 
@@ -166,14 +172,16 @@ impl Visits {
         self.log.say(text.into());
     }
 
-    /// Waits until all is printed, unless nobody reads.
+    /// Waits until all is printed, but not for long.
     pub(super) fn finish(&self) {
-        self.log.finish();
+        let until = Instant::now() + PATIENCE;
+        self.log.finish(until);
+        self.complaints.finish(until);
     }
 
     /// Says on standard error what is wrong.
     pub(super) fn complain(&self, what: &str) {
-        let _ = writeln!(anstream::stderr().lock(), "sockeye: {}", one_line(what));
+        self.complaints.say(format!("sockeye: {}", one_line(what)));
     }
 
     fn line(&self, style: Style, event: &str, what: impl Display) {
