@@ -235,7 +235,7 @@ mod systemd {
         program
     }
 
-    fn told(by: &UnixDatagram) -> String {
+    pub(super) fn told(by: &UnixDatagram) -> String {
         let mut buffer = [0; 256];
         let count = by.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..count]).trim().into()
@@ -380,6 +380,34 @@ mod hang_up {
         program.signal(SIGTERM);
         expect_close(&mut open, 1001).await;
         assert_eq!(program.end(), Some(0));
+    }
+
+    /// As of a key that somebody is to type or to send.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn that_waits_for_a_file_delays_no_end() {
+        let [_, certificate, key] = certificates("leaving-fifo");
+        let directory = directory("leaving-fifo-notify");
+        let (fifo, notify) = (directory.join("key"), directory.join("notify"));
+        assert!(
+            Command::new("mkfifo")
+                .arg(&fifo)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let told = UnixDatagram::bind(&notify).unwrap();
+        told.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sockeye"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--tls-cert"]);
+        command.args([&certificate, "--tls-key"]).arg(&fifo);
+        let program = Program::run_as(command.env("NOTIFY_SOCKET", &notify));
+        fs::write(&fifo, fs::read(&key).unwrap()).unwrap();
+        program.stdout.expect("Ctrl-C closes");
+        program.signal(SIGHUP);
+        while !systemd::told(&told).starts_with("RELOADING=1") {}
+        program.signal(SIGTERM);
+        assert_eq!(program.end().status, Some(0));
     }
 
     #[tokio::test]
