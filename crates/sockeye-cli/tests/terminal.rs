@@ -405,6 +405,30 @@ mod end {
         assert_eq!(terminal.end(), Some(143));
     }
 
+    /// It closes the connection, and does not wait until the peer has taken what was typed before.
+    #[test]
+    fn by_sigterm_is_not_kept_waiting_by_a_message_on_its_way() {
+        for way in [&[][..], &["--reconnect"]] {
+            let server = serve(&[]);
+            let state = directory("on-its-way");
+            let path = state.join("large");
+            File::create(&path).unwrap().set_len(40 << 20).unwrap();
+            let args = ["--no-compress", "--ping-interval", "0", "--close-timeout"];
+            let args = [way, &args, &["0.2", &server.url]].concat();
+            let mut terminal = Terminal::start(&state, &args);
+            terminal.prompts(">");
+            server.program.signal(Signal::SIGSTOP);
+            for _ in 0..2 {
+                terminal
+                    .line(&format!("/file {}", path.display()))
+                    .shows("↑ binary");
+                terminal.prompts(">");
+            }
+            terminal.signal(Signal::SIGTERM);
+            assert_eq!(terminal.end(), Some(143), "{way:?}");
+        }
+    }
+
     #[test]
     fn by_sigterm_leaves_the_terminal_as_it_was() {
         let server = serve(&[]);

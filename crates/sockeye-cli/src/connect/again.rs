@@ -59,7 +59,7 @@ impl Again {
     }
 
     /// Closes now, or as soon as it is open; what still comes is received.
-    async fn close(&mut self, code: CloseCode) {
+    pub(super) async fn close(&mut self, code: CloseCode) {
         self.no_more();
         // Refused where it is closing already.
         let _ = match self.socket.socket().map(|open| open.sender()) {
