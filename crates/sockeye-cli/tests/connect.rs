@@ -351,18 +351,21 @@ mod exit_status {
 
     #[test]
     fn is_0_where_nobody_reads_the_output_any_more() {
-        let server = serve(&[]);
-        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
-            .args(["connect", "--quiet", &server.url])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(child.stdout.take());
-        let mut input = child.stdin.take().unwrap();
-        std::io::Write::write_all(&mut input, b"hello\n").unwrap();
-        server.program.stdout.expect("closed by the peer with 1001");
-        assert_eq!(child.wait().unwrap().code(), Some(0));
+        for way in [&[][..], &["--reconnect"]] {
+            let server = serve(&[]);
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
+                .args(["connect", "--quiet", &server.url])
+                .args(way)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            drop(child.stdout.take());
+            let mut input = child.stdin.take().unwrap();
+            std::io::Write::write_all(&mut input, b"hello\n").unwrap();
+            server.program.stdout.expect("closed by the peer with 1001");
+            assert_eq!(status_of(&mut child), Some(0), "{way:?}");
+        }
     }
 }
 

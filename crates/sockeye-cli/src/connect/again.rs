@@ -93,7 +93,7 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
     let mut sending: Option<Sending> = None;
     let mut has_input = true;
     let mut last_heard = Time::now();
-    loop {
+    let unwritten = loop {
         if let (Some(to), None) = (&sender, &sending)
             && let Some(line) = held.take()
         {
@@ -114,9 +114,7 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
                     let closing = async |code| again.close(code).await;
                     let written = leaving.meanwhile(output.write(&message), closing).await;
                     if let Err(error) = written {
-                        outcome.failure = output_failed(&error);
-                        again.close(CloseCode::GOING_AWAY).await;
-                        break;
+                        break Some(error);
                     }
                     unflushed = true;
                 }
@@ -140,22 +138,20 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
                     }
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => break,
+                Ok(None) => break None,
                 Err(error) => {
                     // How an open one ended is asked later.
                     if !is_open {
                         outcome.failure = Some(Failure::opening(args, error));
                     }
-                    break;
+                    break None;
                 }
             },
             // Only while nothing more is there to be written.
             flushed = output.flush(), if unflushed => {
                 unflushed = false;
                 if let Err(error) = flushed {
-                    outcome.failure = output_failed(&error);
-                    again.close(CloseCode::GOING_AWAY).await;
-                    break;
+                    break Some(error);
                 }
             }
             (line, result) = progress(&mut sending) => {
@@ -190,13 +186,19 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
                 again.close(CloseCode::NORMAL).await;
             }
         }
-    }
+    };
     // As without --reconnect.
-    tokio::select! {
-        biased;
-        _ = leaving.asked() => {}
-        flushed = output.flush() => if let Err(error) = flushed && outcome.failure.is_none() {
-            outcome.failure = output_failed(&error);
+    if let Some(error) = unwritten {
+        outcome.failure = output_failed(&error);
+        again.close(CloseCode::GOING_AWAY).await;
+        while let Ok(Some(_)) = again.socket.recv_update().await {}
+    } else {
+        tokio::select! {
+            biased;
+            _ = leaving.asked() => {}
+            flushed = output.flush() => if let Err(error) = flushed && outcome.failure.is_none() {
+                outcome.failure = output_failed(&error);
+            }
         }
     }
     outcome.ended = again.socket.ended().cloned();
