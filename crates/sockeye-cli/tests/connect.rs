@@ -704,6 +704,16 @@ mod failures {
     }
 
     #[test]
+    fn a_line_is_longer_than_a_message_may_be() {
+        let server = serve(&["--max-message", "100M"]);
+        let line = one_line(&["--linger", "0", &server.url], vec![b'x'; 65 << 20]);
+        assert!(
+            line.contains("line 1 ") && line.contains("--one-message"),
+            "{line}"
+        );
+    }
+
+    #[test]
     fn the_authority_is_unknown() {
         let [_, certificate, key] = certificates("connect-unknown");
         let server = serve(&["--tls-cert", &certificate, "--tls-key", &key]);

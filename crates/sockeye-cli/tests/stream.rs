@@ -117,6 +117,30 @@ async fn a_message_larger_than_memory_goes_there_and_back() {
     assert!(peak < 64 << 20, "{peak} bytes were resident");
 }
 
+/// Neither many lines nor long ones fill the memory where the server takes none.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_read_no_further_than_the_server_takes_them() {
+    let url = serving(|_socket| std::future::pending()).await;
+    let work = move || {
+        let mut connect = Unread::start(&["connect", "-q", "--no-compress", &url]);
+        let mut input = connect.input.take().unwrap();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let line = [vec![b'x'; 4 << 20], vec![b'\n']].concat();
+            // The program ends before it has read them.
+            while input.write_all(&line).is_ok() && tell.send(()).is_ok() {}
+        });
+        // 256 MiB, or as much as is taken in a second.
+        let read = (0..64).take_while(|_| told.recv_timeout(Duration::from_secs(1)).is_ok());
+        (read.count(), connect.peak())
+    };
+    let (lines, peak) = tokio::task::spawn_blocking(work).await.unwrap();
+    println!("{lines} lines read, at most {} KiB resident", peak >> 10);
+    assert!(lines > 0);
+    assert!(peak < 64 << 20, "{peak} bytes were resident");
+}
+
 mod one_message {
     use super::*;
 

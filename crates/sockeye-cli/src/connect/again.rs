@@ -168,7 +168,7 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
                     }
                 }
             }
-            line = lines.recv(), if has_input && held.is_none() && sending.is_none() => match line {
+            line = lines.next(), if has_input && held.is_none() && sending.is_none() => match line {
                 Some(Ok(line)) => held = Some(line),
                 Some(Err(error)) => {
                     has_input = false;
