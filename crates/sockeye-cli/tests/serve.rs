@@ -154,6 +154,21 @@ async fn closes_as_the_query_says() {
     }
 }
 
+/// What a client says is in the reason; the log is not the client's to fill.
+#[tokio::test]
+async fn a_refusal_is_told_in_a_line_of_some_hundred_characters() {
+    let server = serve(&[]);
+    let url = format!("{}?close={}", server.url, "1".repeat(10_000));
+    sockeye::connect(url).await.unwrap_err();
+    sockeye::connect(format!("{}?close=1006", server.url))
+        .await
+        .unwrap_err();
+    server.program.stdout.expect("local use");
+    let log = server.program.stdout.text();
+    assert!(log.contains("close=1111"), "{log}");
+    assert!(log.lines().all(|line| line.len() < 1000), "{log}");
+}
+
 #[tokio::test]
 async fn ctrl_c_closes_everyone_with_1001_and_sums_up() {
     for signal in [SIGINT, SIGTERM] {

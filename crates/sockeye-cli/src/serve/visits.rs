@@ -26,8 +26,10 @@ const DIM: Style = Style::new().dimmed();
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
 
-/// How much of a path is shown, in characters: it is the client's to choose.
+/// How much of a path is shown, in characters, and of why a client is refused, which may quote it: both are the
+/// client's to choose.
 const PATH_SHOWN: usize = 100;
+const REFUSAL_SHOWN: usize = 300;
 
 /// How long the end waits for what is left to be printed, however it is read.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -118,7 +120,7 @@ impl Visits {
             let untold = Whole(untold);
             self.line(BAD, "refused", format_args!("{untold} more before this"));
         }
-        let (peer, error) = (named(peer), one_line(&error.to_string()));
+        let (peer, error) = (named(peer), cut(&error.to_string(), REFUSAL_SHOWN));
         self.line(BAD, "refused", format_args!("{peer}  {error}"));
     }
 
@@ -199,6 +201,11 @@ impl Visits {
     }
 }
 
+/// The beginning of what a client has said, on one line.
+fn cut(text: &str, most: usize) -> String {
+    one_line(text).chars().take(most).collect()
+}
+
 /// A client, as it is told of. One that comes by a Unix socket has no address.
 fn named(peer: Option<SocketAddr>) -> String {
     peer.map_or_else(|| "unix".into(), |peer| peer.to_string())
@@ -227,7 +234,7 @@ impl Visit {
         }
         if !self.visits.quiet {
             let path = socket.request().map_or("/", |request| request.path());
-            let path: String = one_line(path).chars().take(PATH_SHOWN).collect();
+            let path = cut(path, PATH_SHOWN);
             let subprotocol = socket.subprotocol().unwrap_or("no subprotocol");
             let extensions = match socket.extensions() {
                 none if none.is_empty() => "no extensions".into(),
