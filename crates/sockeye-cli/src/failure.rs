@@ -292,7 +292,7 @@ pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
 /// What a server says that declines, where it points to, and what may help: no flag that was given.
 fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
     let header = |name| response.headers().first_str(name);
-    if let Some(location) = header("Location") {
+    if let (301..=303 | 307 | 308, Some(location)) = (response.status(), header("Location")) {
         let flag = match args.is_some_and(|args| args.location) {
             true => "--max-redirs",
             false => "--location",

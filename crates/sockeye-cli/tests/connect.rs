@@ -485,7 +485,7 @@ mod failures {
 
     #[test]
     fn what_is_there_is_no_websocket_server() {
-        let answers: [(&[u8], &str); 20] = [
+        let answers: [(&[u8], &str); 21] = [
             (
                 b"HTTP/1.1 502 Bad\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p>!",
                 "502 Bad instead of 101 Switching Protocols; see what it says with --verbose",
@@ -519,6 +519,10 @@ mod failures {
             (
                 b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
                 "with --user",
+            ),
+            (
+                b"HTTP/1.1 401 No\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n",
+                "101 Switching Protocols; say who you are with --user",
             ),
             (
                 b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"staff\"\r\nContent-Length: 0\r\n\r\n",
