@@ -173,6 +173,7 @@ fn advice(error: &Error) -> Option<String> {
 
 const SLOW: &str = "check the address and the network, or allow it more with --connect-timeout";
 const CHECK_PORT: &str = "check the port, and whether it is ws:// or wss://";
+const WHO: &str = "give them with --proxy and --proxy-user, or in the proxy's URL";
 const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
 
 fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
@@ -197,10 +198,8 @@ fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
 
 fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
     match error {
-        ProxyError::Status { response, .. } if response.status() == 407 => {
-            Some("give them with --proxy-user")
-        }
-        ProxyError::Credentials { .. } => Some("give them with --proxy-user"),
+        ProxyError::Status { response, .. } if response.status() == 407 => Some(WHO),
+        ProxyError::Credentials { .. } => Some(WHO),
         ProxyError::Status { .. }
         | ProxyError::Unreachable(_)
         | ProxyError::Http(_)
