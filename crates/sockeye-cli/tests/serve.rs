@@ -321,6 +321,20 @@ mod config {
         assert_eq!(ran.stdout, "The settings are sound\n");
     }
 
+    /// What the system says of its length is 0, as of `/dev/zero`.
+    #[test]
+    fn a_pipe_is_read_no_further_than_a_file_may_be_long() {
+        let pipe = program::directory("config-endless").join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let to = pipe.clone();
+        std::thread::spawn(move || std::fs::write(to, vec![b'#'; 2 << 20]));
+        let args = ["serve", "--check", "--config", pipe.to_str().unwrap()];
+        let ran = run(&args, "");
+        assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+        assert!(ran.stderr.contains("larger than"), "{}", ran.stderr);
+    }
+
     #[test]
     fn an_address_that_is_none_is_told_by_check_and_one_in_use_is_not() {
         let file = file("config-address", "metrics = \"9090\"\n");
