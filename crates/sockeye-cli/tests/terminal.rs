@@ -496,7 +496,7 @@ mod history {
         terminal.line("first").shows("↓ text");
         terminal.line("/quit");
         assert_eq!(terminal.end(), Some(0));
-        assert!(!file(&state).exists());
+        assert!(!state.join("sockeye").exists());
     }
 }
 

@@ -95,10 +95,13 @@ pub(super) async fn run_again(
 
 /// Takes the terminal, and says what can be typed.
 async fn greet(args: &Connect) -> Result<Editor, Failure> {
-    let (history, trouble) = match (args.no_history, history::file()) {
-        (true, _) => (None, None),
-        (false, Ok(file)) => (file, None),
-        (false, Err(error)) => (
+    let history = match args.no_history {
+        true => Ok(None),
+        false => history::file(),
+    };
+    let (history, trouble) = match history {
+        Ok(file) => (file, None),
+        Err(error) => (
             None,
             Some(format!(
                 "there will be no history, as with --no-history: {error}"
