@@ -42,6 +42,8 @@ impl Again {
         let closing = Arc::new(AtomicBool::new(false));
         let is_closing = closing.clone();
         let mut socket = Reconnecting::new(client)
+            // Each part of an attempt has its own, on the command line.
+            .attempt_timeout(Duration::MAX)
             .retry_if(move |cause| !is_closing.load(Ordering::Relaxed) && cause.is_transient());
         if let Some(attempts) = args.max_attempts {
             socket = socket.max_attempts(attempts);
@@ -209,5 +211,35 @@ async fn progress(sending: &mut Option<Sending>) -> (String, sockeye::Result<()>
     match sending {
         Some(sending) => sending.await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    /// The library's own 60 s are for whoever sets no others.
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_takes_as_long_as_its_parts_may() {
+        // It never answers.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let line = ["sockeye", "connect", "--handshake-timeout", "100", &url];
+        let Command::Connect(args) = Args::parse_from(line).command else {
+            unreachable!();
+        };
+        let client = super::super::client(&args).unwrap();
+        let mut again = Again::new(client, &args);
+        let began = Time::now();
+        loop {
+            if let Some(Update::Waiting { cause, .. }) = again.socket.recv_update().await.unwrap() {
+                assert!(cause.to_string().contains("handshake"), "{cause}");
+                break;
+            }
+        }
+        assert!(began.elapsed() >= Duration::from_secs(100));
     }
 }
