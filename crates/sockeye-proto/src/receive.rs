@@ -221,8 +221,9 @@ impl Receiver {
     /// Takes the next event off the front of `input`, unmasking it in place.
     ///
     /// Call it until it gives `None`: then the input is empty, whatever was in it, and the next
-    /// event needs more bytes. `inflater` is lent for this call, to inflate a message whose context
-    /// is not kept.
+    /// event needs more bytes. `inflater` is lent for this call: it inflates a message whose context is
+    /// not kept, and what any compressed message comes to is made in its room. Lend the same one each
+    /// time, so that the room need not be had anew.
     ///
     /// # Errors
     /// The first rule that the peer breaks: in a header no later than that is whole, in text at the byte. After an

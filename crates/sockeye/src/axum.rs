@@ -18,7 +18,9 @@ use crate::{
 
 /// Extracts a request for a WebSocket, to be answered with [`on_upgrade`](Self::on_upgrade).
 ///
-/// It takes the place of axum's own extractor of that name: the import is what changes.
+/// It takes the place of axum's own extractor of that name. What changes is the import, and in the handler
+/// that `recv` gives a `Result<Option<Message>>`, where axum's gives an `Option<Result<Message>>`, and that
+/// a [`Message`](crate::Message) is text or binary and nothing else.
 ///
 /// ```
 /// use axum::{Router, response::Response, routing::get};
@@ -42,6 +44,25 @@ use crate::{
 /// With [`axum::serve`](https://docs.rs/axum/latest/axum/fn.serve.html) the TCP stream itself is taken
 /// back, so that a socket is as fast as one of [`Server`](crate::Server). WebSockets over HTTP/2
 /// (RFC 8441) are refused.
+///
+/// The client's address, where a decision goes by it or a proxy is [believed](Acceptor::forwarded), has to be
+/// among the request's extensions as a [`SocketAddr`](std::net::SocketAddr). [`Server::router`](crate::Server::router)
+/// puts it there; axum itself has it as a `ConnectInfo`, which a layer copies:
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use axum::{Router, extract::{ConnectInfo, Request}, middleware::map_request};
+///
+/// async fn tell_peer(ConnectInfo(peer): ConnectInfo<SocketAddr>, mut request: Request) -> Request {
+///     request.extensions_mut().insert(peer);
+///     request
+/// }
+///
+/// # async fn example(app: Router, listener: tokio::net::TcpListener) -> std::io::Result<()> {
+/// let app = app.layer(map_request(tell_peer));
+/// axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+/// # }
+/// ```
 ///
 /// With [`Sockets`] among the request's extensions, a socket is closed with the others when the application ends.
 ///
@@ -117,7 +138,8 @@ impl WebSocketUpgrade {
     }
 
     /// Sets everything that can be said about a connection: limits, deadlines, compression. It takes
-    /// the place of what was set before.
+    /// the place of what was set before. Its TLS and its [`head_limits`](Acceptor::head_limits) do not apply:
+    /// hyper has done that already.
     ///
     /// It waits for the decision of the acceptor's [`on_request`](Acceptor::on_request), whose refusal is
     /// the error; the client's address and what TLS says of it are known where they are among the
@@ -139,6 +161,9 @@ impl WebSocketUpgrade {
     ///
     /// # Errors
     /// What the acceptor refuses.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the decision, and the request with it.
     pub async fn acceptor(mut self, acceptor: Acceptor) -> Result<Self, WebSocketUpgradeRejection> {
         #[cfg(feature = "metrics")]
         let acceptor = acceptor.counted_by(self.acceptor.metrics.take());
@@ -162,8 +187,9 @@ impl WebSocketUpgrade {
         self
     }
 
-    /// Has it told where the connection does not come about although the request was good: the client
-    /// has gone, or the response is not sent within the handshake timeout. By default nobody is.
+    /// Has it told where the connection does not come about: [`on_upgrade`](Self::on_upgrade) refuses the
+    /// request, as for its origin; the client has gone; or the response is not sent within the handshake
+    /// timeout. By default nobody is.
     pub fn on_failed_upgrade(mut self, tell: impl FnOnce(Error) + Send + 'static) -> Self {
         self.on_failed = Some(Box::new(tell));
         self

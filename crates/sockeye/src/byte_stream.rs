@@ -28,11 +28,11 @@ use crate::{Ended, Error, Receiver, WebSocket, link::Command, shared::Shared};
 /// pings.
 ///
 /// # The end
-/// A read of no bytes is the end: the peer has closed with 1000, or without a code. Any other end is
+/// A read of no bytes is the end: either end has closed with 1000, or without a code. Any other end is
 /// an error, so that what was cut off does not look complete: another code, such as 1001 where a
-/// `ByteStream` was dropped without `shutdown`, is [`io::ErrorKind::ConnectionAborted`], and any Close
-/// within a message [`Error::Incomplete`]. A text message is answered with 1003, and is
-/// [`io::ErrorKind::InvalidData`].
+/// `ByteStream` was dropped without `shutdown`, or where this end has closed for being idle or because
+/// its server ends, is [`io::ErrorKind::ConnectionAborted`], and any Close within a message
+/// [`Error::Incomplete`]. A text message is answered with 1003, and is [`io::ErrorKind::InvalidData`].
 ///
 /// `shutdown` closes with 1000. A WebSocket has no half that stays open: what the peer had sent by
 /// then still comes, so read to the end, but it can send nothing more once it sees the Close.
@@ -89,15 +89,13 @@ fn text_came() -> io::Error {
 
 /// What the end of the connection is to whoever reads bytes.
 fn end(ended: Option<Ended>) -> io::Result<()> {
-    match ended {
-        Some(Ended::ByPeer(Some(frame))) if frame.code != CloseCode::NORMAL => {
-            let message = format!("closed by the peer with {frame}");
+    let Some(ended) = ended else { return Ok(()) };
+    match &ended {
+        Ended::ByPeer(Some(frame)) | Ended::ByUs(frame) if frame.code != CloseCode::NORMAL => {
+            let message = ended.to_string();
             Err(io::Error::new(io::ErrorKind::ConnectionAborted, message))
         }
-        ended => match ended.and_then(|ended| ended.error()) {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
-        },
+        ended => ended.error().map_or(Ok(()), |error| Err(error.into())),
     }
 }
 

@@ -512,9 +512,14 @@ impl<H: Handler> Session<H> {
                             let _ = self.socket.apply(Command::GiveUp);
                             return Poll::Ready(());
                         }
-                        Some(lost) => {
+                        Some(lost) if has_budget_remaining() => {
                             shared.end(Ended::Lost(lost.clone()));
                             return Poll::Ready(());
+                        }
+                        // It was not let look for what has come, and nothing else need wake it.
+                        Some(_) => {
+                            cx.waker().wake_by_ref();
+                            return Poll::Pending;
                         }
                     },
                 }
@@ -594,6 +599,13 @@ struct Delivery<'a, H> {
 }
 
 impl<H> Delivery<'_, H> {
+    /// Whether what has come is still told, where nothing can be sent any more: so it is where the transport has
+    /// failed, and not once this end has closed.
+    #[cold]
+    fn is_heard(&self) -> bool {
+        !self.shared.lock().has_close()
+    }
+
     #[inline]
     fn go_on(&mut self) -> ControlFlow<()> {
         if self.socket.buffered_amount() < self.high_water || !self.socket.is_open() {
@@ -607,7 +619,7 @@ impl<H> Delivery<'_, H> {
 impl<H: Handler> Deliver for Delivery<'_, H> {
     #[inline]
     fn message(&mut self, message: MessageRef<'_>) -> ControlFlow<()> {
-        if self.socket.is_open() {
+        if self.socket.is_open() || self.is_heard() {
             self.handler.on_message(self.socket, message);
         }
         self.go_on()

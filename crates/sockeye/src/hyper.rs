@@ -68,7 +68,16 @@ impl Acceptor {
     ///
     /// Of the acceptor's settings those do not apply that are about what hyper did already: TLS, and
     /// the size of the head. [`handshake_timeout`](Self::handshake_timeout) is how long the decision may
-    /// take, and then how long the answer may take to be sent.
+    /// take, and then how long the answer may take to be sent. The client's address and what TLS says of it are
+    /// known to the decision, and a proxy is [believed](Self::forwarded), where they are among the request's
+    /// extensions, as a [`SocketAddr`](std::net::SocketAddr) and a [`TlsIdentity`](crate::server::TlsIdentity).
+    ///
+    /// # Errors
+    /// None of its own: whoever is not let in is told so by the response, and the [`Upgrade`] is the error.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the decision. The connection stays hyper's, which sends what it is given
+    /// in place of this response.
     pub fn upgrade<B>(
         &self,
         request: &mut Request<B>,

@@ -101,6 +101,11 @@ struct Examples;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// The programs in the project's README.
+#[cfg(all(doctest, feature = "client", feature = "server", feature = "axum"))]
+#[doc = include_str!("../../../README.md")]
+struct ProjectReadme;
+
 mod address;
 #[cfg(feature = "axum")]
 pub mod axum;

@@ -580,13 +580,7 @@ impl Link {
 
     /// Ends the transport with the connection, however long handles to it are kept.
     pub(crate) fn let_go(&mut self) {
-        if (self.waiting() > 0 || self.has_latest()) && self.broken().is_none() {
-            // Whoever has sent it must not take it for written.
-            let unwritten = "the connection has ended before this was written";
-            let error = io::Error::new(io::ErrorKind::ConnectionAborted, unwritten);
-            let ending = self.end();
-            (ending.broken, ending.unwritten) = (Some(Lost::new(error)), true);
-        }
+        self.note_unwritten();
         self.forget_output();
         self.alarm = None;
         if let Some(seldom) = &mut self.seldom
@@ -599,8 +593,21 @@ impl Link {
 
     /// As [`let_go`](Self::let_go), where the half that is read goes at the same time.
     pub(crate) fn let_go_with_reader(&mut self) {
+        // First: what the transport holds back goes with it.
+        self.note_unwritten();
         self.io.leave_to_close();
         self.let_go();
+    }
+
+    /// Notes that not all will be written, where that is so: whoever has sent it must not take it for written.
+    fn note_unwritten(&mut self) {
+        let waits = self.waiting() > 0 || self.has_latest() || !self.io.is_flushed();
+        if waits && self.broken().is_none() {
+            let unwritten = "the connection has ended before this was written";
+            let error = io::Error::new(io::ErrorKind::ConnectionAborted, unwritten);
+            let ending = self.end();
+            (ending.broken, ending.unwritten) = (Some(Lost::new(error)), true);
+        }
     }
 
     /// Why nothing more can be written.

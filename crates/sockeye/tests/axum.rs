@@ -15,9 +15,9 @@ use std::{
 
 use axum::{
     Extension, Router,
-    extract::Request,
+    extract::{ConnectInfo, Request},
     http::StatusCode,
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn, map_request},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
@@ -485,11 +485,15 @@ async fn an_acceptor_believes_its_proxies_before_anything_is_decided() {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // As axum's `ConnectInfo` would have it.
-    let connected = SocketAddr::from(([127, 0, 0, 1], 1));
+    // axum has it as a `ConnectInfo`, of which this crate knows nothing.
+    let tell_peer = async |ConnectInfo(peer): ConnectInfo<SocketAddr>, mut request: Request| {
+        request.extensions_mut().insert(peer);
+        request
+    };
     let app = Router::new()
         .route("/", route)
-        .layer(axum::Extension(connected));
+        .layer(map_request(tell_peer))
+        .into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async { axum::serve(listener, app).await });
     let mut stream = TcpStream::connect(address).await.unwrap();
     let headers = "Origin: https://shop.example\r\n\

@@ -668,6 +668,27 @@ mod a_blob {
         }
     }
 
+    /// A bug: nobody was told of the Close that this end sends by itself, and the peer's was behind the rest.
+    #[tokio::test]
+    async fn is_given_up_when_this_end_closes_even_if_nobody_reads_it() {
+        let door = Door::new().await;
+        let idle = std::time::Duration::from_millis(300);
+        let socket = WebSocket::with_client(door.client().idle_timeout(idle)).unwrap();
+        let (log, mut data) = (Log::of(&socket), data(&socket));
+        let mut peer = door.accept().await;
+        peer.send_frame(0x02, "one").await;
+        for _ in 0..8 {
+            peer.send_frame(0x00, "more").await;
+        }
+        let _blob = blob(&mut data).await;
+        assert_eq!(peer.expect_close().await.0, 1001);
+        peer.send_frame(0x80, "the rest").await;
+        peer.send_close(1001, "").await;
+        drop(peer);
+        log.expect_last(&socket, &["open Open", "close Closed 1001 \"\" true"])
+            .await;
+    }
+
     /// Nobody receives then; the pings of ours find that the peer takes nothing.
     #[tokio::test]
     async fn that_nobody_reads_does_not_hide_the_end_of_the_connection() {

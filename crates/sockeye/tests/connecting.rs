@@ -365,6 +365,23 @@ mod redirects {
     }
 }
 
+/// A bug: over TLS of the user's own, where the URL says `ws`, that was an [`Error::Lost`], which is tried again
+/// without end.
+#[tokio::test]
+async fn a_certificate_that_is_missing_is_told_over_tls_of_the_users_own() {
+    let pki = Pki::new();
+    let (strict, _) = server(Acceptor::new().tls(pki.strict_server()), |_| {
+        Ok(Answer::new())
+    })
+    .await;
+    let tcp = tokio::net::TcpStream::connect(strict).await.unwrap();
+    let tls = pki.speak_tls_unknown(tcp).await;
+    let client = client("ws://localhost/");
+    let error = within(client.connect_over(tls)).await.unwrap_err();
+    assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+    assert!(!Cause::Attempt(error).is_transient());
+}
+
 /// The certificate of a client shows who it is, too.
 #[tokio::test]
 async fn a_certificate_is_not_shown_to_another_origin() {

@@ -199,6 +199,29 @@ mod a_silent_peer {
     }
 }
 
+/// A bug: the driver had broken the connection off when it looked whether that was so, and told nobody. Nothing was
+/// left to write.
+#[tokio::test(start_paused = true)]
+async fn a_flush_beside_a_driver_is_an_error_once_the_peer_is_given_up() {
+    let setup = Setup {
+        pipe: 300,
+        ..Setup::default()
+    };
+    for role in BOTH {
+        let (socket, _peer) = setup.open(role).await;
+        let (began, sender) = (Instant::now(), socket.sender());
+        let driving = tokio::spawn(socket.drive(|mut socket| async move {
+            socket.send(vec![0; 10_000]).await?;
+            pending().await
+        }));
+        sleep(Duration::from_millis(1)).await;
+        let flushed = in_a_day(sender.flush()).await;
+        assert_eq!(seconds_since(began), 80, "{role:?}");
+        assert!(flushed.unwrap_err().is_lost(), "{role:?}");
+        driving.abort();
+    }
+}
+
 /// Nobody drives the connection and nobody receives: a task waits for a peer that takes nothing.
 mod a_send_that_nobody_receives_beside {
     use super::*;

@@ -3,10 +3,14 @@
 
 mod wire;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use sockeye::{
-    Acceptor, CloseCode, Ended, ProtocolError, Sender,
+    Acceptor, CloseCode, Ended, Handler, MessageRef, ProtocolError, Result, Sender, Socket,
+    WebSocket,
     server::{Excess, Rate},
 };
 use tokio::{
@@ -154,6 +158,51 @@ mod slowed_down {
             closed.unwrap();
             let ended = within(seen).await.unwrap().ended.unwrap();
             assert!(matches!(ended, Ended::ByUs(_)), "{form:?}: {ended}");
+        }
+    }
+
+    async fn count(mut socket: WebSocket, count: &AtomicUsize) -> Result<()> {
+        while socket.recv().await?.is_some() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    struct Counting<'a>(&'a AtomicUsize);
+
+    impl Handler for Counting<'_> {
+        fn on_message(&mut self, _: &mut Socket, _: MessageRef<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A bug: a ping that could not be written had the connection end before what had come was read.
+    #[tokio::test(start_paused = true)]
+    async fn is_heard_to_the_end_when_it_has_gone() {
+        let acceptor = acceptor()
+            .message_rate(Rate::per_second(1))
+            .keepalive(SECOND * 2);
+        for form in FORMS {
+            let (ours, theirs) = duplex(1 << 20);
+            let (socket, mut peer) =
+                tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+            let (socket, counted) = (socket.unwrap(), AtomicUsize::new(0));
+            let sender = socket.sender();
+            for number in 0..10 {
+                peer.send_frame(0x81, number.to_string()).await;
+            }
+            drop(peer);
+            within(async {
+                match form {
+                    Form::Plain => drop(count(socket, &counted).await),
+                    Form::Driven => drop(socket.drive(|it| count(it, &counted)).await),
+                    Form::Events => drop(socket.handle(Counting(&counted)).await),
+                }
+            })
+            .await;
+            assert_eq!(counted.into_inner(), 10, "{form:?}");
+            let ended = sender.ended().unwrap();
+            assert!(matches!(ended, Ended::Lost(_)), "{form:?}: {ended}");
         }
     }
 

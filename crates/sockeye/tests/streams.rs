@@ -8,6 +8,7 @@ use std::{
     io::{self, ErrorKind},
     pin::{Pin, pin},
     task::Poll,
+    time::Duration,
 };
 
 use sockeye::{
@@ -920,6 +921,32 @@ mod byte_stream {
         for _ in 0..2 {
             let error = within(stream.read(&mut [0])).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        }
+    }
+
+    /// A bug: where this end closed by itself, as for being idle, what was cut off looked complete.
+    #[tokio::test(start_paused = true)]
+    async fn nor_is_one_that_this_end_makes_otherwise() {
+        let setup = Setup {
+            idle_timeout: Some(Duration::from_secs(10)),
+            ..Setup::default()
+        };
+        for driven in [false, true] {
+            let (socket, mut peer) = setup.open(Role::Server).await;
+            let user = using(socket, driven, |socket| async move {
+                let mut received = Vec::new();
+                let mut stream = socket.into_byte_stream();
+                let read = stream.read_to_end(&mut received).await;
+                (received, read)
+            });
+            peer.send_frame(0x82, "some").await;
+            assert_eq!(peer.expect_close().await.0, 1001);
+            peer.send_close(1001, "").await;
+            drop(peer);
+            let (received, read) = within(user).await.unwrap();
+            assert_eq!(received, b"some");
+            let error = read.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! A bug: a task that had done so much that tokio had it yield was not let read, and took that for the end of what
-//! a connection had received that could no longer be written. What had come was lost.
+//! a connection had received that could no longer be written. What had come was lost. In the event form it was lost
+//! in any case.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod wire;
@@ -15,7 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use sockeye::WebSocket;
+use sockeye::{Handler, MessageRef, Socket, WebSocket};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex, join},
     sync::mpsc,
@@ -65,8 +66,9 @@ fn spend() {
 
 async fn answer(
     mut socket: WebSocket,
-    driven: bool,
+    form: Form,
     writer: Breaking,
+    spends: bool,
     told: &mpsc::UnboundedSender<String>,
 ) -> sockeye::Result<()> {
     while let Some(message) = socket.recv().await? {
@@ -74,56 +76,97 @@ async fn answer(
         told.send(text).unwrap();
         writer.break_off();
         let sent = socket.send("answer").await;
-        if driven {
+        if form == Form::Driven {
             // It is written when the task yields.
             yield_now().await;
         } else {
             assert!(sent.unwrap_err().is_lost());
         }
-        spend();
+        if spends {
+            spend();
+        }
     }
     Ok(())
 }
 
+/// The same with callbacks.
+struct Answering {
+    writer: Breaking,
+    told: mpsc::UnboundedSender<String>,
+    spends: bool,
+}
+
+impl Handler for Answering {
+    fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
+        self.told.send(message.to_string()).unwrap();
+        self.writer.break_off();
+        socket.send("answer");
+        if self.spends {
+            spend();
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_has_come_is_received_by_a_task_that_has_to_yield() {
-    for driven in [false, true] {
-        // Two pieces, which are not read at once.
-        let (mut early, begin) = duplex(1 << 10);
-        let (mut late, rest) = duplex(1 << 10);
-        early
-            .write_all(
-                b"GET / HTTP/1.1\r\nHost: peer\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-            )
+    for form in FORMS {
+        assert_eq!(seen(form, true).await, ["one", "two", "three"], "{form:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_it_is_where_it_need_not() {
+    for form in FORMS {
+        assert_eq!(seen(form, false).await, ["one", "two", "three"], "{form:?}");
+    }
+}
+
+/// What is received of three messages, in two pieces that are not read at once.
+async fn seen(form: Form, spends: bool) -> Vec<String> {
+    let (mut early, begin) = duplex(1 << 10);
+    let (mut late, rest) = duplex(1 << 10);
+    early
+        .write_all(
+            b"GET / HTTP/1.1\r\nHost: peer\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    let writer = Breaking::default();
+    let stream = join(begin.chain(rest), writer.clone());
+    let socket = Setup::default().acceptor().accept(stream).await.unwrap();
+    early.write_all(&frame(0x81, true, b"one")).await.unwrap();
+    drop(early);
+    for text in ["two", "three"] {
+        late.write_all(&frame(0x81, true, text.as_bytes()))
             .await
             .unwrap();
-        let writer = Breaking::default();
-        let stream = join(begin.chain(rest), writer.clone());
-        let socket = Setup::default().acceptor().accept(stream).await.unwrap();
-        early.write_all(&frame(0x81, true, b"one")).await.unwrap();
-        drop(early);
-        for text in ["two", "three"] {
-            late.write_all(&frame(0x81, true, text.as_bytes()))
-                .await
-                .unwrap();
-        }
-        drop(late);
-        let (told, mut messages) = mpsc::unbounded_channel();
-        within(async {
-            if driven {
-                let work = async |socket| answer(socket, driven, writer, &told).await;
-                drop(socket.drive(work).await);
-            } else {
-                drop(answer(socket, driven, writer, &told).await);
-            }
-        })
-        .await;
-        drop(told);
-        let mut seen = Vec::new();
-        while let Some(message) = messages.recv().await {
-            seen.push(message);
-        }
-        assert_eq!(seen, ["one", "two", "three"], "{driven}");
     }
+    drop(late);
+    let (told, mut messages) = mpsc::unbounded_channel();
+    within(async {
+        match form {
+            Form::Plain => drop(answer(socket, form, writer, spends, &told).await),
+            Form::Driven => {
+                let work = async |socket| answer(socket, form, writer, spends, &told).await;
+                drop(socket.drive(work).await);
+            }
+            Form::Events => {
+                let told = told.clone();
+                let handler = Answering {
+                    writer,
+                    told,
+                    spends,
+                };
+                drop(socket.handle(handler).await);
+            }
+        }
+    })
+    .await;
+    drop(told);
+    let mut seen = Vec::new();
+    while let Some(message) = messages.recv().await {
+        seen.push(message);
+    }
+    seen
 }

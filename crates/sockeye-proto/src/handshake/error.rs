@@ -55,7 +55,8 @@ pub enum HandshakeError {
     ExtensionList(MalformedExtensions),
     /// A page of an origin asked that the server does not let in (§10.2); the refusal says so.
     Origin(Box<Refusal>),
-    /// The server's user refused the request.
+    /// Refused with an answer of its own: by the server's user, for a path that leads nowhere, or for what a
+    /// proxy says of the client.
     Refused(Box<Refusal>),
     /// The server did not switch protocols: its answer has another status than 101 (§4.1, 1).
     Status(Box<Response>),

@@ -60,9 +60,11 @@ impl Acceptance {
 }
 
 impl Refusal {
-    /// The response with its body. The stack writes `Connection` and `Content-Length` itself.
+    /// The response with its body, where its status permits one. The stack writes `Connection` and
+    /// `Content-Length` itself.
     pub fn to_http(&self) -> http::Response<String> {
-        let mut response = http::Response::new(self.body().into());
+        let body = if self.has_body() { self.body() } else { "" };
+        let mut response = http::Response::new(body.into());
         // A refusal's status is within 200-599.
         if let Ok(status) = http::StatusCode::from_u16(self.status()) {
             *response.status_mut() = status;
@@ -190,6 +192,17 @@ mod tests {
         assert!(!refusal.headers().contains_key("connection"));
         let refusal = Refusal::from(HandshakeError::Upgrade).to_http();
         assert_eq!(refusal.headers()["connection"], "Upgrade");
+    }
+
+    /// RFC 9110 §6.4.1 and §15.3.6.
+    #[test]
+    fn a_refusal_without_content_has_none_either() {
+        for status in [204, 205, 304] {
+            let refusal = Refusal::new(status, "text").to_http();
+            assert_eq!(refusal.status(), status);
+            assert_eq!(refusal.body(), "", "{status}");
+        }
+        assert_eq!(Refusal::new(403, "text").to_http().body(), "text");
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl Refusal {
     }
 
     /// 204 and 304 end with their head (RFC 9110 §6.4.1), and 205 has no content (§15.3.6).
-    fn has_body(&self) -> bool {
+    pub(super) fn has_body(&self) -> bool {
         !matches!(self.status, 204 | 205 | 304)
     }
 }

@@ -381,9 +381,12 @@ impl WebSocket {
     /// "When the WebSocket closing handshake is started"
     fn closing(&self) {
         let mut state = self.lock();
-        if state.ready_state < ReadyState::Closing {
-            state.ready_state = ReadyState::Closing;
+        if state.ready_state >= ReadyState::Closing {
+            return;
         }
+        state.ready_state = ReadyState::Closing;
+        drop(state);
+        self.inner.changed.notify_waiters();
     }
 
     /// "When a WebSocket message has been received"

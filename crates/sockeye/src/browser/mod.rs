@@ -47,7 +47,7 @@ struct Inner {
     handles: AtomicUsize,
     state: Mutex<State>,
     commands: mpsc::UnboundedSender<Command>,
-    /// A callback was set, a handle dropped, or the end has come.
+    /// A callback was set, a handle dropped, the connection is closing, or the end has come.
     changed: Notify,
     /// The buffer is full.
     full: Notify,

@@ -224,8 +224,9 @@ impl Client {
     /// Each keeps what is on the way from forgetting the connection, measures the
     /// [round trip](WebSocket::rtt), and finds out whether the server is still there: see
     /// [`keepalive_timeout`](Self::keepalive_timeout). Its pong is no event. Pings are sent while the
-    /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`]) or its
-    /// [`recv`](WebSocket::recv) is polled, and at no other time.
+    /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`]), its
+    /// [`recv`](WebSocket::recv) is polled, or a task waits for what it has sent to be written, and at no
+    /// other time.
     pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
         Arc::make_mut(&mut self.settings).staying.interval = some_time(interval);
         self
@@ -432,9 +433,10 @@ impl Client {
             let mut trail = Trail::new(self.redirects);
             loop {
                 let asked = self.ask(&endpoint, trail.is_abroad)?;
-                let stream = self.reach(&endpoint).await?;
+                let (stream, is_proxys_tls) = self.reach(&endpoint).await?;
                 let stream = self.secure(&endpoint, stream, trail.is_abroad).await?;
-                let answer = self.upgrade(&endpoint, stream, asked).await;
+                let tls_is_servers = endpoint.secure || !is_proxys_tls;
+                let answer = self.upgrade(&endpoint, stream, asked, tls_is_servers).await;
                 if let Err(Error::Handshake(HandshakeError::Status(response))) = &answer
                     && let Some(next) = trail.follow(&endpoint, response)?
                 {
@@ -459,7 +461,7 @@ impl Client {
             let endpoint = self.endpoint()?;
             let asked = self.ask(&endpoint, false)?;
             let stream = self.secure(&endpoint, Stream::new(stream), false).await?;
-            self.upgrade(&endpoint, stream, asked).await
+            self.upgrade(&endpoint, stream, asked, true).await
         })
         .await
     }
@@ -474,8 +476,8 @@ impl Client {
         Ok(endpoint)
     }
 
-    /// Connects to the server, by whichever way leads to it.
-    async fn reach(&self, endpoint: &Endpoint) -> Result<Stream> {
+    /// Connects to the server, by whichever way leads to it. Tells whether that begins with TLS to a proxy.
+    async fn reach(&self, endpoint: &Endpoint) -> Result<(Stream, bool)> {
         #[cfg(unix)]
         if let Some(path) = &endpoint.unix_socket {
             let unix = in_time(
@@ -483,7 +485,7 @@ impl Client {
                 Deadline::Connect,
                 super::dial::connect_unix(path),
             );
-            return Ok(Stream::new(unix.await?));
+            return Ok((Stream::new(unix.await?), false));
         }
         let deadline = after(self.connect_timeout);
         match self
@@ -494,7 +496,7 @@ impl Client {
                 let tcp = self.dial.connect(&endpoint.host, endpoint.port, deadline);
                 in_time(self.connect_timeout, Deadline::Connect, tcp)
                     .await
-                    .map(Stream::Tcp)
+                    .map(|tcp| (Stream::Tcp(tcp), false))
             }
             Some(proxy) => {
                 let targets = proxy.targets(&self.dial, endpoint);
@@ -504,6 +506,7 @@ impl Client {
                 let tunnel = proxy.tunnel(dial, endpoint, targets, limits, deadline);
                 in_time::<_, ProxyError>(left, Deadline::Connect, tunnel)
                     .await
+                    .map(|stream| (stream, proxy.speaks_tls()))
                     .map_err(|error| proxy.error(error))
             }
         }

@@ -67,6 +67,11 @@ impl Proxy {
         self
     }
 
+    /// Whether what is said to it is said within TLS.
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.scheme == Scheme::Https
+    }
+
     /// The addresses of the server, where this end finds them and not the proxy; else none.
     ///
     /// # Errors

@@ -26,15 +26,16 @@ impl Cause {
     /// first:
     ///
     /// - the name, the address, the network or the way of a proxy to the server failed; a deadline
-    ///   passed; the connection broke off, or the server fell silent
+    ///   passed; the connection broke off or was closed within a message, the server fell silent, or more
+    ///   waited for it than the [output limit](super::Client::output_limit)
     /// - the server, or the proxy, answered 408, 425, 429 or 5xx
     /// - the server closed with 1001, 1011, 1012, 1013, 1014 or 3008
     ///
     /// All else does: any other answer than 101 (401, 403, 404 ...), a broken rule, a certificate that is
     /// not trusted, a URL or a header that cannot be used, an error of the user's own, and any other
-    /// close code. 1000 and none at all say that the server is done; 1002, 1003, 1007, 1008, 1009
-    /// and 1010 that it would refuse the same again; what an application means by 3000 to 4999 only
-    /// the application knows.
+    /// close code. So does a Close of this end, answered or not. 1000 and none at all say that the server is
+    /// done; 1002, 1003, 1007, 1008, 1009 and 1010 that it would refuse the same again; what an application
+    /// means by 3000 to 4999 only the application knows.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Attempt(error) => is_transient(error),

@@ -120,7 +120,8 @@ impl Client {
         Ok(pairs)
     }
 
-    /// Asks, and judges the answer, within the handshake timeout.
+    /// Asks, and judges the answer, within the handshake timeout. Where the stream speaks TLS that is not the
+    /// server's, it is that of the proxy on the way.
     ///
     /// # Errors
     /// [`Error::Handshake`], [`Error::Unreadable`] and [`Error::Answer`]; [`Error::Timeout`]; [`Error::Lost`];
@@ -130,6 +131,7 @@ impl Client {
         endpoint: &Endpoint,
         mut stream: Stream,
         asked: Asked,
+        tls_is_servers: bool,
     ) -> Result<Established> {
         #[cfg(feature = "tracing")]
         let url = asked.url;
@@ -147,13 +149,12 @@ impl Client {
             return Err(Error::Timeout(Deadline::Handshake));
         };
         #[cfg(feature = "tls")]
-        let answer = answer.map_err(|error| match endpoint.secure {
+        let answer = answer.map_err(|error| match tls_is_servers {
             true => super::tls::as_tls(&endpoint.host, error),
-            // Where there is TLS, it is the proxy's.
             false => error,
         });
         #[cfg(not(feature = "tls"))]
-        let _ = endpoint;
+        let _ = (endpoint, tls_is_servers);
         let (mut response, mut early) = answer?;
         if response.status() != 101 {
             // What the server has to say about it; not worth the whole deadline. What has come by

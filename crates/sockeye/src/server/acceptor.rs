@@ -120,8 +120,9 @@ impl Acceptor {
     /// Each keeps what is on the way from forgetting the connection, measures the
     /// [round trip](crate::WebSocket::rtt), and finds out whether the client is still there: see
     /// [`keepalive_timeout`](Self::keepalive_timeout). Its pong is no event. Pings are sent while the
-    /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`](crate::WebSocket::drive)) or its
-    /// [`recv`](crate::WebSocket::recv) is polled, and at no other time.
+    /// connection is driven (in a server's handler, with callbacks, within [`WebSocket::drive`](crate::WebSocket::drive)), its
+    /// [`recv`](crate::WebSocket::recv) is polled, or a task waits for what it has sent to be written, and at no
+    /// other time.
     pub fn keepalive(mut self, interval: impl Into<Option<Duration>>) -> Self {
         Arc::make_mut(&mut self.settings).staying.interval = some_time(interval);
         self
@@ -258,6 +259,9 @@ impl Acceptor {
     /// where the proxy hides it. The proxy's own is [`proxy_addr`](crate::WebSocket::proxy_addr). A header that
     /// cannot be understood is refused with 400. On a [`Server`](crate::Server) the limits for each
     /// address are those of the client's, looked at once it is known.
+    ///
+    /// On axum and on hyper the proxy's address has to be among the request's extensions, as a [`SocketAddr`]:
+    /// without one, nobody is believed.
     ///
     /// Either this or [`x_forwarded_for`](Self::x_forwarded_for), whichever is said last: a proxy hands
     /// on as the client sent it what it does not set itself.

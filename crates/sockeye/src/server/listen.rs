@@ -109,6 +109,9 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Listen`] where the address cannot be had.
+    ///
+    /// # Cancel safety
+    /// Safe: dropped, nothing listens.
     pub async fn bind(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
         Ok(Self::from_listener(Listener::tcp(address).await?))
     }
@@ -234,7 +237,7 @@ impl Server {
     }
 
     /// Sets how many connections there may be, or with `None` that there may be any number. Default
-    /// 65,536, which are about 110 MB when they are idle.
+    /// 65,536, which are about 100 MB when they are idle.
     ///
     /// A connection counts once, from when it is accepted until its handler is done, whatever it is used
     /// for. One that is too many is answered with 503 and `Retry-After`, and closed; where TLS is spoken it
@@ -328,7 +331,8 @@ impl Server {
 
     /// Answers requests for anything else than a WebSocket on the same port, with a service of
     /// hyper: over HTTP/1.1, and with the feature `http2` over HTTP/2, which TLS then offers too.
-    /// Without this they are refused with 426.
+    /// Without this they are refused: GET with 426, another method with 405, and another version of
+    /// HTTP with 400.
     ///
     /// A connection serves requests until one asks for a WebSocket, which goes to the handler
     /// whatever its path is ([`Acceptor::on_request`] looks at it), or none has come for

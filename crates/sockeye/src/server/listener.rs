@@ -71,6 +71,9 @@ impl Listener {
     ///
     /// # Errors
     /// [`Error::Listen`] where the address cannot be had.
+    ///
+    /// # Cancel safety
+    /// Safe: dropped, nothing listens.
     pub async fn tcp(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
         Self::first_of(address, false).await
     }
@@ -86,6 +89,9 @@ impl Listener {
     ///
     /// # Errors
     /// [`Error::Listen`] where the address cannot be had.
+    ///
+    /// # Cancel safety
+    /// As [`tcp`](Self::tcp).
     #[cfg(unix)]
     pub async fn reuse_port(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
         Self::first_of(address, true).await

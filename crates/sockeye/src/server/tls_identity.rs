@@ -37,7 +37,8 @@ impl TlsIdentity {
         self.0.server_name.as_deref()
     }
 
-    /// The protocol that was agreed by ALPN (RFC 7301): `http/1.1`, where the client offers any.
+    /// The protocol that was agreed by ALPN (RFC 7301), where the client offers any: `http/1.1`, or `h2` for a
+    /// request over HTTP/2. With [`ServerTls::from_config`](super::ServerTls::from_config), what that says.
     pub fn alpn_protocol(&self) -> Option<&[u8]> {
         self.0.alpn.as_deref()
     }

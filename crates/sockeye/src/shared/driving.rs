@@ -131,12 +131,12 @@ impl Shared {
         cx: &mut Context<'_>,
         link: &mut Link,
     ) -> Poll<Result<(), Lost>> {
-        let broken = link.broken().is_some();
         let result = link.poll_flush(cx, self.info.client);
         let buffered = link.sender.buffered();
         self.driver_buffered.store(buffered, Ordering::Relaxed);
+        // It may have been broken off before, as by the keepalive.
         if let Poll::Ready(Err(lost)) = &result
-            && !broken
+            && self.lock().broken().is_none()
         {
             self.note_lost(lost.clone());
         }

@@ -215,6 +215,45 @@ mod tests {
         assert_eq!(missed, 0);
     }
 
+    /// In a set of futures within a handler: each is polled only where its own waker was woken.
+    #[test]
+    fn whoever_waits_for_output_while_the_connection_begins_to_end_learns_of_it() {
+        use std::thread;
+
+        let all: Vec<_> = (0..10_000).map(|_| Shared::of_nobody()).collect();
+        let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let until = |count: &AtomicUsize, round| {
+            while count.load(Ordering::Acquire) <= round {
+                thread::yield_now();
+            }
+        };
+        let mut missed = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (round, shared) in all.iter().enumerate() {
+                    until(&begun, round);
+                    shared.end(Ended::gone());
+                    done.store(round + 1, Ordering::Release);
+                }
+            });
+            for (round, shared) in all.iter().enumerate() {
+                shared.apply(Command::Message("unsent".into())).unwrap();
+                let mut link = shared.take_link();
+                let woken = Arc::new(Woken::default());
+                let waker = woken.clone().into();
+                let cx = &mut Context::from_waker(&waker);
+                let flushed = shared.drive(&mut link, || {
+                    begun.store(round + 1, Ordering::Release);
+                    shared.poll_flush(cx, true)
+                });
+                until(&done, round);
+                let told = flushed.is_ready() || woken.0.load(Ordering::Acquire);
+                missed += usize::from(!told);
+            }
+        });
+        assert_eq!(missed, 0);
+    }
+
     /// A megabyte, and who has it.
     fn payload() -> (Arc<[u8]>, bytes::Bytes) {
         struct Payload(Arc<[u8]>);

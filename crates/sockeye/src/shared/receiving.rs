@@ -72,11 +72,13 @@ impl Shared {
         held_back: bool,
     ) -> Result<Option<Instant>, ()> {
         self.attend();
-        // A task that has done so much that it is to yield was not let look for what has come.
-        let has_looked = has_budget_remaining();
-        if self.is_leaving() && has_looked {
+        let may_look = has_budget_remaining();
+        if self.is_leaving() && may_look {
             self.close_now();
         }
+        // A task that has done so much that it is to yield was not let look for what has come, and of a peer that is
+        // held back something is left.
+        let has_looked = may_look && !held_back;
         let mut due = None;
         let parked = self.access(|access| match access {
             // Without a lock: no other thread has the link.

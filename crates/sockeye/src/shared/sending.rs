@@ -272,11 +272,12 @@ impl Shared {
                 Some(lost) => Poll::Ready(Err(lost.clone())),
                 None if link.is_drained() => Poll::Ready(Ok(())),
                 None => {
-                    if let Some(lost) = self.lock().ended().and_then(Ended::lost) {
-                        return Poll::Ready(Err(lost));
-                    }
+                    // First: whoever ends the connection, in another thread, wakes those who wait by then.
                     self.waiting().drained.add(cx.waker());
-                    Poll::Pending
+                    match self.lock().ended().and_then(Ended::lost) {
+                        Some(lost) => Poll::Ready(Err(lost)),
+                        None => Poll::Pending,
+                    }
                 }
             },
             Access::Remote(state) => {

@@ -246,6 +246,22 @@ impl Pki {
 
     /// Speaks TLS as a client with the certificate, for a test that writes HTTP by itself.
     pub async fn speak_tls(&self, stream: TcpStream) -> tokio_rustls::client::TlsStream<TcpStream> {
+        self.speak_tls_as(stream, true).await
+    }
+
+    /// The same as one who has none.
+    pub async fn speak_tls_unknown(
+        &self,
+        stream: TcpStream,
+    ) -> tokio_rustls::client::TlsStream<TcpStream> {
+        self.speak_tls_as(stream, false).await
+    }
+
+    async fn speak_tls_as(
+        &self,
+        stream: TcpStream,
+        known: bool,
+    ) -> tokio_rustls::client::TlsStream<TcpStream> {
         use rustls::{
             ClientConfig, RootCertStore,
             pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -254,15 +270,19 @@ impl Pki {
         let ca = CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap();
         roots.add(ca).unwrap();
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let config = ClientConfig::builder_with_provider(provider.into())
+        let builder = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(
-                vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap(),
-            )
-            .unwrap();
+            .with_root_certificates(roots);
+        let config = match known {
+            true => builder
+                .with_client_auth_cert(
+                    vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()],
+                    PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap(),
+                )
+                .unwrap(),
+            false => builder.with_no_client_auth(),
+        };
         let name = ServerName::try_from("localhost").unwrap();
         let tls = tokio_rustls::TlsConnector::from(Arc::new(config));
         within(tls.connect(name, stream)).await.unwrap()
