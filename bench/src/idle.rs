@@ -20,7 +20,7 @@ use crate::{
     wire::Traffic,
 };
 
-/// Where the slope of memory begins: what a server takes once is not counted.
+/// Where the slope of memory begins: what a server takes once is not counted. There are always more than these.
 pub const FEW: usize = 1000;
 
 trait Stream: Read + Write {}

@@ -37,7 +37,7 @@ const USAGE: &str = "usage: bench/run [OPTION...]
   --rounds N         rounds of every measurement (5)
   --seconds S        length of a measurement (0.5)
   --level N          level of compression (1)
-  --connections N    connections held for memory and scale (15000, or what descriptors allow),
+  --connections N    connections held for memory and scale, more than 1000 (15000, or what descriptors allow),
                      and for broadcast (10000)
   --core N           core of the load, and of the servers unless (the last)
   --server-core N    the servers have a core of their own
@@ -142,6 +142,15 @@ impl Options {
         });
         if options.kinds.is_empty() {
             return Err("no server is left to measure".into());
+        }
+        let held = options.held(15_000);
+        if held <= idle::FEW && ["scale", "memory"].iter().any(|part| options.wants(part)) {
+            return Err(format!(
+                "scale and memory compare {} connections with more, and not with {held}: see --connections and \
+                 `ulimit -n`, or leave them out with --parts",
+                idle::FEW
+            )
+            .into());
         }
         Ok(options)
     }
@@ -485,7 +494,7 @@ fn scale(options: &Options) -> Result<String> {
         .copied()
         .filter(|kind| kind.is_raw() || kind.is_sockeye())
         .collect();
-    let counts = [BURST, 1000, options.held(15_000)];
+    let counts = [BURST, idle::FEW, options.held(15_000)];
     let mut out = String::new();
     for (spread, title) in [
         (true, "spread over all of them"),

@@ -46,6 +46,11 @@ impl Failure {
         Self::new(format!("{}: {error}", path.display()))
     }
 
+    /// Without them nothing could end in good order.
+    pub(crate) fn no_signals(error: io::Error) -> Self {
+        Self::new(format!("the system tells of no signals: {error}"))
+    }
+
     /// Where an address cannot be listened on that is another flag's than `--listen`.
     pub(crate) fn listening(flag: &str, error: Error) -> Self {
         match &error {
@@ -168,6 +173,7 @@ fn advice(error: &Error) -> Option<String> {
 
 const SLOW: &str = "check the address and the network, or allow it more with --connect-timeout";
 const CHECK_PORT: &str = "check the port, and whether it is ws:// or wss://";
+const WHO: &str = "give them with --proxy and --proxy-user, or in the proxy's URL";
 const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
 
 fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
@@ -192,10 +198,8 @@ fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
 
 fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
     match error {
-        ProxyError::Status { response, .. } if response.status() == 407 => {
-            Some("give them with --proxy-user")
-        }
-        ProxyError::Credentials { .. } => Some("give them with --proxy-user"),
+        ProxyError::Status { response, .. } if response.status() == 407 => Some(WHO),
+        ProxyError::Credentials { .. } => Some(WHO),
         ProxyError::Status { .. }
         | ProxyError::Unreachable(_)
         | ProxyError::Http(_)
@@ -287,7 +291,7 @@ pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
 /// What a server says that declines, where it points to, and what may help: no flag that was given.
 fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
     let header = |name| response.headers().first_str(name);
-    if let Some(location) = header("Location") {
+    if let (301..=303 | 307 | 308, Some(location)) = (response.status(), header("Location")) {
         let flag = match args.is_some_and(|args| args.location) {
             true => "--max-redirs",
             false => "--location",
@@ -343,7 +347,10 @@ fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
 
 /// A URL without a user name and a password.
 pub(crate) fn without_password(url: &str) -> String {
-    let start = url.find("://").map_or(0, |at| at + 3);
+    // A user begins behind any number of slashes, and tabs and line breaks are none of a URL's (WHATWG URL §4.4).
+    let scheme = url.find(':').map_or(0, |at| at + 1);
+    let rest = url[scheme..].trim_start_matches(['/', '\\', '\t', '\n', '\r']);
+    let start = url.len() - rest.len();
     let end = url[start..]
         .find(['/', '?', '#'])
         .map_or(url.len(), |at| start + at);

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use args::{Args, Command};
 use clap::Parser;
 use failure::{Failure, MISUNDERSTOOD};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
                     true => Builder::new_current_thread(),
                     false => Builder::new_multi_thread(),
                 };
-                runtime(threads).and_then(|it| it.block_on(serve::run(settings)))
+                run(threads, serve::run(settings))
             }
             Err(faults) => {
                 faults.print();
@@ -36,12 +36,7 @@ fn main() -> ExitCode {
             }
         },
         // One connection has nothing to share.
-        Command::Connect(args) => runtime(Builder::new_current_thread()).and_then(|it| {
-            let status = it.block_on(connect::run(*args));
-            // Standard output may be in the middle of a write that nobody reads.
-            it.shutdown_background();
-            status
-        }),
+        Command::Connect(args) => run(Builder::new_current_thread(), connect::run(*args)),
     };
     result.unwrap_or_else(|failure| {
         failure.print();
@@ -49,9 +44,16 @@ fn main() -> ExitCode {
     })
 }
 
-fn runtime(mut builder: Builder) -> Result<Runtime, Failure> {
-    builder
+fn run(
+    mut threads: Builder,
+    work: impl Future<Output = Result<ExitCode, Failure>>,
+) -> Result<ExitCode, Failure> {
+    let runtime = threads
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(format!("the system gives no threads or timers: {error}")))
+        .map_err(|error| Failure::new(format!("the system gives no threads or timers: {error}")))?;
+    let status = runtime.block_on(work);
+    // A thread may be in the middle of a write that nobody reads, or wait for a file or a name.
+    runtime.shutdown_background();
+    status
 }

@@ -1,40 +1,73 @@
 //! What ends a program from outside: Ctrl-C and its relatives.
 
-use std::{future::pending, io, pin::pin, process};
+use std::{future::pending, io, pin::pin, process, thread, time::Duration};
 
 use sockeye::CloseCode;
+use tokio::{runtime::Builder, sync::mpsc};
 
-/// Waits for signals, from the moment it is made.
-pub(crate) struct Signals {
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    /// None once it means something else.
-    #[cfg(unix)]
-    hang_up: Option<tokio::signal::unix::Signal>,
-}
+/// Signals that end the program, from the moment it is made: the first in its own way, a second at once.
+///
+/// They are heard by a thread of their own, since what else the program does may wait for a reader of its output.
+pub(crate) struct Signals(mpsc::UnboundedReceiver<Signal>);
 
 /// SIGHUP, where it is to do something else than to end the program.
 pub(crate) struct HangUps {
     #[cfg(unix)]
-    signal: Option<tokio::signal::unix::Signal>,
+    signal: tokio::signal::unix::Signal,
 }
 
-/// What signals do to a connection in a pipe: the first begins to close it, a second ends the program.
+/// What a signal does to a connection in a pipe: it begins to close it.
 pub(crate) struct Leaving<'a> {
-    /// None once there was one.
-    signals: Option<Signals>,
+    signals: Signals,
     signal: &'a mut Option<Signal>,
+}
+
+impl Signals {
+    /// At a second signal, whoever has taken the terminal has so much time to give it back.
+    pub(crate) fn new(patience: Duration) -> io::Result<Self> {
+        Self::hear(true, patience)
+    }
+
+    /// Leaves SIGHUP out.
+    pub(crate) fn but_hang_ups() -> io::Result<(Self, HangUps)> {
+        let hang_ups = HangUps::new()?;
+        Ok((Self::hear(false, Duration::ZERO)?, hang_ups))
+    }
+
+    fn hear(hang_up: bool, patience: Duration) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let mut kinds = {
+            let _within = runtime.enter();
+            Kinds::new(hang_up)?
+        };
+        let (tell, told) = mpsc::unbounded_channel();
+        thread::spawn(move || {
+            let second = runtime.block_on(async {
+                // Nobody is told who is about to end anyway.
+                let _ = tell.send(kinds.next().await);
+                let second = kinds.next().await;
+                let _ = tell.send(second);
+                second
+            });
+            thread::sleep(patience);
+            process::exit(second.status().into());
+        });
+        Ok(Self(told))
+    }
+
+    /// The next signal. Dropping the future loses none.
+    pub(crate) async fn next(&mut self) -> Signal {
+        match self.0.recv().await {
+            Some(signal) => signal,
+            None => pending().await,
+        }
+    }
 }
 
 impl<'a> Leaving<'a> {
     /// Notes the signal there.
     pub(crate) fn new(signals: Signals, signal: &'a mut Option<Signal>) -> Self {
-        Self {
-            signals: Some(signals),
-            signal,
-        }
+        Self { signals, signal }
     }
 
     /// Whether the end was asked for.
@@ -42,16 +75,10 @@ impl<'a> Leaving<'a> {
         self.signal.is_some()
     }
 
-    /// Waits for the first signal, and gives the code to close with.
+    /// Waits for a signal, and gives the code to close with.
     pub(crate) async fn asked(&mut self) -> CloseCode {
-        let Some(signals) = &mut self.signals else {
-            return pending().await;
-        };
-        let signal = signals.next().await;
+        let signal = self.signals.next().await;
         *self.signal = Some(signal);
-        if let Some(signals) = self.signals.take() {
-            signals.end_at_once();
-        }
         match signal {
             Signal::Interrupt => CloseCode::NORMAL,
             Signal::Terminate => CloseCode::GOING_AWAY,
@@ -94,82 +121,91 @@ impl Signal {
     }
 }
 
+/// The kinds of signals that end the program.
 #[cfg(unix)]
-impl Signals {
-    pub(crate) fn new() -> io::Result<Self> {
+struct Kinds {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hang_up: Option<tokio::signal::unix::Signal>,
+}
+
+#[cfg(unix)]
+impl Kinds {
+    fn new(hang_up: bool) -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        // Who has said `nohup` wants the program to stay.
+        let hang_up = hang_up && !ignores_hang_up();
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hang_up: Some(signal(SignalKind::hangup())?),
+            hang_up: hang_up.then(|| signal(SignalKind::hangup())).transpose()?,
         })
     }
 
-    /// The next signal. Dropping the future loses none.
-    pub(crate) async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> Signal {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.terminate.recv() => Signal::Terminate,
-            _ = next_of(&mut self.hang_up) => Signal::Terminate,
-        }
-    }
-
-    /// Takes SIGHUP out of what ends the program.
-    pub(crate) fn hang_ups(&mut self) -> HangUps {
-        HangUps {
-            signal: self.hang_up.take(),
+            _ = hang_up => Signal::Terminate,
         }
     }
 }
 
-impl Signals {
-    /// From now on a signal ends the program, whatever that waits for.
-    pub(crate) fn end_at_once(mut self) {
-        tokio::spawn(async move {
-            process::exit(self.next().await.status().into());
-        });
-    }
-}
-
+/// Whether this program was started so that it ignores SIGHUP. Only Linux says so without `unsafe`.
 #[cfg(unix)]
-impl HangUps {
-    /// Waits for the next; `false` where none will come.
-    pub(crate) async fn next(&mut self) -> bool {
-        next_of(&mut self.signal).await.is_some()
-    }
-}
-
-/// The next of a kind of signal; never, where it is waited for elsewhere.
-#[cfg(unix)]
-async fn next_of(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
-    match signal {
-        Some(signal) => signal.recv().await,
-        None => pending().await,
-    }
+fn ignores_hang_up() -> bool {
+    const HANG_UP: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    ignored.is_some_and(|set| set & HANG_UP != 0)
 }
 
 #[cfg(not(unix))]
-impl Signals {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {})
+struct Kinds;
+
+#[cfg(not(unix))]
+impl Kinds {
+    fn new(_: bool) -> io::Result<Self> {
+        Ok(Self)
     }
 
-    /// The next Ctrl-C.
-    pub(crate) async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> Signal {
         if tokio::signal::ctrl_c().await.is_err() {
             pending::<()>().await;
         }
         Signal::Interrupt
     }
+}
 
-    /// There are none here.
-    pub(crate) fn hang_ups(&mut self) -> HangUps {
-        HangUps {}
+#[cfg(unix)]
+impl HangUps {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let signal = signal(SignalKind::hangup())?;
+        Ok(Self { signal })
+    }
+
+    /// Waits for the next; `false` where none will come.
+    pub(crate) async fn next(&mut self) -> bool {
+        self.signal.recv().await.is_some()
     }
 }
 
 #[cfg(not(unix))]
 impl HangUps {
+    fn new() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
     pub(crate) async fn next(&mut self) -> bool {
         false
     }

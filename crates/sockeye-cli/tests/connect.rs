@@ -4,15 +4,10 @@
 
 mod program;
 
-use std::{
-    future::ready,
-    io::Read,
-    net::TcpListener,
-    process::{Child, ChildStdout, Command, Stdio},
-};
+use std::{future::ready, io::Read, net::TcpListener, process::Stdio};
 
-use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
-use program::{Program, certificates, eventually, run, serve, status_of, within};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
+use program::{Program, Unread, certificates, eventually, run, serve, status_of, within};
 use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
@@ -277,7 +272,7 @@ mod exit_status {
                 }
             }));
             let args = [way, &[&url]].concat();
-            let mut program = tokio::task::block_in_place(|| Unread::start(&args));
+            let mut program = tokio::task::block_in_place(|| unread(&args));
             program.signal(SIGINT);
             assert_eq!(within(closed.recv()).await, Some(1000));
             program.signal(SIGTERM);
@@ -304,7 +299,7 @@ mod exit_status {
                 }
             }));
             let args = [way, &[&url]].concat();
-            let mut program = tokio::task::block_in_place(|| Unread::start(&args));
+            let mut program = tokio::task::block_in_place(|| unread(&args));
             within(closed.recv()).await.unwrap();
             let mut status = None;
             // The first may still meet the connection, which it closes.
@@ -317,62 +312,60 @@ mod exit_status {
         }
     }
 
-    /// `sockeye connect`, of whose output one byte is read.
-    struct Unread {
-        child: Child,
-        /// It stays open.
-        _output: ChildStdout,
-    }
-
-    impl Unread {
-        fn start(args: &[&str]) -> Self {
-            let mut child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
-                .args(["connect", "--quiet"])
-                .args(args)
+    /// As with `2>&1 | less`: what was agreed waits there, and with it all else.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn is_that_of_the_second_signal_where_nobody_reads_standard_error() {
+        for way in [&[][..], &["--reconnect"]] {
+            let server = serve(&[]);
+            let (_unread, full) = program::full_pipe();
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
+                .args(["connect", &server.url])
+                .args(way)
                 .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
+                .stderr(full)
                 .spawn()
                 .unwrap();
-            let mut output = child.stdout.take().unwrap();
-            output.read_exact(&mut [0]).unwrap();
-            Self {
-                child,
-                _output: output,
+            server.program.stdout.expect("open");
+            let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+            eventually("it hears signals", || {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+                let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+                let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+                caught & (1 << (SIGHUP as u64 - 1)) != 0
+            });
+            // Two of a kind may count as one.
+            for signal in [SIGTERM, SIGHUP] {
+                nix::sys::signal::kill(pid, signal).unwrap();
             }
-        }
-
-        fn signal(&self, signal: Signal) {
-            let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
-            nix::sys::signal::kill(pid, signal).unwrap();
-        }
-
-        fn end(&mut self) -> Option<i32> {
-            status_of(&mut self.child)
+            assert_eq!(status_of(&mut child), Some(143), "{way:?}");
         }
     }
 
-    impl Drop for Unread {
-        fn drop(&mut self) {
-            // It may have ended already.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+    /// `sockeye connect`, of whose output one byte is read.
+    fn unread(args: &[&str]) -> Unread {
+        let mut program = Unread::start(&[&["connect"], args].concat());
+        program.output.read_exact(&mut [0]).unwrap();
+        program
     }
 
     #[test]
     fn is_0_where_nobody_reads_the_output_any_more() {
-        let server = serve(&[]);
-        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
-            .args(["connect", "--quiet", &server.url])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(child.stdout.take());
-        let mut input = child.stdin.take().unwrap();
-        std::io::Write::write_all(&mut input, b"hello\n").unwrap();
-        server.program.stdout.expect("closed by the peer with 1001");
-        assert_eq!(child.wait().unwrap().code(), Some(0));
+        for way in [&[][..], &["--reconnect"]] {
+            let server = serve(&[]);
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
+                .args(["connect", "--quiet", &server.url])
+                .args(way)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            drop(child.stdout.take());
+            let mut input = child.stdin.take().unwrap();
+            std::io::Write::write_all(&mut input, b"hello\n").unwrap();
+            server.program.stdout.expect("closed by the peer with 1001");
+            assert_eq!(status_of(&mut child), Some(0), "{way:?}");
+        }
     }
 }
 
@@ -434,9 +427,13 @@ mod failures {
 
     #[test]
     fn the_password_is_not_told() {
-        let url = format!("ws://me:secret@{}/", something_else(b"no"));
-        let line = one_line(&[&url], "");
-        assert!(line.starts_with("sockeye: ws://127.0.0.1:"), "{line}");
+        // All of them are one URL (WHATWG URL, "special authority ignore slashes state").
+        for slashes in ["//", "///", "/", "", "\\\\", "\t//"] {
+            let server = something_else(b"no");
+            let line = one_line(&[&format!("ws:{slashes}me:secret@{server}/")], "");
+            assert!(line.contains(&server), "{line}");
+            assert!(!line.contains("secret"), "{line}");
+        }
     }
 
     #[test]
@@ -488,7 +485,7 @@ mod failures {
 
     #[test]
     fn what_is_there_is_no_websocket_server() {
-        let answers: [(&[u8], &str); 20] = [
+        let answers: [(&[u8], &str); 21] = [
             (
                 b"HTTP/1.1 502 Bad\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p>!",
                 "502 Bad instead of 101 Switching Protocols; see what it says with --verbose",
@@ -522,6 +519,10 @@ mod failures {
             (
                 b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
                 "with --user",
+            ),
+            (
+                b"HTTP/1.1 401 No\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n",
+                "101 Switching Protocols; say who you are with --user",
             ),
             (
                 b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"staff\"\r\nContent-Length: 0\r\n\r\n",
@@ -704,6 +705,16 @@ mod failures {
         let line = one_line(&["--linger", "0", &server.url], b"fine\nnot \xFF fine\n");
         assert!(line.contains("line 2") && line.contains("UTF-8"), "{line}");
         server.program.stdout.expect("closed by the peer with 1000");
+    }
+
+    #[test]
+    fn a_line_is_longer_than_a_message_may_be() {
+        let server = serve(&["--max-message", "100M"]);
+        let line = one_line(&["--linger", "0", &server.url], vec![b'x'; 65 << 20]);
+        assert!(
+            line.contains("line 1 ") && line.contains("--one-message"),
+            "{line}"
+        );
     }
 
     #[test]

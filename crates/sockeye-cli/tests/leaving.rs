@@ -7,19 +7,20 @@ mod program;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener},
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{fs::PermissionsExt, net::UnixDatagram},
     },
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
-use program::{DEADLINE, Program, certificates, directory, run, serve, status_of, within};
+use program::{DEADLINE, Program, Unread, certificates, directory, eventually, run, serve, within};
 use sockeye::{Client, WebSocket, client::ClientTls};
 
 async fn expect_echo(socket: &mut WebSocket, text: &str) {
@@ -97,30 +98,14 @@ async fn shutdown_timeout_cuts_off_who_does_not_close() {
     drop(silent);
 }
 
-/// Whose output is not collected; it ends with the test.
-struct Unread(Child);
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// As under a pager, or beside a collector of logs that hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_has_to_read_what_it_says() {
     for way in [&[][..], &["--broadcast"]] {
-        let child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(way)
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut unread = Unread(child.unwrap());
-        let child = &mut unread.0;
-        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let args = [&["serve", "--listen", "127.0.0.1:0"], way].concat();
+        let mut program = Unread::start(&args);
         let mut greeting = String::new();
+        let mut output = BufReader::new(&program.output);
         output.read_line(&mut greeting).unwrap();
         let url = greeting.split_whitespace().last().unwrap();
         // More than a pipe holds, at two lines each.
@@ -130,10 +115,40 @@ async fn nobody_has_to_read_what_it_says() {
             expect_echo(&mut socket, "hello").await;
         }
         let mut left = within(sockeye::connect(&url)).await.unwrap();
-        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, SIGTERM).unwrap();
+        program.signal(SIGTERM);
         expect_close(&mut left, 1001).await;
-        assert_eq!(status_of(child), Some(0));
+        assert_eq!(program.end(), Some(0));
+    }
+}
+
+/// Whoever reads a byte now and then holds up the end, but not for long, and not a second signal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_is_heard_while_somebody_reads_slowly() {
+    for way in [&[][..], &["--broadcast"]] {
+        let args = [&["serve", "--listen", "127.0.0.1:0"], way].concat();
+        let mut program = Unread::start(&args);
+        let mut greeting = String::new();
+        let mut output = BufReader::new(program.output.try_clone().unwrap());
+        output.read_line(&mut greeting).unwrap();
+        let url = greeting.split_whitespace().last().unwrap();
+        let address = url.split('/').nth(2).unwrap().to_owned();
+        // More than a pipe holds, at two lines each.
+        let url = format!("{url}{}", "x".repeat(100));
+        for _ in 0..500 {
+            let mut socket = within(sockeye::connect(&url)).await.unwrap();
+            expect_echo(&mut socket, "hello").await;
+        }
+        thread::spawn(move || {
+            let mut part = [0; 1024];
+            while let Ok(1..) = output.read(&mut part) {
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        program.signal(SIGTERM);
+        // It serves nobody any more, and has that to say.
+        eventually("nobody listens", || TcpStream::connect(&address).is_err());
+        program.signal(SIGINT);
+        assert_eq!(program.end(), Some(130), "{way:?}");
     }
 }
 
@@ -220,7 +235,7 @@ mod systemd {
         program
     }
 
-    fn told(by: &UnixDatagram) -> String {
+    pub(super) fn told(by: &UnixDatagram) -> String {
         let mut buffer = [0; 256];
         let count = by.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..count]).trim().into()
@@ -321,6 +336,78 @@ mod hang_up {
         server.program.signal(SIGTERM);
         expect_close(&mut open, 1001).await;
         assert_eq!(server.program.end().status, Some(0));
+    }
+
+    /// As with `nohup`, or where a shell has said `disown -h` for it.
+    #[tokio::test]
+    async fn is_ignored_where_it_was_before() {
+        let script = "trap '' HUP; exec \"$0\" serve --listen 127.0.0.1:0";
+        let program =
+            Program::run_as(Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_sockeye")]));
+        program.stdout.expect("Ctrl-C closes");
+        let said = program.stdout.text();
+        let url = said.split_whitespace().find(|word| word.starts_with("ws"));
+        let mut open = sockeye::connect(url.unwrap()).await.unwrap();
+        program.signal(SIGHUP);
+        for _ in 0..10 {
+            let mut socket = sockeye::connect(url.unwrap()).await.unwrap();
+            expect_echo(&mut socket, "after").await;
+        }
+        program.signal(SIGTERM);
+        expect_close(&mut open, 1001).await;
+        assert_eq!(program.end().status, Some(0));
+    }
+
+    /// As under a pager that stands still.
+    #[cfg(target_os = "linux")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_no_avail_stops_no_server_whose_complaints_nobody_reads() {
+        let [ca, certificate, key] = certificates("leaving-unread");
+        let args = ["serve", "--listen", "127.0.0.1:0", "--broadcast", "--quiet"];
+        let tls = ["--tls-cert", &certificate, "--tls-key", &key];
+        let mut program = Unread::start(&[&args[..], &tls].concat());
+        let mut greeting = String::new();
+        let mut output = BufReader::new(program.output.try_clone().unwrap());
+        output.read_line(&mut greeting).unwrap();
+        let url = greeting.split_whitespace().last().unwrap();
+        let mut open = connect(url, client(&ca)).await.unwrap();
+        program::fill(&format!("/proc/{}/fd/2", program.child.id()));
+        fs::write(&key, "no key").unwrap();
+        program.signal(SIGHUP);
+        for _ in 0..100 {
+            expect_echo(&mut open, "hello").await;
+        }
+        program.signal(SIGTERM);
+        expect_close(&mut open, 1001).await;
+        assert_eq!(program.end(), Some(0));
+    }
+
+    /// As of a key that somebody is to type or to send.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn that_waits_for_a_file_delays_no_end() {
+        let [_, certificate, key] = certificates("leaving-fifo");
+        let directory = directory("leaving-fifo-notify");
+        let (fifo, notify) = (directory.join("key"), directory.join("notify"));
+        assert!(
+            Command::new("mkfifo")
+                .arg(&fifo)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let told = UnixDatagram::bind(&notify).unwrap();
+        told.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sockeye"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--tls-cert"]);
+        command.args([&certificate, "--tls-key"]).arg(&fifo);
+        let program = Program::run_as(command.env("NOTIFY_SOCKET", &notify));
+        fs::write(&fifo, fs::read(&key).unwrap()).unwrap();
+        program.stdout.expect("Ctrl-C closes");
+        program.signal(SIGHUP);
+        while !systemd::told(&told).starts_with("RELOADING=1") {}
+        program.signal(SIGTERM);
+        assert_eq!(program.end().status, Some(0));
     }
 
     #[tokio::test]

@@ -154,6 +154,21 @@ async fn closes_as_the_query_says() {
     }
 }
 
+/// What a client says is in the reason; the log is not the client's to fill.
+#[tokio::test]
+async fn a_refusal_is_told_in_a_line_of_some_hundred_characters() {
+    let server = serve(&[]);
+    let url = format!("{}?close={}", server.url, "1".repeat(10_000));
+    sockeye::connect(url).await.unwrap_err();
+    sockeye::connect(format!("{}?close=1006", server.url))
+        .await
+        .unwrap_err();
+    server.program.stdout.expect("local use");
+    let log = server.program.stdout.text();
+    assert!(log.contains("close=1111"), "{log}");
+    assert!(log.lines().all(|line| line.len() < 1000), "{log}");
+}
+
 #[tokio::test]
 async fn ctrl_c_closes_everyone_with_1001_and_sums_up() {
     for signal in [SIGINT, SIGTERM] {
@@ -304,6 +319,20 @@ mod config {
         let ran = run(&["serve", "--config", &file, "--check"], &key);
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         assert_eq!(ran.stdout, "The settings are sound\n");
+    }
+
+    /// What the system says of its length is 0, as of `/dev/zero`.
+    #[test]
+    fn a_pipe_is_read_no_further_than_a_file_may_be_long() {
+        let pipe = program::directory("config-endless").join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let to = pipe.clone();
+        std::thread::spawn(move || std::fs::write(to, vec![b'#'; 2 << 20]));
+        let args = ["serve", "--check", "--config", pipe.to_str().unwrap()];
+        let ran = run(&args, "");
+        assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+        assert!(ran.stderr.contains("larger than"), "{}", ran.stderr);
     }
 
     #[test]

@@ -6,13 +6,12 @@ mod program;
 
 use std::{
     io::{Read, Write},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
 };
 
-use program::{DEADLINE, End, Program, run, within};
+use program::{DEADLINE, End, Program, Unread, run, within};
 use sockeye::{Acceptor, CloseCode, Message, MessageKind, Server, WebSocket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -75,47 +74,6 @@ async fn piped(args: &[&str], input: &str) -> End {
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 
-/// `sockeye connect`, with its ends in the test's hand.
-struct Connect {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: ChildStdout,
-}
-
-impl Connect {
-    fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
-            .args(["connect", "--quiet"])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, output) = (child.stdin.take(), child.stdout.take().unwrap());
-        Self {
-            child,
-            input,
-            output,
-        }
-    }
-
-    /// The most resident memory that it has had, in bytes.
-    fn peak(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
-        kib.parse::<u64>().unwrap() * 1024
-    }
-}
-
-impl Drop for Connect {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A part of a long message that is like no other.
 fn part(number: u64) -> Vec<u8> {
     let mut part: Vec<u8> = (0..65_521_u32).map(|at| ((at * 31) >> 7) as u8).collect();
@@ -130,7 +88,8 @@ async fn a_message_larger_than_memory_goes_there_and_back() {
     const PARTS: u64 = 2000;
     let url = echoing().await;
     let work = move || {
-        let mut connect = Connect::start(&["--one-message", "--binary", "--no-compress", &url]);
+        let args = ["connect", "-q", "-1", "--binary", "--no-compress", &url];
+        let mut connect = Unread::start(&args);
         let mut input = connect.input.take().unwrap();
         let (all_came, close) = mpsc::channel::<()>();
         let writing = thread::spawn(move || {
@@ -149,12 +108,36 @@ async fn a_message_larger_than_memory_goes_there_and_back() {
         all_came.send(()).unwrap();
         writing.join().unwrap();
         assert_eq!(connect.output.read(&mut came).unwrap(), 0);
-        assert_eq!(connect.child.wait().unwrap().code(), Some(0));
+        assert_eq!(connect.end(), Some(0));
         peak
     };
     let peak = tokio::task::spawn_blocking(work).await.unwrap();
     println!("at most {} KiB resident", peak >> 10);
     assert!(peak > 1 << 20, "{peak} bytes: measured wrongly");
+    assert!(peak < 64 << 20, "{peak} bytes were resident");
+}
+
+/// Neither many lines nor long ones fill the memory where the server takes none.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_read_no_further_than_the_server_takes_them() {
+    let url = serving(|_socket| std::future::pending()).await;
+    let work = move || {
+        let mut connect = Unread::start(&["connect", "-q", "--no-compress", &url]);
+        let mut input = connect.input.take().unwrap();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let line = [vec![b'x'; 4 << 20], vec![b'\n']].concat();
+            // The program ends before it has read them.
+            while input.write_all(&line).is_ok() && tell.send(()).is_ok() {}
+        });
+        // 256 MiB, or as much as is taken in a second.
+        let read = (0..64).take_while(|_| told.recv_timeout(Duration::from_secs(1)).is_ok());
+        (read.count(), connect.peak())
+    };
+    let (lines, peak) = tokio::task::spawn_blocking(work).await.unwrap();
+    println!("{lines} lines read, at most {} KiB resident", peak >> 10);
+    assert!(lines > 0);
     assert!(peak < 64 << 20, "{peak} bytes were resident");
 }
 

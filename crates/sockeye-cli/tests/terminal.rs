@@ -10,8 +10,9 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, mpsc},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -375,6 +376,59 @@ mod end {
         assert_eq!(terminal.end(), Some(130));
     }
 
+    /// As of a window that stands still: what holds the screen keeps the terminal from being read.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn by_a_second_signal_comes_where_the_terminal_takes_nothing() {
+        let server = sockeye::Server::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", server.local_addr().unwrap());
+        let (tell, told) = mpsc::channel();
+        tokio::spawn(server.serve(move |mut socket| {
+            let tell = tell.clone();
+            async move {
+                socket.recv().await?;
+                loop {
+                    socket.send("x".repeat(10_000)).await?;
+                    let _ = tell.send(());
+                }
+            }
+        }));
+        let mut terminal = Terminal::start(&directory("still"), &[&url]);
+        terminal.prompts(">");
+        terminal.line("go").shows("xxx");
+        let screen = terminal.screen.clone();
+        let _still = screen.0.lock().unwrap();
+        // Until it takes no more of what comes either.
+        while told.recv_timeout(Duration::from_secs(1)).is_ok() {}
+        // Two of a kind may count as one.
+        terminal.signal(Signal::SIGTERM);
+        terminal.signal(Signal::SIGHUP);
+        assert_eq!(terminal.end(), Some(143));
+    }
+
+    /// It closes the connection, and does not wait until the peer has taken what was typed before.
+    #[test]
+    fn by_sigterm_is_not_kept_waiting_by_a_message_on_its_way() {
+        for way in [&[][..], &["--reconnect"]] {
+            let server = serve(&[]);
+            let state = directory("on-its-way");
+            let path = state.join("large");
+            File::create(&path).unwrap().set_len(40 << 20).unwrap();
+            let args = ["--no-compress", "--ping-interval", "0", "--close-timeout"];
+            let args = [way, &args, &["0.2", &server.url]].concat();
+            let mut terminal = Terminal::start(&state, &args);
+            terminal.prompts(">");
+            server.program.signal(Signal::SIGSTOP);
+            for _ in 0..2 {
+                terminal
+                    .line(&format!("/file {}", path.display()))
+                    .shows("↑ binary");
+                terminal.prompts(">");
+            }
+            terminal.signal(Signal::SIGTERM);
+            assert_eq!(terminal.end(), Some(143), "{way:?}");
+        }
+    }
+
     #[test]
     fn by_sigterm_leaves_the_terminal_as_it_was() {
         let server = serve(&[]);
@@ -442,7 +496,7 @@ mod history {
         terminal.line("first").shows("↓ text");
         terminal.line("/quit");
         assert_eq!(terminal.end(), Some(0));
-        assert!(!file(&state).exists());
+        assert!(!state.join("sockeye").exists());
     }
 }
 

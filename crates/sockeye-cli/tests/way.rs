@@ -128,6 +128,15 @@ mod proxies {
     }
 
     #[test]
+    fn of_the_environment_that_want_a_password_lead_to_what_gives_it() {
+        let (address, _) = proxy(false);
+        let proxies = [("http_proxy", &*address.to_string())];
+        let end = run_with(&["connect", "--quiet", "ws://a.invalid/"], "", &proxies);
+        let told = "give them with --proxy and --proxy-user, or in the proxy's URL";
+        assert!(end.stderr.contains(told), "{}", end.stderr);
+    }
+
+    #[test]
     fn that_are_not_there_are_named() {
         let free = TcpListener::bind("127.0.0.1:0")
             .unwrap()

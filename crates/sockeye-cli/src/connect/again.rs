@@ -42,6 +42,8 @@ impl Again {
         let closing = Arc::new(AtomicBool::new(false));
         let is_closing = closing.clone();
         let mut socket = Reconnecting::new(client)
+            // Each part of an attempt has its own, on the command line.
+            .attempt_timeout(Duration::MAX)
             .retry_if(move |cause| !is_closing.load(Ordering::Relaxed) && cause.is_transient());
         if let Some(attempts) = args.max_attempts {
             socket = socket.max_attempts(attempts);
@@ -59,7 +61,7 @@ impl Again {
     }
 
     /// Closes now, or as soon as it is open; what still comes is received.
-    async fn close(&mut self, code: CloseCode) {
+    pub(super) async fn close(&mut self, code: CloseCode) {
         self.no_more();
         // Refused where it is closing already.
         let _ = match self.socket.socket().map(|open| open.sender()) {
@@ -93,7 +95,7 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
     let mut sending: Option<Sending> = None;
     let mut has_input = true;
     let mut last_heard = Time::now();
-    loop {
+    let unwritten = loop {
         if let (Some(to), None) = (&sender, &sending)
             && let Some(line) = held.take()
         {
@@ -114,9 +116,7 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
                     let closing = async |code| again.close(code).await;
                     let written = leaving.meanwhile(output.write(&message), closing).await;
                     if let Err(error) = written {
-                        outcome.failure = output_failed(&error);
-                        again.close(CloseCode::GOING_AWAY).await;
-                        break;
+                        break Some(error);
                     }
                     unflushed = true;
                 }
@@ -140,22 +140,20 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
                     }
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => break,
+                Ok(None) => break None,
                 Err(error) => {
                     // How an open one ended is asked later.
                     if !is_open {
                         outcome.failure = Some(Failure::opening(args, error));
                     }
-                    break;
+                    break None;
                 }
             },
             // Only while nothing more is there to be written.
             flushed = output.flush(), if unflushed => {
                 unflushed = false;
                 if let Err(error) = flushed {
-                    outcome.failure = output_failed(&error);
-                    again.close(CloseCode::GOING_AWAY).await;
-                    break;
+                    break Some(error);
                 }
             }
             (line, result) = progress(&mut sending) => {
@@ -172,7 +170,7 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
                     }
                 }
             }
-            line = lines.recv(), if has_input && held.is_none() && sending.is_none() => match line {
+            line = lines.next(), if has_input && held.is_none() && sending.is_none() => match line {
                 Some(Ok(line)) => held = Some(line),
                 Some(Err(error)) => {
                     has_input = false;
@@ -190,13 +188,19 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
                 again.close(CloseCode::NORMAL).await;
             }
         }
-    }
+    };
     // As without --reconnect.
-    tokio::select! {
-        biased;
-        _ = leaving.asked() => {}
-        flushed = output.flush() => if let Err(error) = flushed && outcome.failure.is_none() {
-            outcome.failure = output_failed(&error);
+    if let Some(error) = unwritten {
+        outcome.failure = output_failed(&error);
+        again.close(CloseCode::GOING_AWAY).await;
+        while let Ok(Some(_)) = again.socket.recv_update().await {}
+    } else {
+        tokio::select! {
+            biased;
+            _ = leaving.asked() => {}
+            flushed = output.flush() => if let Err(error) = flushed && outcome.failure.is_none() {
+                outcome.failure = output_failed(&error);
+            }
         }
     }
     outcome.ended = again.socket.ended().cloned();
@@ -207,5 +211,35 @@ async fn progress(sending: &mut Option<Sending>) -> (String, sockeye::Result<()>
     match sending {
         Some(sending) => sending.await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    /// The library's own 60 s are for whoever sets no others.
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_takes_as_long_as_its_parts_may() {
+        // It never answers.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let line = ["sockeye", "connect", "--handshake-timeout", "100", &url];
+        let Command::Connect(args) = Args::parse_from(line).command else {
+            unreachable!();
+        };
+        let client = super::super::client(&args).unwrap();
+        let mut again = Again::new(client, &args);
+        let began = Time::now();
+        loop {
+            if let Some(Update::Waiting { cause, .. }) = again.socket.recv_update().await.unwrap() {
+                assert!(cause.to_string().contains("handshake"), "{cause}");
+                break;
+            }
+        }
+        assert!(began.elapsed() >= Duration::from_secs(100));
     }
 }

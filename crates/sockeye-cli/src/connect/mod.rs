@@ -14,7 +14,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::Path,
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 pub(crate) use screen::one_line;
@@ -35,6 +35,10 @@ const CLOSED_OTHERWISE: u8 = 3;
 /// The exit status where nobody closed.
 const LOST: u8 = 4;
 
+/// How long the line editor has to give the terminal back, where two signals want an end; one that takes nothing
+/// cannot be given back.
+const TERMINAL_BACK: Duration = Duration::from_secs(2);
+
 pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
     let mut client = client(&args)?;
     if args.verbose {
@@ -43,6 +47,13 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
     let is_bytes = args.binary || args.one_message;
     let is_terminal = !is_bytes && stdin().is_terminal() && stdout().is_terminal();
     let began = Instant::now();
+    let signals = || {
+        let patience = match is_terminal {
+            true => TERMINAL_BACK,
+            false => Duration::ZERO,
+        };
+        Signals::new(patience).map_err(Failure::no_signals)
+    };
     if args.reconnect {
         let outcome = match is_terminal {
             true => session::run_again(client, &args, signals()?).await?,
@@ -113,10 +124,6 @@ fn show(answer: &Response) {
 fn print(text: &str) -> Result<(), Failure> {
     write!(anstream::stdout(), "{text}")
         .map_err(|error| Failure::new(format!("standard output: {error}")))
-}
-
-fn signals() -> Result<Signals, Failure> {
-    Signals::new().map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))
 }
 
 fn client(args: &Connect) -> Result<Client, Failure> {

@@ -1,14 +1,16 @@
 //! The connection in a pipe: a line in is a message out, a message in is a line out.
 
 use std::{
-    io::{self, BufRead, IsTerminal},
+    io::{self, BufRead, IsTerminal, Read},
+    sync::Arc,
     time::Duration,
 };
 
 use sockeye::{CloseCode, Event, Message, Receiver, Sender, WebSocket};
 use tokio::{
     io::{AsyncWriteExt, BufWriter},
-    sync::mpsc,
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep_until},
 };
 
@@ -19,8 +21,14 @@ use crate::{
     signals::{Leaving, Signals},
 };
 
-/// How many lines are read ahead of the connection.
-const READ_AHEAD: usize = 1024;
+/// How many bytes of lines are read ahead of the connection, or one line where that is longer.
+const READ_AHEAD: u32 = 1 << 20;
+
+/// What a line takes besides its text.
+const A_LINE: usize = 64;
+
+/// The longest line, in bytes: it is held whole.
+const LONGEST: u64 = 64 << 20;
 
 pub(super) async fn run(
     socket: WebSocket,
@@ -130,10 +138,10 @@ async fn close(sender: &Sender, code: CloseCode) {
 /// the input.
 async fn send_lines(
     sender: &Sender,
-    lines: &mut mpsc::Receiver<io::Result<String>>,
+    lines: &mut Input,
     sent: &mut Traffic,
 ) -> Result<(), Option<Failure>> {
-    while let Some(line) = lines.recv().await {
+    while let Some(line) = lines.next().await {
         let line = line.map_err(|error| Some(unreadable(&error, sent.messages)))?;
         let size = line.len();
         sender.send(line).await.map_err(|_| None)?;
@@ -149,36 +157,80 @@ pub(super) fn unreadable(error: &io::Error, lines: u64) -> Failure {
             "line {} of the input is not UTF-8, which a text message has to be",
             lines + 1
         ),
+        io::ErrorKind::FileTooLarge => format!(
+            "line {} of the input is longer than {} MiB: all of the input is one message of any size with \
+             --one-message",
+            lines + 1,
+            LONGEST >> 20
+        ),
         _ => format!("standard input: {error}"),
     })
 }
 
+/// The lines of standard input.
+pub(super) struct Input {
+    lines: mpsc::UnboundedReceiver<io::Result<String>>,
+    /// What may still be read ahead, in bytes.
+    room: Arc<Semaphore>,
+}
+
+impl Input {
+    /// The next line, without its end. Dropping the future loses none.
+    pub(super) async fn next(&mut self) -> Option<io::Result<String>> {
+        let line = self.lines.recv().await?;
+        if let Ok(line) = &line {
+            self.room.add_permits(room_of(line) as usize);
+        }
+        Some(line)
+    }
+}
+
+fn room_of(line: &str) -> u32 {
+    u32::try_from(line.len() + A_LINE).map_or(READ_AHEAD, |room| room.min(READ_AHEAD))
+}
+
 /// Reads standard input in a thread of its own: the system cannot always read it in another way,
 /// and a thread that waits for input must not keep the program from ending.
-pub(super) fn read_lines() -> mpsc::Receiver<io::Result<String>> {
-    let (lines, receiver) = mpsc::channel(READ_AHEAD);
+pub(super) fn read_lines() -> Input {
+    let (sender, lines) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(READ_AHEAD as usize));
+    let (ahead, runtime) = (room.clone(), Handle::current());
     std::thread::spawn(move || {
         let mut input = io::stdin().lock();
-        loop {
-            let mut line = String::new();
-            let read = input.read_line(&mut line);
-            let is_last = match &read {
-                Ok(0) => return,
-                Ok(_) => false,
-                Err(_) => true,
-            };
-            if line.ends_with('\n') {
-                line.pop();
-                if line.ends_with('\r') {
-                    line.pop();
-                }
+        while let Some(line) = read_line(&mut input).transpose() {
+            let is_last = line.is_err();
+            if let Ok(line) = &line
+                && let Ok(taken) = runtime.block_on(ahead.acquire_many(room_of(line)))
+            {
+                // Given back by whoever takes the line.
+                taken.forget();
             }
-            if lines.blocking_send(read.map(|_| line)).is_err() || is_last {
+            if sender.send(line).is_err() || is_last {
                 return;
             }
         }
     });
-    receiver
+    Input { lines, room }
+}
+
+/// A line without its end; none where the input has ended.
+fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    // With its end, and one byte that is too many.
+    if input.take(LONGEST + 3).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.ends_with(b"\n") {
+        line.pop();
+        if line.ends_with(b"\r") {
+            line.pop();
+        }
+    }
+    if line.len() as u64 > LONGEST {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let line = String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(Some(line))
 }
 
 /// Standard output, a line a message.

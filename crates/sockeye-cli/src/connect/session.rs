@@ -1,7 +1,13 @@
 //! The connection in a terminal: what is typed goes out, what comes is shown.
 
 use std::{
-    cell::Cell, collections::VecDeque, fs, future::pending, io, ops::ControlFlow, path::Path,
+    cell::Cell,
+    collections::VecDeque,
+    fs,
+    future::{pending, ready},
+    io,
+    ops::ControlFlow,
+    path::Path,
     time::Instant,
 };
 
@@ -89,10 +95,13 @@ pub(super) async fn run_again(
 
 /// Takes the terminal, and says what can be typed.
 async fn greet(args: &Connect) -> Result<Editor, Failure> {
-    let (history, trouble) = match (args.no_history, history::file()) {
-        (true, _) => (None, None),
-        (false, Ok(file)) => (file, None),
-        (false, Err(error)) => (
+    let history = match args.no_history {
+        true => Ok(None),
+        false => history::file(),
+    };
+    let (history, trouble) = match history {
+        Ok(file) => (file, None),
+        Err(error) => (
             None,
             Some(format!(
                 "there will be no history, as with --no-history: {error}"
@@ -190,10 +199,15 @@ impl<'a> Session<'a> {
                 },
                 signal = signals.next() => self.signalled(signal),
             };
-            if self.leave(&outbox, leave).await {
+            if self.closing {
+                // The user does not want to wait for that.
                 self.outcome.signal.get_or_insert(Signal::Interrupt);
                 break ControlFlow::Break(());
             }
+            let close = self.leaves(leave).await;
+            // A peer that does not take what was typed before does not hold up the end.
+            at_once(&mut sending).await;
+            at_once(sender.close(close.code, &close.reason)).await;
         };
         drop(sending);
         self.outcome.sent = sent;
@@ -258,6 +272,11 @@ impl<'a> Session<'a> {
                 },
                 input = self.editor.next() => match self.entered(input).await {
                     Wish::Nothing => continue,
+                    Wish::Send(close @ Outgoing::Close(_)) if is_open => {
+                        again.no_more();
+                        let _ = outbox.send(close);
+                        continue;
+                    }
                     Wish::Send(Outgoing::Close(frame)) => frame,
                     Wish::Send(outgoing) => {
                         let is_message = matches!(outgoing, Outgoing::Message(_));
@@ -286,13 +305,9 @@ impl<'a> Session<'a> {
                     self.leaves(code).await
                 }
             };
-            again.no_more();
-            if is_open {
-                let _ = outbox.send(Outgoing::Close(close));
-            } else {
-                // There is nobody to tell.
-                let _ = again.socket.close(close.code, "").await;
-            }
+            // As without --reconnect.
+            at_once(&mut sending).await;
+            at_once(again.close(close.code)).await;
         };
         drop(sending);
         if unsent.get() > 0 {
@@ -350,16 +365,6 @@ impl<'a> Session<'a> {
                 CloseCode::GOING_AWAY
             }
         }
-    }
-
-    /// Begins to close, once. Tells whether that was going on already, so that the user does not
-    /// want to wait for it.
-    async fn leave(&mut self, outbox: &mpsc::UnboundedSender<Outgoing>, code: CloseCode) -> bool {
-        if self.closing {
-            return true;
-        }
-        let _ = outbox.send(Outgoing::Close(self.leaves(code).await));
-        false
     }
 
     /// The Close that ends the session. It is shown where somebody gets it.
@@ -448,6 +453,15 @@ impl<'a> Session<'a> {
             Event::Close(frame) => screen::close(Down, frame.as_ref()),
         };
         self.screen.print(shown).await;
+    }
+}
+
+/// Does what can be done without waiting.
+async fn at_once(work: impl Future) {
+    tokio::select! {
+        biased;
+        _ = work => {}
+        () = ready(()) => {}
     }
 }
 

@@ -5,6 +5,8 @@ use std::{
     error::Error as _,
     ffi::OsString,
     fmt,
+    fs::File,
+    io::Read,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -57,13 +59,17 @@ pub(crate) fn read<T>(
 }
 
 fn load(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?;
-    if size.len() > LARGEST {
+    // The length that the system tells of is 0 for a pipe and a device, which may never end.
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut text))
+        .map_err(|error| error.to_string())?;
+    if text.len() as u64 > LARGEST {
         return Err(format!(
             "it is larger than {LARGEST} bytes: no such file as this"
         ));
     }
-    std::fs::read_to_string(path).map_err(|error| error.to_string())
+    String::from_utf8(text).map_err(|_| "it is not UTF-8".into())
 }
 
 /// What is wrong with a flag's value, as only its use shows.

@@ -24,7 +24,7 @@ pub(super) fn how(args: &Serve) -> Shutdown {
     }
 }
 
-/// Waits for the signal to end, and gives how. A second one ends the program at once.
+/// Waits for the signal to end, and gives how.
 pub(super) async fn signalled(
     mut signals: Signals,
     how: Shutdown,
@@ -32,7 +32,6 @@ pub(super) async fn signalled(
     visits: Arc<Visits>,
 ) -> Shutdown {
     signals.next().await;
-    signals.end_at_once();
     systemd(State::Stopping);
     visits.closing(drain);
     how

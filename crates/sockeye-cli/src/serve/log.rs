@@ -6,16 +6,13 @@ use std::{
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::Instant,
 };
 
 use crate::quantity::Whole;
 
 /// How many texts wait at most, of some hundred bytes each: as many as a crowd that leaves at once.
 const WAITING: usize = 16 * 1024;
-
-/// How long the end waits for a text to be printed. Whoever reads at all takes one sooner.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(super) struct Log(Arc<Shared>);
@@ -61,19 +58,15 @@ impl Log {
         self.0.changed.notify_all();
     }
 
-    /// Waits until all is printed, or nothing more is.
-    pub(super) fn finish(&self) {
-        let mut queue = self.0.lock();
-        while queue.is_busy() {
-            let before = queue.waiting.len();
-            let is_same = |queue: &mut Queue| queue.is_busy() && queue.waiting.len() == before;
-            let waited = self.0.changed.wait_timeout_while(queue, PATIENCE, is_same);
-            let (later, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            if timeout.timed_out() {
-                return;
-            }
-            queue = later;
-        }
+    /// Waits until all is printed, or that time has come.
+    pub(super) fn finish(&self, until: Instant) {
+        let patience = until.saturating_duration_since(Instant::now());
+        let is_busy = |queue: &mut Queue| queue.is_busy();
+        // Given up, what is left is lost.
+        let _ = self
+            .0
+            .changed
+            .wait_timeout_while(self.0.lock(), patience, is_busy);
     }
 }
 
@@ -120,7 +113,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::{sync::mpsc::channel, time::Duration};
 
     use super::*;
 
@@ -139,9 +132,10 @@ mod tests {
             log.say(number.to_string());
         }
         drop(reads);
-        log.finish();
+        let later = Instant::now() + Duration::from_secs(20);
+        log.finish(later);
         log.say("last".into());
-        log.finish();
+        log.finish(later);
         let printed: Vec<_> = taken.try_iter().collect();
         assert_eq!(printed.len(), WAITING + 2);
         assert_eq!(printed[WAITING - 1], (WAITING - 1).to_string());
@@ -150,5 +144,20 @@ mod tests {
             "(1,234 more, which nobody was there to read)"
         );
         assert_eq!(printed[WAITING + 1], "last");
+    }
+
+    #[test]
+    fn who_reads_slowly_is_not_waited_for_without_end() {
+        let (goes_on, pause) = channel::<()>();
+        let log = Log::new(move |_| {
+            let _ = pause.recv_timeout(Duration::from_millis(20));
+        });
+        for number in 0..WAITING {
+            log.say(number.to_string());
+        }
+        let began = Instant::now();
+        log.finish(began + Duration::from_millis(200));
+        assert!(began.elapsed() < Duration::from_secs(20));
+        drop(goes_on);
     }
 }

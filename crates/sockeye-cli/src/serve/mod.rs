@@ -18,10 +18,11 @@ use std::{
     net::SocketAddr,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use sockeye::{
-    Deadline, Error, Groups, Metrics,
+    Deadline, Error, Groups, Metrics, Server,
     proto::handshake::Subprotocols,
     server::{Listener, Origins, ServerTls},
 };
@@ -137,21 +138,26 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         return Ok(ExitCode::SUCCESS);
     }
     permit_connections();
-    let mut signals = Signals::new()
-        .map_err(|error| Failure::new(format!("the system tells of no signals: {error}")))?;
-    let mut server = listening::listen(&args).await?;
+    let (mut signals, reload) = match &tls {
+        Some(Tls::Files(tls)) => {
+            let (signals, hang_ups) = Signals::but_hang_ups().map_err(Failure::no_signals)?;
+            (signals, Some((tls.clone(), hang_ups)))
+        }
+        _ => {
+            let signals = Signals::new(Duration::ZERO).map_err(Failure::no_signals)?;
+            (signals, None)
+        }
+    };
+    let (mut server, endpoint) = tokio::select! {
+        // As while a name is looked up.
+        signal = signals.next() => return Ok(signal.status().into()),
+        listening = listen(&args) => listening?,
+    };
     if let Some(trusted) = &args.proxy_protocol {
         server = server.proxy_protocol(trusted.clone());
     }
     let visits = Arc::new(Visits::new(args.quiet));
     let metrics = Metrics::new();
-    let endpoint = match &args.metrics {
-        Some(address) => {
-            let listener = Listener::tcp(address.as_str()).await;
-            Some(listener.map_err(|error| Failure::listening("--metrics", error))?)
-        }
-        None => None,
-    };
     visits.say(greeting(server.listeners(), &args, tls.as_ref()));
     if let Some(endpoint) = endpoint {
         if let Some(address) = endpoint.local_addr() {
@@ -159,9 +165,8 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         }
         tokio::spawn(metrics.clone().serve(endpoint));
     }
-    if let Some(Tls::Files(tls)) = &tls {
-        let reload = leaving::reload(tls.clone(), signals.hang_ups(), visits.clone());
-        tokio::spawn(reload);
+    if let Some((tls, hang_ups)) = reload {
+        tokio::spawn(leaving::reload(tls, hang_ups, visits.clone()));
     }
     let signal = leaving::signalled(signals, leaving::how(&args), args.drain, visits.clone());
     let (handle, refused) = (server.shutdown_handle(), visits.clone());
@@ -201,6 +206,19 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
     visits.finish();
     served?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The server, and where its metrics are.
+async fn listen(args: &Serve) -> Result<(Server, Option<Listener>), Failure> {
+    let server = listening::listen(args).await?;
+    let endpoint = match &args.metrics {
+        Some(address) => {
+            let listener = Listener::tcp(address.as_str()).await;
+            Some(listener.map_err(|error| Failure::listening("--metrics", error))?)
+        }
+        None => None,
+    };
+    Ok((server, endpoint))
 }
 
 /// Takes as many file descriptors as the system permits, one for each connection: the soft limit is

@@ -18,6 +18,7 @@ use super::{close_query, log::Log};
 use crate::{
     clock,
     connect::one_line,
+    failure::tell,
     quantity::{Took, Traffic, Whole},
 };
 
@@ -25,8 +26,13 @@ const DIM: Style = Style::new().dimmed();
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
 
-/// How much of a path is shown, in characters: it is the client's to choose.
+/// How much of a path is shown, in characters, and of why a client is refused, which may quote it: both are the
+/// client's to choose.
 const PATH_SHOWN: usize = 100;
+const REFUSAL_SHOWN: usize = 300;
+
+/// How long the end waits for what is left to be printed, however it is read.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// All visits to a server.
 pub(super) struct Visits {
@@ -35,6 +41,7 @@ pub(super) struct Visits {
     next: AtomicU64,
     totals: Mutex<Totals>,
     log: Log,
+    complaints: Log,
 }
 
 #[derive(Default)]
@@ -87,6 +94,7 @@ impl Visits {
                 // The server goes on where nobody reads what it says.
                 let _ = writeln!(anstream::stdout().lock(), "{text}");
             }),
+            complaints: Log::new(|text| tell(text)),
         }
     }
 
@@ -112,7 +120,7 @@ impl Visits {
             let untold = Whole(untold);
             self.line(BAD, "refused", format_args!("{untold} more before this"));
         }
-        let (peer, error) = (named(peer), one_line(&error.to_string()));
+        let (peer, error) = (named(peer), cut(&error.to_string(), REFUSAL_SHOWN));
         self.line(BAD, "refused", format_args!("{peer}  {error}"));
     }
 
@@ -166,14 +174,16 @@ impl Visits {
         self.log.say(text.into());
     }
 
-    /// Waits until all is printed, unless nobody reads.
+    /// Waits until all is printed, but not for long.
     pub(super) fn finish(&self) {
-        self.log.finish();
+        let until = Instant::now() + PATIENCE;
+        self.log.finish(until);
+        self.complaints.finish(until);
     }
 
     /// Says on standard error what is wrong.
     pub(super) fn complain(&self, what: &str) {
-        let _ = writeln!(anstream::stderr().lock(), "sockeye: {}", one_line(what));
+        self.complaints.say(format!("sockeye: {}", one_line(what)));
     }
 
     fn line(&self, style: Style, event: &str, what: impl Display) {
@@ -189,6 +199,11 @@ impl Visits {
         // A count that a panic left behind is still a count.
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The beginning of what a client has said, on one line.
+fn cut(text: &str, most: usize) -> String {
+    one_line(text).chars().take(most).collect()
 }
 
 /// A client, as it is told of. One that comes by a Unix socket has no address.
@@ -219,7 +234,7 @@ impl Visit {
         }
         if !self.visits.quiet {
             let path = socket.request().map_or("/", |request| request.path());
-            let path: String = one_line(path).chars().take(PATH_SHOWN).collect();
+            let path = cut(path, PATH_SHOWN);
             let subprotocol = socket.subprotocol().unwrap_or("no subprotocol");
             let extensions = match socket.extensions() {
                 none if none.is_empty() => "no extensions".into(),

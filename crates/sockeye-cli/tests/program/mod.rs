@@ -2,9 +2,11 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
+#[cfg(target_os = "linux")]
+use std::os::{fd::AsRawFd, unix::fs::OpenOptionsExt};
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, PipeReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
@@ -148,8 +150,7 @@ impl Program {
 
     #[cfg(unix)]
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
+        kill(&self.child, signal);
     }
 
     pub(crate) fn kill(&mut self) {
@@ -163,6 +164,79 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A program of whose output and complaints, one pipe, nobody reads more than a test does. It ends with the test.
+pub(crate) struct Unread {
+    pub(crate) child: Child,
+    pub(crate) input: Option<ChildStdin>,
+    pub(crate) output: PipeReader,
+}
+
+impl Unread {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let (output, end) = io::pipe().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(end.try_clone().unwrap())
+            .stderr(end)
+            .spawn()
+            .unwrap();
+        Self {
+            input: child.stdin.take(),
+            child,
+            output,
+        }
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        kill(&self.child, signal);
+    }
+
+    pub(crate) fn end(&mut self) -> Option<i32> {
+        status_of(&mut self.child)
+    }
+
+    /// The most resident memory that it has had, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+        kib.parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A pipe that takes nothing, since nobody reads it.
+#[cfg(target_os = "linux")]
+pub(crate) fn full_pipe() -> (PipeReader, io::PipeWriter) {
+    let (reader, writer) = io::pipe().unwrap();
+    fill(&format!("/proc/self/fd/{}", writer.as_raw_fd()));
+    (reader, writer)
+}
+
+/// Writes to a pipe for as long as it takes anything.
+#[cfg(target_os = "linux")]
+pub(crate) fn fill(pipe: &str) {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).custom_flags(nix::libc::O_NONBLOCK);
+    let mut pipe = options.open(pipe).unwrap();
+    while pipe.write(b"x").is_ok() {}
+}
+
+#[cfg(unix)]
+fn kill(child: &Child, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
 }
 
 /// Runs the program to its end, with this input.
