@@ -319,7 +319,8 @@ impl Shared {
     }
 
     /// Writes a free link for a task that has sent something and may be dropped at any time: the
-    /// task that waits for an event goes on with it then.
+    /// task that waits for an event goes on with it then. Where it is the same, it waits for that already, and
+    /// to wake it would have it come again at once, for as long as the peer takes nothing.
     pub(crate) fn poll_flush_sent(
         &self,
         cx: &mut Context<'_>,
@@ -332,8 +333,10 @@ impl Shared {
             // Its Close, or what it was given up with, if there is one.
             result = self.poll_flush_free(cx, link);
         }
-        if !matches!(result, Poll::Ready(Ok(()))) {
-            link.wake_reading();
+        match result {
+            Poll::Ready(Ok(())) => {}
+            Poll::Pending if link.is_read_by(cx.waker()) => {}
+            _ => link.wake_reading(),
         }
         result
     }
