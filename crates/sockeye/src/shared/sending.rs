@@ -13,6 +13,7 @@ use super::{Access, Shared, State};
 use crate::{
     Ended, Error, Result,
     link::{Command, Link, Lost},
+    waiting::Wakers,
 };
 
 /// A command on its way.
@@ -136,8 +137,7 @@ impl Shared {
                 Access::Remote(state)
                     if self.buffered_remote(state) >= high_water && state.is_open() =>
                 {
-                    self.waiting().room.add(cx.waker());
-                    state.wake_driver();
+                    self.wait_remote(state, &self.waiting().room, cx);
                     return Poll::Pending;
                 }
                 _ => {}
@@ -290,11 +290,18 @@ impl Shared {
                 if let Some(lost) = state.ended().and_then(Ended::lost) {
                     return Poll::Ready(Err(lost));
                 }
-                self.waiting().drained.add(cx.waker());
-                state.wake_driver();
+                self.wait_remote(state, &self.waiting().drained, cx);
                 Poll::Pending
             }
         })
+    }
+
+    /// Has a task woken by a driver elsewhere, which is to look at that once: the driver may be of this very task, as
+    /// where another connection is driven within its handler, and then wakes itself.
+    pub(crate) fn wait_remote(&self, state: &State, wakers: &Wakers, cx: &Context<'_>) {
+        if wakers.add(cx.waker()) {
+            state.wake_driver();
+        }
     }
 
     /// Writes a free link. Several tasks may wait for the same transport, which remembers one
