@@ -334,18 +334,31 @@ impl Shared {
         link: &mut Link,
         state: &mut State,
     ) -> Poll<Result<(), Lost>> {
-        let mut result = self.poll_flush_free(cx, link);
-        if result.is_pending() {
-            self.mind(link, state);
-            // Its Close, or what it was given up with, if there is one.
-            result = self.poll_flush_free(cx, link);
+        let written = self.poll_flush_free(cx, link);
+        if written.is_pending() {
+            return self.poll_flush_waiting(cx, link, state);
         }
-        match result {
-            Poll::Ready(Ok(())) => {}
-            Poll::Pending if link.is_read_by(cx.waker()) => {}
-            _ => link.wake_reading(),
+        if matches!(written, Poll::Ready(Err(_))) {
+            link.wake_reading();
         }
-        result
+        written
+    }
+
+    #[cold]
+    fn poll_flush_waiting(
+        &self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        state: &mut State,
+    ) -> Poll<Result<(), Lost>> {
+        self.mind(link, state);
+        // Its Close, or what it was given up with, if there is one.
+        let written = self.poll_flush_free(cx, link);
+        // Also where all is written now: that has left the timer to those who wait, and nobody does any more.
+        if matches!(written, Poll::Ready(Err(_))) || !link.is_read_by(cx.waker()) {
+            link.wake_reading();
+        }
+        written
     }
 }
 
