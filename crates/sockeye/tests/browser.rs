@@ -4,6 +4,8 @@
 
 mod wire;
 
+use std::{sync::mpsc::channel, thread, time::Duration};
+
 use sockeye::{
     Client, Limits, Server,
     browser::{BinaryType, Blob, Data, Exception, ReadyState, WebSocket},
@@ -1096,6 +1098,54 @@ mod handles {
         drop(first);
         runtime().block_on(within(socket.closed()));
         assert_eq!(socket.ready_state(), ReadyState::Closed);
+    }
+
+    /// Uses its socket as it goes.
+    struct Uses(WebSocket);
+
+    impl Drop for Uses {
+        fn drop(&mut self) {
+            self.0.ready_state();
+        }
+    }
+
+    /// A bug: what a callback holds was dropped with the socket locked, where another took its place.
+    #[test]
+    fn are_used_by_what_a_callback_holds_that_is_replaced() {
+        let (done, is_done) = channel();
+        thread::spawn(move || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (socket, mut peer, _log) = open().await;
+                let set_all = |socket: &WebSocket| {
+                    let [a, b, c, d] = [(); 4].map(|()| Uses(socket.clone()));
+                    socket.on_open(move |_| {
+                        let _ = &a;
+                    });
+                    socket.on_message(move |event| {
+                        let _ = &b;
+                        event.target.on_message(|_| {});
+                    });
+                    socket.on_error(move |event| {
+                        let _ = &c;
+                        event.target.on_error(|_| {});
+                    });
+                    socket.on_close(move |event| {
+                        let _ = &d;
+                        event.target.on_close(|_| {});
+                    });
+                };
+                set_all(&socket);
+                set_all(&socket);
+                peer.send_frame(0x81, "replaces itself").await;
+                drop(peer);
+                within(socket.closed()).await;
+            });
+            done.send(()).unwrap();
+        });
+        let done = is_done.recv_timeout(Duration::from_secs(20));
+        assert!(done.is_ok(), "it has locked itself out");
     }
 
     #[tokio::test]

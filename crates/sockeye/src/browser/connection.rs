@@ -407,8 +407,7 @@ impl WebSocket {
             data,
             origin: &self.inner.origin,
         });
-        // Unless it has set another.
-        self.lock().callbacks.message.get_or_insert(callback);
+        self.put_back(callback, |callbacks| &mut callbacks.message);
     }
 
     /// "When the WebSocket connection is closed, possibly cleanly"
@@ -444,8 +443,8 @@ impl WebSocket {
             state.kept.open = false;
             drop(state);
             callback(Event { target: self });
+            self.put_back(callback, |callbacks| &mut callbacks.open);
             state = self.lock();
-            state.callbacks.open.get_or_insert(callback);
         }
         if let Some(mut callback) = state.callbacks.error.take() {
             let error = state.kept.error.take();
@@ -454,8 +453,8 @@ impl WebSocket {
                 let target = self;
                 callback(ErrorEvent { target, message });
             }
+            self.put_back(callback, |callbacks| &mut callbacks.error);
             state = self.lock();
-            state.callbacks.error.get_or_insert(callback);
         }
         if let Some(mut callback) = state.callbacks.close.take() {
             let closed = state.kept.close.take();
@@ -468,8 +467,21 @@ impl WebSocket {
                     reason: &closed.reason,
                 });
             }
-            self.lock().callbacks.close.get_or_insert(callback);
+            self.put_back(callback, |callbacks| &mut callbacks.close);
         }
+    }
+
+    /// Puts a callback that was called back into its place, unless it has set another.
+    fn put_back<C>(&self, callback: C, place: impl FnOnce(&mut Callbacks) -> &mut Option<C>) {
+        let mut state = self.lock();
+        let place = place(&mut state.callbacks);
+        let replaced = match place {
+            Some(_) => Some(callback),
+            none => none.replace(callback),
+        };
+        // As in `set`.
+        drop(state);
+        drop(replaced);
     }
 
     /// Waits until a callback is set, while patience lasts and someone is there to set it.
