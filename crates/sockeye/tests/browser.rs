@@ -4,7 +4,11 @@
 
 mod wire;
 
-use std::{sync::mpsc::channel, thread, time::Duration};
+use std::{
+    sync::{Arc, mpsc::channel},
+    thread,
+    time::Duration,
+};
 
 use sockeye::{
     Client, Limits, Server,
@@ -1146,6 +1150,65 @@ mod handles {
         });
         let done = is_done.recv_timeout(Duration::from_secs(20));
         assert!(done.is_ok(), "it has locked itself out");
+    }
+
+    /// A bug: a callback that holds a handle was kept by it, and so kept all that it held; and without one for the
+    /// close, the task waited for that handle to be dropped.
+    #[tokio::test]
+    async fn held_by_callbacks_are_let_go_of_at_the_end() {
+        let alive = || {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+        };
+        // With it the runtime has all the tasks that it has by itself.
+        let (first, peer, _log) = open().await;
+        drop((first, peer));
+        for closes in [false, true] {
+            let door = Door::new().await;
+            let socket = WebSocket::with_client(door.client()).unwrap();
+            let held = Arc::new(());
+            let holds = || (socket.clone(), held.clone());
+            let set_all = || {
+                let [open, message, error, close] = [(); 4].map(|()| holds());
+                socket.on_open(move |_| drop(open.clone()));
+                socket.on_message(move |_| drop(message.clone()));
+                socket.on_error(move |_| drop(error.clone()));
+                if closes {
+                    socket.on_close(move |_| drop(close.clone()));
+                }
+            };
+            set_all();
+            let mut peer = door.accept().await;
+            peer.send_close(1000, "").await;
+            peer.expect_close().await;
+            drop(peer);
+            within(socket.closed()).await;
+            assert_eq!(Arc::strong_count(&held), 1, "{closes}");
+            // They have nothing to wait for.
+            set_all();
+            assert_eq!(Arc::strong_count(&held), 1, "{closes}");
+            drop(socket);
+            within(async {
+                while alive() > 1 {
+                    yield_now().await;
+                }
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn held_by_callbacks_are_let_go_of_after_a_panic() {
+        let (socket, mut peer, _log) = open().await;
+        let held = Arc::new(());
+        let holds = (socket.clone(), held.clone());
+        socket.on_error(move |_| drop(holds.clone()));
+        let holds = (socket.clone(), held.clone());
+        socket.on_message(move |_| panic!("as the test wants it: {}", Arc::strong_count(&holds.1)));
+        peer.send_frame(0x81, "").await;
+        within(socket.closed()).await;
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 
     #[tokio::test]

@@ -12,8 +12,8 @@ use sockeye_proto::{CloseFrame, MessageKind, OwnedEvent, Part, ProtocolError};
 use tokio::{sync::mpsc, time::timeout_at};
 
 use super::{
-    BinaryType, Callbacks, CloseEvent, Closed, Command, Data, ErrorEvent, Event, MessageEvent,
-    OVERHEAD, ReadyState, WebSocket,
+    BinaryType, Callbacks, CloseEvent, Closed, Command, Data, ErrorEvent, Event, Kept,
+    MessageEvent, OVERHEAD, ReadyState, WebSocket,
     blob::{Pour, blob},
 };
 use crate::{Client, Ended, Error, Receiver, Sender, link, reader::Broken};
@@ -63,7 +63,11 @@ impl Drop for Task {
         let mut state = self.0.lock();
         state.ready_state = ReadyState::Closed;
         state.finished = true;
+        // Nobody is left to tell it.
+        state.kept = Kept::default();
+        let spent = state.take_spent();
         drop(state);
+        drop(spent);
         self.0.inner.changed.notify_waiters();
     }
 }
@@ -424,14 +428,23 @@ impl WebSocket {
         self.wait_for(|callbacks| callbacks.close.is_some()).await;
         self.lock().kept.close = Some(closed);
         self.tell_kept();
+        // First, so that whoever waits for the end finds them gone.
+        self.drop_spent();
         self.lock().finished = true;
         self.inner.changed.notify_waiters();
         // For a callback that is set later, while anyone can.
         self.when(|socket| {
             socket.tell_kept();
+            socket.drop_spent();
             socket.lock().kept.close.is_none() || socket.is_alone()
         })
         .await;
+    }
+
+    /// Lets go of the callbacks that hear of nothing any more, without the lock.
+    fn drop_spent(&self) {
+        let spent = self.lock().take_spent();
+        drop(spent);
     }
 
     /// Fires the events that wait, where there is a callback now.

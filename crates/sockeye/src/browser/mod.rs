@@ -75,6 +75,22 @@ struct State {
     finished: bool,
 }
 
+impl State {
+    /// The callbacks that hear of nothing any more once the connection has ended. What they hold may be handles to this
+    /// socket, which would keep them.
+    fn take_spent(&mut self) -> Callbacks {
+        let Self {
+            callbacks, kept, ..
+        } = self;
+        Callbacks {
+            open: callbacks.open.take_if(|_| !kept.open),
+            message: callbacks.message.take(),
+            error: callbacks.error.take_if(|_| kept.error.is_none()),
+            close: callbacks.close.take_if(|_| kept.close.is_none()),
+        }
+    }
+}
+
 type Callback<E> = Option<Box<E>>;
 
 #[derive(Default)]
@@ -320,8 +336,11 @@ impl WebSocket {
     /// Sets a callback, and drops the one that this gives without the lock: what that holds may use this socket as
     /// it goes.
     fn set<E>(&self, set: impl FnOnce(&mut Callbacks) -> E) {
-        let replaced = set(&mut self.lock().callbacks);
-        drop(replaced);
+        let mut state = self.lock();
+        let replaced = set(&mut state.callbacks);
+        let spent = state.finished.then(|| state.take_spent());
+        drop(state);
+        drop((replaced, spent));
         self.inner.changed.notify_waiters();
     }
 
