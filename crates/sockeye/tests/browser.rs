@@ -794,6 +794,34 @@ mod feedback_from_the_protocol {
             assert!(log.0.try_recv().is_err());
         }
 
+        /// A bug: each message had room for 4 KiB for as long as it was kept.
+        #[tokio::test]
+        async fn one_that_is_kept_takes_no_more_than_its_bytes() {
+            let (socket, mut peer, _log) = open().await;
+            let (tell, mut told) = mpsc::unbounded_channel();
+            socket.set_binary_type(BinaryType::ArrayBuffer);
+            socket.on_message(move |event| tell.send(event.data).unwrap());
+            for len in [0, 10, 1000, 5000, 100_000] {
+                peer.send_frame(0x82, vec![0; len]).await;
+                let Some(Data::ArrayBuffer(bytes)) = within(told.recv()).await else {
+                    panic!("it is binary")
+                };
+                assert_eq!(bytes.len(), len);
+                let memory = bytes.try_into_mut().map_or(0, |bytes| bytes.capacity());
+                assert!(memory <= 2 * len, "{memory} for {len}");
+            }
+            for len in [0, 10, 1000] {
+                peer.send_frame(0x81, vec![b'a'; len]).await;
+                let Some(Data::Text(text)) = within(told.recv()).await else {
+                    panic!("it is text")
+                };
+                assert_eq!(text.len(), len);
+                let bytes = text.into_bytes();
+                let memory = bytes.try_into_mut().map_or(0, |bytes| bytes.capacity());
+                assert!(memory <= 2 * len, "{memory} for {len}");
+            }
+        }
+
         /// What a message costs is about its bytes, also in fragments of one each.
         #[tokio::test]
         async fn it_may_come_in_any_number_of_fragments() {

@@ -8,6 +8,7 @@ use std::{
     task::{Poll, ready},
 };
 
+use bytes::Bytes;
 use sockeye_proto::{CloseFrame, MessageKind, OwnedEvent, Part, ProtocolError};
 use tokio::{sync::mpsc, time::timeout_at};
 
@@ -170,13 +171,23 @@ async fn receive(
                     }
                     (MessageKind::Binary, BinaryType::ArrayBuffer) => {
                         let bytes = gather(socket, &mut receiver, heard).await;
-                        bytes.map(|bytes| Data::ArrayBuffer(bytes.into()))
+                        bytes.map(|bytes| {
+                            Data::ArrayBuffer(match is_roomy(bytes.len(), bytes.capacity()) {
+                                true => Bytes::copy_from_slice(&bytes),
+                                false => bytes.into(),
+                            })
+                        })
                     }
                     (MessageKind::Text, _) => {
                         let bytes = gather(socket, &mut receiver, heard).await;
                         // It was found to be text while it came.
                         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-                        text.map(|text| Data::Text(text.into()))
+                        text.map(|text| {
+                            Data::Text(match is_roomy(text.len(), text.capacity()) {
+                                true => text.as_str().into(),
+                                false => text.into(),
+                            })
+                        })
                     }
                 };
                 if let Some(data) = data {
@@ -187,6 +198,12 @@ async fn receive(
             Part::Data(_) | Part::End => {}
         }
     }
+}
+
+/// Whether a message is copied to memory of its own size, as it may be kept: what it was gathered in is more than
+/// twice as large. A short text is then in the text itself.
+fn is_roomy(len: usize, capacity: usize) -> bool {
+    capacity / 2 > len
 }
 
 /// The next part of what comes, with bytes put into `room`; `None` once the connection has ended.
