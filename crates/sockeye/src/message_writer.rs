@@ -276,8 +276,7 @@ impl Shared {
             }
             Access::Remote(state) => {
                 if self.buffered_remote(state) >= high_water && state.is_open() {
-                    self.waiting().room.add(cx.waker());
-                    state.wake_driver();
+                    self.wait_remote(state, &self.waiting().room, cx);
                     return Poll::Pending;
                 }
                 Poll::Ready(commands(&mut |command| self.post(state, command)))

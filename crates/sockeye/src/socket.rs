@@ -128,6 +128,8 @@ impl WebSocket {
     /// # Errors
     /// How the connection ended, where not cleanly: [`Error::is_lost`], [`Error::is_protocol`],
     /// [`Error::is_timeout`], [`Error::Overflow`]. It is told once; then comes `None`.
+    /// Of a broken rule it is told when the peer has ended its side or the close timeout is over, where nobody drives
+    /// the connection.
     ///
     /// # Cancel safety
     /// Safe: what has arrived is kept, and comes with the next call.

@@ -260,6 +260,8 @@ impl Receiver {
     /// How the connection ended, where not cleanly: [`Error::is_lost`](crate::Error::is_lost),
     /// [`Error::is_protocol`](crate::Error::is_protocol), [`Error::is_timeout`](crate::Error::is_timeout),
     /// [`Error::Overflow`](crate::Error::Overflow). It is told once; then comes `None`.
+    /// Of a broken rule it is told when the peer has ended its side or the close timeout is over, where nobody drives
+    /// the connection.
     ///
     /// # Cancel safety
     /// Safe: what has arrived is kept, and comes with the next call.
@@ -466,14 +468,15 @@ impl Receiver {
     }
 
     /// Writes the last of what the peer is owed, until the deadline. A client then lets the server
-    /// end the transport (RFC 6455 §7.1.1).
+    /// end the transport (RFC 6455 §7.1.1), and either lets a peer that has broken a rule: bytes that nobody reads
+    /// would reset the connection before it has read why.
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ended = self.shared.ended();
         let clean = ended.as_ref().is_some_and(Ended::was_clean);
         if !clean && !matches!(ended, Some(Ended::Protocol(_))) {
             return Poll::Ready(());
         }
-        let Some((written, deadline)) = self.shared.poll_last_words(cx) else {
+        let Some((written, deadline)) = self.shared.poll_last_words(cx, clean) else {
             return Poll::Ready(());
         };
         if self.shared.poll_until(cx, deadline).is_ready() {
@@ -481,7 +484,7 @@ impl Receiver {
         }
         ready!(written);
         match &mut self.reader {
-            Some(reader) if self.shared.info.client && clean => reader.poll_discard(cx),
+            Some(reader) if self.shared.info.client || !clean => reader.poll_discard(cx),
             _ => Poll::Ready(()),
         }
     }

@@ -56,8 +56,8 @@ impl Wakers {
     }
 
     /// Has a task woken, until it gives up, which nobody says: where the peer takes nothing and others try again
-    /// and again, what would wake them must not pile up.
-    pub(crate) fn add(&self, waker: &Waker) {
+    /// and again, what would wake them must not pile up. Tells whether it was not waiting already.
+    pub(crate) fn add(&self, waker: &Waker) -> bool {
         /// So many that gave up may be left.
         const FEW: usize = 16;
         let mut tasks = self.tasks();
@@ -65,7 +65,7 @@ impl Wakers {
         let known = tasks.all.iter_mut().find(|it| it.waker.will_wake(waker));
         if let Some(known) = known {
             known.asked = false;
-            return;
+            return false;
         }
         let mut asked = Vec::new();
         if tasks.all.len() >= tasks.many.max(FEW) {
@@ -77,6 +77,7 @@ impl Wakers {
         tasks.add(waker);
         drop(tasks);
         asked.into_iter().for_each(|task| task.waker.wake());
+        true
     }
 
     /// Has something woken until it is [removed](Self::remove), and not to be asked whether it still waits.
@@ -174,7 +175,10 @@ mod tests {
     /// Has those wait again that were woken: how many.
     fn come_again(wakers: &Wakers, tasks: &[Arc<Woken>]) -> usize {
         let asked = tasks.iter().filter(|task| woken(task) > 0);
-        asked.map(|task| wakers.add(&task.clone().into())).count()
+        let come = |task: &&Arc<Woken>| {
+            wakers.add(&(*task).clone().into());
+        };
+        asked.inspect(come).count()
     }
 
     #[test]

@@ -4,6 +4,12 @@
 
 mod wire;
 
+use std::{
+    sync::{Arc, mpsc::channel},
+    thread,
+    time::Duration,
+};
+
 use sockeye::{
     Client, Limits, Server,
     browser::{BinaryType, Blob, Data, Exception, ReadyState, WebSocket},
@@ -788,6 +794,34 @@ mod feedback_from_the_protocol {
             assert!(log.0.try_recv().is_err());
         }
 
+        /// A bug: each message had room for 4 KiB for as long as it was kept.
+        #[tokio::test]
+        async fn one_that_is_kept_takes_no_more_than_its_bytes() {
+            let (socket, mut peer, _log) = open().await;
+            let (tell, mut told) = mpsc::unbounded_channel();
+            socket.set_binary_type(BinaryType::ArrayBuffer);
+            socket.on_message(move |event| tell.send(event.data).unwrap());
+            for len in [0, 10, 1000, 5000, 100_000] {
+                peer.send_frame(0x82, vec![0; len]).await;
+                let Some(Data::ArrayBuffer(bytes)) = within(told.recv()).await else {
+                    panic!("it is binary")
+                };
+                assert_eq!(bytes.len(), len);
+                let memory = bytes.try_into_mut().map_or(0, |bytes| bytes.capacity());
+                assert!(memory <= 2 * len, "{memory} for {len}");
+            }
+            for len in [0, 10, 1000] {
+                peer.send_frame(0x81, vec![b'a'; len]).await;
+                let Some(Data::Text(text)) = within(told.recv()).await else {
+                    panic!("it is text")
+                };
+                assert_eq!(text.len(), len);
+                let bytes = text.into_bytes();
+                let memory = bytes.try_into_mut().map_or(0, |bytes| bytes.capacity());
+                assert!(memory <= 2 * len, "{memory} for {len}");
+            }
+        }
+
         /// What a message costs is about its bytes, also in fragments of one each.
         #[tokio::test]
         async fn it_may_come_in_any_number_of_fragments() {
@@ -1096,6 +1130,113 @@ mod handles {
         drop(first);
         runtime().block_on(within(socket.closed()));
         assert_eq!(socket.ready_state(), ReadyState::Closed);
+    }
+
+    /// Uses its socket as it goes.
+    struct Uses(WebSocket);
+
+    impl Drop for Uses {
+        fn drop(&mut self) {
+            self.0.ready_state();
+        }
+    }
+
+    /// A bug: what a callback holds was dropped with the socket locked, where another took its place.
+    #[test]
+    fn are_used_by_what_a_callback_holds_that_is_replaced() {
+        let (done, is_done) = channel();
+        thread::spawn(move || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (socket, mut peer, _log) = open().await;
+                let set_all = |socket: &WebSocket| {
+                    let [a, b, c, d] = [(); 4].map(|()| Uses(socket.clone()));
+                    socket.on_open(move |_| {
+                        let _ = &a;
+                    });
+                    socket.on_message(move |event| {
+                        let _ = &b;
+                        event.target.on_message(|_| {});
+                    });
+                    socket.on_error(move |event| {
+                        let _ = &c;
+                        event.target.on_error(|_| {});
+                    });
+                    socket.on_close(move |event| {
+                        let _ = &d;
+                        event.target.on_close(|_| {});
+                    });
+                };
+                set_all(&socket);
+                set_all(&socket);
+                peer.send_frame(0x81, "replaces itself").await;
+                drop(peer);
+                within(socket.closed()).await;
+            });
+            done.send(()).unwrap();
+        });
+        let done = is_done.recv_timeout(Duration::from_secs(20));
+        assert!(done.is_ok(), "it has locked itself out");
+    }
+
+    /// A bug: a callback that holds a handle was kept by it, and so kept all that it held; and without one for the
+    /// close, the task waited for that handle to be dropped.
+    #[tokio::test]
+    async fn held_by_callbacks_are_let_go_of_at_the_end() {
+        let alive = || {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+        };
+        // With it the runtime has all the tasks that it has by itself.
+        let (first, peer, _log) = open().await;
+        drop((first, peer));
+        for closes in [false, true] {
+            let door = Door::new().await;
+            let socket = WebSocket::with_client(door.client()).unwrap();
+            let held = Arc::new(());
+            let holds = || (socket.clone(), held.clone());
+            let set_all = || {
+                let [open, message, error, close] = [(); 4].map(|()| holds());
+                socket.on_open(move |_| drop(open.clone()));
+                socket.on_message(move |_| drop(message.clone()));
+                socket.on_error(move |_| drop(error.clone()));
+                if closes {
+                    socket.on_close(move |_| drop(close.clone()));
+                }
+            };
+            set_all();
+            let mut peer = door.accept().await;
+            peer.send_close(1000, "").await;
+            peer.expect_close().await;
+            drop(peer);
+            within(socket.closed()).await;
+            assert_eq!(Arc::strong_count(&held), 1, "{closes}");
+            // They have nothing to wait for.
+            set_all();
+            assert_eq!(Arc::strong_count(&held), 1, "{closes}");
+            drop(socket);
+            within(async {
+                while alive() > 1 {
+                    yield_now().await;
+                }
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn held_by_callbacks_are_let_go_of_after_a_panic() {
+        let (socket, mut peer, _log) = open().await;
+        let held = Arc::new(());
+        let holds = (socket.clone(), held.clone());
+        socket.on_error(move |_| drop(holds.clone()));
+        let holds = (socket.clone(), held.clone());
+        socket.on_message(move |_| panic!("as the test wants it: {}", Arc::strong_count(&holds.1)));
+        peer.send_frame(0x81, "").await;
+        within(socket.closed()).await;
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 
     #[tokio::test]

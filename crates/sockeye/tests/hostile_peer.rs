@@ -9,7 +9,10 @@ use sockeye::{
     CloseCode, Ended, Limits, ProtocolError, Server,
     proto::deflate::{DeflateConfig, WindowBits},
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
 use wire::*;
 use wrongs::*;
 
@@ -46,6 +49,34 @@ async fn each_broken_rule_is_told_to_the_peer_and_to_the_user() {
                 seen.assert_ended(|ended| matches!(ended, Ended::Protocol(e) if *e == error));
                 assert_eq!(seen.messages, ["before"], "{}", wrong.name);
             }
+        }
+    }
+}
+
+/// Over TCP: closing a socket with unread bytes would reset the connection, and the peer might never read why.
+#[tokio::test]
+async fn a_peer_that_is_still_sending_reads_which_rule_it_has_broken() {
+    for role in BOTH {
+        for form in FORMS {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let theirs = TcpStream::connect(listener.local_addr().unwrap());
+            let (theirs, accepted) = tokio::join!(theirs, listener.accept());
+            let (ours, _) = accepted.unwrap();
+            let setup = Setup {
+                limits: Limits::default().message(LIMIT),
+                ..Setup::default()
+            };
+            let (socket, mut peer) = setup.open_over(role, ours, theirs.unwrap()).await;
+            let seen = echo(form, socket);
+            let mut large = long(role == Role::Server, 4 << 20);
+            large.resize(large.len() + (4 << 20), 0);
+            peer.send(large).await;
+            assert_eq!(peer.expect_close().await.0, 1009, "{role:?} {form:?}");
+            let end = within(peer.stream.read(&mut [0])).await;
+            assert!(matches!(end, Ok(0)), "{role:?} {form:?}: {end:?}");
+            drop(peer);
+            let seen = within(seen).await.unwrap();
+            seen.assert_ended(|ended| matches!(ended, Ended::Protocol(_)));
         }
     }
 }

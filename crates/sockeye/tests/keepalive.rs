@@ -6,8 +6,13 @@ mod wire;
 
 use std::{
     future::{Future, pending, poll_fn},
-    pin::pin,
-    task::Poll,
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -16,7 +21,7 @@ use sockeye::{
     client::{Reconnecting, Update},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     sync::mpsc,
     task::coop::has_budget_remaining,
     time::{Instant, advance, sleep, timeout},
@@ -301,6 +306,70 @@ mod a_send_that_nobody_receives_beside {
         peer.send_frame(0x81, "hello").await;
         let message = in_a_day(receiving).await.unwrap().unwrap();
         assert_eq!(message, Some("hello".into()));
+    }
+
+    /// A stream that takes nothing at first, a few times.
+    struct Hesitant {
+        stream: DuplexStream,
+        times: Arc<AtomicUsize>,
+    }
+
+    impl AsyncRead for Hesitant {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            pin!(&mut self.stream).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Hesitant {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let left = self.times.load(Ordering::Relaxed);
+            if left > 0 {
+                self.times.store(left - 1, Ordering::Relaxed);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            pin!(&mut self.stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// A bug: where it had waited and was written in the same poll, the timer was left to those who wait to be
+    /// written, and nobody did.
+    #[tokio::test(start_paused = true)]
+    async fn leaves_it_wherever_in_its_poll_it_is_written() {
+        for hesitates in 1..8 {
+            let (stream, far) = duplex(300);
+            let times = Arc::new(AtomicUsize::new(0));
+            let ours = Hesitant {
+                stream,
+                times: times.clone(),
+            };
+            let (socket, mut peer) = setup().open_over(Role::Client, ours, far).await;
+            let (sender, mut receiver) = socket.split();
+            let receiving = tokio::spawn(async move { receiver.recv().await });
+            sleep(SECOND).await;
+            times.store(hesitates, Ordering::Relaxed);
+            in_a_day(sender.send("hello")).await.unwrap();
+            peer.expect_text("hello").await;
+            assert!(ping(&mut peer).await.is_some(), "{hesitates}");
+            let error = in_a_day(receiving).await.unwrap().unwrap_err();
+            assert!(error.is_timeout(), "{error}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -51,6 +51,28 @@ async fn the_same_bytes_as_send() {
     }
 }
 
+/// A mark of nothing would never be gone below.
+#[tokio::test(start_paused = true)]
+async fn with_a_high_water_mark_of_nothing_each_message_waits_for_the_one_before() {
+    let setup = Setup {
+        high_water: 0,
+        ..Setup::default()
+    };
+    for role in BOTH {
+        for form in FORMS {
+            let (sender, mut peer, _seen) = run(form, role, &setup).await;
+            for text in ["one", "another"] {
+                within(sender.send(text)).await.unwrap();
+                sender.flush().await.unwrap();
+                sender.try_send(text).unwrap();
+                peer.expect_text(text).await;
+                peer.expect_text(text).await;
+                sender.flush().await.unwrap();
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn within_the_handler_it_goes_out_when_the_task_yields() {
     for role in BOTH {

@@ -8,12 +8,13 @@ use std::{
     task::{Poll, ready},
 };
 
+use bytes::Bytes;
 use sockeye_proto::{CloseFrame, MessageKind, OwnedEvent, Part, ProtocolError};
 use tokio::{sync::mpsc, time::timeout_at};
 
 use super::{
-    BinaryType, Callbacks, CloseEvent, Closed, Command, Data, ErrorEvent, Event, MessageEvent,
-    OVERHEAD, ReadyState, WebSocket,
+    BinaryType, Callbacks, CloseEvent, Closed, Command, Data, ErrorEvent, Event, Kept,
+    MessageEvent, OVERHEAD, ReadyState, WebSocket,
     blob::{Pour, blob},
 };
 use crate::{Client, Ended, Error, Receiver, Sender, link, reader::Broken};
@@ -63,7 +64,11 @@ impl Drop for Task {
         let mut state = self.0.lock();
         state.ready_state = ReadyState::Closed;
         state.finished = true;
+        // Nobody is left to tell it.
+        state.kept = Kept::default();
+        let spent = state.take_spent();
         drop(state);
+        drop(spent);
         self.0.inner.changed.notify_waiters();
     }
 }
@@ -166,13 +171,23 @@ async fn receive(
                     }
                     (MessageKind::Binary, BinaryType::ArrayBuffer) => {
                         let bytes = gather(socket, &mut receiver, heard).await;
-                        bytes.map(|bytes| Data::ArrayBuffer(bytes.into()))
+                        bytes.map(|bytes| {
+                            Data::ArrayBuffer(match is_roomy(bytes.len(), bytes.capacity()) {
+                                true => Bytes::copy_from_slice(&bytes),
+                                false => bytes.into(),
+                            })
+                        })
                     }
                     (MessageKind::Text, _) => {
                         let bytes = gather(socket, &mut receiver, heard).await;
                         // It was found to be text while it came.
                         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-                        text.map(|text| Data::Text(text.into()))
+                        text.map(|text| {
+                            Data::Text(match is_roomy(text.len(), text.capacity()) {
+                                true => text.as_str().into(),
+                                false => text.into(),
+                            })
+                        })
                     }
                 };
                 if let Some(data) = data {
@@ -183,6 +198,12 @@ async fn receive(
             Part::Data(_) | Part::End => {}
         }
     }
+}
+
+/// Whether a message is copied to memory of its own size, as it may be kept: what it was gathered in is more than
+/// twice as large. A short text is then in the text itself.
+fn is_roomy(len: usize, capacity: usize) -> bool {
+    capacity / 2 > len
 }
 
 /// The next part of what comes, with bytes put into `room`; `None` once the connection has ended.
@@ -407,8 +428,7 @@ impl WebSocket {
             data,
             origin: &self.inner.origin,
         });
-        // Unless it has set another.
-        self.lock().callbacks.message.get_or_insert(callback);
+        self.put_back(callback, |callbacks| &mut callbacks.message);
     }
 
     /// "When the WebSocket connection is closed, possibly cleanly"
@@ -425,14 +445,23 @@ impl WebSocket {
         self.wait_for(|callbacks| callbacks.close.is_some()).await;
         self.lock().kept.close = Some(closed);
         self.tell_kept();
+        // First, so that whoever waits for the end finds them gone.
+        self.drop_spent();
         self.lock().finished = true;
         self.inner.changed.notify_waiters();
         // For a callback that is set later, while anyone can.
         self.when(|socket| {
             socket.tell_kept();
+            socket.drop_spent();
             socket.lock().kept.close.is_none() || socket.is_alone()
         })
         .await;
+    }
+
+    /// Lets go of the callbacks that hear of nothing any more, without the lock.
+    fn drop_spent(&self) {
+        let spent = self.lock().take_spent();
+        drop(spent);
     }
 
     /// Fires the events that wait, where there is a callback now.
@@ -444,8 +473,8 @@ impl WebSocket {
             state.kept.open = false;
             drop(state);
             callback(Event { target: self });
+            self.put_back(callback, |callbacks| &mut callbacks.open);
             state = self.lock();
-            state.callbacks.open.get_or_insert(callback);
         }
         if let Some(mut callback) = state.callbacks.error.take() {
             let error = state.kept.error.take();
@@ -454,8 +483,8 @@ impl WebSocket {
                 let target = self;
                 callback(ErrorEvent { target, message });
             }
+            self.put_back(callback, |callbacks| &mut callbacks.error);
             state = self.lock();
-            state.callbacks.error.get_or_insert(callback);
         }
         if let Some(mut callback) = state.callbacks.close.take() {
             let closed = state.kept.close.take();
@@ -468,8 +497,21 @@ impl WebSocket {
                     reason: &closed.reason,
                 });
             }
-            self.lock().callbacks.close.get_or_insert(callback);
+            self.put_back(callback, |callbacks| &mut callbacks.close);
         }
+    }
+
+    /// Puts a callback that was called back into its place, unless it has set another.
+    fn put_back<C>(&self, callback: C, place: impl FnOnce(&mut Callbacks) -> &mut Option<C>) {
+        let mut state = self.lock();
+        let place = place(&mut state.callbacks);
+        let replaced = match place {
+            Some(_) => Some(callback),
+            none => none.replace(callback),
+        };
+        // As in `set`.
+        drop(state);
+        drop(replaced);
     }
 
     /// Waits until a callback is set, while patience lasts and someone is there to set it.

@@ -75,6 +75,22 @@ struct State {
     finished: bool,
 }
 
+impl State {
+    /// The callbacks that hear of nothing any more once the connection has ended. What they hold may be handles to this
+    /// socket, which would keep them.
+    fn take_spent(&mut self) -> Callbacks {
+        let Self {
+            callbacks, kept, ..
+        } = self;
+        Callbacks {
+            open: callbacks.open.take_if(|_| !kept.open),
+            message: callbacks.message.take(),
+            error: callbacks.error.take_if(|_| kept.error.is_none()),
+            close: callbacks.close.take_if(|_| kept.close.is_none()),
+        }
+    }
+}
+
 type Callback<E> = Option<Box<E>>;
 
 #[derive(Default)]
@@ -299,25 +315,32 @@ impl WebSocket {
 
     /// Sets the callback for the opening of the connection (`onopen`).
     pub fn on_open(&self, callback: impl FnMut(Event<'_>) + Send + 'static) {
-        self.lock().callbacks.open = Some(Box::new(callback));
-        self.inner.changed.notify_waiters();
+        self.set(|callbacks| callbacks.open.replace(Box::new(callback)));
     }
 
     /// Sets the callback for messages (`onmessage`).
     pub fn on_message(&self, callback: impl FnMut(MessageEvent<'_>) + Send + 'static) {
-        self.lock().callbacks.message = Some(Box::new(callback));
-        self.inner.changed.notify_waiters();
+        self.set(|callbacks| callbacks.message.replace(Box::new(callback)));
     }
 
     /// Sets the callback for a connection that failed (`onerror`). `close` follows.
     pub fn on_error(&self, callback: impl FnMut(ErrorEvent<'_>) + Send + 'static) {
-        self.lock().callbacks.error = Some(Box::new(callback));
-        self.inner.changed.notify_waiters();
+        self.set(|callbacks| callbacks.error.replace(Box::new(callback)));
     }
 
     /// Sets the callback for the end of the connection (`onclose`). It is the last event.
     pub fn on_close(&self, callback: impl FnMut(CloseEvent<'_>) + Send + 'static) {
-        self.lock().callbacks.close = Some(Box::new(callback));
+        self.set(|callbacks| callbacks.close.replace(Box::new(callback)));
+    }
+
+    /// Sets a callback, and drops the one that this gives without the lock: what that holds may use this socket as
+    /// it goes.
+    fn set<E>(&self, set: impl FnOnce(&mut Callbacks) -> E) {
+        let mut state = self.lock();
+        let replaced = set(&mut state.callbacks);
+        let spent = state.finished.then(|| state.take_spent());
+        drop(state);
+        drop((replaced, spent));
         self.inner.changed.notify_waiters();
     }
 

@@ -187,9 +187,11 @@ impl Acceptor {
         self
     }
 
-    /// Sets how many bytes may wait to be written before sending waits too. Default 1 MiB.
+    /// Sets how many bytes may wait to be written before sending waits too. Default 1 MiB; 0 is as 1: each message
+    /// waits for those before it.
     pub fn high_water(mut self, bytes: usize) -> Self {
-        Arc::make_mut(&mut self.settings).output.high_water = bytes;
+        // Nothing is ever below nothing.
+        Arc::make_mut(&mut self.settings).output.high_water = bytes.max(1);
         self
     }
 

@@ -21,13 +21,22 @@ use crate::{
 
 impl Shared {
     /// For a task whose connection nobody drives: writes what is left once the connection has
-    /// ended, and gives the time by which that must be done. `None` where a driver does it.
-    pub(crate) fn poll_last_words(&self, cx: &mut Context<'_>) -> Option<(Poll<()>, Instant)> {
+    /// ended, then ends this side of the transport, but for a client's after a `clean` end. Gives the time by
+    /// which that must be done. `None` where a driver does it, or nothing can be written.
+    pub(crate) fn poll_last_words(
+        &self,
+        cx: &mut Context<'_>,
+        clean: bool,
+    ) -> Option<(Poll<()>, Instant)> {
         self.access(|access| match access {
             Access::Free(link, _) => {
                 let deadline = link.deadline()?;
                 let mut written = self.poll_flush_free(cx, link).map(drop);
-                if written.is_ready() && !self.info.client {
+                if link.broken().is_some() {
+                    // The peer is told nothing, and so is not waited for.
+                    return None;
+                }
+                if written.is_ready() && !(self.info.client && clean) {
                     written = link.poll_shutdown(cx);
                 }
                 Some((written, deadline))

@@ -13,6 +13,7 @@ use super::{Access, Shared, State};
 use crate::{
     Ended, Error, Result,
     link::{Command, Link, Lost},
+    waiting::Wakers,
 };
 
 /// A command on its way.
@@ -136,8 +137,7 @@ impl Shared {
                 Access::Remote(state)
                     if self.buffered_remote(state) >= high_water && state.is_open() =>
                 {
-                    self.waiting().room.add(cx.waker());
-                    state.wake_driver();
+                    self.wait_remote(state, &self.waiting().room, cx);
                     return Poll::Pending;
                 }
                 _ => {}
@@ -290,11 +290,18 @@ impl Shared {
                 if let Some(lost) = state.ended().and_then(Ended::lost) {
                     return Poll::Ready(Err(lost));
                 }
-                self.waiting().drained.add(cx.waker());
-                state.wake_driver();
+                self.wait_remote(state, &self.waiting().drained, cx);
                 Poll::Pending
             }
         })
+    }
+
+    /// Has a task woken by a driver elsewhere, which is to look at that once: the driver may be of this very task, as
+    /// where another connection is driven within its handler, and then wakes itself.
+    pub(crate) fn wait_remote(&self, state: &State, wakers: &Wakers, cx: &Context<'_>) {
+        if wakers.add(cx.waker()) {
+            state.wake_driver();
+        }
     }
 
     /// Writes a free link. Several tasks may wait for the same transport, which remembers one
@@ -319,23 +326,39 @@ impl Shared {
     }
 
     /// Writes a free link for a task that has sent something and may be dropped at any time: the
-    /// task that waits for an event goes on with it then.
+    /// task that waits for an event goes on with it then. Where it is the same, it waits for that already, and
+    /// to wake it would have it come again at once, for as long as the peer takes nothing.
     pub(crate) fn poll_flush_sent(
         &self,
         cx: &mut Context<'_>,
         link: &mut Link,
         state: &mut State,
     ) -> Poll<Result<(), Lost>> {
-        let mut result = self.poll_flush_free(cx, link);
-        if result.is_pending() {
-            self.mind(link, state);
-            // Its Close, or what it was given up with, if there is one.
-            result = self.poll_flush_free(cx, link);
+        let written = self.poll_flush_free(cx, link);
+        if written.is_pending() {
+            return self.poll_flush_waiting(cx, link, state);
         }
-        if !matches!(result, Poll::Ready(Ok(()))) {
+        if matches!(written, Poll::Ready(Err(_))) {
             link.wake_reading();
         }
-        result
+        written
+    }
+
+    #[cold]
+    fn poll_flush_waiting(
+        &self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        state: &mut State,
+    ) -> Poll<Result<(), Lost>> {
+        self.mind(link, state);
+        // Its Close, or what it was given up with, if there is one.
+        let written = self.poll_flush_free(cx, link);
+        // Also where all is written now: that has left the timer to those who wait, and nobody does any more.
+        if matches!(written, Poll::Ready(Err(_))) || !link.is_read_by(cx.waker()) {
+            link.wake_reading();
+        }
+        written
     }
 }
 
