@@ -146,7 +146,7 @@ fn drive(
             }
             match receive(&mut receiver, &mut input, &mut inflater) {
                 Ok(Some(event)) => {
-                    sender.respond_owned(&event, NOW);
+                    sender.respond(&event.as_event(), NOW);
                     seen.events.push(event);
                 }
                 Ok(None) if input.is_empty() => break,
