@@ -146,7 +146,7 @@ fn drive(
             }
             match receive(&mut receiver, &mut input, &mut inflater) {
                 Ok(Some(event)) => {
-                    sender.respond_owned(&event, NOW);
+                    sender.respond(&event.as_event(), NOW);
                     seen.events.push(event);
                 }
                 Ok(None) if input.is_empty() => break,
@@ -254,12 +254,14 @@ fn little_is_held(config: &Config, pieces: &[&[u8]], worthwhile: usize) {
     const APART: usize = 2 * 2048;
     /// What a codec takes beside the room for its output.
     const CODEC: usize = 64 * 1024;
+    /// What messages of a second kind are counted in.
+    const SECOND_KIND: usize = size_of::<[usize; 8]>();
     /// What a peer's claim costs where payloads are read into the message's own buffer.
     const STEP: usize = 128 * 1024;
     let limits = config.limits;
     let mut buffers: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
     let ((mut receiver, _), mut inflater) = (config.halves(), Inflater::new());
-    // What it counts in is there for as long as it is.
+    // What it counts in is there for as long as it is: a second kind of message once there is one.
     let start = allocations::live();
     let mut arrived = 0;
     for buffer in &mut buffers {
@@ -303,7 +305,7 @@ fn little_is_held(config: &Config, pieces: &[&[u8]], worthwhile: usize) {
         );
         if receiver.is_ended() && config.deflate.is_none() {
             let held = allocations::live() - start;
-            assert_eq!(held, 0, "nothing is held once it has ended");
+            assert!(held <= SECOND_KIND, "{held} bytes once it has ended");
         }
     }
 }

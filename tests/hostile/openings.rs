@@ -75,6 +75,9 @@ fn refused() -> Vec<Refused> {
         "another protocol", first("GET / HTTX/1.1"), 400, "", "";
         "no Host", with("Host", ""), 400, "host is missing", "";
         "two Hosts", and("Host: other"), 400, "host is given more than once", "";
+        "a Host of two words", value("Host", "a b"), 400, "host is not a host", "";
+        "a Host with a path", value("Host", "a/b"), 400, "host is not a host", "";
+        "a Host with a user", value("Host", "user@a"), 400, "host is not a host", "";
         "no Connection", with("Connection", ""), 400, "must say upgrade", "";
         "Connection: close", value("Connection", "close"), 400, "must say upgrade", "";
         "Connection: upgraded", value("Connection", "upgraded"), 400, "must say upgrade", "";
@@ -117,7 +120,7 @@ fn refused() -> Vec<Refused> {
 }
 
 /// Requests that look odd, and follow every rule.
-fn odd() -> [(&'static str, String); 7] {
+fn odd() -> [(&'static str, String); 8] {
     let upper = "UPGRADE: WebSocket\r\nconnection: uPGRADE\r\n";
     [
         (
@@ -132,6 +135,7 @@ fn odd() -> [(&'static str, String); 7] {
             "another protocol besides",
             value("Upgrade", "h2c, websocket"),
         ),
+        ("a Host with a zone", value("Host", "[fe80::1%25eth0]:80")),
         ("a length of 0", and("Content-Length: 0")),
         (
             "a whole URL as its target",

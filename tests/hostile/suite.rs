@@ -41,6 +41,8 @@ const MIB: u64 = 1 << 20;
 
 pub(crate) struct Suite {
     only: Option<String>,
+    /// How many cases were run.
+    ran: usize,
     passed: usize,
     /// What is said of each server's memory in the end.
     memory: Vec<String>,
@@ -82,6 +84,7 @@ impl Suite {
     pub(crate) fn new(only: Option<String>) -> Self {
         Self {
             only,
+            ran: 0,
             passed: 0,
             memory: Vec::new(),
             failures: Vec::new(),
@@ -156,6 +159,7 @@ impl Suite {
         if matches!(&self.only, Some(only) if !name.contains(only)) {
             return;
         }
+        self.ran += 1;
         let at = on.at(address);
         let began = Instant::now();
         let result = async {
@@ -242,7 +246,13 @@ impl Suite {
     }
 
     /// Prints what there was.
-    pub(crate) fn verdict(self) -> ExitCode {
+    pub(crate) fn verdict(mut self) -> ExitCode {
+        if self.ran == 0 {
+            // What is seen of each server without one passes too.
+            let only = self.only.as_deref().unwrap_or_default();
+            self.failures
+                .push(format!("FAILED no case has {only:?} in its name"));
+        }
         println!("\nmemory of each server");
         self.memory.iter().for_each(|line| println!("  {line}"));
         println!();

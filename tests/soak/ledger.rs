@@ -64,7 +64,7 @@ struct Sides {
 }
 
 /// Messages and bytes of many connections.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default)]
 struct Sum {
     messages: u64,
     bytes: u64,
@@ -79,13 +79,6 @@ impl Sum {
     fn add_difference(&mut self, more: Tally, less: Tally) {
         self.messages += more.messages - less.messages;
         self.bytes += more.bytes - less.bytes;
-    }
-
-    fn minus(self, other: Self) -> Self {
-        Self {
-            messages: self.messages - other.messages,
-            bytes: self.bytes - other.bytes,
-        }
     }
 }
 
@@ -171,7 +164,7 @@ impl Ledger {
         )
     }
 
-    /// Prints the sums, and gives what does not add up.
+    /// Prints the sums, and gives what is wrong.
     pub(crate) fn report(&self) -> Vec<String> {
         let mut sides = self.lock();
         let [clean, early, cut] = sides.ends;
@@ -185,11 +178,6 @@ impl Ledger {
         println!("server sent back      {}", sides.sent_back);
         println!("  cut on their way    {}", sides.cut_back);
         println!("clients received      {}", sides.echoed);
-        if sides.sent.minus(sides.cut_there) != sides.received
-            || sides.sent_back.minus(sides.cut_back) != sides.echoed
-        {
-            sides.fail("the sums are not equal".into());
-        }
         if clean == 0 || early == 0 || cut == 0 || sides.pongs == 0 {
             sides.fail("something that was to be tried has not happened".into());
         }

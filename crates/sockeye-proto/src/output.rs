@@ -25,16 +25,24 @@ pub struct OutputBuffer {
     bytes: Vec<u8>,
     end: usize,
     written: usize,
-    /// There while payloads wait that are not copied: most connections never have one.
-    large: Option<Box<Larges>>,
-    /// The answer to a ping that is to be queued once less waits.
-    pong: Option<Box<[u8]>>,
+    /// There while payloads wait that are not copied, or an answer to a ping: most connections never have
+    /// either.
+    aside: Option<Box<Aside>>,
     len: usize,
 }
 
-/// Payloads that are not copied into the buffer.
+/// What is not in the buffer. Its being there has [`OutputBuffer::advance`] look closer, so that nobody else
+/// need ask for the answer to a ping.
 #[derive(Debug, Default)]
-struct Larges(VecDeque<Large>);
+struct Aside {
+    large: VecDeque<Large>,
+    /// The answer to a ping, framed, that is to be queued once less waits. It does not count as waiting.
+    pong: Option<Box<[u8]>>,
+}
+
+/// While this much waits to be written, a further ping replaces the one whose answer waits: a peer
+/// that sends pings and reads nothing costs one answer, not one a ping.
+pub(crate) const PONG_BACKLOG: usize = 16 * 1024;
 
 /// A payload that is not copied into the buffer.
 #[derive(Debug)]
@@ -89,7 +97,7 @@ impl Output {
     #[inline]
     pub fn only_chunk(&self) -> Option<&[u8]> {
         match &self.buffer {
-            Some(buffer) if buffer.has_large() => None,
+            Some(buffer) if buffer.has_aside() => None,
             Some(buffer) => Some(&buffer.bytes[buffer.written..buffer.end]),
             None => Some(&[]),
         }
@@ -131,8 +139,7 @@ impl Output {
     /// Takes the buffer back, where nothing waits in it.
     #[inline]
     pub fn take_buffer(&mut self) -> Option<Box<OutputBuffer>> {
-        self.buffer
-            .take_if(|buffer| buffer.len == 0 && buffer.pong.is_none())
+        self.buffer.take_if(|buffer| buffer.len == 0)
     }
 
     /// Moves what waits into memory of just its size, so that a lent buffer can be taken back from
@@ -145,8 +152,7 @@ impl Output {
             end: bytes.len(),
             written: 0,
             bytes,
-            large: buffer.large.take(),
-            pong: buffer.pong.take(),
+            aside: buffer.aside.take(),
             len: buffer.len,
         };
         let mut lent = mem::replace(buffer, Box::new(rest));
@@ -157,24 +163,21 @@ impl Output {
     /// Lets go of all that waits: none of it will be written.
     pub fn clear(&mut self) {
         if let Some(buffer) = &mut self.buffer {
-            (buffer.large, buffer.pong) = (None, None);
+            buffer.aside = None;
             buffer.clear();
         }
     }
 
-    /// Whether an answer to a ping is to be queued once less waits.
-    #[inline]
-    pub(crate) fn has_pong(&self) -> bool {
-        matches!(&self.buffer, Some(buffer) if buffer.pong.is_some())
-    }
-
-    /// Keeps an answer to a ping until less waits, with the buffer, which is there until then.
-    pub(crate) fn hold_pong(&mut self, payload: &[u8]) {
-        self.buffer.get_or_insert_default().pong = Some(payload.into());
+    /// Keeps an answer to a ping, framed, until less than [`PONG_BACKLOG`] waits: as much does now. What
+    /// has been written by then queues it.
+    #[cold]
+    pub(crate) fn hold_pong(&mut self, frame: Box<[u8]>) {
+        let buffer = self.buffer.get_or_insert_default();
+        buffer.aside.get_or_insert_default().pong = Some(frame);
     }
 
     pub(crate) fn take_pong(&mut self) -> Option<Box<[u8]>> {
-        self.buffer.as_mut()?.pong.take()
+        self.buffer.as_mut()?.take_pong()
     }
 
     /// Appends `count` bytes, to be overwritten.
@@ -207,7 +210,7 @@ impl Output {
     pub(crate) fn append_large(&mut self, bytes: Bytes) {
         let buffer = self.buffer.get_or_insert_default();
         buffer.len += bytes.len();
-        buffer.large.get_or_insert_default().0.push_back(Large {
+        buffer.aside.get_or_insert_default().large.push_back(Large {
             after: buffer.end,
             bytes,
             written: 0,
@@ -232,7 +235,7 @@ impl OutputBuffer {
 
     fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = self.written;
-        let queue = self.large.as_ref().map(|larges| &larges.0);
+        let queue = self.aside.as_ref().map(|aside| &aside.large);
         let pairs = queue.into_iter().flatten().flat_map(move |large| {
             let before = &self.bytes[at..large.after];
             at = large.after;
@@ -246,8 +249,8 @@ impl OutputBuffer {
     }
 
     #[inline]
-    fn has_large(&self) -> bool {
-        self.large.is_some()
+    fn has_aside(&self) -> bool {
+        self.aside.is_some()
     }
 
     fn clear(&mut self) {
@@ -256,7 +259,7 @@ impl OutputBuffer {
 
     #[inline]
     fn advance(&mut self, count: usize) -> Option<Bytes> {
-        if count >= self.len && !self.has_large() {
+        if count >= self.len && !self.has_aside() {
             self.clear();
             None
         } else {
@@ -265,38 +268,63 @@ impl OutputBuffer {
     }
 
     fn advance_part(&mut self, count: usize) -> Option<Bytes> {
-        let mut count = count.min(self.len);
-        let mut spent = None;
+        let count = count.min(self.len);
         self.len -= count;
-        while let Some(Larges(queue)) = self.large.as_deref_mut()
-            && let Some(large) = queue.front_mut()
-        {
-            let before = large.after - self.written;
-            if count < before {
-                break;
-            }
-            self.written = large.after;
-            count -= before;
-            if count < large.bytes.len() - large.written {
-                large.written += count;
-                return spent;
-            }
-            count -= large.bytes.len() - large.written;
-            spent = queue.pop_front().map(|large| large.bytes);
-            if queue.is_empty() {
-                self.large = None;
-            }
-        }
-        self.written += count;
+        let spent = self.pass(count);
         if self.len == 0 {
             (self.end, self.written) = (0, 0);
+        }
+        if self.has_aside() && self.len < PONG_BACKLOG {
+            self.release_pong();
         }
         spent
     }
 
+    /// Passes over bytes that have been written; gives the last large payload of which nothing is left.
+    fn pass(&mut self, mut count: usize) -> Option<Bytes> {
+        let mut spent = None;
+        if let Some(aside) = self.aside.as_deref_mut() {
+            while let Some(large) = aside.large.front_mut() {
+                let before = large.after - self.written;
+                if count < before {
+                    break;
+                }
+                self.written = large.after;
+                count -= before;
+                if count < large.bytes.len() - large.written {
+                    large.written += count;
+                    return spent;
+                }
+                count -= large.bytes.len() - large.written;
+                spent = aside.large.pop_front().map(|large| large.bytes);
+            }
+            self.drop_empty_aside();
+        }
+        self.written += count;
+        spent
+    }
+
+    fn drop_empty_aside(&mut self) {
+        self.aside
+            .take_if(|aside| aside.large.is_empty() && aside.pong.is_none());
+    }
+
+    fn take_pong(&mut self) -> Option<Box<[u8]>> {
+        let pong = self.aside.as_mut()?.pong.take()?;
+        self.drop_empty_aside();
+        Some(pong)
+    }
+
+    #[cold]
+    fn release_pong(&mut self) {
+        if let Some(pong) = self.take_pong() {
+            self.append(pong.len()).copy_from_slice(&pong);
+        }
+    }
+
     /// Counts the places of the large payloads from what has not been written.
     fn move_down(&mut self) {
-        for large in self.large.iter_mut().flat_map(|larges| &mut larges.0) {
+        for large in self.aside.iter_mut().flat_map(|aside| &mut aside.large) {
             large.after -= self.written;
         }
     }
@@ -477,16 +505,34 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_keeps_a_pong_stays_until_that_is_taken() {
+    fn a_pong_is_queued_by_what_is_written_before_it() {
+        for large in [false, true] {
+            let mut output = Output::default();
+            match large {
+                true => output.append_large(vec![1; PONG_BACKLOG + 9].into()),
+                false => output.append(PONG_BACKLOG + 9).fill(1),
+            }
+            output.hold_pong((*b"pong").into());
+            drop(output.trade_buffer());
+            output.advance(9);
+            assert_eq!(output.len(), PONG_BACKLOG);
+            output.advance(1);
+            assert_eq!(output.len(), PONG_BACKLOG + 3);
+            output.advance(PONG_BACKLOG - 1);
+            assert_eq!(output.only_chunk(), Some(&b"pong"[..]));
+            output.advance(4);
+            assert!(output.take_buffer().is_some());
+        }
+    }
+
+    #[test]
+    fn a_pong_that_is_taken_leaves_nothing_behind() {
         let mut output = Output::default();
-        output.append(1).fill(1);
-        output.hold_pong(b"pong");
-        output.advance(1);
-        assert!(output.take_buffer().is_none());
-        drop(output.trade_buffer());
+        output.append(PONG_BACKLOG).fill(1);
+        output.hold_pong((*b"pong").into());
         assert_eq!(output.take_pong().as_deref(), Some(&b"pong"[..]));
-        assert!(output.take_buffer().is_some());
-        output.hold_pong(b"pong");
+        assert_eq!(output.only_chunk().map(<[u8]>::len), Some(PONG_BACKLOG));
+        output.hold_pong((*b"pong").into());
         output.append_large(vec![0; 10].into());
         output.clear();
         assert!(output.is_empty() && output.next_chunk().is_none());

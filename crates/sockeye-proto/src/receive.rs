@@ -650,8 +650,11 @@ impl Receiver {
                 }
                 (Some(message), false) => {
                     message.fragments += 1;
-                    if message.fragments > self.limits.fragments {
-                        let limit = self.limits.fragments;
+                    let limit = self.limits.fragments;
+                    // In parts those that bring nothing are counted: whether this one does is yet to be seen.
+                    let may_bring = || unfinished.parts.is_some() && header.payload_len > 0;
+                    if message.fragments > limit && !(message.fragments - 1 == limit && may_bring())
+                    {
                         return Err(ProtocolError::TooManyFragments { limit });
                     }
                     message.compressed

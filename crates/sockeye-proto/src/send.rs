@@ -12,7 +12,7 @@ use crate::{
     Prepared, ProtocolError, Role, SendError,
     deflate::{DeflateConfig, Deflater, DeflaterSettings, Deflaters, Direction},
     mask::Mask,
-    output::Output,
+    output::{Output, PONG_BACKLOG},
 };
 
 use parts::Parts;
@@ -59,10 +59,6 @@ const MAX_CONTROL: usize = 125;
 /// From this size an owned payload is written from where it is: below it, the copy is cheaper than
 /// one more piece in the write.
 const LARGE: usize = 16 * 1024;
-
-/// While this much waits to be written, a further ping replaces the one whose answer waits: a peer
-/// that sends pings and reads nothing costs one answer, not one a ping.
-const PONG_BACKLOG: usize = 16 * 1024;
 
 impl Sender {
     /// A sender for one end of a connection.
@@ -319,12 +315,10 @@ impl Sender {
             .then_some(Duration::from_nanos(self.close_time))
     }
 
-    /// What waits to be written, an answer to a ping included.
+    /// What waits to be written. The answer to a ping may join it while it is written: behind 16 KiB it is kept
+    /// until less waits, so that a newer one can take its place (§5.5.3).
     #[inline]
     pub fn output(&mut self) -> &mut Output {
-        if self.output.has_pong() {
-            self.release_pong();
-        }
         &mut self.output
     }
 
@@ -349,22 +343,27 @@ impl Sender {
         if self.close_sent || payload.len() > MAX_CONTROL {
             return;
         }
-        // A pong that waited answers an older ping: this one answers both (§5.5.3).
-        self.output.take_pong();
         if self.output.len() >= PONG_BACKLOG {
-            self.output.hold_pong(payload);
+            self.hold_pong(payload);
         } else {
             self.frame_control(OpCode::Pong, payload);
         }
     }
 
+    /// Keeps the answer to a ping until less waits. One that waited answers an older ping: this one answers
+    /// both (§5.5.3), and they count as one.
     #[cold]
-    fn release_pong(&mut self) {
-        if self.output.len() < PONG_BACKLOG
-            && let Some(payload) = self.output.take_pong()
-        {
-            self.frame_control(OpCode::Pong, &payload);
+    fn hold_pong(&mut self, payload: &[u8]) {
+        if self.output.take_pong().is_none() {
+            self.meter.sent().control(OpCode::Pong);
         }
+        let header = header(self.role, OpCode::Pong, false, payload.len());
+        let (bytes, len) = header.encode();
+        let mut frame = [&bytes[..len], payload].concat();
+        if let Some(key) = header.mask {
+            Mask::apply_once(key, &mut frame[len..]);
+        }
+        self.output.hold_pong(frame.into());
     }
 
     /// Echoes the Close, as §5.5.1 says is typical: the code, and the reason too, which a browser
@@ -383,7 +382,7 @@ impl Sender {
 
     fn queue_close(&mut self, payload: &[u8], now: Duration) {
         if let Some(pong) = self.output.take_pong() {
-            self.frame_control(OpCode::Pong, &pong);
+            self.output.append(pong.len()).copy_from_slice(&pong);
         }
         self.frame_control(OpCode::Close, payload);
         self.close_sent = true;

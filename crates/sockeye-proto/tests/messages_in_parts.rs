@@ -277,6 +277,20 @@ mod limits {
         );
     }
 
+    /// It was refused for the three before it, which are allowed.
+    #[test]
+    fn a_frame_that_brings_something_ends_a_row_of_those_that_do_not() {
+        let limits = Limits::default().fragments(3);
+        let mut reader = Reader::of(End::limited(CLIENT, limits), 100);
+        reader.read(frame(0x01, "a").bytes());
+        for _ in 0..3 {
+            reader.read(frame(0x00, "").bytes());
+        }
+        reader.read(frame(0x80, "b").bytes());
+        assert_eq!(reader.end.error, None);
+        assert_eq!(reader.end.events, [text("ab")]);
+    }
+
     #[test]
     fn frames_that_bring_nothing_are_counted_while_they_are_discarded_too() {
         let limits = Limits::default().fragments(3);
@@ -479,6 +493,28 @@ mod rfc7692 {
         reader.end.read(input);
         reader.end.read(frame(0x82, "next").bytes());
         assert_eq!(reader.end.events, [binary(b"next")]);
+    }
+
+    /// An empty block with each: they have bytes, and nothing comes of those.
+    #[test]
+    fn compressed_frames_that_bring_nothing_are_counted() {
+        let config = Config {
+            limits: Limits::default().fragments(3),
+            ..config(CLIENT, false)
+        };
+        let mut reader = Reader::of(End::with(&config), 100);
+        let empty = [0x00, 0x00, 0x00, 0xFF, 0xFF];
+        reader.read(frame(0x42, empty).bytes());
+        for _ in 0..3 {
+            assert_eq!(reader.end.error, None);
+            reader.read(frame(0x00, empty).bytes());
+        }
+        reader.read(frame(0x00, empty).bytes());
+        let limit = 3;
+        assert_eq!(
+            reader.end.error,
+            Some(ProtocolError::TooManyFragments { limit })
+        );
     }
 
     #[test]

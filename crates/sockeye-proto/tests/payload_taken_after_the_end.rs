@@ -4,7 +4,9 @@
 
 mod wire;
 
-use sockeye_proto::{Limits, OwnedEvent, ProtocolError, Receiver, Role, deflate::Inflater};
+use sockeye_proto::{
+    Limits, MessageKind, OwnedEvent, Part, ProtocolError, Receiver, Role, deflate::Inflater,
+};
 use wire::*;
 
 /// A server's receiver that has been given the first bytes of a masked text message of 70,000.
@@ -45,4 +47,21 @@ fn a_close_between_two_fragments_lets_the_first_go() {
     assert_eq!(event, Ok(Some(OwnedEvent::Close(None))));
     assert_eq!(receiver.receive_owned(&mut input, &mut inflater), Ok(None));
     assert!(receiver.is_ended() && receiver.is_idle());
+}
+
+/// What followed was read as frames of the message that the Close had left unfinished.
+#[test]
+fn nothing_is_discarded_as_parts_behind_a_close() {
+    let mut receiver = Receiver::new(CLIENT, Limits::default(), None);
+    let mut bytes = frame(0x02, "a").bytes();
+    bytes.extend(frame(0x88, "").bytes());
+    let mut input = &mut bytes[..];
+    let mut part = || receiver.receive_part(&mut input, &mut [0; 10]).unwrap();
+    assert_eq!(part(), Some(Part::Begin(MessageKind::Binary)));
+    assert_eq!(part(), Some(Part::Data(1)));
+    assert_eq!(part(), Some(Part::Event(OwnedEvent::Close(None))));
+    let mut bytes = [0x83, 0x00];
+    let mut input = &mut bytes[..];
+    assert_eq!(receiver.discard_part(&mut input), Ok(true));
+    assert!(input.is_empty() && receiver.is_ended() && receiver.is_idle());
 }

@@ -387,6 +387,33 @@ mod section_5_5_2_ping {
         assert_eq!(peer.events[1..], [newest]);
     }
 
+    /// It was framed when the output was asked for once more, which a driver that reads next did not.
+    #[test]
+    fn an_answer_that_waits_is_written_with_what_it_waits_for() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            end.connection
+                .send(vec![0; 20_000], &mut end.codecs)
+                .unwrap();
+            for payload in ["old", "x"] {
+                read_without_writing(&mut end, frame(0x89, payload).to(role));
+            }
+            let output = end.connection.output();
+            while let Some(chunk) = output.next_chunk() {
+                let written = chunk.len().min(3000);
+                end.written.extend_from_slice(&chunk[..written]);
+                output.advance(written);
+            }
+            let pong = match role {
+                Role::Server => frame(0x8A, "x").bytes(),
+                // Frames from a client are masked.
+                _ => frame(0x8A, "x").to(Role::Server),
+            };
+            assert!(end.written.ends_with(&pong));
+            assert_eq!(end.connection.counters().sent.pongs, 1);
+        }
+    }
+
     #[test]
     fn a_users_pong_displaces_no_answer() {
         let mut end = End::new(Role::Server);

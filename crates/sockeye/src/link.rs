@@ -456,7 +456,6 @@ impl Link {
         };
         output.advance(count);
         self.sender.meter().count_written(count);
-        // Asked for again: the answer to a ping may have waited until there is room, and is in it then.
         let Some(buffer) = self.sender.output().take_buffer() else {
             return Ok(false);
         };

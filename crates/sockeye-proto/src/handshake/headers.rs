@@ -40,6 +40,14 @@ pub trait HeaderFields {
         self.at_most_one(name)?.ok_or(HandshakeError::Missing(name))
     }
 
+    /// The value of `Host`: exactly one, which is a host and perhaps a port, or empty (RFC 9112 §3.2).
+    ///
+    /// # Errors
+    /// [`HandshakeError::Missing`], [`HandshakeError::Repeated`] and [`HandshakeError::Malformed`].
+    fn host(&self) -> Result<&[u8], HandshakeError> {
+        check_host(self.exactly_one("Host")?)
+    }
+
     /// Whether the comma-separated lists under that name contain a token, whatever its case.
     fn contains_token(&self, name: &str, token: &str) -> bool {
         self.values(name).any(|list| has_token(list, token))
@@ -66,6 +74,59 @@ pub(crate) fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// which is found out by many bytes at a time.
 pub(super) fn is_same(bytes: &[u8], name: &str) -> bool {
     bytes == name.as_bytes() || bytes.eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// A value of `Host`, where it is one: what a proxy can read otherwise than this end leads somewhere else.
+pub(super) fn check_host(value: &[u8]) -> Result<&[u8], HandshakeError> {
+    if is_host(value) {
+        Ok(value)
+    } else {
+        Err(HandshakeError::Malformed(
+            "Host is not a host, with or without a port",
+        ))
+    }
+}
+
+/// Whether the bytes are a host and perhaps a port (RFC 9110 §7.2), or empty.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let port = match value {
+        // What is in brackets is not taken apart: a zone is written as %25eth0, and as %eth0.
+        [b'[', rest @ ..] => {
+            let len = rest.iter().take_while(|byte| is_literal_byte(**byte));
+            match rest.split_at(len.count()) {
+                ([_, ..], [b']', port @ ..]) => port,
+                _ => return false,
+            }
+        }
+        _ => after_name(value),
+    };
+    match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+/// What follows a registered name (RFC 3986 §3.2.2).
+fn after_name(mut value: &[u8]) -> &[u8] {
+    loop {
+        value = match value {
+            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                rest
+            }
+            [byte, rest @ ..] if is_name_byte(*byte) => rest,
+            _ => return value,
+        }
+    }
+}
+
+/// Without the comma, which stands between two hosts.
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&byte)
+}
+
+fn is_literal_byte(byte: u8) -> bool {
+    is_name_byte(byte) || matches!(byte, b':' | b'%')
 }
 
 /// Whether the bytes are a `token` (RFC 9110 §5.6.2).

@@ -5,7 +5,7 @@ use core::{fmt, mem::MaybeUninit, str};
 
 use super::{
     Accept, HandshakeError, HeaderFields, Headers, Key, Subprotocols,
-    headers::{Draft, has_token, is_same},
+    headers::{Draft, check_host, has_token, is_host, is_same},
 };
 use crate::deflate::{DeflateConfig, DeflateParams, parse_extensions};
 
@@ -241,7 +241,7 @@ impl Offer {
         }
         let fields = Known::of(headers);
         // 2: who is asked. Two answers are one too many for whoever routes by it.
-        fields.host.exactly_one("Host")?;
+        check_host(fields.host.exactly_one("Host")?)?;
         // 3 and 4: the wish to upgrade.
         if !fields.upgrade {
             return Err(HandshakeError::Upgrade);
@@ -408,7 +408,7 @@ impl UpgradeRequest {
     /// [`HandshakeError::ReservedHeader`] for the handshake's own and for those that announce a
     /// body; [`HandshakeError::InvalidHeader`] for what would break the request. `Host` is among
     /// the first: two different answers to "which host" are how requests are smuggled, and
-    /// [`new`](Self::new) takes any host.
+    /// [`new`](Self::new) takes it.
     pub fn header(&mut self, name: &str, value: &str) -> Result<&mut Self, HandshakeError> {
         if is_reserved(name) {
             return Err(HandshakeError::ReservedHeader(name.into()));
@@ -450,7 +450,7 @@ impl UpgradeRequest {
     /// All header fields, the handshake's own first.
     pub(super) fn to_headers(&self) -> Result<Headers, HandshakeError> {
         let visible = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-        if !visible(&self.host) {
+        if self.host.is_empty() || !is_host(self.host.as_bytes()) {
             return Err(HandshakeError::InvalidTarget(self.host.clone()));
         }
         if !self.target.starts_with('/') || !visible(&self.target) || self.target.contains('#') {

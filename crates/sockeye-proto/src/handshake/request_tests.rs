@@ -106,6 +106,40 @@ mod section_4_2_1 {
         refused("", &["host: other"], 400, "Host is given more than once");
     }
 
+    /// RFC 9112 §3.2: what is none may be one thing to a proxy and another here.
+    #[test]
+    fn host_is_a_host_and_perhaps_a_port() {
+        let wrong = [
+            "a b", "a/b", "user@a", "a, b", "a:b", "a:80:81", "::1", "[::1", "[]", "[::1]a",
+            "[a/b]", "a%2", "ä", "http://a", "a?b", "\"a\"",
+        ];
+        for wrong in wrong {
+            let line = format!("Host: {wrong}");
+            refused("Host", &[&line], 400, "Host is not a host");
+        }
+        let right = [
+            "",
+            "a",
+            "a:",
+            "a:8080",
+            ":80",
+            "my_service",
+            "a.example.",
+            "xn--4ca",
+            "127.0.0.1",
+            "a%20b",
+            "[::1]",
+            "[::1]:80",
+            "[fe80::1%25eth0]:80",
+            "[fe80::1%eth0]",
+            "[v1.a:b]",
+        ];
+        for right in right {
+            let offer = judge(&request("Host", &[&format!("Host: {right}")]));
+            assert!(offer.is_ok(), "{right}: {offer:?}");
+        }
+    }
+
     #[test]
     fn upgrade_websocket() {
         for with in [&[][..], &["Upgrade: h2c"], &["Upgrade: websocket/13"]] {
@@ -430,6 +464,9 @@ mod section_4_1_the_clients_request {
             ("", "/"),
             ("a\r\nb", "/"),
             ("a b", "/"),
+            ("a/b", "/"),
+            ("user@a", "/"),
+            ("::1", "/"),
             ("a", ""),
             ("a", "chat"),
             ("a", "/a b"),

@@ -338,6 +338,12 @@ impl Response {
         self.status
     }
 
+    /// Whether it only says that another answer is to come (RFC 9110 §15.2): then read on, from the next byte
+    /// behind it, and not without end. 101 is an answer of its own.
+    pub fn is_interim(&self) -> bool {
+        matches!(self.status, 100 | 102..=199)
+    }
+
     /// The header fields.
     pub fn headers(&self) -> &Headers {
         &self.headers
@@ -438,7 +444,8 @@ impl Agreed {
 }
 
 impl UpgradeRequest {
-    /// Judges the server's answer by the rules of §4.1.
+    /// Judges the server's answer by the rules of §4.1. An [interim](Response::is_interim) one is not it: read the
+    /// next.
     ///
     /// # Errors
     /// The first rule that is broken. The connection is then to be closed without a word.

@@ -49,6 +49,22 @@ mod section_4_1_the_clients_rules {
         assert!(agreed.extensions.is_empty());
     }
 
+    /// RFC 9110 §15.2: another answer follows, but for 101, which is one itself.
+    #[test]
+    fn an_interim_answer_is_none_yet() {
+        for (status, interim) in [
+            (100, true),
+            (101, false),
+            (102, true),
+            (199, true),
+            (200, false),
+        ] {
+            let head = format!("HTTP/1.1 {status} x\r\n\r\n");
+            let response = Response::parse(head.as_bytes()).unwrap();
+            assert_eq!(response.is_interim(), interim, "{status}");
+        }
+    }
+
     #[test]
     fn status_101() {
         let head = b"HTTP/1.1 403 Keep Out\r\nContent-Length: 3\r\nX: y\r\n\r\n";

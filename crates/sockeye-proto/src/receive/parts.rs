@@ -130,6 +130,11 @@ impl Receiver {
     /// # Errors
     /// As [`receive_part`](Self::receive_part).
     pub fn discard_part(&mut self, input: &mut &mut [u8]) -> Result<bool, ProtocolError> {
+        if self.ended {
+            *input = &mut [];
+            self.end();
+            return Ok(true);
+        }
         let Some(mut unfinished) = self.unfinished.take_if(|it| it.parts.is_some()) else {
             return Ok(true);
         };

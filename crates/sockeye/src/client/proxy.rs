@@ -13,7 +13,7 @@ use super::{
     credentials::{Credentials, redacted},
     dial::{Dial, race},
     socks,
-    upgrade::{MAX_INTERIM, is_interim},
+    upgrade::MAX_INTERIM,
     url::Endpoint,
 };
 use crate::{Error, Result, head::read_head, stream::Stream};
@@ -186,7 +186,7 @@ impl Proxy {
             let response = Response::parse(&buffer[..end]).map_err(ProxyError::Http)?;
             buffer.drain(..end);
             interim += 1;
-            if !is_interim(&response) || interim > MAX_INTERIM {
+            if !response.is_interim() || interim > MAX_INTERIM {
                 break response;
             }
         };

@@ -228,16 +228,11 @@ async fn read_answer(stream: &mut Stream, limits: HeadLimits) -> Result<(Respons
         };
         let rest = bytes.split_off(end);
         interim += 1;
-        if !is_interim(&response) || interim > MAX_INTERIM {
+        if !response.is_interim() || interim > MAX_INTERIM {
             return Ok((response, rest));
         }
         bytes = rest;
     }
-}
-
-/// Whether an answer only says that another is to come. 101 is one of its own.
-pub(super) fn is_interim(response: &Response) -> bool {
-    matches!(response.status(), 100 | 102..=199)
 }
 
 /// What is wrong with an answer; where it is not HTTP's, how it begins says whose it may be.

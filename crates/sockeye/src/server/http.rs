@@ -14,7 +14,6 @@ use std::{
 use hyper::{
     Request, Response, Version,
     body::{self, Buf, Bytes, Frame, SizeHint},
-    header::HOST,
     server::conn::http1,
     service::Service,
 };
@@ -286,13 +285,9 @@ where
 
 /// Whether it is clear who is asked (RFC 9112 §3.2): where two readers see two hosts, one of them is deceived.
 fn check_host<B>(request: &Request<B>) -> Result<(), HandshakeError> {
-    let mut hosts = request.headers().get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Err(HandshakeError::Repeated("Host")),
-        (None, None) if request.version() == Version::HTTP_11 => {
-            Err(HandshakeError::Missing("Host"))
-        }
-        _ => Ok(()),
+    match request.headers().host() {
+        Err(HandshakeError::Missing(_)) if request.version() < Version::HTTP_11 => Ok(()),
+        host => host.map(drop),
     }
 }
 
