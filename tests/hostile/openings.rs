@@ -67,7 +67,6 @@ fn refused() -> Vec<Refused> {
         "POST", first("POST / HTTP/1.1"), 405, "with get, not post", "allow: get";
         "HEAD", first("HEAD / HTTP/1.1"), 405, "", "allow: get";
         "get", first("get / HTTP/1.1"), 405, "with get, not get", "allow: get";
-        "HTTP/1.0", first("GET / HTTP/1.0"), 400, "opened on http/1.1", "";
         "HTTP/2.0, in words", first("GET / HTTP/2.0"), 400, "opened on http/1.1", "";
         "a method alone", first("GET"), 400, "", "";
         "no version of HTTP", first("GET /"), 400, "", "";
@@ -207,6 +206,21 @@ pub(crate) async fn run(suite: &mut Suite) -> io::Result<()> {
         let name = format!("a request with {}: {}", refused.name, refused.status);
         suite.case(on, name, |at| is_refused(at, refused)).await;
     }
+    suite
+        .case(
+            on,
+            "HTTP/1.0, which knows no Upgrade: the page",
+            |at| async move {
+                let mut stream = at.stream().await;
+                let request = first("GET / HTTP/1.0");
+                stream.write_all(request.as_bytes()).await.unwrap();
+                let answer = within(answer(&mut stream)).await;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                assert!(answer.head.contains("text/html"), "{answer:?}");
+                ended(stream).await;
+            },
+        )
+        .await;
     for (name, request) in odd() {
         let name = format!("a request with {name}: 101");
         suite
