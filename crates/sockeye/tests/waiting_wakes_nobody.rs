@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join;
-use sockeye::{MessageKind, Result, Sender};
+use futures_util::{StreamExt, future::join, stream::FuturesUnordered};
+use sockeye::{CloseCode, MessageKind, Result, Sender};
 use tokio::{
     io::{AsyncWriteExt, DuplexStream, copy_bidirectional, duplex},
     sync::oneshot,
@@ -106,6 +106,23 @@ mod where_the_task_drives_too {
                 writer.finish().await
             }
         }
+    }
+
+    /// In a set of futures, of which only those are polled that were woken.
+    #[tokio::test(start_paused = true)]
+    async fn until_another_handle_closes() {
+        let (socket, _peer) = narrow().open(Role::Server).await;
+        let driven = socket.drive(async |socket| {
+            let sender = socket.sender();
+            sender.send(vec![0; BIG]).await?;
+            let mut waiting = FuturesUnordered::from_iter([sender.send("waits")]);
+            let first = poll_fn(|cx| Poll::Ready(waiting.poll_next_unpin(cx).is_pending()));
+            assert!(first.await);
+            let _ = sender.close(CloseCode::NORMAL, "").await;
+            let refused = timeout(Duration::from_secs(1), waiting.next()).await;
+            refused.expect("nobody has told it").unwrap()
+        });
+        assert!(within(driven).await.unwrap_err().is_closed());
     }
 
     /// Within the handler of one connection, another is driven.

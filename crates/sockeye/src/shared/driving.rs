@@ -144,7 +144,9 @@ impl Shared {
             return result;
         };
         waiting.held.store(link.sender.held(), Ordering::Relaxed);
-        let room = waiting.room.any() && buffered < self.info.settings.output.high_water;
+        let has_room = || buffered < self.info.settings.output.high_water;
+        // Who waits for room where nothing can be sent any more is told so.
+        let room = waiting.room.any() && (has_room() || !link.sender.is_open());
         let drained = waiting.drained.any() && (buffered == 0 || result.is_ready());
         if room {
             waiting.room.wake();
