@@ -68,8 +68,9 @@ impl Drop for Task {
         state.kept = Kept::default();
         let spent = state.take_spent();
         drop(state);
-        drop(spent);
         self.0.inner.changed.notify_waiters();
+        // Last: what callbacks hold may panic as it goes.
+        drop(spent);
     }
 }
 
