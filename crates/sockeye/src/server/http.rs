@@ -22,7 +22,7 @@ use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal};
 use tokio::sync::watch;
 
 #[cfg(feature = "http2")]
-use hyper::Method;
+use hyper::{Method, header::CONTENT_LENGTH};
 #[cfg(feature = "http2")]
 use tokio::time::Instant;
 
@@ -270,7 +270,10 @@ where
             #[cfg(feature = "http2")]
             {
                 busy.offers();
-                if connect && answer.status().is_success() {
+                // With a length hyper makes no tunnel of it.
+                let length = answer.headers().get(CONTENT_LENGTH);
+                let is_tunnel = length.is_none_or(|length| length == "0");
+                if connect && answer.status().is_success() && is_tunnel {
                     busy.stays();
                 }
             }
@@ -414,6 +417,7 @@ mod tests {
 
     /// What is not answered.
     const NEVER: &str = "/never";
+    const NO_TUNNEL: &str = "no-tunnel";
 
     /// Bytes in as many pieces; between them it takes a while.
     struct Pieces {
@@ -479,14 +483,18 @@ mod tests {
             if request.uri().path() == NEVER {
                 std::future::pending::<()>().await;
             }
-            if request.method() == Method::CONNECT {
+            let mut response = Response::new(Pieces::of(pieces, wait));
+            if request.uri().host() == Some(NO_TUNNEL) {
+                let length = response.headers_mut().insert(CONTENT_LENGTH, 4.into());
+                assert_eq!(length, None);
+            } else if request.method() == Method::CONNECT {
                 tokio::spawn(async {
                     let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
                     let (mut read, mut write) = tokio::io::split(&mut stream);
                     tokio::io::copy(&mut read, &mut write).await
                 });
             }
-            Ok::<_, Infallible>(Response::new(Pieces::of(pieces, wait)))
+            Ok::<_, Infallible>(response)
         };
         let serving = tokio::spawn(async move {
             let served = serve(plain, serving, service_fn(large)).await;
@@ -621,6 +629,21 @@ mod tests {
             tunnel.write_all(b"!").await.unwrap();
             assert_eq!(tunnel.read_u8().await.unwrap(), b'!');
         }
+    }
+
+    /// hyper resets it, as a tunnel has no length.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_answered_with_a_length_is_no_tunnel() {
+        let (client, serving) = serve_pieces(SECOND, 1, Duration::ZERO);
+        let (mut ask, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(client))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let request = Request::connect(format!("{NO_TUNNEL}:1"));
+        let answer = ask.send_request(request.body(String::new()).unwrap()).await;
+        answer.unwrap_err();
+        within_an_hour(serving).await;
+        drop(ask);
     }
 
     async fn within_an_hour(serving: JoinHandle<()>) {

@@ -1,7 +1,8 @@
 //! Whether a connection of HTTP/2 is in use: hyper itself keeps one open for ever.
 //!
-//! It is in one of three states:
+//! It is in one of four states:
 //!
+//! - A request has become a tunnel, of which hyper tells nothing any more: it stays until its client ends it.
 //! - Something of a response waits for the client, with hyper or with h2 below it. It is given up where none of
 //!   that has moved for a minute, whatever other requests do.
 //! - A request waits for the service, and nothing for the client: for as long as that takes.
@@ -26,6 +27,8 @@ pub(super) struct Idle(Mutex<Use>);
 
 struct Use {
     requests: usize,
+    /// Of those that there were.
+    tunnels: usize,
     /// How much waits for the client: pieces of data, and requests for whose next piece hyper does not ask, as
     /// each stream has a window.
     offered: usize,
@@ -58,6 +61,7 @@ impl Idle {
     pub(super) fn new(since: Instant) -> Self {
         Self(Mutex::new(Use {
             requests: 0,
+            tunnels: 0,
             offered: 0,
             since,
         }))
@@ -96,6 +100,7 @@ impl Idle {
                 let used = self.lock();
                 let since = used.since.max(begin);
                 let (until, unused) = match *used {
+                    Use { tunnels: 1.., .. } => (now + STALLED, false),
                     Use { offered: 1.., .. } => (since + STALLED, false),
                     Use { requests: 0, .. } => (since + limit, true),
                     _ => (now + limit.clamp(OFTEN, STALLED), false),
@@ -153,7 +158,7 @@ impl Busy {
 
     /// Says that it has become a tunnel, of which hyper tells nothing any more: the connection stays in use.
     pub(super) fn stays(&self) {
-        self.idle.lock().requests += 1;
+        self.idle.lock().tunnels += 1;
     }
 }
 
