@@ -79,7 +79,8 @@ impl Receiver {
     ///
     /// Nothing is held of a message received so, but 8 KiB and an inflater where it is compressed,
     /// so only one of the limits applies to it, in another way: no more frames than
-    /// [`fragments`](crate::Limits::fragments) in a row may bring nothing. Text is checked as it
+    /// [`fragments`](crate::Limits::fragments) in a row may bring nothing, and one more that has bytes of which
+    /// it is only then seen that they bring nothing. Text is checked as it
     /// comes. Any other way of receiving takes no notice of the rest of a message that was begun
     /// here, as [`skip_message`](Self::skip_message).
     ///
