@@ -347,6 +347,10 @@ fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
 
 /// A URL without a user name and a password.
 pub(crate) fn without_password(url: &str) -> String {
+    // What has an `@` there is a path, and nobody is named in it.
+    if url.starts_with("ws+unix:/") && !url.starts_with("ws+unix://") {
+        return url.into();
+    }
     // A user begins behind any number of slashes, and tabs and line breaks are none of a URL's (WHATWG URL §4.4).
     let scheme = url.find(':').map_or(0, |at| at + 1);
     let rest = url[scheme..].trim_start_matches(['/', '\\', '\t', '\n', '\r']);

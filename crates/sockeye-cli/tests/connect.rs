@@ -436,6 +436,13 @@ mod failures {
         }
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_path_with_an_at_sign_is_told_whole() {
+        let line = one_line(&["ws+unix:/a@none.sock:/"], "");
+        assert!(line.contains("/a@none.sock"), "{line}");
+    }
+
     #[test]
     fn the_url_is_none() {
         assert!(misunderstood(&["ftp://localhost/"]).contains("ws://"));
