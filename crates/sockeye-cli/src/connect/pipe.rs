@@ -159,7 +159,7 @@ pub(super) fn unreadable(error: &io::Error, lines: u64) -> Failure {
         ),
         io::ErrorKind::FileTooLarge => format!(
             "line {} of the input is longer than {} MiB: all of the input is one message of any size with \
-             --one-message",
+             --one-message, without --reconnect",
             lines + 1,
             LONGEST >> 20
         ),
