@@ -405,6 +405,35 @@ mod end {
         assert_eq!(terminal.end(), Some(143));
     }
 
+    /// A peer that is slow has what was typed before.
+    #[test]
+    fn by_ctrl_d_comes_behind_what_was_typed() {
+        for way in [&[][..], &["--reconnect"]] {
+            let server = serve(&[]);
+            let state = directory("behind");
+            let path = state.join("large");
+            File::create(&path).unwrap().set_len(8 << 20).unwrap();
+            let args = [way, &["--no-compress", &server.url]].concat();
+            let mut terminal = Terminal::start(&state, &args);
+            terminal.shows("connected to");
+            terminal.prompts(">");
+            server.program.signal(Signal::SIGSTOP);
+            for sent in 1..=2 {
+                terminal.line(&format!("/file {}", path.display()));
+                terminal.until("each message", |lines| {
+                    let shown = lines.iter().filter(|line| line.contains("↑ binary"));
+                    shown.count() == sent && lines.last().is_some_and(|line| line.trim() == ">")
+                });
+            }
+            terminal.keys("\x04").shows("↑ close");
+            server.program.signal(Signal::SIGCONT);
+            let screen = terminal.shows("closed by this end with 1000");
+            let came = screen.iter().filter(|line| line.contains("↓ binary"));
+            assert_eq!(came.count(), 2, "{way:?}: {screen:?}");
+            assert_eq!(terminal.end(), Some(0), "{way:?}");
+        }
+    }
+
     /// It closes the connection, and does not wait until the peer has taken what was typed before.
     #[test]
     fn by_sigterm_is_not_kept_waiting_by_a_message_on_its_way() {

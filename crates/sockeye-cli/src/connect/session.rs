@@ -177,7 +177,7 @@ impl<'a> Session<'a> {
         let mut sent = Traffic::default();
         let mut sending = Box::pin(send(mail, sender, self.screen, &mut sent));
         let flow = loop {
-            let leave = tokio::select! {
+            let (leave, waits) = tokio::select! {
                 // Goes on for as long as `outbox` is there.
                 () = &mut sending => continue,
                 event = receiver.recv_event() => match event {
@@ -195,9 +195,9 @@ impl<'a> Session<'a> {
                         let _ = outbox.send(outgoing);
                         continue;
                     }
-                    Wish::Leave(code) => code,
+                    Wish::Leave(code) => (code, true),
                 },
-                signal = signals.next() => self.signalled(signal),
+                signal = signals.next() => (self.signalled(signal), false),
             };
             if self.closing {
                 // The user does not want to wait for that.
@@ -205,9 +205,14 @@ impl<'a> Session<'a> {
                 break ControlFlow::Break(());
             }
             let close = self.leaves(leave).await;
-            // A peer that does not take what was typed before does not hold up the end.
-            at_once(&mut sending).await;
-            at_once(sender.close(close.code, &close.reason)).await;
+            if waits {
+                // Behind what was typed before.
+                let _ = outbox.send(Outgoing::Close(close));
+            } else {
+                // A peer that does not take that does not hold up the end.
+                at_once(&mut sending).await;
+                at_once(sender.close(close.code, &close.reason)).await;
+            }
         };
         drop(sending);
         self.outcome.sent = sent;
@@ -233,7 +238,7 @@ impl<'a> Session<'a> {
         let flow = loop {
             let is_open = connect.borrow().is_some();
             self.is_open = is_open;
-            let close = tokio::select! {
+            let (close, waits) = tokio::select! {
                 // Goes on for as long as `outbox` is there.
                 () = &mut sending => continue,
                 update = again.socket.recv_update() => match update {
@@ -272,12 +277,7 @@ impl<'a> Session<'a> {
                 },
                 input = self.editor.next() => match self.entered(input).await {
                     Wish::Nothing => continue,
-                    Wish::Send(close @ Outgoing::Close(_)) if is_open => {
-                        again.no_more();
-                        let _ = outbox.send(close);
-                        continue;
-                    }
-                    Wish::Send(Outgoing::Close(frame)) => frame,
+                    Wish::Send(Outgoing::Close(frame)) => (frame, is_open),
                     Wish::Send(outgoing) => {
                         let is_message = matches!(outgoing, Outgoing::Message(_));
                         if is_message {
@@ -295,19 +295,24 @@ impl<'a> Session<'a> {
                         continue;
                     }
                     Wish::Leave(_) if self.closing => break ControlFlow::Break(()),
-                    Wish::Leave(code) => self.leaves(code).await,
+                    Wish::Leave(code) => (self.leaves(code).await, is_open),
                 },
                 signal = signals.next() => {
                     let code = self.signalled(signal);
                     if self.closing {
                         break ControlFlow::Break(());
                     }
-                    self.leaves(code).await
+                    (self.leaves(code).await, false)
                 }
             };
             // As without --reconnect.
-            at_once(&mut sending).await;
-            at_once(again.close(close.code)).await;
+            if waits {
+                again.no_more();
+                let _ = outbox.send(Outgoing::Close(close));
+            } else {
+                at_once(&mut sending).await;
+                at_once(again.close(close.code)).await;
+            }
         };
         drop(sending);
         if unsent.get() > 0 {
