@@ -9,10 +9,7 @@ use sockeye::{
     CloseCode, Ended, Limits, ProtocolError, Server,
     proto::deflate::{DeflateConfig, WindowBits},
 };
-use tokio::{
-    io::AsyncReadExt,
-    net::{TcpListener, TcpStream},
-};
+use tokio::{io::AsyncReadExt, net::TcpStream};
 use wire::*;
 use wrongs::*;
 
@@ -58,15 +55,12 @@ async fn each_broken_rule_is_told_to_the_peer_and_to_the_user() {
 async fn a_peer_that_is_still_sending_reads_which_rule_it_has_broken() {
     for role in BOTH {
         for form in FORMS {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let theirs = TcpStream::connect(listener.local_addr().unwrap());
-            let (theirs, accepted) = tokio::join!(theirs, listener.accept());
-            let (ours, _) = accepted.unwrap();
+            let (ours, theirs) = tcp_pair().await;
             let setup = Setup {
                 limits: Limits::default().message(LIMIT),
                 ..Setup::default()
             };
-            let (socket, mut peer) = setup.open_over(role, ours, theirs.unwrap()).await;
+            let (socket, mut peer) = setup.open_over(role, ours, theirs).await;
             let seen = echo(form, socket);
             let mut large = long(role == Role::Server, 4 << 20);
             large.resize(large.len() + (4 << 20), 0);

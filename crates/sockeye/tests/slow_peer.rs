@@ -339,13 +339,8 @@ mod half_closed_tcp {
 async fn the_newest_of_many_pings_is_answered_without_another() {
     for role in BOTH {
         for form in FORMS {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let theirs = TcpStream::connect(listener.local_addr().unwrap());
-            let (theirs, accepted) = tokio::join!(theirs, listener.accept());
-            let (ours, _) = accepted.unwrap();
-            let (socket, mut peer) = Setup::default()
-                .open_over(role, ours, theirs.unwrap())
-                .await;
+            let (ours, theirs) = tcp_pair().await;
+            let (socket, mut peer) = Setup::default().open_over(role, ours, theirs).await;
             let _seen = echo(form, socket);
             let pings = (0..1000).flat_map(|n| peer.frame(0x89, format!("{n:<125}")));
             let pings: Vec<u8> = pings.collect();

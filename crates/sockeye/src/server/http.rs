@@ -504,6 +504,17 @@ mod tests {
         (client, serving)
     }
 
+    /// A client, each of whose streams has a window of 16 KiB.
+    async fn client_of(stream: DuplexStream) -> http2::SendRequest<String> {
+        let (ask, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(16 * 1024)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        ask
+    }
+
     /// A client that has asked for so many bytes, of which it has taken none, and the server's end.
     async fn ask(pieces: usize, wait: Duration) -> (Response<body::Incoming>, JoinHandle<()>) {
         ask_within(30 * SECOND, pieces, wait, &[]).await
@@ -517,12 +528,7 @@ mod tests {
         others: &[&'static str],
     ) -> (Response<body::Incoming>, JoinHandle<()>) {
         let (client, serving) = serve_pieces(keep_alive, pieces, wait);
-        let (mut ask, connection) = http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(16 * 1024)
-            .handshake(TokioIo::new(client))
-            .await
-            .unwrap();
-        tokio::spawn(connection);
+        let mut ask = client_of(client).await;
         for path in others {
             let request = Request::get(*path).body(String::new()).unwrap();
             tokio::spawn(ask.send_request(request));
@@ -617,10 +623,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_tunnel_is_a_use_of_a_connection() {
         let (client, _serving) = serve_pieces(SECOND, 1, Duration::ZERO);
-        let (mut ask, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(client))
-            .await
-            .unwrap();
-        tokio::spawn(connection);
+        let mut ask = client_of(client).await;
         let request = Request::connect("peer:1").body(String::new()).unwrap();
         let response = ask.send_request(request).await.unwrap();
         let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
@@ -635,10 +638,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_answered_with_a_length_is_no_tunnel() {
         let (client, serving) = serve_pieces(SECOND, 1, Duration::ZERO);
-        let (mut ask, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(client))
-            .await
-            .unwrap();
-        tokio::spawn(connection);
+        let mut ask = client_of(client).await;
         let request = Request::connect(format!("{NO_TUNNEL}:1"));
         let answer = ask.send_request(request.body(String::new()).unwrap()).await;
         answer.unwrap_err();

@@ -178,13 +178,18 @@ mod tests {
         }
     }
 
-    /// Where the receiving half is in another task than its driver.
-    #[cfg(feature = "server")]
-    #[test]
-    fn whoever_is_asked_to_leave_while_they_begin_to_wait_learns_of_it() {
+    /// How many of 10,000 learn nothing of what is done to their connection by another thread while they `wait`,
+    /// which says when it begins and gives whether they were told at once; else they have to be told by the time
+    /// that is done, by their waker or as `later` finds.
+    fn missed(
+        connection: fn() -> Arc<Shared>,
+        act: impl Fn(&Shared) + Sync,
+        wait: impl Fn(&Arc<Shared>, &mut Context<'_>, &dyn Fn()) -> bool,
+        later: impl Fn(&Shared) -> bool,
+    ) -> usize {
         use std::thread;
 
-        let all: Vec<_> = (0..10_000).map(|_| Shared::driven_elsewhere()).collect();
+        let all: Vec<_> = (0..10_000).map(|_| connection()).collect();
         let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let until = |count: &AtomicUsize, round| {
             while count.load(Ordering::Acquire) <= round {
@@ -196,61 +201,61 @@ mod tests {
             scope.spawn(|| {
                 for (round, shared) in all.iter().enumerate() {
                     until(&begun, round);
-                    shared.leave(&leaving("restart"));
+                    act(shared);
                     done.store(round + 1, Ordering::Release);
                 }
             });
             for (round, shared) in all.iter().enumerate() {
-                shared.attend();
                 let woken = Arc::new(Woken::default());
                 let waker = woken.clone().into();
-                begun.store(round + 1, Ordering::Release);
-                let _ = shared.park(&mut Context::from_waker(&waker), false);
+                let begins = || begun.store(round + 1, Ordering::Release);
+                let told = wait(shared, &mut Context::from_waker(&waker), &begins);
                 until(&done, round);
-                let posted = shared.take_inbox(&mut shared.lock());
-                let closes = posted.iter().any(|it| matches!(it, Command::Close(_)));
-                missed += usize::from(!closes && !woken.0.load(Ordering::Acquire));
+                let told = told || later(shared) || woken.0.load(Ordering::Acquire);
+                missed += usize::from(!told);
             }
         });
+        missed
+    }
+
+    /// Where the receiving half is in another task than its driver.
+    #[cfg(feature = "server")]
+    #[test]
+    fn whoever_is_asked_to_leave_while_they_begin_to_wait_learns_of_it() {
+        let missed = missed(
+            Shared::driven_elsewhere,
+            |shared| shared.leave(&leaving("restart")),
+            |shared, cx, begins| {
+                shared.attend();
+                begins();
+                let _ = shared.park(cx, false);
+                false
+            },
+            |shared| {
+                let posted = shared.take_inbox(&mut shared.lock());
+                posted.iter().any(|it| matches!(it, Command::Close(_)))
+            },
+        );
         assert_eq!(missed, 0);
     }
 
     /// In a set of futures within a handler: each is polled only where its own waker was woken.
     #[test]
     fn whoever_waits_for_output_while_the_connection_begins_to_end_learns_of_it() {
-        use std::thread;
-
-        let all: Vec<_> = (0..10_000).map(|_| Shared::of_nobody()).collect();
-        let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let until = |count: &AtomicUsize, round| {
-            while count.load(Ordering::Acquire) <= round {
-                thread::yield_now();
-            }
-        };
-        let mut missed = 0;
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for (round, shared) in all.iter().enumerate() {
-                    until(&begun, round);
-                    shared.end(Ended::gone());
-                    done.store(round + 1, Ordering::Release);
-                }
-            });
-            for (round, shared) in all.iter().enumerate() {
+        let missed = missed(
+            Shared::of_nobody,
+            |shared| shared.end(Ended::gone()),
+            |shared, cx, begins| {
                 shared.apply(Command::Message("unsent".into())).unwrap();
                 let mut link = shared.take_link();
-                let woken = Arc::new(Woken::default());
-                let waker = woken.clone().into();
-                let cx = &mut Context::from_waker(&waker);
                 let flushed = shared.drive(&mut link, || {
-                    begun.store(round + 1, Ordering::Release);
+                    begins();
                     shared.poll_flush(cx, true)
                 });
-                until(&done, round);
-                let told = flushed.is_ready() || woken.0.load(Ordering::Acquire);
-                missed += usize::from(!told);
-            }
-        });
+                flushed.is_ready()
+            },
+            |_| false,
+        );
         assert_eq!(missed, 0);
     }
 

@@ -21,6 +21,7 @@ use sockeye::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
+    net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinHandle,
     time::timeout,
@@ -36,6 +37,14 @@ pub enum Role {
 }
 
 pub const BOTH: [Role; 2] = [Role::Client, Role::Server];
+
+/// Two ends of a TCP connection.
+pub async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let theirs = TcpStream::connect(listener.local_addr().unwrap());
+    let (theirs, accepted) = tokio::join!(theirs, listener.accept());
+    (accepted.unwrap().0, theirs.unwrap())
+}
 
 /// No test waits longer than this for anything.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
