@@ -48,14 +48,21 @@ impl Mask {
     /// read in vectors, for which the processor waits: a tenth of a message of 16 bytes.
     #[inline(always)]
     pub(crate) fn copy_once(key: [u8; 4], bytes: &[u8]) -> (Vec<u8>, bool) {
+        let mut copy = Vec::with_capacity(bytes.len());
+        let ascii = Self::append_once(key, bytes, &mut copy);
+        (copy, ascii)
+    }
+
+    /// As [`copy_once`](Self::copy_once), appended to `copy`.
+    #[inline(always)]
+    pub(crate) fn append_once(key: [u8; 4], bytes: &[u8], copy: &mut Vec<u8>) -> bool {
         let key32 = u32::from_ne_bytes(key);
         let key64 = doubled(key32);
-        let mut copy = Vec::with_capacity(bytes.len());
         let mut seen = 0;
         let mut rest = bytes;
         if bytes.len() >= size_of::<Chunk>() {
             let (chunks, tail) = bytes.as_chunks();
-            seen |= copy_xor(chunks, key64, &mut copy);
+            seen |= copy_xor(chunks, key64, copy);
             rest = tail;
         }
         while let Some((word, tail)) = rest.split_first_chunk::<8>() {
@@ -74,7 +81,7 @@ impl Mask {
             copy.push(byte ^ key);
             seen |= u64::from(byte ^ key);
         }
-        (copy, seen & ASCII == 0)
+        seen & ASCII == 0
     }
 
     /// Masks or unmasks the next part of a payload.

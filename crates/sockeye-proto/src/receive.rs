@@ -3,6 +3,7 @@
 mod gathered;
 mod inflate;
 mod parts;
+mod placement;
 mod whole;
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};

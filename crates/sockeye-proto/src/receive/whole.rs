@@ -4,7 +4,7 @@ use core::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::{Receiver, borrow, check};
+use super::{Receiver, borrow, check, placement};
 use crate::{
     Message, MessageRef, ProtocolError, Text,
     mask::{Mask, is_short_ascii},
@@ -73,6 +73,10 @@ impl Receiver {
         input: &mut &mut [u8],
     ) -> Option<Result<Message, ProtocolError>> {
         let whole = self.whole()?.take(input)?;
+        if whole.frame.len() >= placement::LARGE {
+            let large = self.own_large(whole.text, whole.key(), &whole.frame[whole.start..]);
+            return Some(large.map_err(|error| self.fail(input, error)));
+        }
         // Known before: to ask the message is to read what was just written.
         let (text, len) = (whole.text, whole.frame.len() - whole.start);
         Some(match whole.into_owned() {
@@ -82,6 +86,35 @@ impl Receiver {
             }
             Err(error) => Err(self.fail(input, error)),
         })
+    }
+
+    /// The message that has this payload, which travels masked with the key: as [`Whole::into_owned`], where it
+    /// matters in which memory.
+    #[cold]
+    fn own_large(
+        &self,
+        text: bool,
+        key: Option<[u8; 4]>,
+        payload: &[u8],
+    ) -> Result<Message, ProtocolError> {
+        let (mut memory, before) = placement::memory(payload.len());
+        let ascii = match key {
+            Some(key) => Mask::append_once(key, payload, &mut memory),
+            None => {
+                memory.extend_from_slice(payload);
+                false
+            }
+        };
+        let payload = placement::payload(memory, before);
+        let len = payload.len();
+        let message = if text {
+            check(ascii, &payload)?;
+            Message::Text(Text::checked(payload))
+        } else {
+            Message::Binary(payload)
+        };
+        self.meter.received().message(text, len);
+        Ok(message)
     }
 
     /// What takes whole messages off the front of the input; `None` where the input does not begin
