@@ -381,12 +381,31 @@ impl OutputBuffer {
 /// Copies, as `copy_from_slice` does, without a call for the shortest: two words that overlap, where
 /// the length is no constant, cost 8 instructions, and the call 25.
 #[inline]
-fn copy(from: &[u8], to: &mut [u8]) {
+pub(crate) fn copy(from: &[u8], to: &mut [u8]) {
     match from.len() {
         8..=16 => overlapping::<8>(from, to),
         17..=32 => overlapping::<16>(from, to),
         4..=7 => overlapping::<4>(from, to),
+        len if len >= LONG => copy_long(from, to),
         _ => to.copy_from_slice(from),
+    }
+}
+
+/// From somewhat more on, glibc copies with `rep movsb`.
+const LONG: usize = 2048;
+
+/// Copies, in pieces where `rep movsb` would be slow: on AMD's Zen 4, 16 KiB in 4.6 us instead of 0.2 where the target
+/// stands 1 to 15 bytes further into its page than the source. With a header before it a payload does that to its
+/// copy, where both memories are at the beginning of a page, as large ones mostly are.
+#[inline(never)]
+fn copy_long(from: &[u8], to: &mut [u8]) {
+    const PAGE: usize = 4096;
+    let ahead = to.as_ptr().addr().wrapping_sub(from.as_ptr().addr()) % PAGE;
+    if !(1..16).contains(&ahead) {
+        return to.copy_from_slice(from);
+    }
+    for (from, to) in from.chunks(LONG).zip(to.chunks_mut(LONG)) {
+        to.copy_from_slice(from);
     }
 }
 
@@ -405,6 +424,23 @@ fn overlapping<const N: usize>(from: &[u8], to: &mut [u8]) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_copy_is_the_same_wherever_both_lie() {
+        const PAGE: usize = 4096;
+        let from: Vec<u8> = (0..10_000).map(|i| i as u8 ^ (i >> 8) as u8).collect();
+        let mut to = vec![0; from.len() + PAGE];
+        for len in (0..70).chain([LONG - 1, LONG, LONG + 1, 2 * LONG, 10_000]) {
+            for ahead in 0..20 {
+                let wanted = from.as_ptr().addr() + ahead;
+                let at = wanted.wrapping_sub(to.as_ptr().addr()) % PAGE;
+                to.fill(0);
+                copy(&from[..len], &mut to[at..at + len]);
+                assert_eq!(to[at..at + len], from[..len], "{len}, {ahead}");
+                assert!(to[at + len..].iter().all(|byte| *byte == 0));
+            }
+        }
+    }
 
     #[derive(Clone, Debug)]
     enum Step {

@@ -12,7 +12,7 @@ use crate::{
     Prepared, ProtocolError, Role, SendError,
     deflate::{DeflateConfig, Deflater, DeflaterSettings, Deflaters, Direction},
     mask::Mask,
-    output::{Output, PONG_BACKLOG},
+    output::{self, Output, PONG_BACKLOG},
 };
 
 use parts::Parts;
@@ -412,7 +412,7 @@ impl Sender {
         let out = self.output.append(len + payload.len());
         let (head, body) = out.split_at_mut(len);
         head.copy_from_slice(&bytes[..len]);
-        body.copy_from_slice(payload);
+        output::copy(payload, body);
         if let Some(key) = header.mask {
             Mask::apply_once(key, body);
         }
