@@ -5,9 +5,9 @@
     tests/instructions/run.py PROGRAM --update   write what was counted as the new bounds
 
 Counts are exact on one machine and change a little with the compiler, the processor (libc chooses its memcpy by that)
-and what the allocator has at hand (the arguments and paths of the process decide about it, so that where it lies and
-how it is called does), so that a bound is broken only beyond the tolerance. One that the code has outrun by as much is a failure too:
-write the new one down, or the next loss hides in the room it left.
+and what the allocator has at hand (which the arguments and the paths of the process decide), so that a bound is broken
+only beyond the tolerance. One that the code has outrun by as much is a failure too: write the new one down, or the next
+loss hides in the room it left.
 """
 
 import os

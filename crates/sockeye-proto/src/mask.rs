@@ -27,6 +27,8 @@ impl Mask {
         Self::apply_all::<false>(turned(key, head.len()), rest) && head_ascii
     }
 
+    /// As [`apply_once`](Self::apply_once). `ALIGN` has a [long](LONG) payload go by [`apply_long`](Self::apply_long),
+    /// which asks for its two parts: within the branch that short ones do not take, since it cost them 5 instructions.
     #[inline(always)]
     fn apply_all<const ALIGN: bool>(key: [u8; 4], bytes: &mut [u8]) -> bool {
         let key32 = u32::from_ne_bytes(key);
@@ -111,6 +113,7 @@ impl Mask {
         self.apply_part(rest);
     }
 
+    /// As [`apply`](Self::apply), wherever vectors are aligned.
     #[inline]
     fn apply_part(&mut self, bytes: &mut [u8]) {
         let key = u64::from_ne_bytes([

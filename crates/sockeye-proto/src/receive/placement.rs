@@ -4,7 +4,7 @@
 //! The instruction that Linux copies between the two with, `rep movsb`, was measured to be 4.5 times
 //! slower on AMD's Zen 4 where the target stands 1 to 15 bytes further into its page than the source:
 //! and it is 2 to 14 bytes that a header puts between a payload and the beginning. Half a page away
-//! from there it takes a coincidence. Of 1 MiB in and out again, that was a quarter; of 16 KiB, a fifth.
+//! from there it takes a coincidence. Of 1 MiB in and out again, that was a quarter; of 16 KiB, a twentieth.
 
 use alloc::vec::Vec;
 
