@@ -4,7 +4,7 @@ use core::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::{Receiver, borrow, check, placement};
+use super::{Receiver, borrow, check, own, placement};
 use crate::{
     Message, MessageRef, ProtocolError, Text,
     mask::{Mask, is_short_ascii},
@@ -105,16 +105,8 @@ impl Receiver {
                 false
             }
         };
-        let payload = placement::payload(memory, before);
-        let len = payload.len();
-        let message = if text {
-            check(ascii, &payload)?;
-            Message::Text(Text::checked(payload))
-        } else {
-            Message::Binary(payload)
-        };
-        self.meter.received().message(text, len);
-        Ok(message)
+        own(text, ascii, placement::payload(memory, before))
+            .inspect(|message| self.meter.received().message(text, message.len()))
     }
 
     /// What takes whole messages off the front of the input; `None` where the input does not begin
