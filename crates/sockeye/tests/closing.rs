@@ -7,7 +7,7 @@ mod wire;
 use std::{
     future::{Future, pending, poll_fn},
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -1117,52 +1117,19 @@ mod a_server {
 mod a_transport_that_fails_one_way {
     use super::*;
     use std::io;
-    use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
-
-    struct Mute {
-        stream: DuplexStream,
-        muted: Arc<AtomicBool>,
-    }
-
-    impl AsyncRead for Mute {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            pin!(&mut self.stream).poll_read(cx, buffer)
-        }
-    }
-
-    impl AsyncWrite for Mute {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            if self.muted.load(Ordering::SeqCst) {
-                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-            }
-            pin!(&mut self.stream).poll_write(cx, bytes)
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
+    use tokio::io::DuplexStream;
 
     /// A socket that can be muted, and its peer.
     async fn muting(role: Role) -> (WebSocket, Peer<DuplexStream>, Arc<AtomicBool>) {
         let (stream, far) = tokio::io::duplex(1 << 16);
-        let muted = Arc::default();
-        let mute = Mute {
-            stream,
-            muted: Arc::clone(&muted),
-        };
+        let muted = Arc::<AtomicBool>::default();
+        let mute = Gated::new(stream, {
+            let muted = muted.clone();
+            move |_| {
+                let broken = || Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                muted.load(Ordering::SeqCst).then(broken)
+            }
+        });
         let (socket, peer) = Setup::default().open_over(role, mute, far).await;
         (socket, peer, muted)
     }

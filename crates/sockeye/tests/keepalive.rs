@@ -6,13 +6,12 @@ mod wire;
 
 use std::{
     future::{Future, pending, poll_fn},
-    io,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
@@ -21,7 +20,7 @@ use sockeye::{
     client::{Reconnecting, Update},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
     task::coop::has_budget_remaining,
     time::{Instant, advance, sleep, timeout},
@@ -308,46 +307,6 @@ mod a_send_that_nobody_receives_beside {
         assert_eq!(message, Some("hello".into()));
     }
 
-    /// A stream that takes nothing at first, a few times.
-    struct Hesitant {
-        stream: DuplexStream,
-        times: Arc<AtomicUsize>,
-    }
-
-    impl AsyncRead for Hesitant {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            pin!(&mut self.stream).poll_read(cx, buffer)
-        }
-    }
-
-    impl AsyncWrite for Hesitant {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            let left = self.times.load(Ordering::Relaxed);
-            if left > 0 {
-                self.times.store(left - 1, Ordering::Relaxed);
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            pin!(&mut self.stream).poll_write(cx, bytes)
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
     /// A bug: where it had waited and was written in the same poll, the timer was left to those who wait to be
     /// written, and nobody did.
     #[tokio::test(start_paused = true)]
@@ -355,11 +314,17 @@ mod a_send_that_nobody_receives_beside {
         for hesitates in 1..8 {
             let (stream, far) = duplex(300);
             let times = Arc::new(AtomicUsize::new(0));
-            let ours = Hesitant {
-                stream,
-                times: times.clone(),
-            };
-            let (socket, mut peer) = setup().open_over(Role::Client, ours, far).await;
+            // Takes nothing at first, a few times.
+            let hesitant = Gated::new(stream, {
+                let times = times.clone();
+                move |cx| {
+                    let left = times.load(Ordering::Relaxed).checked_sub(1)?;
+                    times.store(left, Ordering::Relaxed);
+                    cx.waker().wake_by_ref();
+                    Some(Poll::Pending)
+                }
+            });
+            let (socket, mut peer) = setup().open_over(Role::Client, hesitant, far).await;
             let (sender, mut receiver) = socket.split();
             let receiving = tokio::spawn(async move { receiver.recv().await });
             sleep(SECOND).await;

@@ -10,8 +10,10 @@
 use std::{
     fmt::Debug,
     future::{Future, poll_fn},
+    io,
+    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -20,7 +22,7 @@ use sockeye::{
     Result, Socket, WebSocket, proto::handshake::Key,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinHandle,
@@ -44,6 +46,56 @@ pub async fn tcp_pair() -> (TcpStream, TcpStream) {
     let theirs = TcpStream::connect(listener.local_addr().unwrap());
     let (theirs, accepted) = tokio::join!(theirs, listener.accept());
     (accepted.unwrap().0, theirs.unwrap())
+}
+
+/// A stream for which `before` says what comes of each write to it, where it says anything. Flushing and ending it are
+/// nothing.
+pub struct Gated<F> {
+    stream: DuplexStream,
+    before: F,
+}
+
+impl<F> Gated<F>
+where
+    F: FnMut(&mut Context<'_>) -> Option<Poll<io::Result<usize>>>,
+{
+    pub fn new(stream: DuplexStream, before: F) -> Self {
+        Self { stream, before }
+    }
+}
+
+impl<F: Unpin> AsyncRead for Gated<F> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<F> AsyncWrite for Gated<F>
+where
+    F: FnMut(&mut Context<'_>) -> Option<Poll<io::Result<usize>>> + Unpin,
+{
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match (self.before)(cx) {
+            Some(instead) => instead,
+            None => Pin::new(&mut self.stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// No test waits longer than this for anything.
