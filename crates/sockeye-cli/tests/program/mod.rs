@@ -237,6 +237,23 @@ pub(crate) fn fill(pipe: &str) {
 fn kill(child: &Child, signal: nix::sys::signal::Signal) {
     let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
     nix::sys::signal::kill(pid, signal).unwrap();
+    #[cfg(target_os = "linux")]
+    if signal == nix::sys::signal::Signal::SIGSTOP {
+        eventually("every thread has stopped", || all_stopped(child.id()));
+    }
+}
+
+/// Whether no thread of the process goes on: one after the other is told of SIGSTOP, and what runs meanwhile still answers.
+#[cfg(target_os = "linux")]
+fn all_stopped(pid: u32) -> bool {
+    let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    tasks.all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // Behind the name, which may hold anything.
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.starts_with(" T "))
+    })
 }
 
 /// Runs the program to its end, with this input.
