@@ -41,7 +41,7 @@ impl Signals {
             Kinds::new(hang_up)?
         };
         let (tell, told) = mpsc::unbounded_channel();
-        thread::spawn(move || {
+        let hear = move || {
             let second = runtime.block_on(async {
                 // Nobody is told who is about to end anyway.
                 let _ = tell.send(kinds.next().await);
@@ -51,7 +51,8 @@ impl Signals {
             });
             thread::sleep(patience);
             process::exit(second.status().into());
-        });
+        };
+        thread::Builder::new().name("signals".into()).spawn(hear)?;
         Ok(Self(told))
     }
 
