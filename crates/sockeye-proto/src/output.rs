@@ -25,32 +25,32 @@ pub struct OutputBuffer {
     bytes: Vec<u8>,
     end: usize,
     written: usize,
-    /// There while payloads wait that are not copied, or an answer to a ping: most connections never have
-    /// either.
+    /// There while something waits that is not in the buffer: most connections never have that.
     aside: Option<Box<Aside>>,
     len: usize,
 }
 
-/// What is not in the buffer. Its being there has [`OutputBuffer::advance`] look closer, so that nobody else
-/// need ask for the answer to a ping.
+/// What is not in the buffer: payloads that are not copied, and an answer to a ping that may be replaced.
 #[derive(Debug, Default)]
 struct Aside {
-    large: VecDeque<Large>,
-    /// The answer to a ping, framed, that is to be queued once less waits. It does not count as waiting.
-    pong: Option<Box<[u8]>>,
+    queue: VecDeque<Large>,
+    /// How many have been written whole, and are in the queue no longer.
+    gone: usize,
+    /// Which of them all answers a ping, where one does that has not been written whole.
+    pong: Option<usize>,
 }
 
 /// While this much waits to be written, a further ping replaces the one whose answer waits: a peer
 /// that sends pings and reads nothing costs one answer, not one a ping.
 pub(crate) const PONG_BACKLOG: usize = 16 * 1024;
 
-/// A payload that is not copied into the buffer.
+/// Bytes that are not copied into the buffer.
 #[derive(Debug)]
 struct Large {
-    /// How many bytes of the buffer come before it.
+    /// How many bytes of the buffer come before them.
     after: usize,
     bytes: Bytes,
-    /// How many of its bytes have been written.
+    /// How many of them have been written.
     written: usize,
 }
 
@@ -168,16 +168,24 @@ impl Output {
         }
     }
 
-    /// Keeps an answer to a ping, framed, until less than [`PONG_BACKLOG`] waits: as much does now. What
-    /// has been written by then queues it.
+    /// Appends an answer to a ping, framed; or puts it in the place of an older one, where one waits that was appended in
+    /// this way and of which nothing has been written. Says whether it did.
     #[cold]
-    pub(crate) fn hold_pong(&mut self, frame: Box<[u8]>) {
+    pub(crate) fn replace_pong(&mut self, frame: Bytes) -> bool {
         let buffer = self.buffer.get_or_insert_default();
-        buffer.aside.get_or_insert_default().pong = Some(frame);
-    }
-
-    pub(crate) fn take_pong(&mut self) -> Option<Box<[u8]>> {
-        self.buffer.as_mut()?.take_pong()
+        let aside = buffer.aside.get_or_insert_default();
+        if let Some(older) = aside
+            .pong
+            .and_then(|at| aside.queue.get_mut(at - aside.gone))
+            && older.written == 0
+        {
+            buffer.len = buffer.len - older.bytes.len() + frame.len();
+            older.bytes = frame;
+            return true;
+        }
+        aside.pong = Some(aside.gone + aside.queue.len());
+        self.append_large(frame);
+        false
     }
 
     /// Appends `count` bytes, to be overwritten.
@@ -210,7 +218,7 @@ impl Output {
     pub(crate) fn append_large(&mut self, bytes: Bytes) {
         let buffer = self.buffer.get_or_insert_default();
         buffer.len += bytes.len();
-        buffer.aside.get_or_insert_default().large.push_back(Large {
+        buffer.aside.get_or_insert_default().queue.push_back(Large {
             after: buffer.end,
             bytes,
             written: 0,
@@ -235,7 +243,7 @@ impl OutputBuffer {
 
     fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = self.written;
-        let queue = self.aside.as_ref().map(|aside| &aside.large);
+        let queue = self.aside.as_ref().map(|aside| &aside.queue);
         let pairs = queue.into_iter().flatten().flat_map(move |large| {
             let before = &self.bytes[at..large.after];
             at = large.after;
@@ -274,9 +282,6 @@ impl OutputBuffer {
         if self.len == 0 {
             (self.end, self.written) = (0, 0);
         }
-        if self.has_aside() && self.len < PONG_BACKLOG {
-            self.release_pong();
-        }
         spent
     }
 
@@ -284,7 +289,7 @@ impl OutputBuffer {
     fn pass(&mut self, mut count: usize) -> Option<Bytes> {
         let mut spent = None;
         if let Some(aside) = self.aside.as_deref_mut() {
-            while let Some(large) = aside.large.front_mut() {
+            while let Some(large) = aside.queue.front_mut() {
                 let before = large.after - self.written;
                 if count < before {
                     break;
@@ -296,35 +301,21 @@ impl OutputBuffer {
                     return spent;
                 }
                 count -= large.bytes.len() - large.written;
-                spent = aside.large.pop_front().map(|large| large.bytes);
+                let written = aside.queue.pop_front().map(|large| large.bytes);
+                if aside.pong.take_if(|at| *at == aside.gone).is_none() {
+                    spent = written;
+                }
+                aside.gone += 1;
             }
-            self.drop_empty_aside();
+            self.aside.take_if(|aside| aside.queue.is_empty());
         }
         self.written += count;
         spent
     }
 
-    fn drop_empty_aside(&mut self) {
-        self.aside
-            .take_if(|aside| aside.large.is_empty() && aside.pong.is_none());
-    }
-
-    fn take_pong(&mut self) -> Option<Box<[u8]>> {
-        let pong = self.aside.as_mut()?.pong.take()?;
-        self.drop_empty_aside();
-        Some(pong)
-    }
-
-    #[cold]
-    fn release_pong(&mut self) {
-        if let Some(pong) = self.take_pong() {
-            self.append(pong.len()).copy_from_slice(&pong);
-        }
-    }
-
     /// Counts the places of the large payloads from what has not been written.
     fn move_down(&mut self) {
-        for large in self.aside.iter_mut().flat_map(|aside| &mut aside.large) {
+        for large in self.aside.iter_mut().flat_map(|aside| &mut aside.queue) {
             large.after -= self.written;
         }
     }
@@ -541,35 +532,29 @@ mod tests {
     }
 
     #[test]
-    fn a_pong_is_queued_by_what_is_written_before_it() {
-        for large in [false, true] {
-            let mut output = Output::default();
-            match large {
-                true => output.append_large(vec![1; PONG_BACKLOG + 9].into()),
-                false => output.append(PONG_BACKLOG + 9).fill(1),
-            }
-            output.hold_pong((*b"pong").into());
-            drop(output.trade_buffer());
-            output.advance(9);
-            assert_eq!(output.len(), PONG_BACKLOG);
-            output.advance(1);
-            assert_eq!(output.len(), PONG_BACKLOG + 3);
-            output.advance(PONG_BACKLOG - 1);
-            assert_eq!(output.only_chunk(), Some(&b"pong"[..]));
-            output.advance(4);
-            assert!(output.take_buffer().is_some());
-        }
-    }
-
-    #[test]
-    fn a_pong_that_is_taken_leaves_nothing_behind() {
+    fn a_pong_is_replaced_where_it_waits_until_it_is_being_written() {
         let mut output = Output::default();
-        output.append(PONG_BACKLOG).fill(1);
-        output.hold_pong((*b"pong").into());
-        assert_eq!(output.take_pong().as_deref(), Some(&b"pong"[..]));
-        assert_eq!(output.only_chunk().map(<[u8]>::len), Some(PONG_BACKLOG));
-        output.hold_pong((*b"pong").into());
-        output.append_large(vec![0; 10].into());
+        let replace = |output: &mut Output, pong| output.replace_pong(Bytes::from_static(pong));
+        output.append(2).fill(b'-');
+        output.append_large(vec![b'+'; 3].into());
+        assert!(!replace(&mut output, b"one"));
+        output.append(2).fill(b'-');
+        output.append_large(vec![b'+'; 3].into());
+        assert!(replace(&mut output, b"second"));
+        drop(output.trade_buffer());
+        assert_eq!(output.advance_taking(4), None);
+        assert!(replace(&mut output, b"third"));
+        let all = |output: &Output| output.chunks().collect::<Vec<_>>().concat();
+        assert_eq!(all(&output), b"+third--+++");
+        assert_eq!(output.len(), 11);
+        // The payload before it is whole: that is what can be used again, and not the pong.
+        assert_eq!(output.advance_taking(2).as_deref(), Some(&b"+++"[..]));
+        assert!(!replace(&mut output, b"4th"));
+        assert!(replace(&mut output, b"fifth"));
+        assert_eq!(all(&output), b"hird--+++fifth");
+        assert_eq!(output.advance_taking(14).as_deref(), Some(&b"+++"[..]));
+        assert!(output.take_buffer().is_some());
+        assert!(!replace(&mut output, b"last"));
         output.clear();
         assert!(output.is_empty() && output.next_chunk().is_none());
         assert!(output.take_buffer().is_some());

@@ -315,8 +315,8 @@ impl Sender {
             .then_some(Duration::from_nanos(self.close_time))
     }
 
-    /// What waits to be written. The answer to a ping may join it while it is written: behind 16 KiB it is kept
-    /// until less waits, so that a newer one can take its place (§5.5.3).
+    /// What waits to be written. The answer to a ping behind 16 KiB of it is replaced where it waits by that to a newer
+    /// one (§5.5.3), which may be longer or shorter.
     #[inline]
     pub fn output(&mut self) -> &mut Output {
         &mut self.output
@@ -344,26 +344,25 @@ impl Sender {
             return;
         }
         if self.output.len() >= PONG_BACKLOG {
-            self.hold_pong(payload);
+            self.replace_pong(payload);
         } else {
             self.frame_control(OpCode::Pong, payload);
         }
     }
 
-    /// Keeps the answer to a ping until less waits. One that waited answers an older ping: this one answers
-    /// both (§5.5.3), and they count as one.
+    /// Queues an answer to a ping that a newer one may replace where it waits. One that waited answers an older ping: this
+    /// one answers both (§5.5.3), and they count as one.
     #[cold]
-    fn hold_pong(&mut self, payload: &[u8]) {
-        if self.output.take_pong().is_none() {
-            self.meter.sent().control(OpCode::Pong);
-        }
+    fn replace_pong(&mut self, payload: &[u8]) {
         let header = header(self.role, OpCode::Pong, false, payload.len());
         let (bytes, len) = header.encode();
         let mut frame = [&bytes[..len], payload].concat();
         if let Some(key) = header.mask {
             Mask::apply_once(key, &mut frame[len..]);
         }
-        self.output.hold_pong(frame.into());
+        if !self.output.replace_pong(frame.into()) {
+            self.meter.sent().control(OpCode::Pong);
+        }
     }
 
     /// Echoes the Close, as §5.5.1 says is typical: the code, and the reason too, which a browser
@@ -381,9 +380,6 @@ impl Sender {
     }
 
     fn queue_close(&mut self, payload: &[u8], now: Duration) {
-        if let Some(pong) = self.output.take_pong() {
-            self.output.append(pong.len()).copy_from_slice(&pong);
-        }
         self.frame_control(OpCode::Close, payload);
         self.close_sent = true;
         self.end_messages();

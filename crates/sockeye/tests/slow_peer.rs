@@ -334,6 +334,39 @@ mod half_closed_tcp {
     }
 }
 
+/// An answer waited until little else did, which whoever sends as fast as the peer reads never let it come to.
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_while_messages_wait_to_be_sent_all_the_time() {
+    for form in [Form::Driven, Form::Events] {
+        let setup = Setup {
+            pipe: 4000,
+            high_water: 1 << 20,
+            output_limit: 1 << 24,
+            keepalive: None,
+            ..Setup::default()
+        };
+        let (socket, mut peer) = setup.open(Role::Server).await;
+        let sender = socket.sender();
+        let _seen = echo(form, socket);
+        let sending = tokio::spawn({
+            let sender = sender.clone();
+            async move { while sender.send(vec![7; 10_000]).await.is_ok() {} }
+        });
+        for ping in 0..3 {
+            sleep(Duration::from_secs(10)).await;
+            assert!(sender.buffered_amount() > 500_000);
+            peer.send_frame(0x89, [ping]).await;
+            // All that waited, and as much once more.
+            let mut messages = 0;
+            while peer.next().await.unwrap().first != 0x8A {
+                messages += 1;
+                assert!(messages < 200, "{form:?}");
+            }
+        }
+        sending.abort();
+    }
+}
+
 /// RFC 6455 §5.5.3 permits to answer the newest ping alone. It waits for room, and is answered once there is.
 #[tokio::test]
 async fn the_newest_of_many_pings_is_answered_without_another() {

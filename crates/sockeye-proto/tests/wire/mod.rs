@@ -136,12 +136,20 @@ impl End {
     }
 
     pub fn write(&mut self) {
+        self.write_some(usize::MAX);
+    }
+
+    /// Writes so many bytes, or all that wait.
+    pub fn write_some(&mut self, mut most: usize) {
         let output = self.connection.output();
-        let before = self.written.len();
-        for chunk in output.chunks() {
-            self.written.extend_from_slice(chunk);
+        while most > 0
+            && let Some(chunk) = output.next_chunk()
+        {
+            let count = chunk.len().min(most);
+            self.written.extend_from_slice(&chunk[..count]);
+            output.advance(count);
+            most -= count;
         }
-        output.advance(self.written.len() - before);
     }
 
     /// The code of the Close that the end has written last.
