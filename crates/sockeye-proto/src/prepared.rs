@@ -14,8 +14,9 @@ use crate::Message;
 ///
 /// Sent as any other message, so without a saving: by a client, whose frames are masked each in its
 /// own way (RFC 6455 §5.3), and where the compression context is kept between messages, since the
-/// bytes then depend on what this connection has sent before. Of more than four different sets of
-/// parameters (window, level, memory) the later ones compress for themselves.
+/// bytes then depend on what this connection has sent before. Of more than eight different sets of
+/// parameters (window, level, memory) the later ones compress for themselves; those of one server are at most eight, since
+/// a peer chooses the window alone.
 ///
 /// ```
 /// use sockeye_proto::{Prepared, Role, Sender, deflate::Deflaters};
@@ -71,8 +72,9 @@ mod compressed {
         deflate::{DeflaterSettings, Deflaters},
     };
 
-    /// A frame for each of the settings that were asked for, the first in the first place.
-    pub(super) type Frames = [OnceLock<Frame>; 4];
+    /// A frame for each of the settings that were asked for, the first in the first place. A server's differ in the window,
+    /// of which there are eight; with fewer places, peers with other windows could take those of all others.
+    pub(super) type Frames = [OnceLock<Frame>; 8];
 
     pub(super) struct Frame {
         settings: DeflaterSettings,
@@ -82,7 +84,7 @@ mod compressed {
 
     impl Prepared {
         /// The message compressed with these settings and no context, as a whole frame without a
-        /// mask; `Some(None)` where it is better sent as it is, `None` where four other settings
+        /// mask; `Some(None)` where it is better sent as it is, `None` where eight other settings
         /// have taken all places.
         ///
         /// Whoever comes first compresses; others wait for that, which is less than to do it too.
