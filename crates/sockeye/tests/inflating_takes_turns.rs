@@ -177,8 +177,8 @@ fn empty_blocks(block: [u8; 5]) -> Vec<u8> {
     payload
 }
 
-/// In each turn 64 KiB are taken of it.
-const TURNS: usize = (5 * (256 << 10)) / (64 << 10);
+/// In each turn 16 KiB are taken of it.
+const TURNS: usize = (5 * (256 << 10)) / (16 << 10);
 
 /// Of the fixed codes, four blocks of ten bits; and a stored one.
 const EMPTY_BLOCKS: [[u8; 5]; 2] = [

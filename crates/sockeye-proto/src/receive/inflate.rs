@@ -20,13 +20,13 @@ pub(super) struct Inflating {
 
 /// What is no longer than this on its way is inflated in one go. Between two turns all is held that was made so far,
 /// for every connection that is at it, and a mebibyte of zeros is a kilobyte on its way: nobody is to have 16 MiB
-/// held on many connections at once who has sent next to nothing. So much without a message in it takes less than
-/// thirty milliseconds, not twice what those 16 MiB take.
-const LONG: usize = 1 << 20;
+/// held on many connections at once who has sent next to nothing. So much without a message in it takes up to
+/// forty milliseconds, where it is empty blocks with codes of their own; those 16 MiB take over fifteen.
+const LONG: usize = 256 << 10;
 
 impl Receiver {
     /// Has long compressed messages inflated in turns, for whoever has other things to do meanwhile: of one that is
-    /// more than a mebibyte on its way, 64 KiB are taken at a time at most, and a mebibyte is made. Then
+    /// more than 256 KiB on its way, 16 KiB are taken at a time at most, and a mebibyte is made. Then
     /// [`receive`](Self::receive) and [`receive_owned`](Self::receive_owned) give `None` although there is more to
     /// come without more bytes, as [`is_inflating`](Self::is_inflating) says, and call for another turn.
     #[must_use]

@@ -59,9 +59,9 @@ enum Step {
 /// times what came, and where the context is kept it is inflated all the same.
 const SKIPPED: usize = 1 << 20;
 
-/// How many bytes of a compressed message may come to nothing at once. An empty block can be ten bits, so that this is
-/// work for two milliseconds.
-const WASTED: usize = 64 * 1024;
+/// How many bytes of a compressed message may come to nothing at once: as many as are taken in a turn of a whole one, which
+/// is up to two and a half milliseconds of work.
+const WASTED: usize = 16 * 1024;
 
 /// How many bytes of a compressed message are unmasked and kept for the inflater at a time.
 const STAGE: usize = 8 * 1024;
@@ -74,7 +74,7 @@ impl Receiver {
     /// It gives [`Part::Data`] only between [`Part::Begin`] and [`Part::End`]; only then is `room`
     /// needed, and it must not be empty. `Part::Data(0)` says that there is more to do, so that whoever has other
     /// things to do can do them first: of a message that is [skipped](Self::skip_message) a mebibyte has been
-    /// discarded, or 64 KiB of a compressed one have come to nothing. Part of a message that [`receive`](Self::receive) has
+    /// discarded, or 16 KiB of a compressed one have come to nothing. Part of a message that [`receive`](Self::receive) has
     /// gathered before comes first.
     ///
     /// Nothing is held of a message received so, but 8 KiB and an inflater where it is compressed,
@@ -124,7 +124,7 @@ impl Receiver {
     }
 
     /// Discards what `input` has of a message that is [skipped](Self::skip_message), or that was received in
-    /// parts until now and is not to be any more; but only a mebibyte of it, or 64 KiB of what it is compressed. Tells whether that was all. Any
+    /// parts until now and is not to be any more; but only a mebibyte of it, or 16 KiB of what it is compressed. Tells whether that was all. Any
     /// way of receiving does so too, those of whole messages in one go: for whoever calls this before them
     /// and has other things to do meanwhile.
     ///

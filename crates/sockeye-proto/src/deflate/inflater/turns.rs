@@ -6,9 +6,9 @@ use core::mem;
 use super::{Inflater, KEPT_ROOM, Progress, grow};
 use crate::{ProtocolError, deflate::WindowBits};
 
-/// What is taken of a message in a turn: about two milliseconds of work where nothing comes of it. A block that is
-/// empty can be ten bits.
-const TAKEN: usize = 64 * 1024;
+/// What is taken of a message in a turn: up to two and a half milliseconds of work where nothing comes of it. A block that
+/// is empty can be ten bits, and one with codes of its own, of which tables are made, eleven bytes.
+const TAKEN: usize = 16 * 1024;
 
 /// What is made of it: about a millisecond.
 const MADE: usize = 1 << 20;
