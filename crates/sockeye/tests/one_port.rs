@@ -69,6 +69,25 @@ async fn a_websocket_after_pages_on_the_same_connection() {
     client.expect_echo("three").await;
 }
 
+/// Where a proxy's header could not be understood, which a client could bring about, a request was the proxy's own.
+#[tokio::test]
+async fn a_request_by_a_proxy_is_never_taken_for_the_proxys_own() {
+    let trusting = || Acceptor::new().x_forwarded_for("127.0.0.1".parse().unwrap());
+    let (address, _stop, _) = serve(|server| server.acceptor(trusting()).router(pages())).await;
+    let (mut stream, _) = connect(address).await;
+    for (line, status, body) in [
+        ("192.0.2.1", 200, "192.0.2.1:0"),
+        ("x, 192.0.2.1", 200, "192.0.2.1:0"),
+        ("192.0.2.1, x", 400, "X-Forwarded-For cannot be understood"),
+        ("192.0.2.1, 127.0.0.1", 200, "192.0.2.1:0"),
+    ] {
+        let request = format!("GET /me HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {line}\r\n\r\n");
+        let answer = within(http::ask(&mut stream, &request)).await;
+        assert_eq!(answer.status, status, "{line}: {answer:?}");
+        assert!(answer.body.contains(body), "{line}: {answer:?}");
+    }
+}
+
 #[tokio::test]
 async fn requests_that_come_together_and_then_a_websocket_with_its_frames() {
     let (address, _stop, _) = serve(|server| server.router(pages())).await;

@@ -207,18 +207,20 @@ impl Acceptor {
     }
 
     /// The address of whoever a request for something else is from, which is not counted.
+    ///
+    /// # Errors
+    /// 400 where what a trusted proxy says cannot be understood: it is not the proxy that asks.
     #[cfg(feature = "hyper")]
     pub(super) fn client_addr(
         &self,
         headers: &impl HeaderFields,
         peer: &Peer,
-    ) -> Option<std::net::SocketAddr> {
-        let from = peer.source();
-        match self.forwarding.as_ref().map(|f| f.client(headers, from)) {
-            // What cannot be understood is the service's to refuse: it has the header too.
-            None | Some(Ok(None) | Err(_)) => peer.addr,
-            Some(Ok(Some(hop))) => hop.addr,
-        }
+    ) -> Result<Option<std::net::SocketAddr>, HandshakeError> {
+        let hop = match &self.forwarding {
+            Some(forwarding) => forwarding.client(headers, peer.source())?,
+            None => None,
+        };
+        Ok(hop.map_or(peer.addr, |hop| hop.addr))
     }
 
     /// Whether what comes from there is of a proxy which is believed who its clients are.

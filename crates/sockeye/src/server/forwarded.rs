@@ -53,13 +53,27 @@ impl Forwarding {
         if !self.trusted.contain(from) {
             return Ok(None);
         }
-        let hops = match self.header {
-            Header::Forwarded => forwarded(headers),
-            Header::XForwardedFor => x_forwarded_for(headers),
+        let client = match self.header {
+            Header::Forwarded => {
+                forwarded(headers).and_then(|hops| self.furthest(hops.into_iter().rev().map(Ok)))
+            }
+            Header::XForwardedFor => self.furthest(x_forwarded_for(headers)),
         };
-        let hops = hops.map_err(|why| self.malformed(why))?;
+        let mut client = client.map_err(|why| self.malformed(why))?;
+        if self.header == Header::XForwardedFor
+            && let Some(client) = &mut client
+        {
+            client.host = last(headers, "X-Forwarded-Host").map(Into::into);
+            client.secure = last(headers, "X-Forwarded-Proto").map(is_secure);
+        }
+        Ok(client)
+    }
+
+    /// The first of those, from the right, who is not trusted to say more.
+    fn furthest(&self, hops: impl Iterator<Item = Result<Hop, Why>>) -> Result<Option<Hop>, Why> {
         let mut client = None;
-        for hop in hops.into_iter().rev() {
+        for hop in hops {
+            let hop = hop?;
             let trusted = hop
                 .addr
                 .is_some_and(|addr| self.trusted.contain(Source::Ip(addr.ip())));
@@ -67,12 +81,6 @@ impl Forwarding {
             if !trusted {
                 break;
             }
-        }
-        if self.header == Header::XForwardedFor
-            && let Some(client) = &mut client
-        {
-            client.host = last(headers, "X-Forwarded-Host").map(Into::into);
-            client.secure = last(headers, "X-Forwarded-Proto").map(is_secure);
         }
         Ok(client)
     }
@@ -195,27 +203,26 @@ impl<'a> Line<'a> {
     }
 }
 
-fn x_forwarded_for(headers: &impl HeaderFields) -> Result<Vec<Hop>, Why> {
-    let lines = headers.values("X-Forwarded-For");
-    let entries = lines.flat_map(|line| line.split(|b| *b == b','));
+/// From the right. Each is looked at when its turn comes: what is further left is a client's.
+fn x_forwarded_for(headers: &impl HeaderFields) -> impl Iterator<Item = Result<Hop, Why>> {
+    let lines: Vec<_> = headers.values("X-Forwarded-For").collect();
+    let entries = lines.into_iter().rev();
+    let entries = entries.flat_map(|line| line.rsplit(|b| *b == b','));
     let entries = entries.map(<[u8]>::trim_ascii);
-    entries
-        .filter(|entry| !entry.is_empty())
-        .map(|entry| {
-            // Without a port, IPv6 is written without brackets too.
-            let bare = str::from_utf8(entry)
-                .ok()
-                .and_then(|text| text.parse().ok());
-            let addr = match bare {
-                Some(IpAddr::V6(v6)) => Some(SocketAddr::new(IpAddr::V6(v6).to_canonical(), 0)),
-                _ => node(entry)?,
-            };
-            Ok(Hop {
-                addr,
-                ..Hop::default()
-            })
+    entries.filter(|entry| !entry.is_empty()).map(|entry| {
+        // Without a port, IPv6 is written without brackets too.
+        let bare = str::from_utf8(entry)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        let addr = match bare {
+            Some(IpAddr::V6(v6)) => Some(SocketAddr::new(IpAddr::V6(v6).to_canonical(), 0)),
+            _ => node(entry)?,
+        };
+        Ok(Hop {
+            addr,
+            ..Hop::default()
         })
-        .collect()
+    })
 }
 
 /// The last entry of a list, in its last line.
@@ -399,6 +406,7 @@ mod tests {
             "[::1",
             "\"192.0.2.1\"",
             "192.0.2.1 10.0.0.1",
+            "x, 10.0.0.1",
         ] {
             let error = by(Header::XForwardedFor, "X-Forwarded-For", &[line]);
             assert!(
@@ -423,6 +431,9 @@ mod tests {
             (&["192.0.2.1, unknown"], "-"),
             (&["::ffff:192.0.2.1"], "192.0.2.1:0"),
             (&["10.0.0.9"], "10.0.0.9:0"),
+            // What a client had written was looked at, and could not be understood.
+            (&["x, 192.0.2.1"], "192.0.2.1:0"),
+            (&["x", "\"", "192.0.2.1, 10.1.1.1"], "192.0.2.1:0"),
         ] {
             assert_eq!(
                 by(Header::XForwardedFor, "X-Forwarded-For", lines),

@@ -250,13 +250,16 @@ where
             let response = self.upgrade(&mut request);
             return Box::pin(async { Ok(response.await) });
         }
-        if http1 && let Err(error) = check_host(&request) {
-            let response = Refusal::from(&error).to_http();
-            return Box::pin(async { Ok(response.map(|text| Body::Text(text.into()))) });
-        }
+        let host = if http1 { check_host(&request) } else { Ok(()) };
         let acceptor = &self.serving.acceptor;
-        if let Some(peer) = acceptor.client_addr(request.headers(), &self.peer) {
-            request.extensions_mut().insert(peer);
+        let client = host.and_then(|()| acceptor.client_addr(request.headers(), &self.peer));
+        match client {
+            Ok(Some(client)) => drop(request.extensions_mut().insert(client)),
+            Ok(None) => {}
+            Err(error) => {
+                let response = Refusal::from(&error).to_http();
+                return Box::pin(async { Ok(response.map(|text| Body::Text(text.into()))) });
+            }
         }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.peer.tls {

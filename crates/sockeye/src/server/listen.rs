@@ -349,7 +349,8 @@ impl Server {
     /// wait for it and does not end it.
     ///
     /// A request has the client's address, a [`SocketAddr`], among its extensions where it has one, and
-    /// over TLS what that says of the client, a [`TlsIdentity`](super::TlsIdentity).
+    /// over TLS what that says of the client, a [`TlsIdentity`](super::TlsIdentity). Where a
+    /// [proxy](Acceptor::forwarded) is believed, it is refused with 400 if what that says cannot be understood.
     #[cfg(feature = "hyper")]
     pub fn http<S, B>(mut self, service: S) -> Self
     where
