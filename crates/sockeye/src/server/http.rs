@@ -75,6 +75,7 @@ where
     let (keep_alive, ending) = (serving.keep_alive, serving.ending.clone());
     let front = Front::new(service, serving, plain.peer.clone());
     let upgrade = front.upgrade.clone();
+    let http = Arc::new(());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // It begins with the wait for a request, so that it is the deadline for being idle too.
@@ -82,13 +83,14 @@ where
         .max_headers(heads.headers)
         .max_header_size(heads.bytes)
         .max_buf_size(heads.bytes.max(LEAST_BUFFER))
-        .serve_connection(TokioIo::new(Rewound::new(plain)), front)
+        .serve_connection(TokioIo::new(Rewound::new(plain, &http)), front)
         .with_upgrades();
     let mut connection = pin!(connection);
     let served = until_ending(connection.as_mut(), ending, |connection| {
         connection.graceful_shutdown();
     });
     let _ = served.await;
+    drop(http);
     let upgrade = upgrade
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -120,10 +122,11 @@ where
     let (keep_alive, ending) = (serving.keep_alive, serving.ending.clone());
     let front = Front::new(service, serving, plain.peer.clone());
     let idle = front.idle.clone();
+    let http = Arc::new(());
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX))
-        .serve_connection(TokioIo::new(Rewound::new(plain)), front);
+        .serve_connection(TokioIo::new(Rewound::new(plain, &http)), front);
     let mut connection = pin!(connection);
     let served = until_ending(connection.as_mut(), ending, |connection| {
         connection.graceful_shutdown();
@@ -606,6 +609,47 @@ mod tests {
         let (response, serving) = ask_within(Duration::ZERO, 5, 300 * SECOND, &[]).await;
         assert!(take(response, Duration::ZERO).await >= 1500 * SECOND);
         within_an_hour(serving).await;
+    }
+
+    /// It was given up, as a response is of which nothing is taken.
+    #[tokio::test(start_paused = true)]
+    async fn what_the_service_upgrades_may_wait_for_the_client() {
+        const ASKS: &[u8] =
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n";
+        let (mut client, server) = duplex(1000);
+        let (_end, ending) = watch::channel(false);
+        let serving = Serving {
+            acceptor: Arc::default(),
+            keep_alive: SECOND,
+            ending,
+            on_error: None,
+        };
+        let plain = PlainHttp {
+            stream: Stream::new(server),
+            bytes: ASKS.to_vec(),
+            request: Some(sockeye_proto::handshake::Request::parse(ASKS).unwrap()),
+            peer: Peer::default(),
+        };
+        let other = async |request: Request<body::Incoming>| {
+            tokio::spawn(async {
+                let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+                stream.write_all(&[7; LEN]).await
+            });
+            let response = Response::builder().status(101);
+            let response = response.header("Connection", "upgrade");
+            let body = http_body_util::Empty::<Bytes>::new();
+            Ok::<_, Infallible>(response.header("Upgrade", "other").body(body).unwrap())
+        };
+        let served = serve(plain, serving, service_fn(other)).await;
+        assert!(matches!(served, Ok(None)));
+        sleep(3600 * SECOND).await;
+        let mut all = 0;
+        while all < LEN {
+            let mut some = [0; 1000];
+            let count = client.read(&mut some).await.unwrap();
+            assert!(count > 0, "it ended after {all}");
+            all += some[..count].iter().filter(|byte| **byte == 7).count();
+        }
     }
 
     /// RFC 9113 §6.7: pings are answered, several at a time too, and are no request.

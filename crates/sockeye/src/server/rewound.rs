@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -26,17 +26,20 @@ pub(crate) struct Rewound {
     at: usize,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// There while HTTP is spoken. What comes after it may take its time.
+    http: Weak<()>,
     /// Whoever upgrades the connection to something of their own has this, and nothing else of the server's.
     _place: Option<Arc<Place>>,
 }
 
 impl Rewound {
-    pub(super) fn new(plain: PlainHttp) -> Self {
+    pub(super) fn new(plain: PlainHttp, http: &Arc<()>) -> Self {
         Self {
             stream: plain.stream,
             bytes: plain.bytes,
             at: 0,
             stalled: None,
+            http: Arc::downgrade(http),
             _place: plain.peer.place.upgrade(),
         }
     }
@@ -52,7 +55,7 @@ impl Rewound {
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+        if written.is_ready() || self.http.strong_count() == 0 {
             self.stalled = None;
             return written;
         }
@@ -123,7 +126,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    fn rewound(room: usize, bytes: &[u8]) -> (tokio::io::DuplexStream, Rewound) {
+    fn rewound(room: usize, bytes: &[u8], http: &Arc<()>) -> (tokio::io::DuplexStream, Rewound) {
         let (client, server) = duplex(room);
         let plain = PlainHttp {
             stream: Stream::new(server),
@@ -131,12 +134,12 @@ mod tests {
             request: None,
             peer: crate::server::Peer::default(),
         };
-        (client, Rewound::new(plain))
+        (client, Rewound::new(plain, http))
     }
 
     #[tokio::test]
     async fn what_was_read_comes_first_and_what_was_not_is_kept() {
-        let (mut client, mut stream) = rewound(64, b"abcd");
+        let (mut client, mut stream) = rewound(64, b"abcd", &Arc::default());
         client.write_all(b"ef").await.unwrap();
         let mut two = [0; 2];
         stream.read_exact(&mut two).await.unwrap();
@@ -149,10 +152,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_given_up() {
-        let (_client, mut stream) = rewound(8, b"");
+        let http = Arc::default();
+        let (_client, mut stream) = rewound(8, b"", &http);
         let begin = tokio::time::Instant::now();
         let error = stream.write_all(&[0; 100]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(begin.elapsed(), STALLED);
+    }
+
+    /// A tunnel was given up too.
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_http_may_wait() {
+        let http = Arc::default();
+        let (mut client, mut stream) = rewound(8, b"", &http);
+        let writing = tokio::spawn(async move { stream.write_all(&[7; 100]).await });
+        sleep(STALLED / 2).await;
+        drop(http);
+        sleep(STALLED * 10).await;
+        let mut all = [0; 100];
+        client.read_exact(&mut all).await.unwrap();
+        writing.await.unwrap().unwrap();
     }
 }
