@@ -309,6 +309,12 @@ impl Reader {
         self.done >= TURN
     }
 
+    /// Whether its turn is over and the next has not begun, for which whoever asked for it is woken.
+    #[inline]
+    pub(crate) fn is_between_turns(&self) -> bool {
+        self.done == YIELDED
+    }
+
     /// Whether the peer is held back: then nothing is read, whatever has come.
     #[inline]
     pub(crate) fn is_held_back(&self) -> bool {

@@ -442,11 +442,8 @@ impl Receiver {
                     // Our Close was sent: the peer's is waited for, behind whatever comes.
                     reader.let_run();
                 }
-                // Its turn is over, and what it has read is to be gone through in the next.
-                Poll::Pending
-                    if (reader.has_input() || reader.has_had_its_turn())
-                        && !reader.is_held_back() =>
-                {
+                // Its turn is over, and what it has read is to be gone through in the next: it will be woken for that.
+                Poll::Pending if reader.is_between_turns() && !reader.is_held_back() => {
                     // It may be so in every turn, and what comes with waiting would never come.
                     if !self.shared.is_over_between_turns(cx) {
                         return Poll::Pending;

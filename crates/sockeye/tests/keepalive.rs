@@ -121,6 +121,37 @@ mod a_silent_peer {
         }
     }
 
+    /// Where more than a turn's worth of a message had been read to where it stays, whoever received waited without having
+    /// asked to be woken, for good.
+    #[tokio::test(start_paused = true)]
+    async fn is_given_up_however_much_of_a_large_message_has_come() {
+        let setup = Setup {
+            pipe: 4 << 20,
+            ..Setup::default()
+        };
+        for role in BOTH {
+            let frame = setup.open(role).await.1.frame(0x82, vec![7; 8 << 20]);
+            for part in (1..8).map(|part| &frame[..part * 512 << 10]) {
+                for form in FORMS {
+                    let (socket, mut peer) = setup.open(role).await;
+                    peer.send(part).await;
+                    let began = Instant::now();
+                    let seen = in_a_day(echo(form, socket)).await.unwrap();
+                    assert_eq!(seconds_since(began), 50, "{role:?} {form:?}");
+                    seen.assert_ended(is_silent);
+                }
+                let (socket, mut peer) = setup.open(role).await;
+                peer.send(part).await;
+                let elsewhere = socket.drive(async |mut socket| {
+                    let receiving = tokio::spawn(async move { socket.recv().await });
+                    receiving.await.unwrap().map(drop)
+                });
+                let ended = in_a_day(elsewhere).await;
+                assert!(ended.is_err_and(|error| error.is_timeout()), "{role:?}");
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_receiver_in_another_task_hears_of_it_from_the_driver() {
         for role in BOTH {
