@@ -515,6 +515,30 @@ async fn what_a_broken_connection_has_received_comes_in_turns() {
     expect_open(&mut socket).await;
 }
 
+/// From the seventh failure on, there was no room for it any more.
+#[tokio::test(start_paused = true)]
+async fn what_a_broken_connection_has_received_outlives_any_number_of_attempts() {
+    let (socket, mut attempts) = pipes();
+    let mut socket = socket.max_delay(SECOND);
+    let mut peer = open(&mut socket, &mut attempts, 1).await;
+    peer.send_frame(0x81, "one").await;
+    let large = vec![7; 2 << 20];
+    let peers = async {
+        let mut some = [0; 1000];
+        peer.stream.read_exact(&mut some).await.unwrap();
+        drop(peer);
+        for _ in 0..40 {
+            drop(attempts.raw().await);
+        }
+        let mut peer = attempts.accept().await;
+        assert!(peer.expect(0x82).await == large);
+        peer
+    };
+    let (sent, _peer) = tokio::join!(socket.send(&large), peers);
+    sent.unwrap();
+    expect_message(&mut socket, "one").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn news_that_nobody_takes_are_bounded() {
     let (socket, mut attempts) = pipes();

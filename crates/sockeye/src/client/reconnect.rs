@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::{Future, poll_fn},
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -20,7 +21,8 @@ use super::{
 };
 use crate::{Deadline, Ended, Error, Outgoing, Result, WebSocket};
 
-/// How many changes of state are kept for whoever does not ask for them: those of four connections.
+/// How many changes of state are kept for whoever does not ask for them, those of four connections; and how many broken
+/// connections that have received something.
 const NEWS: usize = 16;
 
 #[doc = include_str!("../../docs/reconnecting.md")]
@@ -216,7 +218,7 @@ impl Reconnecting {
     /// As [`recv`](Self::recv), with every change of state told too.
     ///
     /// What changes while [`send`](Self::send) waits is told by the next calls; of more than 16
-    /// changes the last.
+    /// changes the last. What had arrived on connections that broke meanwhile is too, of the last 16 of them.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -280,7 +282,7 @@ impl Reconnecting {
                 return Ok(());
             }
         };
-        let were_closing = std::mem::replace(&mut self.closing, true);
+        let were_closing = mem::replace(&mut self.closing, true);
         let result = socket.close(code, reason).await;
         if let Err(Error::Send(error)) = &result
             && *error != SendError::Closed
@@ -406,7 +408,7 @@ impl Reconnecting {
         if let Cause::Connection(ended) = &cause {
             self.ended = Some(ended.clone());
         }
-        let was = std::mem::replace(&mut self.state, State::Due);
+        let was = mem::replace(&mut self.state, State::Due);
         if let State::Open { socket, since } = was {
             if since.elapsed() >= self.schedule.settled_after {
                 self.attempts = 0;
@@ -434,10 +436,14 @@ impl Reconnecting {
         self.state = State::Over(error);
     }
 
-    /// Keeps news until they are asked for, as many as there is room for.
+    /// Keeps news until they are asked for: of each kind as many as there is room for, so that changes of state take the
+    /// place of nothing that was received.
     fn tell(&mut self, news: News) {
-        if self.news.len() == NEWS {
-            self.news.pop_front();
+        let kind = mem::discriminant(&news);
+        let alike = |news: &News| mem::discriminant(news) == kind;
+        if self.news.iter().filter(|news| alike(news)).count() == NEWS {
+            let oldest = self.news.iter().position(alike);
+            oldest.and_then(|at| self.news.remove(at));
         }
         self.news.push_back(news);
     }
