@@ -176,14 +176,7 @@ impl Drop for MessageWriter<'_> {
                 reason: "a message was not finished".into(),
             };
             // Refused only where the connection is closing: then it cannot look complete either.
-            if self.shared.apply(Command::Close(close)).is_ok() {
-                self.shared.wake_reading();
-                self.shared.access(|access| {
-                    if let Access::Free(link, _) = access {
-                        link.write_once();
-                    }
-                });
-            }
+            let _ = self.shared.close_without_waiting(close);
         }
         self.shared.end_turn();
     }

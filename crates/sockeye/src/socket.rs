@@ -244,7 +244,7 @@ impl WebSocket {
             code,
             reason: reason.into(),
         };
-        self.shared().apply(Command::Close(close))?;
+        self.shared().close_without_waiting(close)?;
         while self.recv_event().await?.is_some() {}
         Ok(())
     }

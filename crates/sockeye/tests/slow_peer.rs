@@ -15,13 +15,13 @@ use std::{
 };
 
 use futures_util::SinkExt;
-use sockeye::{Ended, Error, Handler, MessageKind, MessageRef, Server, Socket};
+use sockeye::{CloseCode, Ended, Error, Handler, MessageKind, MessageRef, Server, Socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::yield_now,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use wire::*;
 
@@ -364,6 +364,51 @@ async fn a_ping_is_answered_while_messages_wait_to_be_sent_all_the_time() {
             }
         }
         sending.abort();
+    }
+}
+
+/// Whoever waited to be written was woken by nothing any more, or knew of no close timeout.
+#[tokio::test(start_paused = true)]
+async fn a_close_that_nobody_waits_for_keeps_nobody_waiting() {
+    for role in BOTH {
+        for way in ["unfinished", "close", "sender's close"] {
+            for reads in [true, false] {
+                let setup = Setup {
+                    pipe: 1000,
+                    keepalive: None,
+                    ..Setup::default()
+                };
+                let (mut socket, mut peer) = setup.open(role).await;
+                let sender = socket.sender();
+                let sending = tokio::spawn({
+                    let sender = sender.clone();
+                    async move { sender.send(vec![7; 50_000]).await }
+                });
+                sleep(Duration::from_millis(1)).await;
+                let moment = Duration::from_millis(1);
+                match way {
+                    "unfinished" => {
+                        let mut message = sender.send_stream(MessageKind::Text).await.unwrap();
+                        assert_eq!(message.write(b"x").await.unwrap(), 1);
+                        sleep(moment).await;
+                    }
+                    "close" => {
+                        let closing = timeout(moment, socket.close(CloseCode::NORMAL, ""));
+                        assert!(closing.await.is_err());
+                    }
+                    _ => {
+                        let closing = timeout(moment, sender.close(CloseCode::NORMAL, ""));
+                        assert!(closing.await.is_err());
+                    }
+                }
+                if reads {
+                    assert_eq!(peer.expect(0x82).await.len(), 50_000);
+                }
+                // Else the connection ends with the close timeout.
+                let sent = within(sending).await.unwrap();
+                assert_eq!(sent.is_ok(), reads, "{role:?} {way}: {sent:?}");
+            }
+        }
     }
 }
 
