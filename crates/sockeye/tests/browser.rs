@@ -418,6 +418,49 @@ mod the_send_method {
         assert_eq!(socket.buffered_amount(), 0);
     }
 
+    /// It counted until all was written that had been sent together, and the buffer was full for a peer that read.
+    #[tokio::test]
+    async fn what_is_written_is_buffered_no_more() {
+        const MIB: usize = 1 << 20;
+        let (socket, mut peer, _log) = open().await;
+        for _ in 0..30 {
+            socket.send(vec![0u8; MIB]).unwrap();
+        }
+        for read in 1..=50 {
+            assert_eq!(peer.expect(0x82).await.len(), MIB);
+            let sent = 30 + (read - 1).min(20);
+            let most = (sent - read) * MIB as u64;
+            within(async {
+                while socket.buffered_amount() > most {
+                    yield_now().await;
+                }
+            })
+            .await;
+            if sent < 50 {
+                socket.send(vec![0u8; MIB]).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_close_is_not_waited_for_longer_than_that_where_the_peer_takes_nothing() {
+        let door = Door::new().await;
+        let client = door.client().keepalive(None);
+        let client = client.close_timeout(Duration::from_millis(50));
+        let socket = WebSocket::with_client(client).unwrap();
+        let mut log = Log::of(&socket);
+        let _peer = door.accept().await;
+        log.expect(&["open Open"]).await;
+        for _ in 0..30 {
+            socket.send(vec![0u8; 1 << 20]).unwrap();
+        }
+        // Until it waits for the peer.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        socket.close(1000, "").unwrap();
+        log.expect_last(&socket, &["close Closed 1006 \"\" false"])
+            .await;
+    }
+
     #[tokio::test]
     async fn while_closing_and_after_it_discards_and_counts() {
         let (socket, mut peer, log) = open().await;

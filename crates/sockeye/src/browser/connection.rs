@@ -19,8 +19,9 @@ use super::{
 };
 use crate::{Client, Ended, Error, Receiver, Sender, link, reader::Broken};
 
-/// How many messages are taken at once, to be written at once.
+/// How many messages are written at once, and from how many bytes on no more: what is written counts until all of that is.
 const BATCH: usize = 64;
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// How many bytes of a message are received at once, where there are so many.
 const ROOM: usize = 64 * 1024;
@@ -301,39 +302,59 @@ async fn fill_whole(
 
 /// Sends what comes from the handles. Never ends.
 async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedReceiver<Command>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    loop {
-        if mail.recv_many(&mut batch, BATCH).await == 0 {
-            pending().await
-        }
-        let (mut written, mut count) = (0, 0);
-        for command in batch.drain(..) {
-            match command {
-                Command::Message(message) => {
-                    let len = message.len();
-                    // Refused once the connection has ended: then it stays counted.
-                    if sender.send(message).await.is_ok() {
-                        written += len;
-                        count += 1;
+    let shared = &sender.shared;
+    // Once it is closing, nothing that the Close is behind is waited for: its deadline is to begin.
+    let mut closing = pin!(socket.when(|socket| socket.ready_state() >= ReadyState::Closing));
+    let mut is_closing = false;
+    // Queued, and not written as far as is known.
+    let (mut bytes, mut count) = (0, 0);
+    while let Some(command) = mail.recv().await {
+        match command {
+            Command::Message(message) => {
+                let len = message.len();
+                let mut message = Some(link::Command::Message(message.into()));
+                let queued = poll_fn(|cx| {
+                    is_closing = is_closing || closing.as_mut().poll(cx).is_ready();
+                    match message.take_if(|_| is_closing) {
+                        Some(message) => Poll::Ready(shared.apply(message)),
+                        None => shared.poll_apply(cx, &mut message),
                     }
+                });
+                // Refused once the connection has ended: then it stays counted.
+                if queued.await.is_ok() {
+                    bytes += len;
+                    count += 1;
                 }
-                // Refused where the peer has closed first.
-                Command::Close(Some(frame)) => {
-                    let _ = sender.close(frame.code, &frame.reason).await;
-                }
-                Command::Close(None) => {
-                    if sender.shared.apply(link::Command::CloseWithoutCode).is_ok() {
-                        sender.shared.wake_reading();
-                    }
+            }
+            // Refused where the peer has closed first.
+            Command::Close(Some(frame)) => {
+                let _ = sender.close(frame.code, &frame.reason).await;
+            }
+            Command::Close(None) => {
+                if shared.apply(link::Command::CloseWithoutCode).is_ok() {
+                    shared.wake_reading();
                 }
             }
         }
-        if count > 0 && sender.flush().await.is_ok() {
+        let is_enough = mail.is_empty() || count == BATCH || bytes >= BATCH_BYTES;
+        if count == 0 || !is_enough {
+            continue;
+        }
+        let written = poll_fn(|cx| {
+            is_closing = is_closing || closing.as_mut().poll(cx).is_ready();
+            match shared.poll_flush(cx, true) {
+                Poll::Pending if is_closing && !mail.is_empty() => Poll::Ready(false),
+                flushed => flushed.map(|flushed| flushed.is_ok()),
+            }
+        });
+        if written.await {
             let mut state = socket.lock();
-            state.buffered_amount -= written as u64;
-            state.queued -= written + count * OVERHEAD;
+            state.buffered_amount -= bytes as u64;
+            state.queued -= bytes + count * OVERHEAD;
+            (bytes, count) = (0, 0);
         }
     }
+    pending().await
 }
 
 /// Notes that this end has sent a Close by itself, as for a broken rule (RFC 6455 §7.1.3). Whatever does that has
