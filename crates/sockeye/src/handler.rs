@@ -637,6 +637,12 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
             Event::Pong(payload) if self.shared.is_own(payload, true) => {}
             Event::Pong(payload) => self.handler.on_pong(self.socket, payload),
             Event::Close(frame) => {
+                // What was sent from elsewhere comes before the answer, or is it, where it is a Close.
+                if let Some(link) = self.socket.driver.link()
+                    && self.shared.is_posted()
+                {
+                    self.shared.take_posted(link);
+                }
                 self.shared.end_by_close(frame.clone());
                 let _ = self.socket.apply(Command::AnswerClose(frame));
             }

@@ -243,6 +243,38 @@ mod section_7_1_5_begun_by_the_peer {
         }
     }
 
+    /// It was said to have been closed by this end, whose Close was never sent, and neither was what came before it.
+    #[tokio::test(start_paused = true)]
+    async fn an_end_from_elsewhere_that_came_before_is_sent() {
+        struct Leaves(Sender);
+        impl Handler for Leaves {
+            fn on_message(&mut self, _: &mut Socket, _: MessageRef<'_>) {
+                let sent = self.0.send("bye").now_or_never();
+                sent.expect("it is queued").unwrap();
+                let closed = self
+                    .0
+                    .close(CloseCode::INTERNAL_ERROR, "mine")
+                    .now_or_never();
+                closed.expect("it is queued").unwrap();
+            }
+        }
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let both = [peer.frame(0x81, "go"), peer.frame(0x88, [0x03, 0xF4])].concat();
+            peer.send(both).await;
+            let handler = Leaves(socket.sender());
+            let handling = tokio::spawn(socket.handle(handler));
+            peer.expect_text("bye").await;
+            assert_eq!(peer.expect_close().await, (1011, "mine".into()));
+            drop(peer);
+            let ended = within(handling).await.unwrap();
+            assert!(
+                by_us(CloseCode::INTERNAL_ERROR, "mine")(&ended),
+                "{ended:?}"
+            );
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_end_without_a_close_is_an_error() {
         for role in BOTH {
