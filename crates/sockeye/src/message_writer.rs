@@ -196,7 +196,7 @@ impl fmt::Debug for MessageWriter<'_> {
 impl Shared {
     /// Waits until no message is being sent in parts, and has the turn then.
     fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        if !self.is_open() || self.ended().is_some() {
+        if self.is_over() {
             return Poll::Ready(Err(SendError::Closed.into()));
         }
         // There from now on, so that what is held behind the message can be counted.
@@ -207,10 +207,18 @@ impl Shared {
         waiting.turn.add(cx.waker());
         // Again, so that no wake-up falls between. A swap, so that whoever ends the turn after it
         // sees who waits.
+        if self.is_over() {
+            return Poll::Ready(Err(SendError::Closed.into()));
+        }
         if !self.writing.swap(true, Ordering::AcqRel) {
             return Poll::Ready(Ok(()));
         }
         Poll::Pending
+    }
+
+    /// Whether nothing is sent any more.
+    fn is_over(&self) -> bool {
+        !self.is_open() || self.ended().is_some()
     }
 
     fn end_turn(&self) {
@@ -222,10 +230,11 @@ impl Shared {
     ///
     /// That is a courtesy: should one begin just then, the whole one is held until it has ended.
     pub(crate) fn poll_others_turn(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        if !self.is_open() || self.ended().is_some() {
+        // First, so that no wake-up falls between.
+        self.waiting().turn.add(cx.waker());
+        if self.is_over() {
             return Poll::Ready(Ok(()));
         }
-        self.waiting().turn.add(cx.waker());
         if self.writing.fetch_or(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
