@@ -40,7 +40,7 @@ use crate::{
 /// hyper does not permit less room for a head.
 const LEAST_BUFFER: usize = 8 * 1024;
 
-/// How long a client of HTTP/2 may take to hear that its connection ends, as it has not been used.
+/// How long a client of HTTP/2 may take to hear that its connection ends, where nothing is being answered.
 #[cfg(feature = "http2")]
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -128,10 +128,16 @@ where
         .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX))
         .serve_connection(TokioIo::new(Rewound::new(plain, &http)), front);
     let mut connection = pin!(connection);
-    let served = until_ending(connection.as_mut(), ending, |connection| {
-        connection.graceful_shutdown();
-    });
-    if idle.bound(keep_alive, pin!(served)).await {
+    let is_to_end = {
+        let mut served = pin!(idle.bound(keep_alive, connection.as_mut()));
+        let mut ending = pin!(began(ending));
+        poll_fn(|cx| match served.as_mut().poll(cx) {
+            Poll::Pending => ending.as_mut().poll(cx).map(|()| true),
+            served => served,
+        })
+        .await
+    };
+    if is_to_end {
         // A request that crosses this is answered, and one that comes later can be asked again elsewhere
         // (RFC 9113 §6.8).
         connection.as_mut().graceful_shutdown();
@@ -150,11 +156,10 @@ async fn serve_http2<S>(plain: PlainHttp, _: Serving, _: S) -> Result<Option<Web
 /// Runs a connection, and tells it where the server ends: requests that are being answered still are.
 async fn until_ending<C: Future>(
     mut connection: Pin<&mut C>,
-    mut ending: watch::Receiver<bool>,
+    ending: watch::Receiver<bool>,
     end: impl Fn(Pin<&mut C>),
 ) -> C::Output {
-    // Refused only where nobody is left who could say so.
-    let mut ending = pin!(async move { ending.wait_for(|ending| *ending).await.map(drop) });
+    let mut ending = pin!(began(ending));
     let mut told = false;
     poll_fn(|cx| {
         // Before it is told, so that the request that was read already is answered.
@@ -167,6 +172,12 @@ async fn until_ending<C: Future>(
         connection.as_mut().poll(cx)
     })
     .await
+}
+
+/// Waits until the server begins to end.
+async fn began(mut ending: watch::Receiver<bool>) {
+    // Refused only where nobody is left who could say so.
+    let _ = ending.wait_for(|ending| *ending).await;
 }
 
 /// The service that hyper sees: it answers requests for a WebSocket itself.
@@ -419,6 +430,7 @@ mod tests {
     use crate::stream::Stream;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
     const LEN: usize = 300_000;
 
     /// What is not answered.
@@ -471,6 +483,20 @@ mod tests {
         pieces: usize,
         wait: Duration,
     ) -> (DuplexStream, JoinHandle<()>) {
+        let (client, serving, end) = serve_until(keep_alive, pieces, wait);
+        let serving = tokio::spawn(async move {
+            serving.await.unwrap();
+            drop(end);
+        });
+        (client, serving)
+    }
+
+    /// That, and what tells the server to end.
+    fn serve_until(
+        keep_alive: Duration,
+        pieces: usize,
+        wait: Duration,
+    ) -> (DuplexStream, JoinHandle<()>, watch::Sender<bool>) {
         let (client, server) = duplex(1 << 20);
         let (end, ending) = watch::channel(false);
         let serving = Serving {
@@ -505,9 +531,8 @@ mod tests {
         let serving = tokio::spawn(async move {
             let served = serve(plain, serving, service_fn(large)).await;
             assert!(matches!(served, Ok(None)));
-            drop(end);
         });
-        (client, serving)
+        (client, serving, end)
     }
 
     /// A client, each of whose streams has a window of 16 KiB.
@@ -642,7 +667,7 @@ mod tests {
         };
         let served = serve(plain, serving, service_fn(other)).await;
         assert!(matches!(served, Ok(None)));
-        sleep(3600 * SECOND).await;
+        sleep(HOUR).await;
         let mut all = 0;
         while all < LEN {
             let mut some = [0; 1000];
@@ -665,6 +690,33 @@ mod tests {
             assert!(begin.elapsed() < 100 * SECOND, "{:?}", begin.elapsed());
             let _ = client.write_all(&[PING; 4].concat()).await;
         }
+    }
+
+    /// It was waited for until the server's deadline: h2 asks whether all requests have come, and no peer answers that
+    /// has vanished.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_does_not_hold_up_the_end() {
+        const WHOLE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        for begun in [&WHOLE[..18], WHOLE] {
+            let (mut client, serving, end) = serve_until(HOUR, 1, Duration::ZERO);
+            client.write_all(begun).await.unwrap();
+            sleep(SECOND).await;
+            let begin = Instant::now();
+            end.send(true).unwrap();
+            within_an_hour(serving).await;
+            assert!(begin.elapsed() <= 2 * SECOND, "{:?}", begin.elapsed());
+        }
+    }
+
+    /// One that waits for an answer is waited for.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_answered_though_the_server_ends() {
+        let (client, serving, end) = serve_until(HOUR, 5, 300 * SECOND);
+        let mut ask = client_of(client).await;
+        let response = ask.send_request(Request::new(String::new())).await.unwrap();
+        end.send(true).unwrap();
+        assert!(take(response, Duration::ZERO).await >= 1500 * SECOND);
+        within_an_hour(serving).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -694,7 +746,7 @@ mod tests {
     }
 
     async fn within_an_hour(serving: JoinHandle<()>) {
-        let ended = timeout(3600 * SECOND, serving).await;
+        let ended = timeout(HOUR, serving).await;
         ended.expect("it is held for ever").unwrap();
     }
 }
