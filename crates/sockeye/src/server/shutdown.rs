@@ -208,7 +208,8 @@ impl ShutdownHandle {
     /// `how` says.
     ///
     /// It begins with the call, and goes on whether or not the future is waited for. Where an end has
-    /// begun before, that goes on as it is. A server that is dropped, or never served, has ended.
+    /// begun before, that goes on as it is. A server that has not been served ends as it is dropped, and not before:
+    /// whoever still has it would wait for itself.
     pub fn shutdown(&self, how: Shutdown) -> impl Future<Output = Farewell> + Send + use<> {
         self.begin(how);
         let this = self.clone();
@@ -306,6 +307,8 @@ impl Running {
         let mut farewell = self.0.farewell();
         farewell.took = farewell.took.max(part.took);
         farewell.connections.extend(part.connections);
+        // Each thread of several has told its own.
+        farewell.connections.sort_by_key(|departed| departed.after);
         farewell.http_cut += part.http_cut;
         farewell.handshakes_cut += part.handshakes_cut;
     }
@@ -439,6 +442,30 @@ mod tests {
         let long = Shutdown::restart().spread(seconds(30)).schedule(seconds(5));
         assert_eq!((long.window, long.last_call), (seconds(30), seconds(31)));
         assert_eq!(long.deadline, seconds(36));
+    }
+
+    #[test]
+    fn connections_are_in_the_order_of_their_ends_whatever_thread_they_were_of() {
+        let handle = ShutdownHandle::new();
+        let running = Running::new(handle.clone());
+        for part in [[2, 5], [1, 4]] {
+            let departed = part.map(|after| Departed {
+                peer: None,
+                after: seconds(after),
+                ended: None,
+            });
+            running.add(Farewell {
+                connections: departed.into(),
+                ..Farewell::default()
+            });
+        }
+        let after = handle
+            .farewell()
+            .connections
+            .iter()
+            .map(|it| it.after.as_secs())
+            .collect::<Vec<_>>();
+        assert_eq!(after, [1, 2, 4, 5]);
     }
 
     #[test]
