@@ -131,7 +131,7 @@ mod a_silent_peer {
         };
         for role in BOTH {
             let frame = setup.open(role).await.1.frame(0x82, vec![7; 8 << 20]);
-            for part in (1..8).map(|part| &frame[..part * 512 << 10]) {
+            for part in (1..8).map(|part| &frame[..part << 19]) {
                 for form in FORMS {
                     let (socket, mut peer) = setup.open(role).await;
                     peer.send(part).await;
