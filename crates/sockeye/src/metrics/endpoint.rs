@@ -11,7 +11,12 @@ use tokio::{
 };
 
 use super::Metrics;
-use crate::{Error, Result, head::read_head, server::Listener, stream::Stream};
+use crate::{
+    Error, Result,
+    head::read_head,
+    server::{Listener, refusal},
+    stream::Stream,
+};
 
 /// How long a request may take, its answer included.
 const TIME: Duration = Duration::from_secs(10);
@@ -58,7 +63,7 @@ impl Metrics {
         let response = match self.response(&mut stream).await {
             Ok(response) => response,
             Err(Error::Handshake(error)) if error != HandshakeError::UnexpectedEnd => {
-                Refusal::from(&error).to_bytes()
+                refusal::to_bytes(&Refusal::from(&error), false)
             }
             Err(error) => return Err(error),
         };
@@ -75,23 +80,29 @@ impl Metrics {
         let mut scanner = HeadScanner::request(HeadLimits::default());
         let end = read_head(stream, &mut scanner, &mut bytes).await?;
         let request = Request::parse(&bytes[..end])?;
-        let elsewhere = || Refusal::new(404, "the metrics are at /metrics\n");
         match (request.method(), request.path()) {
             ("GET" | "HEAD", "/metrics") => {}
-            ("HEAD", _) => return Ok(elsewhere().to_head()),
-            ("GET", _) => return Ok(elsewhere().to_bytes()),
+            (method @ ("GET" | "HEAD"), _) => {
+                let elsewhere = Refusal::new(404, "the metrics are at /metrics\n");
+                return Ok(refusal::to_bytes(&elsewhere, method == "HEAD"));
+            }
             _ => {
-                let refusal = Refusal::new(405, "metrics are read with GET\n");
-                return Ok(refusal.header("Allow", "GET, HEAD")?.to_bytes());
+                let refused = Refusal::new(405, "metrics are read with GET\n");
+                return Ok(refusal::to_bytes(
+                    &refused.header("Allow", "GET, HEAD")?,
+                    false,
+                ));
             }
         }
         let metrics = self.clone();
         // With many connections it takes some milliseconds, in which others want this thread.
         let Ok(body) = spawn_blocking(move || metrics.encode()).await else {
-            return Ok(Refusal::new(500, "the metrics cannot be told\n").to_bytes());
+            let failed = Refusal::new(500, "the metrics cannot be told\n");
+            return Ok(refusal::to_bytes(&failed, false));
         };
         let mut response = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            refusal::now(),
             Self::CONTENT_TYPE,
             body.len()
         );

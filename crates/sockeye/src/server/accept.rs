@@ -27,7 +27,9 @@ use sockeye_proto::{
 
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
-use super::{Acceptor, Answer, IncomingRequest, Matched, Peer, decision::State, networks::Source};
+use super::{
+    Acceptor, Answer, IncomingRequest, Matched, Peer, decision::State, networks::Source, refusal,
+};
 use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Admitted, Established, PeerHead},
@@ -515,11 +517,7 @@ async fn in_time<T>(
 /// connection ends either way.
 async fn refuse(stream: &mut Stream, error: HandshakeError, is_head: bool) -> Error {
     if error != HandshakeError::UnexpectedEnd {
-        let refusal = Refusal::from(&error);
-        let answer = match is_head {
-            true => refusal.to_head(),
-            false => refusal.to_bytes(),
-        };
+        let answer = refusal::to_bytes(&Refusal::from(&error), is_head);
         let _ = timeout(LINGER, async {
             stream.write_all(&answer).await?;
             stream.shutdown().await?;

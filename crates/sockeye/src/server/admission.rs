@@ -25,6 +25,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
+use super::refusal;
 use crate::{
     Error,
     rate::{Bucket, Rate},
@@ -306,7 +307,7 @@ impl Gate {
         if !add_below(&self.refusing, REFUSALS) {
             return;
         }
-        let (refusing, answer) = (Refusing(self.clone()), refusal.to_bytes());
+        let (refusing, answer) = (Refusing(self.clone()), refusal::to_bytes(refusal, false));
         tokio::spawn(async move {
             let _refusing = refusing;
             // What goes wrong with it matters to nobody: the connection ends either way.

@@ -19,6 +19,7 @@ mod networks;
 mod origins;
 mod per_core;
 mod proxy_protocol;
+pub(crate) mod refusal;
 #[cfg(feature = "hyper")]
 mod rewound;
 mod routes;

@@ -1,0 +1,39 @@
+//! Refusals as a server writes them.
+
+use std::time::SystemTime;
+
+use httpdate::fmt_http_date;
+use sockeye_proto::handshake::Refusal;
+
+/// As it travels, with the time, which every answer has (RFC 9110 §6.6.1); without its text where the request `is_head`.
+pub(crate) fn to_bytes(refusal: &Refusal, is_head: bool) -> Vec<u8> {
+    let dated = refusal.clone().header("Date", &now());
+    let refusal = dated.as_ref().unwrap_or(refusal);
+    match is_head {
+        true => refusal.to_head(),
+        false => refusal.to_bytes(),
+    }
+}
+
+/// The time, for `Date`.
+pub(crate) fn now() -> String {
+    fmt_http_date(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_the_time() {
+        let refusal = Refusal::new(403, "no\n");
+        for is_head in [true, false] {
+            let answer = String::from_utf8(to_bytes(&refusal, is_head)).unwrap();
+            let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+            assert_eq!(text, if is_head { "" } else { "no\n" });
+            let date = head.lines().find_map(|line| line.strip_prefix("Date: "));
+            let date = httpdate::parse_http_date(date.unwrap()).unwrap();
+            assert!(SystemTime::now().duration_since(date).unwrap().as_secs() < 60);
+        }
+    }
+}
