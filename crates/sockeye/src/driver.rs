@@ -177,8 +177,18 @@ impl Driver {
         }
     }
 
+    /// Takes what was sent from elsewhere: it comes before a Close, behind which it would be refused.
+    pub(crate) fn take_posted(&mut self) {
+        if let Some(link) = &mut self.link
+            && self.shared.is_posted()
+        {
+            self.shared.take_posted(link);
+        }
+    }
+
     /// Sends a Close, unless one was sent or received.
-    fn close(&mut self, close: CloseFrame) {
+    pub(crate) fn close(&mut self, close: CloseFrame) {
+        self.take_posted();
         let Some(link) = self.link.as_mut().filter(|link| link.sender.is_open()) else {
             return;
         };
@@ -353,9 +363,6 @@ impl Driver {
 
     /// Sends a Close as far as that needs no waiting, and no runtime.
     fn say_goodbye(&mut self, code: CloseCode) {
-        if let Some(link) = &mut self.link {
-            self.shared.take_posted(link);
-        }
         self.close(without_reason(code));
         if let Some(link) = &mut self.link {
             link.write_once();

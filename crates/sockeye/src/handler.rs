@@ -224,6 +224,7 @@ impl Socket {
             code,
             reason: reason.into(),
         };
+        self.driver.take_posted();
         self.driver.shared.note_close(&close)?;
         self.apply(Command::Close(close))
     }
@@ -550,10 +551,8 @@ impl<H: Handler> Session<H> {
     /// Sends the Close that was asked for from elsewhere.
     #[cold]
     fn close_now(&mut self, shared: &Shared) {
-        if let Some(close) = shared.take_leave()
-            && shared.note_close(&close).is_ok()
-        {
-            let _ = self.socket.apply(Command::Close(close));
+        if let Some(close) = shared.take_leave() {
+            self.socket.driver.close(close);
         }
     }
 
@@ -637,12 +636,8 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
             Event::Pong(payload) if self.shared.is_own(payload, true) => {}
             Event::Pong(payload) => self.handler.on_pong(self.socket, payload),
             Event::Close(frame) => {
-                // What was sent from elsewhere comes before the answer, or is it, where it is a Close.
-                if let Some(link) = self.socket.driver.link()
-                    && self.shared.is_posted()
-                {
-                    self.shared.take_posted(link);
-                }
+                // Or is the answer, where it is a Close.
+                self.socket.driver.take_posted();
                 self.shared.end_by_close(frame.clone());
                 let _ = self.socket.apply(Command::AnswerClose(frame));
             }

@@ -18,7 +18,8 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use sockeye::{
-    CloseCode, Ended, Error, Event, Handler, MessageRef, Result, Sender, Server, Socket, WebSocket,
+    CloseCode, Ended, Error, Event, Groups, Handler, MessageRef, Result, Sender, Server, Socket,
+    WebSocket,
 };
 use tokio::{
     io::{AsyncWriteExt, BufStream, duplex},
@@ -79,6 +80,37 @@ mod section_7_1_2_begun_by_this_end {
             assert!(socket.recv().await.unwrap().is_none());
             let again = socket.close(CloseCode::NORMAL, "").await;
             assert!(again.unwrap_err().is_closed());
+        }
+    }
+
+    /// A Close in a callback overtook what had been sent there by other means than its socket.
+    #[tokio::test(start_paused = true)]
+    async fn from_a_callback_behind_what_it_has_sent_in_any_way() {
+        struct Parting(Groups);
+        impl Handler for Parting {
+            fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
+                match message.as_text() {
+                    Some("group") => assert_eq!(self.0.send_to("room", "bye"), 1),
+                    Some("sender") => socket.sender().try_send("bye").unwrap(),
+                    _ => socket.sender().send_latest(1, "bye").unwrap(),
+                }
+                socket.close(CloseCode::NORMAL, "").unwrap();
+            }
+        }
+        for role in BOTH {
+            for way in ["group", "sender", "latest"] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let groups = Groups::new();
+                let member = groups.member(socket.sender());
+                member.join("room").unwrap();
+                let handling = tokio::spawn(socket.handle(Parting(groups)));
+                peer.send_frame(0x81, way).await;
+                peer.expect_text("bye").await;
+                answer_close(&mut peer, 1000, "").await;
+                drop(peer);
+                let ended = within(handling).await.unwrap();
+                assert!(by_us(CloseCode::NORMAL, "")(&ended), "{ended:?}");
+            }
         }
     }
 
@@ -681,6 +713,31 @@ mod a_handler_that_is_done {
             })
             .await;
             assert_eq!((code, ok), (1000, true));
+        }
+    }
+
+    /// What another thread had sent was refused behind the Close, without a word.
+    #[tokio::test(start_paused = true)]
+    async fn closes_behind_what_was_sent_for_it_elsewhere() {
+        for role in BOTH {
+            for latest in [false, true] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let driving = tokio::spawn(socket.drive(move |socket| async move {
+                    let sender = socket.sender();
+                    let elsewhere = std::thread::spawn(move || match latest {
+                        true => sender.send_latest(1, "the result"),
+                        false => sender.try_send("the result"),
+                    });
+                    elsewhere.join().unwrap()
+                }));
+                peer.expect_text("the result").await;
+                answer_close(&mut peer, 1000, "").await;
+                drop(peer);
+                assert!(matches!(
+                    within(driving).await,
+                    Ok(Ok(Some(Ended::ByUs(_))))
+                ));
+            }
         }
     }
 
