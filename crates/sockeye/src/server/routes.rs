@@ -1,6 +1,7 @@
 //! Routes: which handler a WebSocket goes to, by the path that its request asks for.
 
 use std::{
+    borrow::Cow,
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
@@ -13,8 +14,17 @@ use sockeye_proto::handshake::{HandshakeError, Refusal};
 
 use crate::{Error, Handler, Result, WebSocket, driven::Driven};
 
-/// What a browser writes with percent signs in a path, of what a route may be written with.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`');
+/// What is written with percent signs in a path (URL Standard, "path percent-encode set"), of what a route may be written
+/// with. Not every client does that.
+const ENCODED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
 
 /// How much of a path is said back in a refusal, in characters: it is the client's to choose.
 const SHOWN: usize = 200;
@@ -40,8 +50,8 @@ const SHOWN: usize = 200;
 /// ```
 ///
 /// A path is written as it is read, `/комната/{id}`, and compared with what the client sends, percent
-/// signs and all. `{name}` is a segment of it, or the part of one before or after fixed text;
-/// `{*name}`, at the end, all that is left and not empty. What is fixed goes before what is not, in whichever
+/// signs and all. `{name}` is a segment of it, or the end of one, behind fixed text; `{*name}`, at the end, all that is
+/// left and not empty; `{{` and `}}` stand for a brace. What is fixed goes before what is not, in whichever
 /// order they are added. A slash at the end makes another path.
 ///
 /// What no route fits is refused with 404. The value of a parameter is [at hand](WebSocket::param) with
@@ -176,7 +186,8 @@ impl Table {
     /// # Errors
     /// [`HandshakeError::Refused`] with 404 where there is none, with 400 for a parameter that is not UTF-8.
     pub(super) fn find(self: &Arc<Self>, path: &str) -> Result<Matched, HandshakeError> {
-        let Ok(found) = self.router.at(path) else {
+        let encoded: Cow<'_, str> = utf8_percent_encode(path, ENCODED).into();
+        let Ok(found) = self.router.at(&encoded) else {
             let shown: String = path.chars().take(SHOWN).collect();
             return Err(refused(404, format!("there is no WebSocket at {shown}\n")));
         };
@@ -211,7 +222,7 @@ fn read(path: &str) -> Result<(String, Vec<Box<str>>), String> {
         }
         // Doubled, it stands for itself.
         if from.starts_with("{{") || from.starts_with("}}") {
-            encoded.push_str(&from[..2]);
+            encoded.extend(utf8_percent_encode(&from[..1], ENCODED));
             rest = &from[2..];
             continue;
         }
@@ -225,6 +236,10 @@ fn read(path: &str) -> Result<(String, Vec<Box<str>>), String> {
         names.push(name.into());
         encoded.push_str(&from[..=end]);
         rest = &from[end + 1..];
+        // Whether text may follow is up to the version of matchit, of which another crate may want an older one.
+        if !rest.is_empty() && !rest.starts_with('/') {
+            return Err(format!("the segment goes on behind {{{name}}}"));
+        }
     }
     encoded.extend(utf8_percent_encode(rest, ENCODED));
     Ok((encoded, names))
@@ -330,11 +345,16 @@ mod tests {
 
     #[test]
     fn a_route_is_written_as_it_is_read() {
-        let table = table(&["/комната/{имя}", "/a b", "/{{x}}"]);
+        let table = table(&["/комната/{имя}", "/a b", "/{{x}}", "/a^b"]);
         let path = "/%D0%BA%D0%BE%D0%BC%D0%BD%D0%B0%D1%82%D0%B0/1";
         assert_eq!(table.find(path).unwrap().param("имя"), Some("1"));
         assert_eq!(table.find("/a%20b").unwrap().number, 1);
-        assert_eq!(table.find("/{x}").unwrap().number, 2);
+        // Some clients write them with percent signs, and some do not.
+        for (paths, number) in [(["/{x}", "/%7Bx%7D"], 2), (["/a^b", "/a%5Eb"], 3)] {
+            for path in paths {
+                assert_eq!(table.find(path).unwrap().number, number, "{path}");
+            }
+        }
     }
 
     #[test]
@@ -347,6 +367,9 @@ mod tests {
             (&["/{room"], "brace"),
             (&["/room}"], "brace"),
             (&["/{}"], "\"/{}\""),
+            (&["/f/{name}.json"], "goes on behind {name}"),
+            (&["/{a}{b}"], "goes on behind {a}"),
+            (&["/{a}{{"], "goes on behind {a}"),
             (&["/{a}/{a}"], "two parameters a"),
             (&["/{*all}/more"], "\"/{*all}/more\""),
             (&["/chat", "/chat"], "\"/chat\""),
