@@ -75,10 +75,13 @@ async fn tls_with_the_proxy_has_tls_with_the_server_inside() {
     let url = format!("https://user:secret@localhost:{}", proxy.port());
     let trusted: Proxy = url.parse().unwrap();
     for url in [format!("wss://{server}/"), format!("ws://{plain}/")] {
-        let client = Client::new(url).proxy(trusted.clone().tls(theirs.trusted()));
-        echoes(&client.tls(ours.trusted())).await.unwrap();
+        let client = Client::new(&url).proxy(trusted.clone().tls(theirs.trusted()));
+        let client = client.tls(ours.trusted());
+        echoes(&client).await.unwrap();
+        let socket = client.connect().await.unwrap();
+        assert_eq!(socket.peer_addr(), Some(proxy), "{url}");
     }
-    assert_eq!(asked.all().len(), 2);
+    assert_eq!(asked.all().len(), 4);
 
     // Whom to trust as the server says nothing about the proxy.
     let client = Client::new(format!("wss://{server}/")).tls(theirs.trusted());

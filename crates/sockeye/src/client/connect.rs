@@ -318,7 +318,8 @@ impl Client {
     }
 
     /// Says at which addresses a host is reached, in place of asking the system. With a port, as
-    /// `example.com:443`, it counts for that port alone; the port 0 of an address is the URL's.
+    /// `example.com:443`, it counts for that port alone; the port 0 of an address is the URL's. The host is written as in
+    /// a URL: in letters of any script, and an IPv6 address in brackets or, without a port, bare.
     pub fn resolve(
         mut self,
         host: impl Into<String>,
@@ -436,6 +437,8 @@ impl Client {
             loop {
                 let asked = self.ask(&endpoint, trail.is_abroad)?;
                 let (stream, is_proxys_tls) = self.reach(&endpoint).await?;
+                // TLS within the proxy's does not tell.
+                let peer = stream.peer_addr();
                 let stream = self.secure(&endpoint, stream, trail.is_abroad).await?;
                 let tls_is_servers = endpoint.secure || !is_proxys_tls;
                 let answer = self.upgrade(&endpoint, stream, asked, tls_is_servers).await;
@@ -445,7 +448,10 @@ impl Client {
                     endpoint = next;
                     continue;
                 }
-                return answer;
+                return answer.map(|opened| Established {
+                    peer_addr: opened.peer_addr.or(peer),
+                    ..opened
+                });
             }
         })
         .await

@@ -22,6 +22,16 @@ use crate::{Attempt, Error, Result};
 /// How long an attempt is alone before the next one begins (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// Whether a name, as it is read or as it travels, or an address, in brackets or without, is that host of a URL.
+fn is_host(name: &str, host: &str) -> bool {
+    let bare = name.trim_matches(['[', ']']);
+    if let (Ok(one), Ok(other)) = (bare.parse::<IpAddr>(), host.parse::<IpAddr>()) {
+        return one == other;
+    }
+    name.eq_ignore_ascii_case(host)
+        || matches!(url::Host::parse(name), Ok(url::Host::Domain(name)) if name == host)
+}
+
 /// How hosts are reached.
 #[derive(Clone, Debug)]
 pub(super) struct Dial {
@@ -122,11 +132,10 @@ impl Dial {
     /// What the user has said about the addresses of a host; the latest word counts.
     fn given(&self, host: &str, port: u16) -> Option<Vec<SocketAddr>> {
         let is_meant = |name: &str| {
-            name.eq_ignore_ascii_case(host)
-                || name.rsplit_once(':').is_some_and(|(name, only)| {
-                    name.trim_matches(['[', ']']).eq_ignore_ascii_case(host)
-                        && only.parse() == Ok(port)
-                })
+            is_host(name, host)
+                || name
+                    .rsplit_once(':')
+                    .is_some_and(|(name, only)| is_host(name, host) && only.parse() == Ok(port))
         };
         let (_, addresses) = self
             .resolved
@@ -307,6 +316,23 @@ mod tests {
         text.split_whitespace()
             .map(|address| address.parse().unwrap())
             .collect()
+    }
+
+    #[test]
+    fn a_host_is_named_as_it_is_read_or_as_it_travels() {
+        for (name, host) in [
+            ("a.example", "a.example"),
+            ("A.Example", "a.example"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:db8::9", "2001:db8::9"),
+            ("[2001:DB8:0::9]", "2001:db8::9"),
+        ] {
+            assert!(is_host(name, host), "{name}");
+            assert!(!is_host(name, "b.example"), "{name}");
+            assert!(!is_host(name, "2001:db8::8"), "{name}");
+        }
     }
 
     #[test]
