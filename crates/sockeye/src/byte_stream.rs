@@ -31,8 +31,8 @@ use crate::{Ended, Error, Receiver, WebSocket, link::Command, shared::Shared};
 /// A read of no bytes is the end: either end has closed with 1000, or without a code. Any other end is
 /// an error, so that what was cut off does not look complete: another code, such as 1001 where a
 /// `ByteStream` was dropped without `shutdown`, or where this end has closed for being idle or because
-/// its server ends, is [`io::ErrorKind::ConnectionAborted`], and any Close within a message
-/// [`Error::Incomplete`]. A text message is answered with 1003, and is [`io::ErrorKind::InvalidData`].
+/// its server ends, is [`io::ErrorKind::ConnectionAborted`], and one of
+/// those that are no error, but within a message, [`Error::Incomplete`]. A text message is answered with 1003, and is [`io::ErrorKind::InvalidData`].
 ///
 /// `shutdown` closes with 1000. A WebSocket has no half that stays open: what the peer had sent by
 /// then still comes, so read to the end, but it can send nothing more once it sees the Close.

@@ -36,8 +36,8 @@ use crate::{Outgoing, Prepared, Result, Sender};
 ///
 /// # Order
 /// What one task sends comes to every member in the order in which it was sent, whatever groups it
-/// went to. What is sent at the same time by different threads may come to one member in one order
-/// and to another in the other.
+/// went to; what [`send_latest_to`](Self::send_latest_to) sends is behind all that is sent while it waits. What is
+/// sent at the same time by different threads may come to one member in one order and to another in the other.
 ///
 /// In a [`Handler`](crate::Handler), what [`Socket::send`](crate::Socket::send) sends while a
 /// message is being handled comes before what this sends to the handler's own connection.
