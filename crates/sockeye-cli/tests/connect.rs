@@ -805,7 +805,9 @@ fn tls_with_an_authority_of_ones_own_and_without_any() {
         (&["--ca", &ca][..], "by "),
         (&["--insecure"], "NOT checked"),
     ] {
-        let args = [&["connect", "--linger", "0"], args, &[&server.url]].concat();
+        // As it may come of a variable or a page.
+        let url = &format!(" {}", server.url);
+        let args = [&["connect", "--linger", "0"], args, &[url]].concat();
         let end = run(&args, "за закрытой дверью\n");
         assert_eq!(end.status, Some(0), "{}", end.stderr);
         assert_eq!(end.stdout, "за закрытой дверью\n");

@@ -222,6 +222,19 @@ fn a_line_that_is_not_utf8_is_not_sent_and_ends_nothing() {
     assert_eq!(terminal.end(), Some(0));
 }
 
+/// As from tmux, a script or a slow line: all but the first was lost.
+#[test]
+fn lines_that_come_together_are_all_sent() {
+    let server = serve(&[]);
+    let mut terminal = Terminal::start(&directory("together"), &[&server.url]);
+    terminal.prompts(">");
+    terminal.keys("one\rtwo\rthree\r");
+    terminal.shows("↓ text         5 B  three");
+    terminal.line("/quit");
+    terminal.shows("3 messages (11 B) received, 3 messages (11 B) sent");
+    assert_eq!(terminal.end(), Some(0));
+}
+
 #[tokio::test]
 async fn a_message_that_comes_while_a_line_is_typed_stands_above_it() {
     let server = serve(&["--broadcast"]);

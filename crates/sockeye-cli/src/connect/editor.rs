@@ -41,8 +41,8 @@ const INTERRUPTS: u32 = 200;
 #[cfg(unix)]
 const INTERRUPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
-const NOT_UTF8: &str =
-    "what was typed is not UTF-8, which a text message has to be: nothing of it is sent";
+const NOT_UTF8: &str = "what was typed is not UTF-8, which a text message has to be: it is not sent, and what follows \
+                        is a line of its own";
 
 /// Shows nothing: up a line, and down again.
 #[cfg(unix)]
@@ -221,7 +221,7 @@ fn type_lines(
             Err(ReadlineError::Interrupted) if over.load(Ordering::SeqCst) => return true,
             Err(ReadlineError::Interrupted) => (Input::Interrupt, false),
             Err(ReadlineError::Eof) => (Input::End, true),
-            // What is left of the line has gone with it.
+            // The editor's line ends there; what it had read ahead has gone with it.
             Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 (Input::Trouble(NOT_UTF8.into()), false)
             }

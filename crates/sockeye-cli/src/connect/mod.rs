@@ -250,14 +250,7 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
     let address = socket
         .peer_addr()
         .map_or_else(String::new, |address| format!(" ({address})"));
-    let is_secure = args
-        .url
-        .get(..3)
-        .is_some_and(|start| start.eq_ignore_ascii_case("wss"))
-        || args
-            .url
-            .get(..5)
-            .is_some_and(|start| start.eq_ignore_ascii_case("https"));
+    let is_secure = is_secure(&args.url);
     let tls = match (is_secure, args.insecure, &args.cacert) {
         // From TLS to none leads no redirect.
         (false, ..) if args.location => "no TLS, unless a redirect led to it".into(),
@@ -282,6 +275,16 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
         ),
         format!("{tls}; {subprotocol}; {extensions}"),
     ]
+}
+
+/// Whether a URL asks for TLS. It may have spaces before it, and line breaks anywhere (URL Standard, "basic URL parser").
+fn is_secure(url: &str) -> bool {
+    let url = url.trim_start_matches(|c: char| c <= ' ');
+    let mut letters = url.chars().filter(|c| !matches!(c, '\t' | '\n' | '\r'));
+    let scheme: String = letters.by_ref().take_while(|c| *c != ':').collect();
+    ["wss", "https"]
+        .iter()
+        .any(|one| scheme.eq_ignore_ascii_case(one))
 }
 
 /// How a connection went.
