@@ -428,6 +428,27 @@ mod limits {
         server.program.stdout.expect("1 refused");
     }
 
+    /// As a browser that connects ahead of its requests, or whoever looks whether the port answers.
+    #[tokio::test]
+    async fn who_asks_for_nothing_is_not_refused() {
+        use std::{io::Write, net::TcpStream};
+        for (args, beginning) in [
+            (&[][..], &b"GET / HT"[..]),
+            (&["--tls-self-signed"], b"\x16\x03"),
+        ] {
+            let server = serve(args);
+            for begun in [b"", beginning] {
+                let mut stream = TcpStream::connect(server.address).unwrap();
+                stream.write_all(begun).unwrap();
+            }
+            let mut wrong = TcpStream::connect(server.address).unwrap();
+            wrong.write_all(b"\0\r\n\r\n").unwrap();
+            server.program.stdout.expect("refused 127.0.0.1:");
+            server.program.signal(SIGINT);
+            server.program.stdout.expect(", 1 refused");
+        }
+    }
+
     #[tokio::test]
     async fn addresses_and_their_haste_are_limited() {
         let server = serve(&["--max-connections-per-address", "1"]);

@@ -147,7 +147,7 @@ pub(super) const SERVE_HELP: &str = "\
 For testing clients:
   A client that opens the path /?close=CODE&reason=TEXT is closed with that code and
   reason as soon as the connection is open. The reason is percent-decoded. A code that
-  no server may send is answered with 400.
+  no server may send is answered with 400. With --example it means nothing.
 
 Examples:
   sockeye serve

@@ -122,10 +122,13 @@ impl Reading<'_> {
         let serve = self.command.find_subcommand("serve");
         let known = || serve.into_iter().flat_map(Command::get_arguments);
         let Some(argument) = known().find(|argument| is_setting(argument, name)) else {
-            let names = known().filter_map(Arg::get_long);
+            let names = known().filter_map(|argument| {
+                let name = argument.get_long()?;
+                is_setting(argument, name).then_some(name)
+            });
             let near = names
                 .map(|known| (strsim::levenshtein(name, known), known))
-                .filter(|(distance, known)| *distance <= 3 && *known != "config")
+                .filter(|(distance, _)| *distance <= 3)
                 .min();
             let hint = near.map_or_else(
                 || "`sockeye serve --help` lists all".into(),

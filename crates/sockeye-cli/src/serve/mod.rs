@@ -23,7 +23,7 @@ use std::{
 
 use sockeye::{
     Deadline, Error, Groups, Metrics, Server,
-    proto::handshake::Subprotocols,
+    proto::handshake::{HandshakeError, Subprotocols},
     server::{Listener, Origins, ServerTls},
 };
 
@@ -113,8 +113,10 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         .limits
         .acceptor(longest)
         .keepalive(args.pings.ping_interval)
-        .keepalive_timeout(args.pings.ping_timeout)
-        .on_request(|request| ready(close_query::check(&request)));
+        .keepalive_timeout(args.pings.ping_timeout);
+    if args.example.is_none() {
+        acceptor = acceptor.on_request(|request| ready(close_query::check(&request)));
+    }
     acceptor = acceptor.origins(origins);
     if let Some(trusted) = &args.forwarded {
         acceptor = acceptor.forwarded(trusted.clone());
@@ -234,16 +236,20 @@ fn permit_connections() {
 }
 
 /// Whether an error kept a connection from opening. The end of one that was open is told by its
-/// handler, and a peer that leaves before it has asked for anything is no news.
+/// handler, and a peer that leaves before it has asked for anything is no news: browsers connect ahead of their
+/// requests, and whoever looks whether a port answers asks for nothing.
 fn before_open(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Handshake(_)
-            | Error::Limit { .. }
-            | Error::ProxyHeader { .. }
-            | Error::Tls { .. }
-            | Error::Timeout(Deadline::Handshake)
-    )
+    match error {
+        Error::Handshake(error) => *error != HandshakeError::UnexpectedEnd,
+        Error::Tls { source, .. } => {
+            let io = source.downcast_ref::<io::Error>();
+            io.is_none_or(|error| error.kind() != io::ErrorKind::UnexpectedEof)
+        }
+        error => matches!(
+            error,
+            Error::Limit { .. } | Error::ProxyHeader { .. } | Error::Timeout(Deadline::Handshake)
+        ),
+    }
 }
 
 /// Where the certificate comes from.
@@ -306,8 +312,16 @@ fn place(listener: &Listener, s: &str) -> String {
             let (reachable, everywhere) = reachable(address);
             format!("ws{s}://{reachable}/{everywhere}")
         }
-        // TLS there has no URL of its own.
-        None if s.is_empty() => format!("ws+{listener}:/"),
+        // TLS there has no URL of its own, and neither has what a URL cannot have in it.
+        None if s.is_empty() => {
+            let name = listener.to_string();
+            let path = name.strip_prefix("unix:").unwrap_or(&name);
+            let has_no_url = path.contains(|c: char| c.is_control() || " :?#%".contains(c));
+            match std::path::absolute(path) {
+                Ok(path) if !has_no_url => format!("ws+unix:{}:/", path.display()),
+                _ => name,
+            }
+        }
         None => listener.to_string(),
     }
 }
