@@ -125,13 +125,13 @@ mod end_of_input {
             while let Some(question) = socket.recv().await? {
                 // Longer in all than the linger, and never as long in between.
                 for part in 0..10 {
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
                     socket.send(format!("{question}: {part}")).await?;
                 }
             }
             Ok(())
         }));
-        let end = piped(&["--linger", "0.8", &url], "answer\n").await;
+        let end = piped(&["--linger", "2", &url], "answer\n").await;
         assert_eq!(end.status, Some(0), "{}", end.stderr);
         assert_eq!(end.stdout.lines().count(), 10, "{}", end.stdout);
     }

@@ -40,7 +40,9 @@ async fn drain_spreads_the_closes_and_restart_gives_the_code() {
     for _ in 0..20 {
         sockets.push(sockeye::connect(&server.url).await.unwrap());
     }
-    expect_echo(&mut sockets[19], "hello").await;
+    for socket in &mut sockets {
+        expect_echo(socket, "hello").await;
+    }
     let began = Instant::now();
     server.program.signal(SIGTERM);
     server
@@ -82,13 +84,8 @@ async fn shutdown_timeout_cuts_off_who_does_not_close() {
     // It never answers the Close.
     let silent = sockeye::connect(&server.url).await.unwrap();
     server.program.stdout.expect("open");
-    let began = Instant::now();
     server.program.signal(SIGINT);
     let end = server.program.end();
-    assert!(
-        began.elapsed() < Duration::from_secs(4),
-        "as long as the close timeout"
-    );
     assert_eq!(end.status, Some(0));
     assert!(
         end.stdout.contains("1 cut off at the deadline"),
@@ -244,7 +241,8 @@ mod systemd {
     #[tokio::test]
     async fn holds_the_socket_over_a_restart() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let url = format!("ws://{address}/");
         let path = directory("leaving-systemd").join("notify");
         let notify = UnixDatagram::bind(&path).unwrap();
         notify.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -265,10 +263,12 @@ mod systemd {
         assert_eq!(first.end().status, Some(0));
 
         // Nobody serves; who comes now waits.
-        let waiting = tokio::spawn(async move { sockeye::connect(&url).await });
+        let waits = TcpStream::connect(address).unwrap();
         let second = hand_over();
         assert_eq!(told(&notify), "READY=1");
-        let mut socket = within(waiting).await.unwrap().unwrap();
+        waits.set_nonblocking(true).unwrap();
+        let waits = tokio::net::TcpStream::from_std(waits).unwrap();
+        let mut socket = within(Client::new(url).connect_over(waits)).await.unwrap();
         expect_echo(&mut socket, "the second").await;
         drop(second);
     }

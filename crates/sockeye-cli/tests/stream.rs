@@ -131,8 +131,13 @@ async fn lines_are_read_no_further_than_the_server_takes_them() {
             // The program ends before it has read them.
             while input.write_all(&line).is_ok() && tell.send(()).is_ok() {}
         });
-        // 256 MiB, or as much as is taken in a second.
-        let read = (0..64).take_while(|_| told.recv_timeout(Duration::from_secs(1)).is_ok());
+        // 256 MiB, or as much as is taken until nothing is for a second.
+        let mut patience = DEADLINE;
+        let read = (0..64).take_while(|_| {
+            let is_read = told.recv_timeout(patience).is_ok();
+            patience = Duration::from_secs(1);
+            is_read
+        });
         (read.count(), connect.peak())
     };
     let (lines, peak) = tokio::task::spawn_blocking(work).await.unwrap();
@@ -225,7 +230,7 @@ mod one_message {
                     AsyncWriteExt::write_all(&mut message, part.as_bytes()).await?;
                     AsyncWriteExt::flush(&mut message).await?;
                     // Longer than the client lingers.
-                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    tokio::time::sleep(Duration::from_millis(1200)).await;
                 }
                 message.finish().await?;
                 tell.send(socket.recv().await?).unwrap();
@@ -233,7 +238,7 @@ mod one_message {
             }
         })
         .await;
-        let end = piped(&["connect", "-1", "--linger", "0.1", &url], "").await;
+        let end = piped(&["connect", "-1", "--linger", "1", &url], "").await;
         assert_eq!((end.status, &end.stdout[..]), (Some(0), "a long story"));
         assert_eq!(told.recv_timeout(DEADLINE).unwrap(), None);
     }

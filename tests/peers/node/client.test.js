@@ -190,6 +190,10 @@ test('Ctrl-C closes every connection with 1001 and exits with success', options,
   const server = await serve();
   try {
     const sockets = await Promise.all([client(server.ws), client(server.ws), client(server.ws)]);
+    for (const socket of sockets) {
+      socket.send('hello');
+      await socket.next();
+    }
     server.child.kill('SIGINT');
     for (const socket of sockets) assert.equal((await within(socket.closed, 'close')).code, 1001);
     assert.equal(await server.end(), 0);

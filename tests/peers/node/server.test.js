@@ -81,7 +81,7 @@ for (const deflate of [false, true]) {
     test('each line comes back as a line, in order, and the end is a normal closure', async () => {
       const lines = ['Hello', 'Привет, 鮭 🐟', 'x'.repeat(126), 'y'.repeat(70_000), ' spaces kept  '];
       for (let i = 0; i < 500; i += 1) lines.push(`line ${i}`);
-      const client = connect(server.url, '--linger', '1');
+      const client = connect(server.url, '--linger', '2');
       try {
         client.child.stdin.write(`${lines.join('\n')}\n`);
         await client.output(/^line 499$/m);
@@ -102,7 +102,7 @@ for (const deflate of [false, true]) {
         await once(next, 'message');
         return tcp.bytesRead;
       });
-      const client = connect(server.url, '--linger', '1');
+      const client = connect(server.url, '--linger', '2');
       try {
         client.child.stdin.end(`${long}\n`);
         const bytes = await within(second, 'message');
@@ -115,7 +115,7 @@ for (const deflate of [false, true]) {
     });
     test('--no-compress offers no extension', async () => {
       const seen = once(server, 'connection');
-      const client = connect(server.url, '--no-compress', '--linger', '1');
+      const client = connect(server.url, '--no-compress', '--linger', '2');
       try {
         client.child.stdin.end('plain\n');
         const [socket, request] = await within(seen, 'connection');
@@ -219,12 +219,12 @@ test('a subprotocol and a header reach the server', options, () =>
 
 describe('wss', options, () => {
   const tls = certificates();
-  test('with --ca', () => session({ tls, serve: echo, args: ['--ca', tls.ca, '--linger', '1'] }, async ({ client }) => {
+  test('with --ca', () => session({ tls, serve: echo, args: ['--ca', tls.ca, '--linger', '2'] }, async ({ client }) => {
     client.child.stdin.end('за закрытой дверью\n');
     assert.equal(await client.end(), 0, client.told());
     assert.equal(client.stdout, 'за закрытой дверью\n');
   }));
-  test('with --insecure', () => session({ tls, serve: echo, args: ['--insecure', '--linger', '1'] }, async ({ client }) => {
+  test('with --insecure', () => session({ tls, serve: echo, args: ['--insecure', '--linger', '2'] }, async ({ client }) => {
     client.child.stdin.end('unchecked\n');
     assert.equal(await client.end(), 0, client.told());
     assert.equal(client.stdout, 'unchecked\n');

@@ -64,7 +64,7 @@ async def serve(*args):
         await asyncio.gather(*drain)
 
 
-async def connect(url, *args, lines=(), linger=1):
+async def connect(url, *args, lines=(), linger=2):
     """Runs `sockeye connect` in a pipe to its end: gives exit status, output and errors."""
     async with running("connect", "--linger", str(linger), *args, url) as program:
         async with asyncio.timeout(2 * DEADLINE):

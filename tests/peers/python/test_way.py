@@ -314,6 +314,6 @@ class UnixSocket(Way):
         path = str(self.directory / "a.sock")
         async with unix_serve(echo, path):
             # This server sends nothing back once it has read the Close, which must not come too early.
-            await self.echoes(f"ws+unix:{path}:/chat?a=b", linger=1)
-            await self.echoes("ws://example.com/x", "--unix-socket", path, linger=1)
+            await self.echoes(f"ws+unix:{path}:/chat?a=b", linger=2)
+            await self.echoes("ws://example.com/x", "--unix-socket", path, linger=2)
         self.assertEqual(asked, [("/chat?a=b", "localhost"), ("/x", "example.com")])

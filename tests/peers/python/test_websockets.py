@@ -166,6 +166,8 @@ class Client(Case):
     async def test_close_by_the_server(self):
         async with sockeye.serve() as (url, program):
             async with client(url) as connection:
+                await connection.send("hello")
+                self.assertEqual(await connection.recv(), "hello")
                 program.send_signal(signal.SIGINT)
                 with self.assertRaises(ConnectionClosed) as ended:
                     async with asyncio.timeout(sockeye.DEADLINE):

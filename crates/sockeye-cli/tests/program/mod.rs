@@ -243,16 +243,19 @@ fn kill(child: &Child, signal: nix::sys::signal::Signal) {
     }
 }
 
-/// Whether no thread of the process goes on: one after the other is told of SIGSTOP, and what runs meanwhile still answers.
+/// Whether no thread of the process goes on, or it has ended: one after the other is told of SIGSTOP, and what runs meanwhile
+/// still answers.
 #[cfg(target_os = "linux")]
 fn all_stopped(pid: u32) -> bool {
     let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     tasks.all(|task| {
         let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
         // Behind the name, which may hold anything.
-        stat.rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.starts_with(" T "))
+        stat.rsplit(')').next().is_some_and(|rest| {
+            [" T ", " Z ", " X "]
+                .iter()
+                .any(|state| rest.starts_with(state))
+        })
     })
 }
 
@@ -313,7 +316,7 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < DEADLINE, "never: {what}");
-        thread::yield_now();
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
