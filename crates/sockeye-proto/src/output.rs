@@ -168,6 +168,12 @@ impl Output {
         }
     }
 
+    /// Whether an answer to a ping waits that [`replace_pong`](Self::replace_pong) would replace.
+    pub(crate) fn has_pong(&self) -> bool {
+        let aside = self.buffer.as_ref().and_then(|it| it.aside.as_ref());
+        aside.is_some_and(|aside| aside.pong().is_some_and(|pong| pong.written == 0))
+    }
+
     /// Appends an answer to a ping, framed; or puts it in the place of an older one, where one waits that was appended in
     /// this way and of which nothing has been written. Says whether it did.
     #[cold]
@@ -223,6 +229,12 @@ impl Output {
             bytes,
             written: 0,
         });
+    }
+}
+
+impl Aside {
+    fn pong(&self) -> Option<&Large> {
+        self.queue.get(self.pong? - self.gone)
     }
 }
 

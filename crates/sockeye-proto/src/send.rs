@@ -343,7 +343,8 @@ impl Sender {
         if self.close_sent || payload.len() > MAX_CONTROL {
             return;
         }
-        if self.output.len() >= PONG_BACKLOG {
+        // None goes behind one that may be replaced: a newer answer would overtake it.
+        if self.output.len() >= PONG_BACKLOG || self.output.has_pong() {
             self.replace_pong(payload);
         } else {
             self.frame_control(OpCode::Pong, payload);

@@ -444,6 +444,31 @@ mod section_5_5_2_ping {
         }
     }
 
+    /// One that was not kept, since little waited, stood behind one that was, in whose place a newer one came.
+    #[test]
+    fn answers_keep_their_order() {
+        let mut end = End::new(Role::Server);
+        let send = |end: &mut End| {
+            let message = vec![0; 20_000];
+            end.connection.send(message, &mut end.codecs).unwrap();
+        };
+        send(&mut end);
+        read_without_writing(&mut end, frame(0x89, "1").to(Role::Server));
+        end.write_some(15_000);
+        read_without_writing(&mut end, frame(0x89, "2").to(Role::Server));
+        send(&mut end);
+        read_without_writing(&mut end, frame(0x89, "3").to(Role::Server));
+        end.write();
+        read_without_writing(&mut end, frame(0x89, "4").to(Role::Server));
+        end.write();
+        let mut peer = End::new(CLIENT);
+        peer.read(&end.written);
+        peer.events
+            .retain(|event| matches!(event, OwnedEvent::Pong(_)));
+        let expected = ["3", "4"].map(|payload| OwnedEvent::Pong(payload.into()));
+        assert_eq!(peer.events, expected);
+    }
+
     #[test]
     fn a_users_pong_displaces_no_answer() {
         let mut end = End::new(Role::Server);
