@@ -177,7 +177,8 @@ impl Driver {
         }
     }
 
-    /// Takes what was sent from elsewhere: it comes before a Close, behind which it would be refused.
+    /// Takes what was sent from elsewhere: it comes before a Close, behind which it would be refused. Once that Close, or
+    /// the end, is noted: then nothing more is accepted there.
     pub(crate) fn take_posted(&mut self) {
         if let Some(link) = &mut self.link
             && self.shared.is_posted()
@@ -188,11 +189,12 @@ impl Driver {
 
     /// Sends a Close, unless one was sent or received.
     pub(crate) fn close(&mut self, close: CloseFrame) {
-        self.take_posted();
-        let Some(link) = self.link.as_mut().filter(|link| link.sender.is_open()) else {
+        let is_open = self.link().is_some_and(|link| link.sender.is_open());
+        if !is_open || self.shared.note_close(&close).is_err() {
             return;
-        };
-        if self.shared.note_close(&close).is_ok() {
+        }
+        self.take_posted();
+        if let Some(link) = self.link() {
             let _ = link.apply(Command::Close(close));
         }
     }

@@ -224,8 +224,8 @@ impl Socket {
             code,
             reason: reason.into(),
         };
-        self.driver.take_posted();
         self.driver.shared.note_close(&close)?;
+        self.driver.take_posted();
         self.apply(Command::Close(close))
     }
 
@@ -636,9 +636,9 @@ impl<H: Handler> Deliver for Delivery<'_, H> {
             Event::Pong(payload) if self.shared.is_own(payload, true) => {}
             Event::Pong(payload) => self.handler.on_pong(self.socket, payload),
             Event::Close(frame) => {
+                self.shared.end_by_close(frame.clone());
                 // Or is the answer, where it is a Close.
                 self.socket.driver.take_posted();
-                self.shared.end_by_close(frame.clone());
                 let _ = self.socket.apply(Command::AnswerClose(frame));
             }
         }

@@ -275,7 +275,11 @@ impl Link {
     }
 
     fn apply_control(&mut self, command: Command<'_>) -> Result<(), SendError> {
-        if self.has_latest() && matches!(command, Command::Close(_) | Command::CloseWithoutCode) {
+        let is_close = matches!(
+            command,
+            Command::Close(_) | Command::CloseWithoutCode | Command::AnswerClose(_)
+        );
+        if is_close && self.has_latest() {
             self.queue_latest(true);
         }
         let before = self.sender.buffered();

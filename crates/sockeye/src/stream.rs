@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    task::coop::poll_proceed,
+    task::coop::{has_budget_remaining, poll_proceed},
 };
 
 /// A stream of a user's own.
@@ -202,6 +202,11 @@ impl AsyncRead for Stream {
         let read = users.poll(|stream| Pin::new(stream).poll_read(cx, buffer));
         if read.is_ready() {
             turn.made_progress();
+        } else if !has_budget_remaining() {
+            // The last unit is taken here, and where the stream is of tokio's, it was not let look for want of another:
+            // nobody is to think that it has.
+            turn.made_progress();
+            cx.waker().wake_by_ref();
         }
         read
     }

@@ -307,6 +307,32 @@ mod section_7_1_5_begun_by_the_peer {
         }
     }
 
+    /// What waited for its turn was dropped.
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_that_waits_goes_out_before_the_answer() {
+        for role in BOTH {
+            for form in [Form::Plain, Form::Driven] {
+                let setup = Setup {
+                    pipe: 1000,
+                    ..Setup::default()
+                };
+                let (socket, mut peer) = setup.open(role).await;
+                let sender = socket.sender();
+                let seen = echo(form, socket);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                sender.try_send(vec![7; 5000]).unwrap();
+                sender.send_latest(1, "newest").unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                peer.send_close(1000, "").await;
+                assert_eq!(peer.expect(0x82).await.len(), 5000);
+                peer.expect_text("newest").await;
+                assert_eq!(peer.expect_close().await.0, 1000);
+                drop(peer);
+                within(seen).await.unwrap().assert_ended(Ended::was_clean);
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_end_without_a_close_is_an_error() {
         for role in BOTH {
@@ -332,6 +358,75 @@ mod section_7_1_5_begun_by_the_peer {
 
 /// The peer ends its side and reads nothing, while a task waits for what it has sent to be written, and another
 /// receives.
+/// A Close was noted, and so nothing more accepted, only after what had been sent from elsewhere was taken.
+#[tokio::test]
+async fn what_another_thread_was_told_is_sent_comes_before_any_close() {
+    #[derive(Clone)]
+    struct Closes(Arc<AtomicUsize>, bool);
+    impl Closes {
+        fn wait(&self) {
+            while self.0.load(Ordering::Relaxed) < 20 {
+                std::thread::yield_now();
+            }
+        }
+    }
+    impl Handler for Closes {
+        fn on_message(&mut self, socket: &mut Socket, _: MessageRef<'_>) {
+            self.wait();
+            if self.1 {
+                socket.close(CloseCode::NORMAL, "").unwrap();
+            }
+        }
+    }
+    for way in ["callback", "peer", "returns"] {
+        for _ in 0..20 {
+            let setup = Setup {
+                high_water: 32 << 20,
+                pipe: 8 << 20,
+                ..Setup::default()
+            };
+            let (socket, mut peer) = setup.open(Role::Server).await;
+            let (sender, sent) = (socket.sender(), Arc::new(AtomicUsize::new(0)));
+            let handler = Closes(sent.clone(), way == "callback");
+            let running = match way {
+                "returns" => tokio::spawn(async move {
+                    let work = socket.drive(async |mut socket| {
+                        socket.recv().await?;
+                        handler.wait();
+                        Ok(())
+                    });
+                    drop(work.await.unwrap());
+                }),
+                _ => tokio::spawn(async move { drop(socket.handle(handler).await) }),
+            };
+            let counted = sent.clone();
+            let sending = std::thread::spawn(move || {
+                while sender.try_send("x").is_ok() {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let mut frames = peer.frame(0x81, "go");
+            if way == "peer" {
+                frames.extend(peer.frame(0x88, [0x03, 0xE8]));
+            }
+            peer.send(frames).await;
+            let mut came = 0;
+            while within(peer.next()).await.unwrap().first == 0x81 {
+                came += 1;
+            }
+            tokio::task::spawn_blocking(|| sending.join().unwrap())
+                .await
+                .unwrap();
+            assert_eq!(came, sent.load(Ordering::Relaxed), "{way}");
+            if way != "peer" {
+                peer.send_close(1000, "").await;
+            }
+            drop(peer);
+            within(running).await.unwrap();
+        }
+    }
+}
+
 mod what_is_thrown_away_at_the_end {
     use super::*;
 
