@@ -366,6 +366,8 @@ impl Driver {
     /// Sends a Close as far as that needs no waiting, and no runtime.
     fn say_goodbye(&mut self, code: CloseCode) {
         self.close(without_reason(code));
+        // Also where the Close is there already.
+        self.take_posted();
         if let Some(link) = &mut self.link {
             link.write_once();
         }

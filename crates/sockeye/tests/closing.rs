@@ -836,6 +836,27 @@ mod a_handler_that_is_done {
         }
     }
 
+    /// With what another thread had sent and closed with, where that had not been taken.
+    #[tokio::test(start_paused = true)]
+    async fn after_a_panic_says_goodbye_as_was_asked_elsewhere() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let driving = tokio::spawn(socket.drive(async |socket| {
+                let sender = socket.sender();
+                let elsewhere = std::thread::spawn(move || {
+                    sender.try_send("bye").unwrap();
+                    let closed = sender.close(CloseCode::NORMAL, "mine").now_or_never();
+                    closed.expect("it is queued").unwrap();
+                });
+                elsewhere.join().unwrap();
+                panic!("as the test wants it")
+            }));
+            assert!(within(driving).await.unwrap_err().is_panic());
+            peer.expect_text("bye").await;
+            assert_eq!(peer.expect_close().await, (1000, "mine".into()));
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn after_an_error_closes_with_1011() {
         for role in BOTH {
