@@ -210,6 +210,7 @@ mod section_7_2_1_compression {
         let frames = senders.iter_mut().map(|sender| {
             let chunks: Vec<_> = sender.output().chunks().collect();
             assert_eq!(chunks.len(), 1);
+            assert!(chunks[0].len() >= 16 * 1024);
             (chunks[0].as_ptr(), chunks[0].len())
         });
         let frames: Vec<_> = frames.collect();

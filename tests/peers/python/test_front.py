@@ -72,6 +72,7 @@ defaults
     mode {mode}
     log global
     timeout connect 10s
+    timeout check 10s
     timeout client 60s
     timeout server 60s
     timeout tunnel 60s
@@ -161,7 +162,7 @@ class Haproxy(Front):
         """`LOCAL` in version 2: the front speaks for itself, and closes at once."""
         async with test_server("--proxy-protocol", TRUSTED) as (servers, errors):
             port = free_port()
-            options = "send-proxy-v2 check check-send-proxy inter 50ms fall 5 rise 1"
+            options = "send-proxy-v2 check check-send-proxy inter 50ms fall 1 rise 1"
             async with self.haproxy(port, servers[0], "tcp", options=options) as lines:
                 for _ in range(10):
                     await self.is_seen(f"ws://127.0.0.1:{port}/", True)
