@@ -169,9 +169,9 @@ impl Output {
     }
 
     /// Whether an answer to a ping waits that [`replace_pong`](Self::replace_pong) would replace.
-    pub(crate) fn has_pong(&self) -> bool {
-        let aside = self.buffer.as_ref().and_then(|it| it.aside.as_ref());
-        aside.is_some_and(|aside| aside.pong().is_some_and(|pong| pong.written == 0))
+    pub(crate) fn has_pong(&mut self) -> bool {
+        let aside = self.buffer.as_mut().and_then(|it| it.aside.as_mut());
+        aside.is_some_and(|aside| aside.unwritten_pong().is_some())
     }
 
     /// Appends an answer to a ping, framed; or puts it in the place of an older one, where one waits that was appended in
@@ -180,11 +180,7 @@ impl Output {
     pub(crate) fn replace_pong(&mut self, frame: Bytes) -> bool {
         let buffer = self.buffer.get_or_insert_default();
         let aside = buffer.aside.get_or_insert_default();
-        if let Some(older) = aside
-            .pong
-            .and_then(|at| aside.queue.get_mut(at - aside.gone))
-            && older.written == 0
-        {
+        if let Some(older) = aside.unwritten_pong() {
             buffer.len = buffer.len - older.bytes.len() + frame.len();
             older.bytes = frame;
             return true;
@@ -233,8 +229,10 @@ impl Output {
 }
 
 impl Aside {
-    fn pong(&self) -> Option<&Large> {
-        self.queue.get(self.pong? - self.gone)
+    /// The answer to a ping that may be replaced.
+    fn unwritten_pong(&mut self) -> Option<&mut Large> {
+        let pong = self.queue.get_mut(self.pong? - self.gone)?;
+        (pong.written == 0).then_some(pong)
     }
 }
 

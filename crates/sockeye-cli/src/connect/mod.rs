@@ -280,8 +280,8 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
 /// Whether a URL asks for TLS. It may have spaces before it, and line breaks anywhere (URL Standard, "basic URL parser").
 fn is_secure(url: &str) -> bool {
     let url = url.trim_start_matches(|c: char| c <= ' ');
-    let mut letters = url.chars().filter(|c| !matches!(c, '\t' | '\n' | '\r'));
-    let scheme: String = letters.by_ref().take_while(|c| *c != ':').collect();
+    let letters = url.chars().filter(|c| !matches!(c, '\t' | '\n' | '\r'));
+    let scheme: String = letters.take_while(|c| *c != ':').collect();
     ["wss", "https"]
         .iter()
         .any(|one| scheme.eq_ignore_ascii_case(one))

@@ -5,7 +5,7 @@ use std::{
     future::{Future, pending, poll_fn},
     pin::{Pin, pin},
     sync::atomic::Ordering,
-    task::{Poll, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -305,7 +305,11 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
     let shared = &sender.shared;
     // Once it is closing, nothing that the Close is behind is waited for: its deadline is to begin.
     let mut closing = pin!(socket.when(|socket| socket.ready_state() >= ReadyState::Closing));
-    let mut is_closing = false;
+    let mut has_begun = false;
+    let mut is_closing = |cx: &mut Context<'_>| {
+        has_begun = has_begun || closing.as_mut().poll(cx).is_ready();
+        has_begun
+    };
     // Queued, and not written as far as is known.
     let (mut bytes, mut count) = (0, 0);
     while let Some(command) = mail.recv().await {
@@ -313,12 +317,9 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
             Command::Message(message) => {
                 let len = message.len();
                 let mut message = Some(link::Command::Message(message.into()));
-                let queued = poll_fn(|cx| {
-                    is_closing = is_closing || closing.as_mut().poll(cx).is_ready();
-                    match message.take_if(|_| is_closing) {
-                        Some(message) => Poll::Ready(shared.apply(message)),
-                        None => shared.poll_apply(cx, &mut message),
-                    }
+                let queued = poll_fn(|cx| match message.take_if(|_| is_closing(cx)) {
+                    Some(message) => Poll::Ready(shared.apply(message)),
+                    None => shared.poll_apply(cx, &mut message),
                 });
                 // Refused once the connection has ended: then it stays counted.
                 if queued.await.is_ok() {
@@ -340,12 +341,9 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
         if count == 0 || !is_enough {
             continue;
         }
-        let written = poll_fn(|cx| {
-            is_closing = is_closing || closing.as_mut().poll(cx).is_ready();
-            match shared.poll_flush(cx, true) {
-                Poll::Pending if is_closing && !mail.is_empty() => Poll::Ready(false),
-                flushed => flushed.map(|flushed| flushed.is_ok()),
-            }
+        let written = poll_fn(|cx| match shared.poll_flush(cx, true) {
+            Poll::Pending if is_closing(cx) && !mail.is_empty() => Poll::Ready(false),
+            flushed => flushed.map(|flushed| flushed.is_ok()),
         });
         if written.await {
             let mut state = socket.lock();

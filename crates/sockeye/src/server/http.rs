@@ -267,13 +267,15 @@ where
         let host = if http1 { check_host(&request) } else { Ok(()) };
         let acceptor = &self.serving.acceptor;
         let client = host.and_then(|()| acceptor.client_addr(request.headers(), &self.peer));
-        match client {
-            Ok(Some(client)) => drop(request.extensions_mut().insert(client)),
-            Ok(None) => {}
+        let client = match client {
+            Ok(client) => client,
             Err(error) => {
                 let response = Refusal::from(&error).to_http();
                 return Box::pin(async { Ok(response.map(|text| Body::Text(text.into()))) });
             }
+        };
+        if let Some(client) = client {
+            request.extensions_mut().insert(client);
         }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.peer.tls {
