@@ -687,6 +687,46 @@ mod section_5_4_writing {
         }
     }
 
+    /// Whoever waits for the end of the message learns at once that there is none, not when the peer is given up.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_behind_a_message_in_parts_hears_of_a_close() {
+        for role in BOTH {
+            for driven in [false, true] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let began = tokio::time::Instant::now();
+                let user = using(socket, driven, move |mut socket| async move {
+                    let sender = socket.sender();
+                    let mut message = sender.send_stream(MessageKind::Binary).await.unwrap();
+                    message.write_all(b"some").await.unwrap();
+                    let (whole, parts) = (sender.clone(), sender.clone());
+                    let whole = tokio::spawn(async move { whole.send("waits").await });
+                    let parts = tokio::spawn(async move {
+                        let begun = parts.send_stream(MessageKind::Text).await;
+                        begun.map(drop)
+                    });
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    let closer = sender.clone();
+                    let closer = tokio::spawn(async move {
+                        closer.close(sockeye::CloseCode::NORMAL, "").await
+                    });
+                    for waiting in [whole, parts] {
+                        assert!(waiting.await.unwrap().unwrap_err().is_closed());
+                    }
+                    // Nor has the clock moved on to the close timeout.
+                    assert!(began.elapsed() < Duration::from_secs(1));
+                    assert!(socket.recv().await.unwrap().is_none());
+                    closer.await.unwrap().unwrap();
+                });
+                assert_eq!(peer.expect(0x02).await, b"some");
+                assert_eq!(peer.expect_close().await.0, 1000);
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                peer.send_close(1000, "").await;
+                drop(peer);
+                within(user).await.unwrap();
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn writing_on_a_closed_connection_says_so() {
         let (mut socket, mut peer) = Setup::default().open(Role::Client).await;

@@ -151,6 +151,10 @@ impl Shared {
         if room {
             waiting.room.wake();
         }
+        if !link.sender.is_open() {
+            // Nobody's turn comes any more.
+            waiting.turn.wake();
+        }
         if drained {
             waiting.drained.wake();
         }

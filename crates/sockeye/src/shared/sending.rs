@@ -73,18 +73,27 @@ impl Shared {
 
     /// Queues a command at once, whatever waits.
     pub(crate) fn apply(&self, command: Command<'_>) -> Result<()> {
-        match &command {
-            Command::Close(frame) => self.note_close(frame)?,
-            Command::CloseWithoutCode => self.note_close(&CloseFrame {
+        let close = match &command {
+            Command::Close(frame) => Some(frame.clone()),
+            Command::CloseWithoutCode => Some(CloseFrame {
                 code: CloseCode::NORMAL,
                 reason: String::new(),
-            })?,
-            _ => {}
+            }),
+            _ => None,
+        };
+        if let Some(close) = &close {
+            self.note_close(close)?;
         }
         let applied = self.access(|access| match access {
             Access::Driven(link) | Access::Free(link, _) => link.apply(command),
             Access::Remote(state) => self.post(state, command),
         });
+        if close.is_some()
+            && let Some(waiting) = self.waiting.get()
+        {
+            // Nobody's turn comes any more.
+            waiting.turn.wake();
+        }
         applied.map_err(|error| self.noted(error))
     }
 
