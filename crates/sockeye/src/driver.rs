@@ -382,10 +382,12 @@ impl Drop for Driver {
     fn drop(&mut self) {
         if self.shared.has_reader() {
             self.take_back();
-            // Else another driver has it, and ends the connection.
             if self.link.is_some() {
                 self.abandon();
                 drop(self.shared.take_reader());
+            } else {
+                // Another driver has it, and ends the connection.
+                self.shared.keep_link();
             }
         } else if thread::panicking() {
             self.say_goodbye(CloseCode::INTERNAL_ERROR);

@@ -915,6 +915,35 @@ mod an_idle_connection {
 }
 
 /// Each `recv` is dropped after a moment: what is due is due nonetheless.
+/// That one had asked for the connection, and is not there any more to be given it.
+#[tokio::test(start_paused = true)]
+async fn goes_on_where_a_handler_within_another_was_given_up() {
+    struct Idle;
+    impl Handler for Idle {}
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let driving = tokio::spawn(socket.drive(|socket| async move {
+            let sender = socket.sender();
+            {
+                let mut handling = pin!(socket.handle(Idle));
+                poll_fn(|cx| {
+                    assert!(handling.as_mut().poll(cx).is_pending());
+                    Poll::Ready(())
+                })
+                .await;
+            }
+            sleep(100 * SECOND).await;
+            sender.send("still here").await
+        }));
+        let pings = answer_pings(&mut peer, Duration::ZERO, 95 * SECOND).await;
+        assert_eq!(pings, [30, 60, 90], "{role:?}");
+        peer.expect_text("still here").await;
+        peer.expect_close().await;
+        drop(peer);
+        let _ = in_a_day(driving).await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn receiving_may_be_dropped_at_any_time() {
     for role in BOTH {

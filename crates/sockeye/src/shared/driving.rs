@@ -67,6 +67,13 @@ impl Shared {
         Poll::Pending
     }
 
+    /// No other driver wants the link any more: the one that has it keeps it.
+    pub(crate) fn keep_link(&self) {
+        if let Some(seldom) = &mut self.lock().seldom {
+            seldom.wanted = None;
+        }
+    }
+
     /// Gives the link back: nobody drives the connection any more.
     pub(crate) fn free_link(&self, mut link: Box<Link>) {
         link.forget_tasks();
