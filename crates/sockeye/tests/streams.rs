@@ -706,9 +706,10 @@ mod section_5_4_writing {
                     });
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     let closer = sender.clone();
-                    let closer = tokio::spawn(async move {
-                        closer.close(sockeye::CloseCode::NORMAL, "").await
-                    });
+                    let closer =
+                        tokio::spawn(
+                            async move { closer.close(sockeye::CloseCode::NORMAL, "").await },
+                        );
                     for waiting in [whole, parts] {
                         assert!(waiting.await.unwrap().unwrap_err().is_closed());
                     }

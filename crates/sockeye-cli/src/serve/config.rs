@@ -241,10 +241,10 @@ impl Reading<'_> {
         self.fault_at(Some(span), problem);
     }
 
-    /// A fault; without a place where it is not in the file.
+    /// A fault; without a place where it is of the file as a whole.
     fn fault_at(&mut self, span: Option<&Range<usize>>, problem: String) {
         let at = span.map(|span| place(self.text, span.start));
-        let path = self.path.to_owned();
+        let path = Some(self.path.to_owned());
         self.faults.0.push(Fault { path, at, problem });
     }
 
@@ -274,8 +274,16 @@ impl Reading<'_> {
                 };
                 for (flag, failure) in problems {
                     let is_it = |it: &&Setting| it.flag == flag;
-                    let span = self.settings.iter().find(is_it).map(|it| it.span.clone());
-                    self.fault_at(span.as_ref(), failure.to_string());
+                    let problem = failure.to_string();
+                    match self.settings.iter().find(is_it).map(|it| it.span.clone()) {
+                        Some(span) => self.fault(&span, problem),
+                        // From the command line.
+                        None => self.faults.0.push(Fault {
+                            path: None,
+                            at: None,
+                            problem,
+                        }),
+                    }
                 }
             }
             Err(error) => {
@@ -342,7 +350,8 @@ pub(crate) struct Faults(Vec<Fault>);
 
 #[derive(Debug)]
 struct Fault {
-    path: PathBuf,
+    /// None where it is on the command line.
+    path: Option<PathBuf>,
     at: Option<(usize, usize)>,
     problem: String,
 }
@@ -350,7 +359,7 @@ struct Fault {
 impl Faults {
     fn of_file(path: &Path, problem: String) -> Self {
         Self(vec![Fault {
-            path: path.to_owned(),
+            path: Some(path.to_owned()),
             at: None,
             problem,
         }])
@@ -369,11 +378,14 @@ impl Faults {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.path.display())?;
-        if let Some((line, column)) = self.at {
-            write!(f, "{line}:{column}:")?;
+        if let Some(path) = &self.path {
+            write!(f, "{}:", path.display())?;
+            if let Some((line, column)) = self.at {
+                write!(f, "{line}:{column}:")?;
+            }
+            f.write_str(" ")?;
         }
-        write!(f, " {}", self.problem)
+        f.write_str(&self.problem)
     }
 }
 
@@ -528,11 +540,14 @@ mod tests {
         let directory = tempfile();
         let path = directory.join("sockeye.toml");
         std::fs::write(&path, "quiet = true\nlisten = \"a:1\"").unwrap();
-        let line = ["sockeye", "serve"].map(OsString::from);
-        let make = |_: &Serve| Err::<(), _>(vec![("listen", Failure::new("no address"))]);
+        let line = ["sockeye", "serve", "--metrics", "b:1"].map(OsString::from);
+        let no_address = |flag| (flag, Failure::new(format!("no address of {flag}")));
+        let make = |_: &Serve| Err::<(), _>(["listen", "metrics"].map(no_address).into());
         let faults = read(&path, &line, make).unwrap_err();
         std::fs::remove_dir_all(directory).unwrap();
-        assert!(faults.0[0].to_string().ends_with(":2:10: no address"));
+        let told = [0, 1].map(|index| faults.0[index].to_string());
+        assert!(told[0].ends_with(":2:10: no address of listen"));
+        assert_eq!(told[1], "no address of metrics");
     }
 
     #[test]
