@@ -358,6 +358,73 @@ async fn the_servers_close_code_decides() {
     }
 }
 
+/// A bug: whoever sent when the connection broke took no notice of a Close that had arrived, and came back.
+#[tokio::test(start_paused = true)]
+async fn it_decides_for_whoever_finds_out_by_sending_too() {
+    for (code, again) in [(4001, false), (1008, false), (1000, false), (1012, true)] {
+        let (mut socket, mut attempts) = pipes();
+        let mut peer = open(&mut socket, &mut attempts, 1).await;
+        for number in 0..100 {
+            peer.send_frame(0x81, number.to_string()).await;
+        }
+        peer.send_frame(0x89, "are you there?").await;
+        peer.send_close(code, "reason").await;
+        drop(peer);
+        expect_message(&mut socket, "0").await;
+        if again {
+            let (sent, mut peer) = tokio::join!(within(socket.send("hi")), attempts.accept());
+            sent.unwrap();
+            peer.expect_text("hi").await;
+        } else {
+            let sent = within(socket.send("hi")).await;
+            assert!(sent.unwrap_err().is_closed(), "{code}");
+        }
+        let ended = socket.ended().unwrap();
+        assert_eq!((ended.code(), ended.reason()), (code, "reason"));
+        for number in 1..100 {
+            expect_message(&mut socket, &number.to_string()).await;
+        }
+        assert!(matches!(update(&mut socket).await, Update::Ping(_)));
+        if again {
+            let (cause, ..) = expect_waiting(&mut socket).await;
+            assert!(matches!(&cause, Cause::Connection(ended) if ended.code() == code));
+        } else {
+            expect_no_more(&mut socket, &mut attempts).await;
+        }
+    }
+}
+
+/// As of one that refuses a token: what it says is told, and it is not asked again.
+#[tokio::test(start_paused = true)]
+async fn it_decides_where_it_comes_while_the_first_is_said() {
+    for (code, again) in [(1008, false), (4001, false), (1013, true)] {
+        let (socket, mut attempts) = pipes();
+        let mut socket = socket.on_open(|mut socket| async move {
+            socket.send("token").await?;
+            while socket.recv().await?.is_some() {}
+            socket.send("subscribe").await?;
+            Ok(socket)
+        });
+        let refusing = async {
+            let mut peer = attempts.accept().await;
+            peer.expect_text("token").await;
+            peer.send_close(code, "wrong token").await;
+            peer.expect_close().await;
+        };
+        expect_connecting(&mut socket, 1).await;
+        let (next, ()) = tokio::join!(within(socket.recv_update()), refusing);
+        match next.unwrap() {
+            Some(Update::Waiting { cause, .. }) if again => {
+                assert!(matches!(&cause, Cause::Connection(ended) if ended.code() == code));
+            }
+            None if !again => expect_no_more(&mut socket, &mut attempts).await,
+            other => panic!("{code}: {other:?}"),
+        }
+        let ended = socket.ended().unwrap();
+        assert_eq!((ended.code(), ended.reason()), (code, "wrong token"));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_broken_rule_is_final_and_a_lost_connection_is_not() {
     let (mut socket, mut attempts) = pipes();

@@ -25,6 +25,9 @@ use crate::{Deadline, Ended, Error, Outgoing, Result, WebSocket};
 /// connections that have received something.
 const NEWS: usize = 16;
 
+/// How many bytes of what a broken connection has received are looked through for the server's Close.
+const REMAINS: usize = 1 << 20;
+
 #[doc = include_str!("../../docs/reconnecting.md")]
 #[must_use = "nothing happens before it is polled"]
 pub struct Reconnecting {
@@ -44,13 +47,14 @@ pub struct Reconnecting {
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<WebSocket>> + Send>>;
+type Attempt = Pin<Box<dyn Future<Output = Result<WebSocket, Cause>> + Send>>;
 
 enum State {
     /// An attempt is due.
     Due,
-    Connecting(Opening),
+    Connecting(Attempt),
     Open {
-        socket: Box<WebSocket>,
+        connection: Connection,
         since: Instant,
     },
     Waiting(Pin<Box<Sleep>>),
@@ -61,7 +65,13 @@ enum State {
 enum News {
     Update(Update),
     /// A connection that broke while something was sent, with what it has received before.
-    Remains(Box<WebSocket>),
+    Remains(Connection),
+}
+
+struct Connection {
+    socket: Box<WebSocket>,
+    /// What was received to learn how it ended, and has not been told.
+    received: VecDeque<Update>,
 }
 
 /// What happened, as [`Reconnecting::recv_update`] tells it.
@@ -90,6 +100,18 @@ pub enum Update {
         /// Which attempt that will be.
         attempt: u32,
     },
+}
+
+impl Update {
+    /// Roughly how much memory it takes.
+    fn size(&self) -> usize {
+        let payload = match self {
+            Self::Message(message) => message.len(),
+            Self::Ping(payload) | Self::Pong(payload) => payload.len(),
+            _ => 0,
+        };
+        size_of::<Self>() + payload
+    }
 }
 
 impl Reconnecting {
@@ -246,14 +268,18 @@ impl Reconnecting {
         let message = message.into();
         loop {
             poll_fn(|cx| self.poll_open(cx)).await?;
-            let State::Open { socket, .. } = &mut self.state else {
+            let State::Open { connection, .. } = &mut self.state else {
                 return Err(SendError::Closed.into());
             };
-            let error = match socket.send(message.clone()).await {
+            let error = match connection.socket.send(message.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let ended = match (&error, socket.ended()) {
+            if error.is_lost() {
+                // The server may have said why, before it stopped reading.
+                poll_fn(|cx| connection.poll_remains(cx)).await;
+            }
+            let ended = match (&error, connection.socket.ended()) {
                 (Error::Lost(_) | Error::Send(SendError::Closed), Some(ended)) => ended,
                 (Error::Lost(lost), None) => Ended::Lost(lost.clone()),
                 // The message's own fault, or a Close of ours is on its way.
@@ -275,7 +301,7 @@ impl Reconnecting {
     /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it.
     pub async fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
         let socket = match &mut self.state {
-            State::Open { socket, .. } => socket,
+            State::Open { connection, .. } => &mut connection.socket,
             State::Over(_) => return Err(SendError::Closed.into()),
             State::Due | State::Connecting(_) | State::Waiting(_) => {
                 self.finish(None);
@@ -300,7 +326,7 @@ impl Reconnecting {
     /// The connection that is open now.
     pub fn socket(&self) -> Option<&WebSocket> {
         match &self.state {
-            State::Open { socket, .. } => Some(socket),
+            State::Open { connection, .. } => Some(&connection.socket),
             _ => None,
         }
     }
@@ -313,10 +339,10 @@ impl Reconnecting {
     fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Update>>> {
         loop {
             match self.news.front_mut() {
-                Some(News::Remains(socket)) => match poll_arrived(socket, cx) {
+                Some(News::Remains(broken)) => match broken.poll_arrived(cx) {
                     Poll::Ready(Ok(Some(update))) => return Poll::Ready(Ok(Some(update))),
                     // Its turn is over. Where nothing is there it ends, as it can no longer be written.
-                    Poll::Pending if socket.is_receiving() => return Poll::Pending,
+                    Poll::Pending if broken.socket.is_receiving() => return Poll::Pending,
                     // What is not there will not come.
                     _ => {
                         self.news.pop_front();
@@ -331,10 +357,10 @@ impl Reconnecting {
                 None => {}
             }
             match &mut self.state {
-                State::Open { socket, .. } => match ready!(poll_arrived(socket, cx)) {
+                State::Open { connection, .. } => match ready!(connection.poll_arrived(cx)) {
                     Ok(Some(update)) => return Poll::Ready(Ok(Some(update))),
                     Ok(None) | Err(_) => {
-                        let ended = socket.ended().unwrap_or_else(Ended::gone);
+                        let ended = connection.socket.ended().unwrap_or_else(Ended::gone);
                         self.over(Cause::Connection(ended));
                     }
                 },
@@ -368,12 +394,15 @@ impl Reconnecting {
             State::Connecting(attempt) => match ready!(attempt.as_mut().poll(cx)) {
                 Ok(socket) => {
                     self.state = State::Open {
-                        socket: Box::new(socket),
+                        connection: Connection {
+                            socket: Box::new(socket),
+                            received: VecDeque::new(),
+                        },
                         since: Instant::now(),
                     };
                     self.tell(News::Update(Update::Open));
                 }
-                Err(error) => self.over(Cause::Attempt(error)),
+                Err(cause) => self.over(cause),
             },
             State::Waiting(delay) => {
                 ready!(delay.as_mut().poll(cx));
@@ -385,21 +414,26 @@ impl Reconnecting {
     }
 
     /// An attempt with all that belongs to it, as one future with one deadline.
-    fn attempt(&mut self) -> Opening {
+    fn attempt(&mut self) -> Attempt {
         let opening = (self.open)();
         let greet = self.greet.clone();
         let limit = self.attempt_timeout;
         Box::pin(async move {
             let attempt = async {
-                let socket = opening.await?;
-                match greet {
-                    Some(greet) => greet(socket).await,
-                    None => Ok(socket),
-                }
+                let socket = opening.await.map_err(Cause::Attempt)?;
+                let Some(greet) = greet else {
+                    return Ok(socket);
+                };
+                let opened = socket.sender();
+                greet(socket).await.map_err(|error| match opened.ended() {
+                    // What the server has closed with says more than that nothing can be sent any more.
+                    Some(ended @ Ended::ByPeer(_)) if error.is_closed() => Cause::Connection(ended),
+                    _ => Cause::Attempt(error),
+                })
             };
             timeout(limit, attempt)
                 .await
-                .unwrap_or(Err(Error::Timeout(Deadline::Attempt)))
+                .unwrap_or(Err(Cause::Attempt(Error::Timeout(Deadline::Attempt))))
         })
     }
 
@@ -409,11 +443,11 @@ impl Reconnecting {
             self.ended = Some(ended.clone());
         }
         let was = mem::replace(&mut self.state, State::Due);
-        if let State::Open { socket, since } = was {
+        if let State::Open { connection, since } = was {
             if since.elapsed() >= self.schedule.settled_after {
                 self.attempts = 0;
             }
-            self.tell(News::Remains(socket));
+            self.tell(News::Remains(connection));
         }
         let may = self
             .schedule
@@ -449,18 +483,45 @@ impl Reconnecting {
     }
 }
 
-/// What arrives next on a connection, and is told. How it ended is asked later.
-fn poll_arrived(socket: &mut WebSocket, cx: &mut Context<'_>) -> Poll<Result<Option<Update>>> {
-    loop {
-        let update = match ready!(socket.poll_event(cx))? {
-            Some(Event::Message(message)) => Update::Message(message),
-            Some(Event::Ping(payload)) => Update::Ping(payload),
-            Some(Event::Pong(payload)) => Update::Pong(payload),
-            // What follows says so.
-            Some(Event::Close(_)) => continue,
-            None => return Poll::Ready(Ok(None)),
-        };
-        return Poll::Ready(Ok(Some(update)));
+impl Connection {
+    /// What arrives next, and is told. How it ended is asked later.
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Update>>> {
+        match self.received.pop_front() {
+            Some(update) => Poll::Ready(Ok(Some(update))),
+            None => self.poll_socket(cx),
+        }
+    }
+
+    fn poll_socket(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Update>>> {
+        loop {
+            let update = match ready!(self.socket.poll_event(cx))? {
+                Some(Event::Message(message)) => Update::Message(message),
+                Some(Event::Ping(payload)) => Update::Ping(payload),
+                Some(Event::Pong(payload)) => Update::Pong(payload),
+                // What follows says so.
+                Some(Event::Close(_)) => continue,
+                None => return Poll::Ready(Ok(None)),
+            };
+            return Poll::Ready(Ok(Some(update)));
+        }
+    }
+
+    /// Receives what has arrived on a connection that can no longer be written, as far as it is kept: then it has
+    /// ended as the server has said, if it has.
+    fn poll_remains(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes: usize = self.received.iter().map(Update::size).sum();
+        while bytes < REMAINS {
+            match self.poll_socket(cx) {
+                Poll::Ready(Ok(Some(update))) => {
+                    bytes += update.size();
+                    self.received.push_back(update);
+                }
+                // Its turn is over.
+                Poll::Pending if self.socket.is_receiving() => return Poll::Pending,
+                _ => break,
+            }
+        }
+        Poll::Ready(())
     }
 }
 
