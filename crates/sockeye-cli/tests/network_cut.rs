@@ -293,3 +293,49 @@ fn a_client_that_moves_comes_back_from_its_new_address() {
     });
     assert_eq!(program.finish().status, Some(0));
 }
+
+/// Has the client's machine connect from these ports only.
+fn connects_from(network: &Network, ports: &str) {
+    let client = &network.client;
+    ip(&format!("-n {client} link set lo up")).unwrap();
+    let set = format!("echo {ports} > /proc/sys/net/ipv4/ip_local_port_range");
+    let set = Command::new("ip")
+        .args(["netns", "exec", client, "sh", "-c", &set])
+        .status();
+    assert!(set.unwrap().success());
+}
+
+/// A bug: where nobody listened on a port that the system connects from, a socket was sometimes connected with itself,
+/// and the answer to the request was the request.
+#[test]
+fn nobody_is_connected_with_itself() {
+    let Some(network) = Network::new() else {
+        return;
+    };
+    connects_from(&network, "40000 40003");
+    for port in (40_000..40_004).cycle().take(24) {
+        let url = format!("ws://127.0.0.1:{port}/");
+        let end = network.start(&network.client, &["connect", &url]).finish();
+        assert_eq!(end.status, Some(1), "{}", end.stderr);
+        assert!(end.stderr.contains("refused"), "{}", end.stderr);
+    }
+}
+
+/// A bug: a client that was to use one family only took a port for itself, for all servers together.
+#[test]
+fn one_family_only_takes_no_more_ports() {
+    let Some(network) = Network::new() else {
+        return;
+    };
+    connects_from(&network, "40000 40001");
+    let servers = [network.serve(), network.serve()];
+    let clients = servers.iter().flat_map(|(_, url)| [url, url]).map(|url| {
+        let mut client = network.start(&network.client, &["connect", "-4", url]);
+        client.write("hello\n");
+        client.stdout.expect("hello\n");
+        client
+    });
+    for client in clients.collect::<Vec<_>>() {
+        assert_eq!(client.finish().status, Some(0));
+    }
+}

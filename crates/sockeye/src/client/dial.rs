@@ -142,11 +142,14 @@ impl Dial {
             .iter()
             .rev()
             .find(|(name, _)| is_meant(name))?;
-        let with_port = |address: &SocketAddr| match address.port() {
-            0 => SocketAddr::new(address.ip(), port),
-            _ => *address,
+        let with_port = |mut address: SocketAddr| {
+            if address.port() == 0 {
+                // Not made anew: an IPv6 address has a scope too.
+                address.set_port(port);
+            }
+            address
         };
-        Some(addresses.iter().map(with_port).collect())
+        Some(addresses.iter().copied().map(with_port).collect())
     }
 
     async fn attempt(&self, address: SocketAddr) -> Result<TcpStream, Failed> {
@@ -154,25 +157,36 @@ impl Dial {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
-        if let Some(local) = self.local_address {
-            let bound = socket.bind(SocketAddr::new(local, 0));
-            bound.map_err(|error| Failed::here(local, error))?;
-        }
+        // First: an IPv6 address of one link can be bound only where that is known.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(interface) = &self.interface {
             let bound = socket.bind_device(Some(interface.as_bytes()));
             bound.map_err(|error| Failed::here(interface, error))?;
+        }
+        // What only chooses the family would have a port of its own, for all servers together.
+        if let Some(local) = self.local_address.filter(|local| !local.is_unspecified()) {
+            let bound = socket.bind(SocketAddr::new(local, 0));
+            bound.map_err(|error| Failed::here(local, error))?;
         }
         if let Some(idle) = self.keepalive {
             let keepalive = TcpKeepalive::new().with_time(whole_seconds(idle));
             SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
         }
         let tcp = socket.connect(address).await?;
+        if is_itself(&tcp) {
+            return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+        }
         // Messages are written whole; waiting to join them to others only delays them. A system
         // that cannot do that still has a connection.
         let _ = tcp.set_nodelay(self.nodelay);
         Ok(tcp)
     }
+}
+
+/// Whether a socket is connected with itself: where nobody listens on a port of this machine, the system may choose that
+/// very port to connect from (RFC 9293 §3.5, simultaneous opening).
+fn is_itself(tcp: &TcpStream) -> bool {
+    matches!((tcp.local_addr(), tcp.peer_addr()), (Ok(here), Ok(there)) if here == there)
 }
 
 /// A time that the system takes: it counts whole seconds, and Linux refuses more of them than this.
@@ -222,20 +236,31 @@ fn all_failed(failed: Vec<(SocketAddr, Failed)>) -> Error {
     Error::Connect { attempts }
 }
 
-/// Connects to a Unix socket.
+/// Connects to a Unix socket. Where its queue is full, waits for a place in it, as the system does for TCP.
 ///
 /// # Errors
 /// [`Error::Connect`] with the path.
 #[cfg(unix)]
 pub(super) async fn connect_unix(path: &std::path::Path) -> Result<tokio::net::UnixStream> {
-    tokio::net::UnixStream::connect(path)
-        .await
-        .map_err(|error| Error::Connect {
-            attempts: Arc::new([Attempt {
-                address: path.display().to_string().into(),
-                source: Arc::new(error),
-            }]),
-        })
+    const LONGEST: Duration = Duration::from_millis(100);
+    let mut delay = Duration::from_millis(10);
+    loop {
+        let error = match tokio::net::UnixStream::connect(path).await {
+            Ok(unix) => return Ok(unix),
+            Err(error) => error,
+        };
+        // The system tells nobody of a place.
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(Error::Connect {
+                attempts: Arc::new([Attempt {
+                    address: path.display().to_string().into(),
+                    source: Arc::new(error),
+                }]),
+            });
+        }
+        sleep(delay).await;
+        delay = (2 * delay).min(LONGEST);
+    }
 }
 
 /// Orders addresses so that families take turns, beginning with the one of the first, and each keeps
@@ -333,6 +358,48 @@ mod tests {
             assert!(!is_host(name, "b.example"), "{name}");
             assert!(!is_host(name, "2001:db8::8"), "{name}");
         }
+    }
+
+    #[test]
+    fn an_address_that_is_given_keeps_its_scope_with_the_port_of_the_url() {
+        let dial = Dial {
+            resolved: vec![("dev.local".into(), addresses("[fe80::1%4]:0 [fe80::1%4]:9"))],
+            ..Dial::default()
+        };
+        let given = dial.given("dev.local", 80);
+        assert_eq!(given, Some(addresses("[fe80::1%4]:80 [fe80::1%4]:9")));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_connected_with_itself_is_known() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let itself = socket.local_addr().unwrap();
+        assert!(is_itself(&socket.connect(itself).await.unwrap()));
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        assert!(!is_itself(&TcpStream::connect(there).await.unwrap()));
+    }
+
+    /// A server that restarts leaves whoever comes in the queue of its socket; where that is full they wait too.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_unix_socket_whose_queue_is_full_is_waited_for() {
+        use socket2::{Domain, SockAddr, Socket, Type};
+
+        let path = std::env::temp_dir().join(format!("sockeye-queue-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let _first = connect_unix(&path).await.unwrap();
+        let mut second = pin!(connect_unix(&path));
+        let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
+        assert!(polled.is_pending(), "{polled:?}");
+        listener.accept().unwrap();
+        second.await.unwrap();
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
