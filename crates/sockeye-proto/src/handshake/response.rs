@@ -2,7 +2,7 @@
 //! by a client (§4.1).
 
 use alloc::{
-    borrow::ToOwned,
+    borrow::{Cow, ToOwned},
     format,
     string::{String, ToString},
     vec,
@@ -272,6 +272,26 @@ fn push_free(headers: &mut Headers, name: &str, value: &str) -> Result<(), Hands
     headers.push(name, value)
 }
 
+/// A head in which each field is on one line: a client takes the beginning of another for a space (RFC 9112 §5.2). The first
+/// field has no line that it could go on from.
+fn unfolded(head: &[u8]) -> Cow<'_, [u8]> {
+    let mut ends = (0..head.len()).filter(|&at| head[at] == b'\n');
+    let _status_line = ends.next();
+    let is_fold = |&at: &usize| matches!(head.get(at + 1), Some(b' ' | b'\t'));
+    let folds: Vec<_> = ends.filter(is_fold).collect();
+    if folds.is_empty() {
+        return head.into();
+    }
+    let mut unfolded = head.to_vec();
+    for at in folds {
+        unfolded[at] = b' ';
+        if unfolded[at - 1] == b'\r' {
+            unfolded[at - 1] = b' ';
+        }
+    }
+    unfolded.into()
+}
+
 /// A response as a client received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -291,6 +311,7 @@ impl Response {
     /// # Errors
     /// [`HandshakeError::Malformed`] and [`HandshakeError::HttpVersion`].
     pub fn parse(head: &[u8]) -> Result<Self, HandshakeError> {
+        let head = &*unfolded(head);
         let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
         let mut response = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();

@@ -65,6 +65,22 @@ mod section_4_1_the_clients_rules {
         }
     }
 
+    /// RFC 9112 §5.2: a client takes the end of a line within a field for a space, and what comes before the first field
+    /// is none.
+    #[test]
+    fn a_field_may_go_on_in_the_next_line() {
+        let head = b"HTTP/1.1 503 x\r\nA: b\r\n c\r\n\td \r\nRetry-After:\r\n 7\r\nB: e\r\n\r\n";
+        let response = Response::parse(head).unwrap();
+        assert_eq!(response.headers().first_str("A"), Some("b   c  \td"));
+        assert_eq!(response.headers().first_str("Retry-After"), Some("7"));
+        assert_eq!(response.headers().first_str("B"), Some("e"));
+        assert_eq!(response.headers().len(), 3);
+        let agreed = judge("Upgrade", &["Upgrade:\r\n websocket"]);
+        assert!(agreed.is_ok(), "{agreed:?}");
+        let before = Response::parse(b"HTTP/1.1 503 x\r\n c\r\nA: b\r\n\r\n");
+        assert!(matches!(before, Err(HandshakeError::Malformed(_))));
+    }
+
     #[test]
     fn status_101() {
         let head = b"HTTP/1.1 403 Keep Out\r\nContent-Length: 3\r\nX: y\r\n\r\n";

@@ -496,10 +496,7 @@ impl Client {
             return Ok((Stream::new(unix.await?), false));
         }
         let deadline = after(self.connect_timeout);
-        match self
-            .proxy
-            .proxy(endpoint, |name| std::env::var(name).ok())?
-        {
+        match self.proxy.proxy(endpoint, |name| std::env::var_os(name))? {
             None => {
                 let tcp = self.dial.connect(&endpoint.host, endpoint.port, deadline);
                 in_time(self.connect_timeout, Deadline::Connect, tcp)

@@ -1,7 +1,7 @@
 //! Which proxy a connection goes through: the user's, or that of the environment, read as curl reads
 //! it.
 
-use std::net::IpAddr;
+use std::{ffi::OsString, fmt, net::IpAddr};
 
 use super::{proxy::Proxy, url::Endpoint};
 use crate::{Error, Result};
@@ -30,14 +30,16 @@ impl ProxyChoice {
     pub(super) fn proxy(
         &self,
         endpoint: &Endpoint,
-        variable: impl Fn(&str) -> Option<String>,
+        variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Option<Proxy>> {
         // An empty variable is one that is not there.
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         // First: a variable that is wrong is nothing to whoever is excepted.
         let except = match (&self.except, &self.source) {
             (Some(except), _) => Some(except.clone()),
-            (None, Source::Environment) => variable("no_proxy").or_else(|| variable("NO_PROXY")),
+            (None, Source::Environment) => variable("no_proxy")
+                .or_else(|| variable("NO_PROXY"))
+                .map(|list| list.to_string_lossy().into_owned()),
             (None, _) => None,
         };
         if except.is_some_and(|list| is_listed(&list, &endpoint.host, endpoint.port)) {
@@ -56,7 +58,7 @@ impl ProxyChoice {
 /// A CGI program has a request's header `Proxy` in `HTTP_PROXY`: that one is not read.
 fn from_environment(
     secure: bool,
-    variable: impl Fn(&str) -> Option<String>,
+    variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Option<Proxy>> {
     let names: &[&str] = if secure {
         &["wss_proxy", "WSS_PROXY", "https_proxy", "HTTPS_PROXY"]
@@ -65,10 +67,17 @@ fn from_environment(
     };
     for name in names.iter().chain(&["all_proxy", "ALL_PROXY"]) {
         if let Some(value) = variable(name) {
-            let proxy = value.parse().map_err(|error| {
-                Error::Url(format!("the environment variable {name}: {error}").into())
+            let wrong = |why: &dyn fmt::Display| {
+                Error::Url(format!("the environment variable {name}: {why}").into())
+            };
+            // It is not shown: there may be a password in it.
+            let value = value.to_str().ok_or_else(|| {
+                wrong(&"it is not UTF-8; in a proxy's URL such bytes are percent-encoded")
             })?;
-            return Ok(Some(proxy));
+            return value
+                .parse()
+                .map(Some)
+                .map_err(|error: Error| wrong(&error));
         }
     }
     Ok(None)
@@ -162,7 +171,7 @@ mod tests {
         let endpoint = Endpoint::parse(url).unwrap();
         let variable = |name: &str| {
             let found = variables.iter().find(|(known, _)| *known == name)?;
-            Some(found.1.to_owned())
+            Some(found.1.into())
         };
         match choice.proxy(&endpoint, variable) {
             Ok(Some(proxy)) => proxy.to_string(),
@@ -270,6 +279,33 @@ mod tests {
         assert!(
             !error.contains("secret") && !error.contains("user"),
             "{error}"
+        );
+    }
+
+    /// A bug: it counted as not set, and what was to go through a proxy went past it.
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_utf8_is_none_the_less_there() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let endpoint = Endpoint::parse("ws://a").unwrap();
+        let choose = |variables: &[(&str, &[u8])]| {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name)?;
+                Some(OsString::from_vec(found.1.to_vec()))
+            };
+            ProxyChoice::default().proxy(&endpoint, variable)
+        };
+        let latin = ("http_proxy", &b"http://u:caf\xe9@p:1"[..]);
+        let error = choose(&[latin]).unwrap_err().to_string();
+        assert!(
+            error.contains("http_proxy") && !error.contains("caf"),
+            "{error}"
+        );
+        assert!(
+            choose(&[latin, ("no_proxy", b"caf\xe9, a")])
+                .unwrap()
+                .is_none()
         );
     }
 

@@ -86,9 +86,14 @@ fn is_transient(error: &Error) -> bool {
         Error::Family { .. } | Error::Local { .. } => true,
         Error::Overflow { .. } | Error::Incomplete => true,
         // What rustls refuses it will refuse again; it comes as invalid data.
-        Error::Tls { source, .. } => source
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() != io::ErrorKind::InvalidData),
+        Error::Tls { source, .. } => {
+            source
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| match error.kind() {
+                    io::ErrorKind::InvalidData => is_internal_error(error),
+                    _ => true,
+                })
+        }
         Error::Handshake(HandshakeError::Status(response)) => passes(response.status()),
         Error::Handshake(error) => matches!(error, HandshakeError::UnexpectedEnd),
         Error::Proxy { source, .. } => match &**source {
@@ -108,6 +113,19 @@ fn is_transient(error: &Error) -> bool {
         #[cfg(feature = "server")]
         Error::Limit { .. } | Error::ProxyHeader(_) | Error::Accept(_) => false,
     }
+}
+
+/// Whether the server says that something has failed in it which has to do with nobody else (RFC 8446 §6.2).
+#[cfg(feature = "tls")]
+fn is_internal_error(error: &io::Error) -> bool {
+    let received = rustls::Error::AlertReceived(rustls::AlertDescription::InternalError);
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    inner == Some(&received)
+}
+
+#[cfg(not(feature = "tls"))]
+fn is_internal_error(_: &io::Error) -> bool {
+    false
 }
 
 /// A number of seconds, or a date in any of the three forms of HTTP.
@@ -266,6 +284,16 @@ mod tests {
         let untrusted = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
         let refused = io::Error::new(io::ErrorKind::InvalidData, untrusted);
         assert!(!Cause::Attempt(Error::tls("peer", refused)).is_transient());
+        for (alert, again) in [
+            (rustls::AlertDescription::InternalError, true),
+            (rustls::AlertDescription::CertificateRequired, false),
+            (rustls::AlertDescription::HandshakeFailure, false),
+        ] {
+            let received = rustls::Error::AlertReceived(alert);
+            let received = io::Error::new(io::ErrorKind::InvalidData, received);
+            let cause = Cause::Attempt(Error::tls("peer", received));
+            assert_eq!(cause.is_transient(), again, "{cause}");
+        }
         let cut = io::Error::from(io::ErrorKind::UnexpectedEof);
         assert!(Cause::Attempt(Error::tls("peer", cut)).is_transient());
     }
