@@ -132,6 +132,34 @@ async fn a_wrong_request_for_a_websocket_is_told_of_and_ends_nothing() {
     within(Peer::client(stream, "", b"")).await;
 }
 
+/// Who gives up because a decision takes long is told of and counted, as where it is the first request.
+#[tokio::test]
+async fn a_client_that_leaves_while_it_is_decided_about_is_told_of() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let (begin, mut begun) = mpsc::unbounded_channel();
+    let acceptor = Acceptor::new().on_request(move |_| {
+        begin.send(()).unwrap();
+        std::future::pending::<Result<_, sockeye::server::Refusal>>()
+    });
+    let metrics = sockeye::Metrics::new();
+    let (address, _stop, _) = serve(|server| {
+        let server = server.acceptor(acceptor).router(pages()).metrics(&metrics);
+        server.on_error(move |peer, error| tell.send((peer, error.clone())).unwrap())
+    })
+    .await;
+    let (mut stream, ours) = connect(address).await;
+    within(http::get(&mut stream, "/")).await;
+    let request = http::with("nothing", "");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    within(begun.recv()).await.unwrap();
+    drop(stream);
+    let (peer, error) = within(told.recv()).await.unwrap();
+    assert_eq!(peer.unwrap().to_string(), ours);
+    assert!(error.is_lost(), "{error}");
+    let counted = r#"sockeye_handshakes_refused_total{reason="lost"} 1"#;
+    assert!(metrics.encode().contains(counted), "{}", metrics.encode());
+}
+
 #[tokio::test]
 async fn a_kept_connection_is_bounded() {
     let acceptor = Acceptor::new().head_limits(HeadLimits {

@@ -6,6 +6,7 @@ use core::fmt;
 use super::config::DeflateConfig;
 use super::extensions::{Extension, PERMESSAGE_DEFLATE};
 use super::params::{DeflateParams, WindowBits};
+use crate::handshake::Shown;
 
 /// A client's side: the offer and the check of the answer.
 impl DeflateConfig {
@@ -243,14 +244,15 @@ impl fmt::Display for NegotiationError {
             Self::ExtensionNotOffered(name) => {
                 write!(
                     f,
-                    "the server answered the extension {name}, which was not offered"
+                    "the server answered the extension {}, which was not offered",
+                    Shown(name)
                 )
             }
             Self::ExtensionRepeated => {
                 write!(f, "the server answered {PERMESSAGE_DEFLATE} more than once")
             }
             Self::UnknownParameter(name) => {
-                write!(f, "{PERMESSAGE_DEFLATE} has no parameter {name}")
+                write!(f, "{PERMESSAGE_DEFLATE} has no parameter {}", Shown(name))
             }
             Self::RepeatedParameter(parameter) => write!(f, "{parameter} appears more than once"),
             Self::InvalidValue { parameter, value } => {
@@ -261,7 +263,9 @@ impl fmt::Display for NegotiationError {
                     _ => "a number from 8 to 15",
                 };
                 match value {
-                    Some(value) => write!(f, "{parameter} takes {expected}, not {value}"),
+                    Some(value) => {
+                        write!(f, "{parameter} takes {expected}, not {}", Shown(value))
+                    }
                     None => write!(f, "{parameter} takes {expected}, and came without a value"),
                 }
             }

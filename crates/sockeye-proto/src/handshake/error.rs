@@ -1,7 +1,7 @@
 //! What can be wrong with a handshake, whoever looks at it (RFC 6455 §4).
 
 use alloc::{boxed::Box, string::String};
-use core::fmt;
+use core::fmt::{self, Write as _};
 
 use super::{Refusal, Response, headers::is_token};
 use crate::deflate::{MalformedExtensions, NegotiationError};
@@ -76,6 +76,24 @@ pub enum HandshakeError {
     InvalidTarget(String),
 }
 
+/// What a peer has sent, to be said back or written to a log: its beginning, without what a terminal would obey.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 200;
+        let (shown, more) = match self.0.char_indices().nth(MOST) {
+            Some((end, _)) => (&self.0[..end], "..."),
+            None => (self.0, ""),
+        };
+        shown
+            .chars()
+            .flat_map(char::escape_debug)
+            .try_for_each(|char| f.write_char(char))?;
+        f.write_str(more)
+    }
+}
+
 impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -89,7 +107,7 @@ impl fmt::Display for HandshakeError {
             }
             Self::UnexpectedEnd => "the connection ended before the HTTP head did",
             Self::Method(method) => {
-                return write!(f, "a WebSocket is opened with GET, not {method}");
+                return write!(f, "a WebSocket is opened with GET, not {}", Shown(method));
             }
             Self::HttpVersion => "a WebSocket is opened on HTTP/1.1",
             Self::Body => "a request that opens a WebSocket has no body",
@@ -103,7 +121,11 @@ impl fmt::Display for HandshakeError {
                 "the header Sec-WebSocket-Version is missing: version 13 is spoken here"
             }
             Self::WebSocketVersion(version) => {
-                return write!(f, "WebSocket version 13 is spoken here, not {version}");
+                return write!(
+                    f,
+                    "WebSocket version 13 is spoken here, not {}",
+                    Shown(version)
+                );
             }
             Self::SubprotocolList => {
                 "the header Sec-WebSocket-Protocol is not a list of distinct tokens"
@@ -122,7 +144,8 @@ impl fmt::Display for HandshakeError {
             Self::SubprotocolNotOffered(name) => {
                 return write!(
                     f,
-                    "the server chose the subprotocol {name:?}, which was not offered"
+                    "the server chose the subprotocol \"{}\", which was not offered",
+                    Shown(name)
                 );
             }
             Self::Extension(error) => return error.fmt(f),

@@ -178,7 +178,21 @@ impl Request {
     /// # Errors
     /// The first rule that is broken; [`Refusal::from`](super::Refusal) it answers the client.
     pub fn check(&self) -> Result<Offer, HandshakeError> {
-        Offer::check(self.method(), self.version(), &self.0)
+        let offer = Offer::check(self.method(), self.version(), &self.0)?;
+        // 1: a resource name, or a URL. What is decided by a path is decided by one that is.
+        let target = self.target();
+        let is_url = || {
+            let scheme = target.split_once("://").map_or("", |(scheme, _)| scheme);
+            let known = ["http", "https", "ws", "wss"];
+            known.iter().any(|known| scheme.eq_ignore_ascii_case(known))
+        };
+        // A fragment is none of a request's (RFC 9110 §4.2.5).
+        if target.contains('#') || !(target.starts_with('/') || is_url()) {
+            return Err(HandshakeError::Malformed(
+                "what is asked for is neither a path nor a URL",
+            ));
+        }
+        Ok(offer)
     }
 }
 

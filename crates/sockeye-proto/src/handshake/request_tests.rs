@@ -63,6 +63,60 @@ fn header(refusal: &Refusal, name: &str) -> Option<String> {
 mod section_4_2_1 {
     use super::*;
 
+    /// Item 1, and RFC 9112 §3.2: else what a path lets in or keeps out could be asked for by another spelling of it.
+    #[test]
+    fn what_is_asked_for_is_a_path_or_a_url() {
+        let good = String::from_utf8(request("", &[])).unwrap();
+        let (_, rest) = good.split_once(" HTTP/1.1").unwrap();
+        let asking = |target: &str| judge(format!("GET {target} HTTP/1.1{rest}").as_bytes());
+        for target in [
+            "/",
+            "/a?b",
+            "//a",
+            "http://a/b",
+            "WSS://a",
+            "https://a?b",
+            "ws://a:1/",
+        ] {
+            assert!(asking(target).is_ok(), "{target}");
+        }
+        for target in [
+            "*",
+            "admin/x",
+            "?a",
+            "\\admin",
+            "\u{e9}a",
+            "a:80",
+            "foo://a/b",
+            "://a",
+            "/a#b",
+            "http://a/#",
+        ] {
+            let error = asking(target).expect_err(target);
+            assert_eq!(Refusal::from(&error).status(), 400, "{target}");
+            assert!(
+                error.to_string().contains("neither a path nor a URL"),
+                "{error}"
+            );
+        }
+    }
+
+    /// A peer must not fill a log, or tell the terminal that shows it what to do.
+    #[test]
+    fn what_is_refused_is_said_back_in_part_and_harmlessly() {
+        let version = format!("Sec-WebSocket-Version: \u{9b}31m{}", "8".repeat(15_000));
+        let error = judge(&request("Sec-WebSocket-Version", &[&version])).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.contains("\\u{9b}31m888") && said.ends_with("8..."),
+            "{said}"
+        );
+        assert!(said.len() < 300, "{said}");
+        let good = String::from_utf8(request("", &[])).unwrap();
+        let error = judge(good.replace("GET", &"x".repeat(15_000)).as_bytes()).unwrap_err();
+        assert!(error.to_string().len() < 300, "{error}");
+    }
+
     #[test]
     fn the_good_request_passes() {
         let offer = judge(&request("", &[])).unwrap();

@@ -4,6 +4,7 @@
 use std::{
     error::Error as StdError,
     future::poll_fn,
+    io,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
@@ -95,13 +96,14 @@ where
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take();
-    match upgrade {
-        Some((peer, upgrade)) => {
-            let opened = upgrade.await;
-            opened.map(Some).map_err(|error| Unopened { peer, error })
-        }
-        None => Ok(None),
-    }
+    let Some((peer, becoming)) = upgrade else {
+        return Ok(None);
+    };
+    let opened = match becoming {
+        Becoming::Open(upgrade) => upgrade.await,
+        Becoming::Undecided => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+    };
+    opened.map(Some).map_err(|error| Unopened { peer, error })
 }
 
 #[cfg(feature = "http2")]
@@ -185,13 +187,17 @@ struct Front<S> {
     service: S,
     serving: Arc<Serving>,
     peer: Peer,
-    upgrade: Arc<Mutex<Option<Becoming>>>,
+    upgrade: Arc<Mutex<Option<(Option<SocketAddr>, Becoming)>>>,
     #[cfg(feature = "http2")]
     idle: Arc<Idle>,
 }
 
-/// The WebSocket that a connection is becoming, and whose.
-type Becoming = (Option<SocketAddr>, Upgrade);
+/// The WebSocket that a connection is becoming.
+enum Becoming {
+    /// It is being decided about; the client may be gone before that is done.
+    Undecided,
+    Open(Upgrade),
+}
 
 impl<S> Front<S> {
     fn new(service: S, serving: Serving, peer: Peer) -> Self {
@@ -221,14 +227,18 @@ impl<S> Front<S> {
         let (serving, upgrade) = (self.serving.clone(), self.upgrade.clone());
         let mut peer = self.peer.clone();
         async move {
+            let becomes = |becoming| {
+                *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = becoming;
+            };
+            becomes(Some((peer.addr, Becoming::Undecided)));
             let begun = match asked {
                 Ok(asked) => serving.acceptor.begin(asked, &mut peer).await,
                 Err(error) => Err(error),
             };
+            becomes(None);
             match begun {
                 Ok((response, begun)) => {
-                    let peer = peer.addr;
-                    *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some((peer, begun));
+                    becomes(Some((peer.addr, Becoming::Open(begun))));
                     response.map(|()| Body::Text(Bytes::new()))
                 }
                 Err(error) => {

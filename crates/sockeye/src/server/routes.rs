@@ -188,7 +188,8 @@ impl Table {
     pub(super) fn find(self: &Arc<Self>, path: &str) -> Result<Matched, HandshakeError> {
         let encoded: Cow<'_, str> = utf8_percent_encode(path, ENCODED).into();
         let Ok(found) = self.router.at(&encoded) else {
-            let shown: String = path.chars().take(SHOWN).collect();
+            let shown = path.chars().take(SHOWN).flat_map(char::escape_debug);
+            let shown: String = shown.collect();
             return Err(refused(404, format!("there is no WebSocket at {shown}\n")));
         };
         let decoded = found.params.iter().map(|(name, value)| {
