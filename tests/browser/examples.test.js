@@ -133,6 +133,14 @@ two('chat', (at) => {
     await shows(at.desk, '#log', html);
     assert.equal(await at.desk.$('#log img, #log p b'), null);
   });
+  test('gives back what it does not take', async () => {
+    await say(at.phone, 'one\ttwo');
+    await shows(at.phone, '#say-error', 'no control characters');
+    assert.equal(await at.phone.inputValue('#text'), 'one\ttwo');
+    await say(at.phone, 'one two');
+    await shows(at.desk, '#log', 'one two');
+    assert.equal(await at.phone.inputValue('#text'), '');
+  });
   test('looks as it should', async () => {
     await screenshot(at.desk, 'chat-desk');
     await screenshot(at.phone, 'chat-phone');
@@ -370,5 +378,15 @@ two('monitor', (at) => {
   });
   test('takes no messages', async () => {
     assert.equal((await closed(at.server, 'hello'))[0], 1008);
+  });
+  test('says that the server has gone, also to whoever looks back', async () => {
+    at.server.child.kill('SIGINT');
+    await shows(at.desk, '#status', 'connection lost');
+    const box = await at.desk.locator('#cpu').boundingBox();
+    await at.desk.mouse.move(box.x + box.width - 6, box.y + 40);
+    await at.desk.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
+    await shows(at.desk, '#status', 'connection lost');
+    // What the browser says of attempts that fail.
+    at.troubles.splice(0, at.troubles.length, ...at.troubles.filter((text) => !text.includes('WebSocket connection')));
   });
 }, '--tls-self-signed');

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rustyline::completion::unescape;
 use sockeye::{CloseCode, CloseFrame};
 
 /// What can be typed, and what it does.
@@ -118,7 +119,8 @@ fn bytes(hex: &str) -> Result<Vec<u8>, String> {
     Ok(digits.chunks(2).map(|d| (d[0] << 4 | d[1]) as u8).collect())
 }
 
-/// A path as it is typed: `~/` is the home directory, and completion writes spaces as `\ `.
+/// A path as it is typed: `~/` is the home directory. As completion writes it, in quotes or with a backslash before what
+/// means something to a shell.
 fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
         return Err("/file needs the path of a file".into());
@@ -126,10 +128,18 @@ fn path(text: &str) -> Result<PathBuf, String> {
     if std::path::Path::new(text).exists() {
         return Ok(text.into());
     }
-    let text = text.replace("\\ ", " ");
+    let quoted = ['"', '\''].iter().find_map(|quote| {
+        let text = text.strip_prefix(*quote)?;
+        Some((*quote, text.strip_suffix(*quote).unwrap_or(text)))
+    });
+    let text = match quoted {
+        Some(('\'', text)) => text.into(),
+        Some((_, text)) => unescape(text, Some('\\')),
+        None => unescape(text, Some('\\')),
+    };
     Ok(match (text.strip_prefix("~/"), std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),
-        _ => text.into(),
+        _ => text.as_ref().into(),
     })
 }
 
@@ -213,6 +223,34 @@ mod tests {
         assert!(parse("/pin").unwrap_err().contains("/help"));
         assert!(parse("/").is_err());
         assert!(parse("/file").is_err());
+    }
+
+    #[test]
+    fn a_path_is_taken_as_completion_writes_it() {
+        let directory = std::env::temp_dir().join(format!("sockeye-paths-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let directory_name = directory.to_str().unwrap();
+        let completer = rustyline::completion::FilenameCompleter::new();
+        let names = [
+            "a b", "c (1)", "d'e", "f$g&h", "i=j", "k\\l", "m\"n", "o\\ p", "plain",
+        ];
+        for name in names.iter().filter(|_| cfg!(unix)) {
+            let file = directory.join(name);
+            std::fs::write(&file, "").unwrap();
+            for quote in ["", "\"", "'"] {
+                let typed = format!("{quote}{directory_name}/{}", &name[..1]);
+                let (start, found) = completer.complete_path(&typed, typed.len()).unwrap();
+                let [found] = &found[..] else {
+                    panic!("{typed}: {} files", found.len());
+                };
+                let line = format!("{}{}", &typed[..start], found.replacement);
+                assert_eq!(path(&line).unwrap(), file, "{line}");
+                if !quote.is_empty() {
+                    assert_eq!(path(&(line + quote)).unwrap(), file);
+                }
+            }
+        }
+        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
