@@ -47,6 +47,18 @@ impl Terminal {
         variables: &[(&str, &str)],
         input: Option<Stdio>,
     ) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sockeye"));
+        command
+            .arg("connect")
+            .args(args)
+            .env("TERM", "xterm-256color")
+            .env("XDG_STATE_HOME", state)
+            .env_remove("NO_COLOR")
+            .envs(variables.iter().copied());
+        Self::run(&mut command, input)
+    }
+
+    fn run(command: &mut Command, input: Option<Stdio>) -> Self {
         let size = Winsize {
             ws_row: 30,
             ws_col: 100,
@@ -56,13 +68,7 @@ impl Terminal {
         let pty = openpty(&size, None).unwrap();
         let far = File::from(pty.slave);
         let end = || Stdio::from(far.try_clone().unwrap());
-        let child = Command::new(env!("CARGO_BIN_EXE_sockeye"))
-            .arg("connect")
-            .args(args)
-            .env("TERM", "xterm-256color")
-            .env("XDG_STATE_HOME", state)
-            .env_remove("NO_COLOR")
-            .envs(variables.iter().copied())
+        let child = command
             .stdin(input.unwrap_or_else(end))
             .stdout(end())
             .stderr(end())
@@ -490,6 +496,111 @@ mod end {
             .unwrap()
             .local_flags;
         assert!(modes.contains(echo));
+    }
+}
+
+/// Ctrl-Z gives the terminal to the shell as it was, and `fg` takes it again.
+#[test]
+fn ctrl_z_suspends_it_until_it_goes_on() {
+    let server = serve(&[]);
+    let mut shell = Command::new("setsid");
+    shell.args(["--ctty", "--wait", "sh", "-i"]);
+    shell
+        .env("PS1", "$ ")
+        .env("XDG_STATE_HOME", directory("ctrl-z"));
+    let mut terminal = Terminal::run(&mut shell, None);
+    terminal.prompts("$");
+    terminal.line(&format!(
+        "{} connect {}",
+        env!("CARGO_BIN_EXE_sockeye"),
+        server.url
+    ));
+    terminal.prompts(">");
+    terminal.keys("half").prompts("> half");
+    terminal.keys("\x1a").shows("Stopped");
+    terminal.line("echo it is $((20 + 3))").shows("it is 23");
+    terminal.prompts("$");
+    terminal.line("fg").prompts("> half");
+    terminal.keys("\x1b[D\x1b[Cway").prompts("> halfway");
+    terminal.line("").shows("↓ text         7 B  halfway");
+    terminal.prompts(">");
+    terminal.line("/quit").shows("closed by this end with 1000");
+    terminal.prompts("$");
+    terminal.line("echo and $((40 + 2))").shows("and 42");
+    terminal.line("exit");
+    assert_eq!(terminal.end(), Some(0));
+}
+
+/// The line editor shows nothing in the middle of a key, and while it looks for something in the history.
+mod held_up {
+    use super::*;
+
+    const ECHO: nix::sys::termios::LocalFlags = nix::sys::termios::LocalFlags::ECHO;
+
+    fn echoes(terminal: &Terminal) -> bool {
+        let modes = nix::sys::termios::tcgetattr(&terminal.keys).unwrap();
+        modes.local_flags.contains(ECHO)
+    }
+
+    #[tokio::test]
+    async fn by_esc_for_a_moment() {
+        let server = serve(&["--broadcast"]);
+        let mut terminal = Terminal::start(&directory("esc"), &[&server.url]);
+        terminal.prompts(">");
+        terminal.keys("\x1b");
+        let mut other = sockeye::connect(&server.url).await.unwrap();
+        other.send("after Esc").await.unwrap();
+        terminal.shows("↓ text         9 B  after Esc");
+    }
+
+    #[test]
+    fn it_ends_all_the_same_with_all_that_was_said() {
+        for key in ["\x12", "\x16", "\x18"] {
+            let server = serve(&[]);
+            let mut terminal = Terminal::start(&directory("held-end"), &[&server.url]);
+            terminal.prompts(">");
+            terminal.line("first").shows("↓ text         5 B  first");
+            terminal.prompts(">");
+            // Looks through the history, takes the next key as it is, begins a key of two.
+            terminal.keys(key);
+            thread::sleep(Duration::from_millis(200));
+            server.program.signal(Signal::SIGTERM);
+            terminal.shows("↓ close             1001");
+            terminal.shows("closed by the peer with 1001");
+            assert_eq!(terminal.end(), Some(3), "{key:?}");
+            assert!(echoes(&terminal));
+        }
+    }
+
+    /// A peer that says much, and pings: it is answered, and what could not be shown is counted.
+    #[tokio::test]
+    async fn the_connection_goes_on() {
+        let server = serve(&["--broadcast", "--ping-interval", "1", "--ping-timeout", "1"]);
+        let mut terminal = Terminal::start(&directory("held-on"), &[&server.url]);
+        terminal.prompts(">");
+        terminal.line("first").shows("↓ text         5 B  first");
+        terminal.prompts(">");
+        terminal.keys("\x12").shows("search");
+        let mut other = sockeye::connect(&server.url).await.unwrap();
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_secs(5) {
+            for _ in 0..100 {
+                other.send("again and again").await.unwrap();
+                within(other.recv()).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        terminal.keys("\x07").prompts(">");
+        other.send("the last").await.unwrap();
+        terminal.shows("the last");
+        let screen = terminal.shows("not shown: ");
+        assert!(
+            screen.iter().any(|line| line.contains(" events, while")),
+            "{screen:?}"
+        );
+        terminal.line("/quit");
+        terminal.shows("closed by this end with 1000");
+        assert_eq!(terminal.end(), Some(0));
     }
 }
 

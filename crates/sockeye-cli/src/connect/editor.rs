@@ -5,9 +5,10 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use rustyline::{
@@ -19,9 +20,9 @@ use rustyline::{
     history::FileHistory,
     validate::Validator,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
-use super::command::COMMANDS;
+use super::{command::COMMANDS, screen};
 use crate::failure::Failure;
 
 const PROMPT: &str = "> ";
@@ -32,6 +33,13 @@ const HISTORY: usize = 1000;
 /// How many texts wait to be printed before whoever prints waits too.
 const UNPRINTED: usize = 256;
 
+/// How long printing may come to nothing. The line editor prints nothing in the middle of a key of several, such as
+/// Ctrl-V, and while it goes through the history.
+const HELD: Duration = Duration::from_secs(1);
+
+/// How long the rest of a key such as an arrow may take: else it was Esc.
+const KEY: u16 = 500;
+
 /// How many bytes are printed before the line that is being typed is drawn again.
 const AT_ONCE: usize = 64 * 1024;
 
@@ -39,7 +47,7 @@ const AT_ONCE: usize = 64 * 1024;
 #[cfg(unix)]
 const INTERRUPTS: u32 = 200;
 #[cfg(unix)]
-const INTERRUPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+const INTERRUPT_PAUSE: Duration = Duration::from_millis(5);
 
 const NOT_UTF8: &str = "what was typed is not UTF-8, which a text message has to be: it is not sent, and what follows \
                         is a line of its own";
@@ -71,6 +79,8 @@ pub(super) struct Editor {
     /// has typed.
     inputs: mpsc::UnboundedReceiver<Input>,
     screen: Screen,
+    /// How often something was printed.
+    printed: Arc<AtomicUsize>,
     /// Tells whether a prompt stands there that nothing followed.
     typing: JoinHandle<bool>,
     printing: JoinHandle<()>,
@@ -83,7 +93,11 @@ pub(super) struct Editor {
 
 /// Prints above the line that is being typed.
 #[derive(Clone)]
-pub(super) struct Screen(mpsc::Sender<Print>);
+pub(super) struct Screen {
+    prints: mpsc::Sender<Print>,
+    /// How many texts were not shown since nothing could be printed.
+    unshown: Arc<AtomicUsize>,
+}
 
 enum Print {
     Text(String),
@@ -103,6 +117,7 @@ impl Editor {
             .history_ignore_space(true)
             .auto_add_history(true)
             .completion_type(rustyline::CompletionType::List)
+            .keyseq_timeout(Some(KEY))
             .build();
         let mut editor =
             LineEditor::<Assistant, FileHistory>::with_config(config).map_err(failed)?;
@@ -115,12 +130,18 @@ impl Editor {
         let (inputs_in, inputs) = mpsc::unbounded_channel();
         let (prints_in, prints) = mpsc::channel(UNPRINTED);
         let over = Arc::new(AtomicBool::new(false));
-        let printing = thread::spawn(move || print(prints, printer));
+        let printed = Arc::<AtomicUsize>::default();
+        let count = printed.clone();
+        let printing = thread::spawn(move || print(prints, printer, &count));
         let is_over = over.clone();
         let typing = thread::spawn(move || type_lines(editor, history, &inputs_in, &is_over));
         Ok(Self {
             inputs,
-            screen: Screen(prints_in),
+            screen: Screen {
+                prints: prints_in,
+                unshown: Arc::default(),
+            },
+            printed,
             typing,
             printing,
             over,
@@ -141,10 +162,12 @@ impl Editor {
         self.screen.clone()
     }
 
-    /// Prints what is left, and gives the terminal back as it was. Blocks for a moment.
+    /// Prints what is left, and gives the terminal back as it was. Blocks for a moment; for some seconds where nothing can
+    /// be printed.
     pub(super) fn finish(self) {
         let Self {
             screen,
+            printed,
             typing,
             printing,
             over,
@@ -152,41 +175,83 @@ impl Editor {
             ..
         } = self;
         over.store(true, Ordering::SeqCst);
+        let unshown = screen.unshown.load(Ordering::Relaxed);
         // Where it is full, the printing goes on until every `Screen` is gone.
-        let _ = screen.0.try_send(Print::End);
+        let _ = screen.prints.try_send(Print::End);
         drop(screen);
-        // A thread that panicked has said so itself.
-        let _ = printing.join();
+        let is_held = !ends(&printing, &printed);
         if edits {
-            interrupt(typing);
+            interrupt(typing, !is_held);
+        }
+        if is_held {
+            // Now it prints without the line editor, where that has ended.
+            ends(&printing, &printed);
+        }
+        if unshown > 0 {
+            put_directly(&not_shown(unshown));
         }
     }
 }
 
-/// Has the line editor end: it ends at a SIGINT. One that comes between two of its lines is not
-/// seen, so that it takes more than one at times.
+/// Waits until the printing has ended, for as long as it comes to something. Tells whether it has.
+fn ends(printing: &JoinHandle<()>, printed: &AtomicUsize) -> bool {
+    let mut seen = (printed.load(Ordering::Relaxed), Instant::now());
+    while !printing.is_finished() {
+        let now = printed.load(Ordering::Relaxed);
+        if now != seen.0 {
+            seen = (now, Instant::now());
+        } else if seen.1.elapsed() > HELD {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+fn not_shown(count: usize) -> String {
+    screen::note(&format!(
+        "not shown: {count} events, while nothing could be printed here"
+    ))
+}
+
+/// To be called before other threads are there: Ctrl-Z is to stop the program in the thread of the line editor, which gives
+/// the terminal back before and takes it again behind that, and in no other.
 #[cfg(unix)]
-fn interrupt(typing: JoinHandle<bool>) {
-    use nix::{sys::signal, unistd::Pid};
+pub(super) fn prepare() {
+    // Refused by no system; then Ctrl-Z is what it was.
+    let _ = suspending().thread_block();
+}
+
+#[cfg(not(unix))]
+pub(super) fn prepare() {}
+
+#[cfg(unix)]
+fn suspending() -> nix::sys::signal::SigSet {
+    nix::sys::signal::Signal::SIGTSTP.into()
+}
+
+/// Has the line editor end: it ends at a SIGINT, of its own thread also in the middle of a key. One that comes between two
+/// of its lines is not seen, so that it takes more than one at times. What is left of the prompt is taken away where that
+/// is wanted.
+#[cfg(unix)]
+fn interrupt(typing: JoinHandle<bool>, erases: bool) {
+    use nix::sys::{pthread::pthread_kill, signal::Signal};
+    use std::os::unix::thread::JoinHandleExt;
     for _ in 0..INTERRUPTS {
-        if typing.is_finished() || signal::kill(Pid::this(), signal::Signal::SIGINT).is_err() {
+        if typing.is_finished() || pthread_kill(typing.as_pthread_t(), Signal::SIGINT).is_err() {
             break;
         }
         thread::sleep(INTERRUPT_PAUSE);
     }
     // A thread that panicked has said so itself; one that goes on has its prompt there.
     let prompts = !typing.is_finished() || typing.join().unwrap_or(false);
-    if prompts {
-        // What is left of the prompt.
-        let mut output = io::stdout().lock();
-        let _ = output
-            .write_all(ERASE_LINE_ABOVE.as_bytes())
-            .and_then(|()| output.flush());
+    if prompts && erases {
+        put_directly(ERASE_LINE_ABOVE);
     }
 }
 
 #[cfg(not(unix))]
-fn interrupt(typing: JoinHandle<bool>) {
+fn interrupt(typing: JoinHandle<bool>, _: bool) {
     if !typing.is_finished() {
         println!("The connection has ended: press Enter to leave.");
     }
@@ -194,10 +259,29 @@ fn interrupt(typing: JoinHandle<bool>) {
 }
 
 impl Screen {
-    /// Prints a text, which ends with a line break. Waits while much is unprinted.
+    /// Prints a text, which ends with a line break. Waits while much is unprinted; where that comes to nothing, the text is
+    /// not shown, so that the connection goes on.
     pub(super) async fn print(&self, text: String) {
-        // The printing ends with the session, and then nobody prints.
-        let _ = self.0.send(Print::Text(text)).await;
+        let unshown = self.unshown.load(Ordering::Relaxed);
+        if unshown == 0 {
+            match timeout(HELD, self.prints.reserve()).await {
+                Ok(Ok(place)) => place.send(Print::Text(text)),
+                // The printing ends with the session, and then nobody prints.
+                Ok(Err(_)) => {}
+                Err(_) => self.unshown.store(1, Ordering::Relaxed),
+            }
+            return;
+        }
+        match self.prints.try_reserve_many(2) {
+            Ok(places) => {
+                let texts = [not_shown(unshown), text];
+                for (place, text) in places.zip(texts) {
+                    place.send(Print::Text(text));
+                }
+                self.unshown.store(0, Ordering::Relaxed);
+            }
+            Err(_) => self.unshown.store(unshown + 1, Ordering::Relaxed),
+        }
     }
 }
 
@@ -209,6 +293,8 @@ fn type_lines(
     inputs: &mpsc::UnboundedSender<Input>,
     over: &AtomicBool,
 ) -> bool {
+    #[cfg(unix)]
+    let _ = suspending().thread_unblock();
     if let Some(file) = history.as_ref().filter(|file| file.exists())
         && let Err(error) = editor.load_history(file)
     {
@@ -218,7 +304,11 @@ fn type_lines(
     while !over.load(Ordering::SeqCst) {
         let (input, is_last) = match editor.readline(PROMPT) {
             Ok(line) => (Input::Line(line), false),
-            Err(ReadlineError::Interrupted) if over.load(Ordering::SeqCst) => return true,
+            Err(ReadlineError::Interrupted | ReadlineError::Signal(_))
+                if over.load(Ordering::SeqCst) =>
+            {
+                return true;
+            }
             Err(ReadlineError::Interrupted) => (Input::Interrupt, false),
             Err(ReadlineError::Eof) => (Input::End, true),
             // The editor's line ends there; what it had read ahead has gone with it.
@@ -244,9 +334,14 @@ fn type_lines(
 }
 
 /// Prints texts until the end, as many at once as wait.
-fn print(mut prints: mpsc::Receiver<Print>, mut printer: Option<impl ExternalPrinter>) {
+fn print(
+    mut prints: mpsc::Receiver<Print>,
+    mut printer: Option<impl ExternalPrinter>,
+    printed: &AtomicUsize,
+) {
     let color = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
     let mut is_last = false;
+    let mut given = String::new();
     while !is_last {
         let mut all = String::new();
         let mut next = prints.blocking_recv();
@@ -270,28 +365,42 @@ fn print(mut prints: mpsc::Receiver<Print>, mut printer: Option<impl ExternalPri
             all = anstream::adapter::strip_str(&all).to_string();
         }
         if !all.is_empty() {
-            put(&mut printer, all);
+            put(&mut printer, &mut given, all);
+            printed.fetch_add(1, Ordering::Relaxed);
         }
     }
     #[cfg(unix)]
     if printer.is_some() {
         // The line editor takes one text at a time: when it takes this, it has printed the last.
-        put(&mut printer, NOTHING.into());
+        put(&mut printer, &mut given, NOTHING.into());
     }
 }
 
-fn put(printer: &mut Option<impl ExternalPrinter>, text: String) {
+/// Has a text printed by the line editor, which was `given` the one before; directly, where that has ended.
+fn put(printer: &mut Option<impl ExternalPrinter>, given: &mut String, text: String) {
+    let began = Instant::now();
     let by_editor = match printer {
         Some(printer) => printer.print(text.clone()).is_ok(),
         None => false,
     };
-    if !by_editor {
-        // The line editor has ended. A terminal that takes nothing any more is not missed.
-        let mut output = io::stdout().lock();
-        let _ = output
-            .write_all(text.as_bytes())
-            .and_then(|()| output.flush());
+    if by_editor {
+        *given = text;
+        return;
     }
+    // It has ended. Where it had to be waited for, it has not printed the one before either.
+    if began.elapsed() > HELD / 2 {
+        put_directly(given);
+    }
+    given.clear();
+    put_directly(&text);
+}
+
+fn put_directly(text: &str) {
+    // A terminal that takes nothing any more is not missed.
+    let mut output = io::stdout().lock();
+    let _ = output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush());
 }
 
 /// Completes commands and paths.

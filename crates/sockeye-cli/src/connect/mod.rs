@@ -37,7 +37,7 @@ const LOST: u8 = 4;
 
 /// How long the line editor has to give the terminal back, where two signals want an end; one that takes nothing
 /// cannot be given back.
-const TERMINAL_BACK: Duration = Duration::from_secs(2);
+const TERMINAL_BACK: Duration = Duration::from_secs(4);
 
 pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
     let mut client = client(&args)?;
@@ -46,6 +46,9 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
     }
     let is_bytes = args.binary || args.one_message;
     let is_terminal = !is_bytes && stdin().is_terminal() && stdout().is_terminal();
+    if is_terminal {
+        editor::prepare();
+    }
     let began = Instant::now();
     let signals = || {
         let patience = match is_terminal {

@@ -187,12 +187,14 @@ struct Front<S> {
     service: S,
     serving: Arc<Serving>,
     peer: Peer,
-    upgrade: Arc<Mutex<Option<(Option<SocketAddr>, Becoming)>>>,
+    upgrade: Arc<Mutex<Option<Upgrading>>>,
     #[cfg(feature = "http2")]
     idle: Arc<Idle>,
 }
 
-/// The WebSocket that a connection is becoming.
+/// The WebSocket that a connection is becoming, and whose.
+type Upgrading = (Option<SocketAddr>, Becoming);
+
 enum Becoming {
     /// It is being decided about; the client may be gone before that is done.
     Undecided,
