@@ -105,15 +105,14 @@ impl Socket {
     /// up: [`Ended::Overflow`], or what `close_on_overflow` says.
     #[inline]
     pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) {
-        match message.into() {
-            // Not kept whole beside its parts: to copy at once what was just written costs the
-            // processor as much as sending 128 bytes.
-            Outgoing::Borrowed(short) => {
-                if !self.send_quick(short) {
-                    self.send_any(Outgoing::Borrowed(short));
-                }
-            }
-            message => self.send_any(message),
+        // Not kept whole beside its parts: to copy at once what was just written costs the
+        // processor as much as sending 128 bytes.
+        let short = match message.into() {
+            Outgoing::Borrowed(short) => short,
+            message => return self.send_any(message),
+        };
+        if !self.send_quick(short) {
+            self.send_any(Outgoing::Borrowed(short));
         }
     }
 
