@@ -232,8 +232,8 @@ mod tests {
                 false
             },
             |shared| {
-                let posted = shared.take_inbox(&mut shared.lock());
-                posted.iter().any(|it| matches!(it, Command::Close(_)))
+                let mut posted = shared.take_inbox(&mut shared.lock());
+                posted.any(|it| matches!(it, Command::Close(_)))
             },
         );
         assert_eq!(missed, 0);

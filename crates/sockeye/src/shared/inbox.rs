@@ -14,7 +14,10 @@ use crate::{
 /// What was sent while a driver held the link.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    commands: Vec<Command<'static>>,
+    /// In order. Mostly there is one, in a broadcast: it is kept here, as to allocate memory for it costs a fifth of such a
+    /// delivery.
+    first: Option<Command<'static>>,
+    more: Vec<Command<'static>>,
     /// The size of all of them.
     size: usize,
     /// What is replaced while it waits.
@@ -55,19 +58,23 @@ impl Shared {
         }
     }
 
-    pub(super) fn take_inbox(&self, state: &mut State) -> Vec<Command<'static>> {
+    pub(super) fn take_inbox(
+        &self,
+        state: &mut State,
+    ) -> impl Iterator<Item = Command<'static>> + use<> {
         // Where another driver wants the link, the one that has it learns of that when it can give it up: this
         // may be in the middle of its poll.
         self.posted.store(state.is_wanted(), Ordering::Relaxed);
-        let Some(inbox) = &mut state.inbox else {
-            return Vec::new();
-        };
-        if !inbox.commands.is_empty() {
-            // Counted until the driver has said how much of it was written.
-            self.driver_buffered
-                .fetch_add(mem::take(&mut inbox.size), Ordering::Relaxed);
+        let (mut first, mut more) = (None, Vec::new());
+        if let Some(inbox) = &mut state.inbox {
+            (first, more) = (inbox.first.take(), mem::take(&mut inbox.more));
+            if first.is_some() {
+                // Counted until the driver has said how much of it was written.
+                self.driver_buffered
+                    .fetch_add(mem::take(&mut inbox.size), Ordering::Relaxed);
+            }
         }
-        mem::take(&mut inbox.commands)
+        first.into_iter().chain(more)
     }
 
     /// First, so that what is sent before a Close still comes before it.
@@ -96,6 +103,19 @@ impl Shared {
     pub(super) fn held_remote(&self) -> usize {
         let waiting = self.waiting.get();
         waiting.map_or(0, |waiting| waiting.held.load(Ordering::Relaxed))
+    }
+}
+
+impl Inbox {
+    fn push(&mut self, command: Command<'static>) {
+        match self.first {
+            None => self.first = Some(command),
+            Some(_) => self.more.push(command),
+        }
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Command<'static>> {
+        self.more.last_mut().or(self.first.as_mut())
     }
 }
 
@@ -145,7 +165,7 @@ impl State {
         }
         let inbox = self.inbox.get_or_insert_default();
         if let Command::AnswerPing(newer) = &command
-            && let Some(Command::AnswerPing(latest)) = inbox.commands.last_mut()
+            && let Some(Command::AnswerPing(latest)) = inbox.last_mut()
         {
             // The pong for the latest will do (RFC 6455 §5.5.3): a peer must not make this grow with pings while
             // the driver is not polled.
@@ -153,7 +173,7 @@ impl State {
             return Ok(());
         }
         inbox.size += command.size();
-        inbox.commands.push(command.into_owned());
+        inbox.push(command.into_owned());
         self.wake_driver();
         Ok(())
     }
@@ -176,7 +196,7 @@ mod tests {
             let ping = number.to_be_bytes().to_vec().into();
             shared.apply(Command::AnswerPing(ping)).unwrap();
         }
-        let posted = shared.take_inbox(&mut shared.lock());
+        let posted: Vec<_> = shared.take_inbox(&mut shared.lock()).collect();
         let [Command::AnswerPing(latest)] = &posted[..] else {
             panic!("{posted:?}");
         };
