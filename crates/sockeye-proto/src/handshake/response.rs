@@ -2,7 +2,7 @@
 //! by a client (§4.1).
 
 use alloc::{
-    borrow::{Cow, ToOwned},
+    borrow::ToOwned,
     format,
     string::{String, ToString},
     vec,
@@ -272,24 +272,21 @@ fn push_free(headers: &mut Headers, name: &str, value: &str) -> Result<(), Hands
     headers.push(name, value)
 }
 
-/// A head in which each field is on one line: a client takes the beginning of another for a space (RFC 9112 §5.2). The first
-/// field has no line that it could go on from.
-fn unfolded(head: &[u8]) -> Cow<'_, [u8]> {
+/// A head in which each field is on one line: a client takes the beginning of another for a space (RFC 9112 §5.2). `None` where
+/// they are already. The first field has no line that it could go on from.
+fn unfolded(head: &[u8]) -> Option<Vec<u8>> {
     let mut ends = (0..head.len()).filter(|&at| head[at] == b'\n');
     let _status_line = ends.next();
     let is_fold = |&at: &usize| matches!(head.get(at + 1), Some(b' ' | b'\t'));
-    let folds: Vec<_> = ends.filter(is_fold).collect();
-    if folds.is_empty() {
-        return head.into();
-    }
-    let mut unfolded = head.to_vec();
-    for at in folds {
+    let mut unfolded = None;
+    for at in ends.filter(is_fold) {
+        let unfolded = unfolded.get_or_insert_with(|| head.to_vec());
         unfolded[at] = b' ';
         if unfolded[at - 1] == b'\r' {
             unfolded[at - 1] = b' ';
         }
     }
-    unfolded.into()
+    unfolded
 }
 
 /// A response as a client received it.
@@ -311,7 +308,14 @@ impl Response {
     /// # Errors
     /// [`HandshakeError::Malformed`] and [`HandshakeError::HttpVersion`].
     pub fn parse(head: &[u8]) -> Result<Self, HandshakeError> {
-        let head = &*unfolded(head);
+        Self::parse_lines(head).or_else(|error| match unfolded(head) {
+            Some(head) => Self::parse_lines(&head),
+            None => Err(error),
+        })
+    }
+
+    /// As [`parse`](Self::parse), of a head in which each field is on one line.
+    fn parse_lines(head: &[u8]) -> Result<Self, HandshakeError> {
         let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
         let mut response = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
