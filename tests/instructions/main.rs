@@ -1,5 +1,6 @@
-//! Work whose instructions are counted by `run.py`: one workload a run, named by the argument, and
-//! counted only while `measured` runs.
+//! Work of the protocol core whose instructions are counted by `run.py`: one workload a run, named by the argument, and
+//! counted only while `measured` runs. What the library does is in a program of its own: how each is compiled changes
+//! with what else is.
 
 use std::{hint::black_box, time::Duration};
 

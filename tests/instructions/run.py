@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Counts the instructions of the hot paths with callgrind, and holds them to `bounds.txt`.
 
-    tests/instructions/run.py PROGRAM            compare
-    tests/instructions/run.py PROGRAM --update   write what was counted as the new bounds
+    tests/instructions/run.py PROGRAM...            compare
+    tests/instructions/run.py PROGRAM... --update   write what was counted as the new bounds
 
 Counts are exact on one machine and change a little with the compiler, the processor (libc chooses its memcpy by that)
 and what the allocator has at hand (which the arguments and the paths of the process decide), so that a bound is broken
@@ -35,7 +35,7 @@ def count(program, name):
 
 
 def main():
-    program, update = sys.argv[1], "--update" in sys.argv[2:]
+    programs, update = [word for word in sys.argv[1:] if word != "--update"], "--update" in sys.argv
     bounds = {}
     if BOUNDS.exists():
         for line in BOUNDS.read_text().splitlines():
@@ -44,8 +44,11 @@ def main():
                 bounds[name] = float(value)
     counted = {}
     within, broken = [], []
-    for line in subprocess.run([program, "list"], capture_output=True, text=True, check=True).stdout.splitlines():
-        messages, name = line.split(maxsplit=1)
+    workloads = []
+    for program in programs:
+        listed = subprocess.run([program, "list"], capture_output=True, text=True, check=True)
+        workloads += [(program, *line.split(maxsplit=1)) for line in listed.stdout.splitlines()]
+    for program, messages, name in workloads:
         counted[name] = value = count(program, name) / int(messages)
         bound = bounds.pop(name, None)
         tolerated = bound and max(bound * TOLERANCE, ALLOCATOR / int(messages))
