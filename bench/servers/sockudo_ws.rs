@@ -21,18 +21,24 @@ fn main() {
             ..DeflateConfig::default()
         }))
     });
+    // No timers of its own: nothing is to be said on a connection that is only open.
+    let config = || Config {
+        idle_timeout: 0,
+        auto_ping: false,
+        ..Config::default()
+    };
     let data = |message: &Message| matches!(message, Message::Text(_) | Message::Binary(_));
     serve!(address, mut stream => async move {
             match deflate {
                 None => {
                     server_handshake(&mut stream).await?;
-                    let mut socket = WebSocketStream::server(stream, Config::default());
+                    let mut socket = WebSocketStream::server(stream, config());
                     echo!(socket, form, data);
                 }
                 Some(deflate) => {
                     serve::upgrade(&mut stream, Some(EXTENSIONS)).await?;
                     let mut socket =
-                        CompressedWebSocketStream::server(stream, Config::default(), deflate.clone());
+                        CompressedWebSocketStream::server(stream, config(), deflate.clone());
                     echo!(socket, form, data);
                 }
             }

@@ -133,6 +133,12 @@ impl Options {
                 _ => return Err(format!("{argument} is no option\n\n{USAGE}").into()),
             }
         }
+        if !(options.seconds.is_finite() && options.seconds > 0.0) || options.rounds == 0 {
+            return Err("nothing is measured in no time: see --seconds and --rounds".into());
+        }
+        if options.level > 9 || options.connections == Some(0) {
+            return Err("--level is of 0 to 9, and --connections at least 1".into());
+        }
         options.kinds.retain(|kind| {
             let there = kind.is_there();
             if !there {
@@ -279,8 +285,8 @@ fn rounds<'a>(
     for _ in 0..options.rounds {
         let mut floor = None;
         for (kind, cell) in kinds.iter().zip(&mut cells) {
-            let server = Server::start(kind, settings)?;
-            let mut measured = match load(kind).run(&server) {
+            let run = |server| load(kind).run(&server);
+            let mut measured = match Server::start(kind, settings).and_then(run) {
                 Ok(measured) => measured,
                 Err(error) => {
                     eprintln!("{}: {error}", kind.name());
@@ -378,8 +384,8 @@ fn accept(options: &Options) -> Result<String> {
         let rounds = options.rounds * if tls { 1 } else { 4 };
         for _ in 0..rounds {
             for (kind, samples) in kinds.iter().zip(&mut costs) {
-                let server = Server::start(kind, &settings)?;
-                match idle::accept(&server, &client, &plain, COUNT) {
+                let run = |server| idle::accept(&server, &client, &plain, COUNT);
+                match Server::start(kind, &settings).and_then(run) {
                     Ok(cost) => samples.0.push(cost),
                     Err(error) => eprintln!("accept {}: {error}", kind.name()),
                 }
@@ -421,8 +427,8 @@ fn broadcast(options: &Options) -> Result<String> {
     ]
     .into_iter()
     .filter_map(|(name, library, form)| {
-        let kind = KINDS.iter().find(|kind| kind.library == library)?;
-        kind.is_there().then_some((name, Kind { form, ..*kind }))
+        let kind = options.kinds.iter().find(|kind| kind.library == library)?;
+        Some((name, Kind { form, ..*kind }))
     })
     .collect();
     let mut rows: Vec<_> = kinds
@@ -452,12 +458,14 @@ fn broadcast(options: &Options) -> Result<String> {
                     continue;
                 }
                 let traffic = if kind.is_raw() { &raw } else { &prepared };
-                let server = Server::start(kind, &settings)?;
-                match broadcast::run(&server, traffic, count, options.seconds) {
+                let run = |server| broadcast::run(&server, traffic, count, options.seconds);
+                match Server::start(kind, &settings).and_then(run) {
                     Ok(cost) => {
+                        if kind.is_raw() {
+                            floor = Some(cost);
+                        }
                         costs[at].0.push(cost);
-                        let floor = *floor.get_or_insert(cost);
-                        ratios[at].0.push(cost / floor);
+                        ratios[at].0.extend(floor.map(|floor| cost / floor));
                         eprintln!("broadcast {name}: {cost:.2} us a delivery");
                     }
                     Err(error) => eprintln!("broadcast {name}: {error}"),
@@ -519,9 +527,10 @@ fn scale(options: &Options) -> Result<String> {
             }
             for (at, (row, cell)) in rows.iter_mut().zip(&cells).enumerate() {
                 progress(&format!("scale {connections} {}", kinds[at].name()), cell);
-                let ratio = cell.ratio.median().unwrap_or(f64::NAN);
                 let cost = cell.cost.median();
-                let shown = cost.map(|cost| format!("{} (×{ratio:.2})", digits(cost)));
+                let ratio = cell.ratio.median();
+                let ratio = ratio.map_or(String::new(), |ratio| format!(" (×{ratio:.2})"));
+                let shown = cost.map(|cost| digits(cost) + &ratio);
                 row.1.push(shown);
                 if connections == counts[counts.len() - 1] {
                     let growth = cost.zip(first[at]).map(|(many, few)| many / few);
@@ -556,7 +565,7 @@ fn cores(options: &Options) -> Result<String> {
         .filter(|point| [2, 4, 5].contains(&point.id))
         .collect();
     let mut rows = Vec::new();
-    for kind in KINDS.iter().filter(|kind| kind.is_sockeye()) {
+    for kind in options.kinds.iter().filter(|kind| kind.is_sockeye()) {
         let mut samples = vec![vec![[const { Samples(Vec::new()) }; 3]; points.len()]; ways.len()];
         for _ in 0..options.rounds {
             for (at, point) in points.iter().enumerate() {
@@ -566,8 +575,15 @@ fn cores(options: &Options) -> Result<String> {
                         arguments: arguments.iter().map(ToString::to_string).collect(),
                         ..options.settings()
                     };
-                    let server = Server::start(kind, &settings)?;
-                    let measured = cores::run(&server, point, options.seconds)?;
+                    let run = |server| cores::run(&server, point, options.seconds);
+                    let started = Server::start(kind, &settings).map_err(Into::into);
+                    let measured = match started.and_then(run) {
+                        Ok(measured) => measured,
+                        Err(error) => {
+                            eprintln!("cores {} {}, {name}: {error}", point.id, kind.name());
+                            continue;
+                        }
+                    };
                     eprintln!(
                         "cores {} {}, {name}: {:.0} k/s, {:.3} us, {:.2} cores",
                         point.id,
@@ -606,7 +622,7 @@ fn memory(options: &Options) -> Result<String> {
     let deflate = Traffic::new(Wire::Deflate, 1024, true);
     let many = options.held(15_000);
     let mut rows = Vec::new();
-    for kind in options.kinds.iter().filter(|kind| kind.form != "loop") {
+    for kind in &options.kinds {
         let settings = options.settings();
         let measure = |settings: &Settings, traffic: &Traffic| {
             let what = match (settings.level, settings.tls) {

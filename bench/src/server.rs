@@ -155,11 +155,10 @@ impl Server {
         let [.., run_high, run_low] = std::process::id().to_be_bytes();
         let last = run_low.clamp(1, 254);
         let address: SocketAddr = ([127, 1 + (high ^ run_high) % 254, low, last], 9001).into();
-        let mut prefix = match (&settings.under, &settings.cores) {
-            (Some(under), _) => under.clone(),
-            (None, Some(cores)) => format!("taskset -c {cores}"),
-            (None, None) => String::new(),
-        };
+        let mut prefix = settings.under.clone().unwrap_or_default();
+        if let Some(cores) = &settings.cores {
+            prefix.insert_str(0, &format!("taskset -c {cores} "));
+        }
         if settings.after_load {
             prefix.insert_str(0, "chrt --batch 0 ");
         }
@@ -183,7 +182,7 @@ impl Server {
             command.env("ECHO_TLS", certificate());
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let server = Self {
+        let mut server = Self {
             pid: child.id(),
             child: Some(child),
             address,
@@ -191,6 +190,15 @@ impl Server {
         };
         let begun = Instant::now();
         while let Err(error) = server.connect() {
+            let ended = server
+                .child
+                .as_mut()
+                .map(Child::try_wait)
+                .transpose()?
+                .flatten();
+            if let Some(status) = ended {
+                return Err(io::Error::other(format!("it did not start: {status}")));
+            }
             if begun.elapsed() > Duration::from_secs(10) {
                 return Err(error);
             }
