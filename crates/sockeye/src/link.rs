@@ -3,9 +3,9 @@
 
 use std::{
     borrow::Cow,
-    future::Future,
+    future::{Future, poll_fn},
     io, mem,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
     thread,
@@ -16,7 +16,11 @@ use bytes::Bytes;
 use sockeye_proto::{
     CloseCode, CloseFrame, Event, MessageKind, Outgoing, ProtocolError, SendError, Sender,
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    runtime::Handle,
+    task::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
 
 use crate::{
     Error, Result, buffers,
@@ -152,7 +156,7 @@ impl Link {
         self.seldom.as_ref()?.ending.as_ref()
     }
 
-    fn has_latest(&self) -> bool {
+    pub(crate) fn has_latest(&self) -> bool {
         matches!(&self.seldom, Some(seldom) if seldom.latest.is_some())
     }
 
@@ -413,10 +417,14 @@ impl Link {
         self.ending().map(|e| e.began + deadline)
     }
 
-    /// A timer for that.
+    /// A timer for that. None yet where this is no task of a runtime, but a thread that has sent something: whoever receives
+    /// has one.
     pub(crate) fn closing_timer(&mut self) -> Option<Pin<&mut Sleep>> {
         let deadline = self.deadline()?;
         let timer = &mut self.seldom.as_mut()?.ending.as_mut()?.timer;
+        if timer.is_none() && Handle::try_current().is_err() {
+            return None;
+        }
         let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         Some(timer.as_mut())
     }
@@ -565,6 +573,9 @@ impl Link {
     /// Says goodbye without waiting: a Close and what else goes out in one attempt.
     pub(crate) fn leave(&mut self) {
         if self.sender.is_open() {
+            if self.has_latest() {
+                self.queue_latest(true);
+            }
             let now = self.now();
             let code = match thread::panicking() {
                 true => CloseCode::INTERNAL_ERROR,
@@ -575,10 +586,11 @@ impl Link {
         self.write_once();
     }
 
-    /// Writes what goes out without waiting.
+    /// Writes what goes out without waiting, also for a task that has done so much that it is to yield: this is the last of
+    /// it.
     pub(crate) fn write_once(&mut self) {
-        let cx = &mut Context::from_waker(Waker::noop());
-        let _ = self.poll_flush(cx, false);
+        let written = pin!(unconstrained(poll_fn(|cx| self.poll_flush(cx, false))));
+        let _ = written.poll(&mut Context::from_waker(Waker::noop()));
     }
 
     /// Ends the transport with the connection, however long handles to it are kept.

@@ -261,8 +261,7 @@ impl Shared {
         };
         self.access(|access| match access {
             Access::Driven(link) => {
-                if link.sender.buffered() >= high_water && link.sender.is_open() {
-                    self.waiting().room.add(cx.waker());
+                if !self.has_room(cx, link) {
                     return Poll::Pending;
                 }
                 Poll::Ready(commands(&mut |command| link.apply(command)))

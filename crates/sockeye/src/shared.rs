@@ -232,24 +232,33 @@ impl Shared {
     /// Works on the link, wherever it is.
     #[inline]
     pub(crate) fn access<R>(&self, work: impl FnOnce(Access<'_>) -> R) -> R {
+        /// Gives the link back, also where a user's own stream or payload panics.
+        struct Held<'a> {
+            state: MutexGuard<'a, State>,
+            link: Option<Box<Link>>,
+        }
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.state.link = self.link.take();
+            }
+        }
         // Taken out of the slot while it is at work, so that nothing can find it there twice.
-        if let Some(mut driving) = self.take_driving() {
+        if let Some(mut taken) = self.take_driving()
+            && let Some(link) = taken.link()
+        {
             // What was sent before from elsewhere, such as within another driver, comes first.
             if self.posted.load(Ordering::Acquire) {
-                self.take_posted(&mut driving.link);
+                self.take_posted(link);
             }
-            let result = work(Access::Driven(&mut driving.link));
-            driving.put_back();
-            return result;
+            return work(Access::Driven(link));
         }
         let mut state = self.lock();
-        match state.link.take() {
-            Some(mut link) => {
-                let result = work(Access::Free(&mut link, &mut state));
-                state.link = Some(link);
-                result
-            }
-            None => work(Access::Remote(&mut state)),
+        let link = state.link.take();
+        let mut held = Held { state, link };
+        let Held { state, link } = &mut held;
+        match link {
+            Some(link) => work(Access::Free(link, state)),
+            None => work(Access::Remote(state)),
         }
     }
 

@@ -288,19 +288,13 @@ impl WebSocket {
         F: FnOnce(Self) -> Fut,
         Fut: Future<Output = Result<()>>,
     {
-        let mut driver = Driver::new(self.shared().clone());
-        // In one place, however it is run: two would be twice its size in this future. Dropped when it
-        // is done: the socket in it may be given back only then.
+        let mut driver = Driver::waiting(self.shared().clone());
+        // Within a handler, that one's driver gives it up.
+        poll_fn(|cx| driver.poll_take_over(cx)).await;
         let result = {
+            // Dropped when it is done: the socket in it may be given back only then.
             let work = pin!(work(self));
-            match &mut driver {
-                Some(driver) => driver.run(work).await,
-                // Within a handler already: that one's driver writes.
-                None => work.await,
-            }
-        };
-        let Some(driver) = driver else {
-            return result.map(|()| None);
+            driver.run(work).await
         };
         // Boxed: it is the last of the connection, and needs no room while that is open.
         let ended = Box::pin(driver.finish(code_of(&result))).await;

@@ -11,16 +11,26 @@ use super::Shared;
 use crate::link::{Link, Lost};
 
 /// The link that the driver on this thread is polling its user's future with.
-pub(super) struct Driving {
+struct Driving {
     id: usize,
-    pub(super) link: Box<Link>,
+    link: Box<Link>,
 }
 
-impl Driving {
-    /// Puts it back into the slot that it was [taken](Shared::take_driving) out of.
+/// The same out of its slot, to which it goes back when this is dropped.
+pub(super) struct Taken(Option<Driving>);
+
+impl Taken {
     #[inline]
-    pub(super) fn put_back(self) {
-        DRIVING.with(|slot| slot.replace(Some(self)));
+    pub(super) fn link(&mut self) -> Option<&mut Link> {
+        Some(&mut self.0.as_mut()?.link)
+    }
+}
+
+impl Drop for Taken {
+    #[inline]
+    fn drop(&mut self) {
+        // The slot is there while a driver polls on this thread.
+        let _ = DRIVING.try_with(|slot| slot.replace(self.0.take()));
     }
 }
 
@@ -42,12 +52,12 @@ impl Shared {
 
     /// Takes it out of the slot, so that nothing can find it there twice.
     #[inline]
-    pub(super) fn take_driving(&self) -> Option<Driving> {
+    pub(super) fn take_driving(&self) -> Option<Taken> {
         let taken = DRIVING.try_with(|slot| {
             let mut slot = slot.try_borrow_mut().ok()?;
             slot.take_if(|driving| driving.id == self.id())
         });
-        taken.ok().flatten()
+        taken.ok().flatten().map(|driving| Taken(Some(driving)))
     }
 
     /// Takes the link for a driver.
@@ -85,6 +95,11 @@ impl Shared {
         }
         self.driver_buffered.store(0, Ordering::Relaxed);
         state.driver = None;
+        if link.has_latest() || !link.is_written() {
+            // What has come from elsewhere since the driver wrote: whoever sent it is not there to do so.
+            let all = Waker::from(self.waiting().clone());
+            let _ = link.poll_flush(&mut Context::from_waker(&all), self.info.client);
+        }
         // Whoever waits for an event now writes what is left, and minds the deadline.
         let wakers = [wanted, state.take_reading()];
         state.link = Some(link);
@@ -166,6 +181,24 @@ impl Shared {
             waiting.drained.wake();
         }
         result
+    }
+
+    /// Whether less output waits than the high-water mark, or nothing can be sent any more, for a task in the poll of its
+    /// driver. Else it is woken when that is so.
+    ///
+    /// What waits is written first: the driver does so when this poll ends, and one that blocks its thread until then, as
+    /// by `block_on`, would wait for itself.
+    pub(crate) fn has_room(&self, cx: &mut Context<'_>, link: &mut Link) -> bool {
+        let high_water = self.info.settings.output.high_water;
+        let is_full = |link: &Link| link.sender.buffered() >= high_water && link.sender.is_open();
+        if is_full(link) {
+            let _ = self.poll_drive(cx, link);
+        }
+        let has_room = !is_full(link);
+        if !has_room {
+            self.waiting().room.add(cx.waker());
+        }
+        has_room
     }
 
     /// Polls a user's future with the link at hand on this thread.

@@ -304,6 +304,32 @@ mod tests {
         assert!(matches!(flushed, Poll::Ready(Err(_))), "{flushed:?}");
     }
 
+    /// One that begins just as another was about to be sent: `send` waits for its turn, and does not leave it held.
+    #[test]
+    fn a_message_is_not_sent_while_another_is_in_parts() {
+        for driven in [false, true] {
+            let shared = Shared::of_nobody();
+            let kind = sockeye_proto::MessageKind::Binary;
+            shared.apply(Command::Begin(kind)).unwrap();
+            let woken = Arc::<Woken>::default();
+            let waker = woken.clone().into();
+            let cx = &mut Context::from_waker(&waker);
+            let mut message = Some(Command::Message("later".into()));
+            let mut send = || {
+                let mut link = driven.then(|| shared.take_link()).flatten();
+                let sent = shared.drive(&mut link, || shared.poll_apply(cx, &mut message));
+                link.into_iter().for_each(|link| shared.free_link(link));
+                sent
+            };
+            assert!(send().is_pending(), "{driven}");
+            shared.apply(Command::Finish).unwrap();
+            shared.waiting().turn.wake();
+            assert!(woken.0.load(Ordering::Acquire));
+            assert!(matches!(send(), Poll::Ready(Ok(()))));
+            assert!(message.is_none());
+        }
+    }
+
     #[test]
     fn what_is_refused_leaves_no_buffer_with_a_connection_that_has_ended() {
         let shared = Shared::of_nobody();

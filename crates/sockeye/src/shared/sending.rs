@@ -135,12 +135,18 @@ impl Shared {
             ready!(self.poll_others_turn(cx))?;
         }
         let high_water = self.info.settings.output.high_water;
+        let is_message = matches!(command, Some(Command::Message(_)));
         self.access(|access| {
             match &access {
-                Access::Driven(link)
-                    if link.sender.buffered() >= high_water && link.sender.is_open() =>
+                // Begun since that was looked at: what comes behind it is held, and nobody could wait for it.
+                Access::Driven(link) | Access::Free(link, _)
+                    if is_message && link.sender.is_sending_parts() && link.sender.is_open() =>
                 {
-                    self.waiting().room.add(cx.waker());
+                    self.waiting().turn.add(cx.waker());
+                    if self.is_posted() {
+                        // Its end may be among that.
+                        cx.waker().wake_by_ref();
+                    }
                     return Poll::Pending;
                 }
                 Access::Remote(state)
@@ -153,6 +159,9 @@ impl Shared {
             }
             match access {
                 Access::Driven(link) => {
+                    if !self.has_room(cx, link) {
+                        return Poll::Pending;
+                    }
                     Poll::Ready(command.take().map_or(Ok(()), |c| link.apply(c)))
                 }
                 Access::Free(link, state) => {
@@ -281,6 +290,13 @@ impl Shared {
                 Some(lost) => Poll::Ready(Err(lost.clone())),
                 None if link.is_drained() => Poll::Ready(Ok(())),
                 None => {
+                    // As where there is no room: this may block the thread of the driver.
+                    if let Poll::Ready(Err(lost)) = self.poll_drive(cx, link) {
+                        return Poll::Ready(Err(lost));
+                    }
+                    if link.is_drained() {
+                        return Poll::Ready(Ok(()));
+                    }
                     // First: whoever ends the connection, in another thread, wakes those who wait by then.
                     self.waiting().drained.add(cx.waker());
                     match self.lock().ended().and_then(Ended::lost) {

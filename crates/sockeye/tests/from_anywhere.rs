@@ -1,0 +1,243 @@
+//! Connections used from where they are seldom used: threads without a runtime, a thread that is blocked, tasks that have
+//! used up their turn, other tasks than the one that drives.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod wire;
+
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    task::Poll,
+    thread,
+    time::Duration,
+};
+
+use sockeye::{CloseCode, Ended, Error, Groups, WebSocket, groups::Slow};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    runtime::Handle,
+    sync::oneshot,
+    task::{block_in_place, coop},
+    time::sleep,
+};
+use wire::*;
+
+/// A bug: the thread panicked, as there was no runtime for a timer, and the connection was broken for everybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_closes_who_is_slow() {
+    let setup = Setup {
+        pipe: 1024,
+        close_timeout: Duration::from_millis(200),
+        ..Setup::default()
+    };
+    let (mut socket, _peer) = setup.open(Role::Server).await;
+    let groups = Groups::new().slow(Slow::Close {
+        above: 4096,
+        code: CloseCode::POLICY_VIOLATION,
+    });
+    let _member = groups.member(socket.sender());
+    let reading = tokio::spawn(async move { (socket.recv().await, socket.ended()) });
+    let sending = thread::spawn(move || (0..20).map(|_| groups.send_to_all(vec![0; 1000])).sum());
+    let sent: usize = sending.join().unwrap();
+    assert!((3..20).contains(&sent), "{sent}");
+    let (received, ended) = within(reading).await.unwrap();
+    assert!(received.unwrap_err().is_timeout());
+    assert!(matches!(ended, Some(Ended::TimedOut)), "{ended:?}");
+}
+
+/// A payload whose owner panics when it is let go of.
+struct Fatal;
+
+impl AsRef<[u8]> for Fatal {
+    fn as_ref(&self) -> &[u8] {
+        &[7; 100_000]
+    }
+}
+
+impl Drop for Fatal {
+    fn drop(&mut self) {
+        panic!("as the test wants it");
+    }
+}
+
+/// A bug: what it was sent on was lost with the panic, and whoever received waited for ever.
+#[tokio::test]
+async fn a_payload_that_panics_leaves_the_connection_to_the_others() {
+    let (mut socket, mut peer) = Setup::default().open(Role::Server).await;
+    let sender = socket.sender();
+    let payload = bytes::Bytes::from_owner(Fatal);
+    let sent = catch_unwind(AssertUnwindSafe(|| sender.try_send(payload)));
+    assert!(sent.is_err());
+    peer.send_frame(0x81, "hello").await;
+    assert_eq!(within(socket.recv()).await.unwrap(), Some("hello".into()));
+}
+
+/// A bug: a driver that another one held the connection before never got it, so that what had been sent was cut off, and
+/// the code was not that of how the work ended.
+#[tokio::test(start_paused = true)]
+async fn whoever_drives_in_a_task_of_its_own_drives_on() {
+    for role in BOTH {
+        for fails in [false, true] {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let (tell, told) = oneshot::channel();
+            let work = move |mut socket: WebSocket| async move {
+                sleep(Duration::from_secs(1)).await;
+                socket.send(vec![7; 4 << 20]).await?;
+                match fails {
+                    true => Err(Error::other("no more")),
+                    false => Ok(()),
+                }
+            };
+            let outer = tokio::spawn(socket.drive(move |socket| async move {
+                let inner = tokio::spawn(socket.drive(work));
+                tell.send(inner).unwrap();
+                sleep(Duration::from_millis(20)).await;
+                Ok(())
+            }));
+            assert_eq!(peer.expect(0x82).await.len(), 4 << 20);
+            let code = if fails { 1011 } else { 1000 };
+            assert_eq!(peer.expect_close().await.0, code, "{role:?}");
+            peer.send_close(code, "").await;
+            drop(peer);
+            assert!(within(outer).await.unwrap().unwrap().is_none());
+            let ended = within(told.await.unwrap()).await.unwrap();
+            assert_eq!(ended.is_err(), fails);
+            assert!(fails || ended.unwrap().unwrap().was_clean());
+        }
+    }
+}
+
+/// The same in one task, where the driver around it goes on after that.
+#[tokio::test(start_paused = true)]
+async fn whoever_drives_within_a_handler_closes_with_its_own_code() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let driving = tokio::spawn(socket.drive(move |socket| async move {
+            let failed = socket.drive(async |mut socket| {
+                socket.send("hello").await?;
+                Err(Error::other("no more"))
+            });
+            assert!(failed.await.is_err());
+            sleep(Duration::from_secs(1)).await;
+            Ok(())
+        }));
+        peer.expect_text("hello").await;
+        assert_eq!(peer.expect_close().await.0, 1011, "{role:?}");
+        peer.send_close(1011, "").await;
+        drop(peer);
+        within(driving).await.unwrap().unwrap();
+    }
+}
+
+/// A bug: the thread of the driver waited for the driver.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_handler_may_block_while_it_sends() {
+    let setup = Setup {
+        pipe: 1 << 16,
+        high_water: 1 << 16,
+        ..Setup::default()
+    };
+    for role in BOTH {
+        let (socket, mut peer) = setup.open(role).await;
+        let driving = tokio::spawn(socket.drive(|mut socket| async move {
+            block_in_place(|| {
+                Handle::current().block_on(async {
+                    for _ in 0..20 {
+                        socket.send(vec![1; 50_000]).await?;
+                    }
+                    socket.flush().await?;
+                    let kind = sockeye::MessageKind::Binary;
+                    let mut parts = socket.send_stream(kind).await?;
+                    for _ in 0..20 {
+                        parts.write_all(&[2; 50_000]).await?;
+                    }
+                    parts.finish().await
+                })
+            })
+        }));
+        for _ in 0..20 {
+            assert_eq!(peer.expect(0x82).await.len(), 50_000);
+        }
+        let mut parts = 0;
+        loop {
+            let frame = within(peer.next()).await.unwrap();
+            parts += frame.payload.len();
+            if frame.first & 0x80 != 0 {
+                break;
+            }
+        }
+        assert_eq!(parts, 1_000_000);
+        peer.expect_close().await;
+        peer.send_close(1000, "").await;
+        drop(peer);
+        within(driving).await.unwrap().unwrap();
+    }
+}
+
+/// A bug: a task that had done so much that tokio had it yield said no goodbye, and what was sent before went with it.
+#[tokio::test]
+async fn what_goes_out_with_a_goodbye_needs_no_turn() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        tokio::spawn(async move {
+            poll_fn(|cx| {
+                while coop::has_budget_remaining() {
+                    if let Poll::Ready(turn) = coop::poll_proceed(cx) {
+                        turn.made_progress();
+                    }
+                }
+                Poll::Ready(())
+            })
+            .await;
+            socket.sender().try_send(vec![1; 20_000]).unwrap();
+            drop(socket);
+        });
+        assert_eq!(peer.expect(0x82).await.len(), 20_000);
+        assert_eq!(peer.expect_close().await.0, 1001, "{role:?}");
+    }
+}
+
+/// As a Close that is asked for.
+#[tokio::test]
+async fn the_newest_comes_before_a_goodbye() {
+    let setup = Setup {
+        pipe: 64,
+        ..Setup::default()
+    };
+    for role in BOTH {
+        let (socket, mut peer) = setup.open(role).await;
+        let sender = socket.sender();
+        sender.try_send(vec![1; 100]).unwrap();
+        sender.send_latest(1, "newest").unwrap();
+        // Room for all of it.
+        peer.stream.read_exact(&mut [0; 60]).await.unwrap();
+        drop((sender, socket));
+        let mut rest = Vec::new();
+        within(peer.stream.read_to_end(&mut rest)).await.unwrap();
+        let close = if role == Role::Server { 4 } else { 8 };
+        let newest = &rest[rest.len() - close - 6..rest.len() - close];
+        assert!(role == Role::Client || newest == b"newest", "{rest:?}");
+        assert!(rest.len() > 40 + close + 8, "{rest:?}");
+    }
+}
+
+/// A bug: it was queued on a connection that nobody used, and stayed there.
+#[tokio::test]
+async fn what_comes_last_to_a_driver_is_written() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let (tell, told) = oneshot::channel();
+        let driven = socket.drive(|socket| async move {
+            let sender = socket.sender();
+            thread::spawn(move || sender.try_send("late"))
+                .join()
+                .unwrap()?;
+            tell.send(socket).ok().unwrap();
+            Ok(())
+        });
+        assert!(within(driven).await.unwrap().is_none());
+        let socket = told.await.unwrap();
+        peer.expect_text("late").await;
+        drop(socket);
+    }
+}
