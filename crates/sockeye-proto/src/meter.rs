@@ -102,7 +102,7 @@ pub struct Traffic {
     pub pongs: u64,
     /// Payload bytes of the compressed messages as they travelled.
     pub compressed: u64,
-    /// Payload bytes of the same messages as they are.
+    /// Payload bytes of the same messages as they are; without what was skipped of one that is read in parts.
     pub uncompressed: u64,
 }
 

@@ -506,6 +506,15 @@ mod tests {
     fn is_small_and_goes_anywhere() {
         fn goes_anywhere<T: Clone + Send + Sync + 'static>() {}
         goes_anywhere::<Error>();
+        goes_anywhere::<crate::Sender>();
+        goes_anywhere::<crate::Groups>();
+        // Lent to an async function, a socket is used by another thread after a wait.
+        fn is_lent_anywhere<T: Send + Sync>() {}
+        is_lent_anywhere::<crate::WebSocket>();
+        is_lent_anywhere::<crate::Receiver>();
+        is_lent_anywhere::<crate::ByteStream>();
+        is_lent_anywhere::<crate::MessageReader<'_>>();
+        is_lent_anywhere::<crate::MessageWriter<'_>>();
         assert!(size_of::<Error>() <= 48, "{}", size_of::<Error>());
     }
 

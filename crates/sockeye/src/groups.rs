@@ -57,13 +57,13 @@ pub enum Slow {
     /// It misses the message, and is given the next one when less waits. For messages that are worth
     /// nothing once there is a newer one.
     Skip {
-        /// While this many bytes or more wait.
+        /// While this many bytes or more wait. 0 is as 1.
         above: usize,
     },
     /// It is closed, since it must miss nothing: it has left everything at once, and its Close comes
     /// behind all that waits for it, within the close timeout.
     Close {
-        /// As soon as it is to be sent something while this many bytes or more wait.
+        /// As soon as it is to be sent something while this many bytes or more wait. 0 is as 1.
         above: usize,
         /// Commonly [1008](CloseCode::POLICY_VIOLATION) or [1013](CloseCode::TRY_AGAIN_LATER), which
         /// invites the client to come again. Where this end may not send the code, 1008 is sent.
@@ -221,7 +221,7 @@ impl Groups {
         let message = prepare(message);
         let (Slow::Skip { above } | Slow::Close { above, .. }) = self.settings.slow;
         self.deliver(members, but, |sender| {
-            sender.shared.send_below((&message).into(), above)
+            sender.shared.send_below((&message).into(), above.max(1))
         })
     }
 

@@ -47,7 +47,7 @@ use crate::{
 /// ```
 ///
 /// What a callback sends is written when all that was received has been handled. While more output
-/// waits than the high-water mark, no messages are delivered: the peer has to read first.
+/// waits for the peer than the high-water mark, no messages are delivered: it has to read first.
 pub trait Handler {
     /// The connection is open.
     fn on_open(&mut self, socket: &mut Socket) {
@@ -264,8 +264,14 @@ impl Socket {
         self.driver.link().is_some_and(|link| link.sender.is_open())
     }
 
-    /// How many bytes wait to be written.
+    /// How many bytes wait to be written, and behind a message that another task sends in parts.
     pub fn buffered_amount(&mut self) -> usize {
+        self.driver.link().map_or(0, |link| link.waiting())
+    }
+
+    /// The same without what only waits for another message, which the peer need not read.
+    #[inline]
+    fn unread_amount(&mut self) -> usize {
         self.driver.link().map_or(0, |link| link.sender.buffered())
     }
 
@@ -460,7 +466,7 @@ impl<H: Handler> Session<H> {
             }
             // Once this end has closed nothing comes of what is read, and the peer's Close is behind it.
             let waits = written.is_pending()
-                && self.socket.buffered_amount() >= shared.info.settings.output.high_water
+                && self.socket.unread_amount() >= shared.info.settings.output.high_water
                 && self.socket.is_open();
             let received = if waits {
                 Poll::Pending
@@ -606,7 +612,7 @@ impl<H> Delivery<'_, H> {
 
     #[inline]
     fn go_on(&mut self) -> ControlFlow<()> {
-        if self.socket.buffered_amount() < self.high_water || !self.socket.is_open() {
+        if self.socket.unread_amount() < self.high_water || !self.socket.is_open() {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())

@@ -74,12 +74,18 @@
 //! | [`client::guide`] | the way to a server: proxies, TLS, redirects, deadlines, staying connected |
 //! | [`Reconnecting`](client::Reconnecting) | a client that connects again |
 //! | [`browser`] | the browser's `WebSocket` |
-//! | [`server::guide`] | pages and sockets on one port, axum, hyper, tests in memory |
+#![cfg_attr(
+    feature = "hyper",
+    doc = "| [`server::guide`] | pages and sockets on one port, axum, hyper, tests in memory |"
+)]
 //! | [`server::who_may_come_in`] | decisions about requests, origins, paths |
 //! | [`server::limits`] | all limits, slow readers, proxies in front, very many connections |
 //! | [`groups`] | one message to many |
 //! | [`server::leaving`] | shutdown, restarts, certificates |
-//! | [`metrics::guide`] | counters, metrics, spans |
+#![cfg_attr(
+    feature = "metrics",
+    doc = "| [`metrics::guide`] | counters, metrics, spans |"
+)]
 //!
 //! Other transports than tokio's: [`proto::guide`].
 //!

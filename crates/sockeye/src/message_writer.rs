@@ -74,7 +74,8 @@ const MOST: usize = 64 * 1024;
 impl<'a> MessageWriter<'a> {
     /// Waits for its turn. Nothing is sent yet.
     pub(crate) async fn begin(shared: &'a Arc<Shared>, kind: MessageKind) -> Result<Self> {
-        poll_fn(|cx| shared.poll_turn(cx)).await?;
+        let begun = poll_fn(|cx| shared.poll_turn(cx)).await;
+        begun.map_err(|error| shared.noted(error))?;
         Ok(Self {
             shared,
             kind,

@@ -188,7 +188,9 @@ impl WebSocket {
     /// a server's handler, or under [`drive`](Self::drive), it is written when the task next
     /// yields; else this writes it and returns when that is done.
     ///
-    /// Strings are sent as text and bytes as binary.
+    /// Strings are sent as text and bytes as binary. Bytes with an owner of their own
+    /// ([`Bytes::from_owner`](bytes::Bytes::from_owner)) are let go of while the connection is at work: what that owner does
+    /// when it is dropped must not use it.
     ///
     /// # Errors
     /// [`Error::is_closed`] once a Close was sent or received; [`Error::is_lost`] where the
@@ -249,7 +251,8 @@ impl WebSocket {
         Ok(())
     }
 
-    /// Waits until everything queued has been handed to the transport.
+    /// Waits until everything queued has been handed to the transport, but for messages behind one that is being sent in
+    /// parts: those are not waited for.
     ///
     /// # Errors
     /// [`Error::is_lost`].

@@ -158,7 +158,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Waits until everything queued has been handed to the transport.
+    /// Waits until everything queued has been handed to the transport, but for messages behind one that is being sent in
+    /// parts: those are not waited for.
     ///
     /// # Errors
     /// [`Error::is_lost`](crate::Error::is_lost).

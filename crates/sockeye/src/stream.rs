@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    sync::{Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -131,14 +132,21 @@ impl fmt::Debug for Stream {
 /// A panic becomes an error, which everybody who uses the connection is told of: its parts are in several tasks, of
 /// which only one would unwind, and maybe with what the others wait for. The panic hook has told of it too.
 pub(crate) enum Users {
-    Stream(Box<dyn Io>),
+    Stream {
+        /// Nobody ever locks it: so a stream that is for one thread at a time is for whoever has the connection.
+        stream: Mutex<Box<dyn Io>>,
+        is_vectored: bool,
+    },
     /// With what.
     Panicked(String),
 }
 
 impl Users {
     fn new(stream: impl Io + 'static) -> Self {
-        Self::Stream(Box::new(stream))
+        Self::Stream {
+            is_vectored: stream.is_write_vectored(),
+            stream: Mutex::new(Box::new(stream)),
+        }
     }
 
     #[inline]
@@ -148,10 +156,13 @@ impl Users {
     ) -> Poll<io::Result<T>> {
         match self {
             // It is not looked at again after a panic but to be dropped.
-            Self::Stream(stream) => match catch_unwind(AssertUnwindSafe(|| poll(stream))) {
-                Ok(polled) => polled,
-                Err(panic) => Poll::Ready(Err(self.give_up(&*panic))),
-            },
+            Self::Stream { stream, .. } => {
+                let stream = stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+                match catch_unwind(AssertUnwindSafe(|| poll(stream))) {
+                    Ok(polled) => polled,
+                    Err(panic) => Poll::Ready(Err(self.give_up(&*panic))),
+                }
+            }
             Self::Panicked(message) => Poll::Ready(Err(panicked(message))),
         }
     }
@@ -236,7 +247,7 @@ impl AsyncWrite for Stream {
             Self::ClientTls(tls) => tls.is_write_vectored(),
             #[cfg(all(feature = "tls", feature = "server"))]
             Self::ServerTls(tls) => tls.is_write_vectored(),
-            Self::Other(Users::Stream(stream)) => stream.is_write_vectored(),
+            Self::Other(Users::Stream { is_vectored, .. }) => *is_vectored,
             Self::Other(Users::Panicked(_)) => false,
         }
     }

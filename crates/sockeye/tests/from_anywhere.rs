@@ -12,11 +12,14 @@ use std::{
     time::Duration,
 };
 
-use sockeye::{CloseCode, Ended, Error, Groups, WebSocket, groups::Slow};
+use sockeye::{
+    CloseCode, Ended, Error, Groups, Handler, MessageKind, MessageRef, Socket, WebSocket,
+    groups::Slow,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     runtime::Handle,
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     task::{block_in_place, coop},
     time::sleep,
 };
@@ -146,7 +149,7 @@ async fn a_handler_may_block_while_it_sends() {
                         socket.send(vec![1; 50_000]).await?;
                     }
                     socket.flush().await?;
-                    let kind = sockeye::MessageKind::Binary;
+                    let kind = MessageKind::Binary;
                     let mut parts = socket.send_stream(kind).await?;
                     for _ in 0..20 {
                         parts.write_all(&[2; 50_000]).await?;
@@ -239,5 +242,84 @@ async fn what_comes_last_to_a_driver_is_written() {
         let socket = told.await.unwrap();
         peer.expect_text("late").await;
         drop(socket);
+    }
+}
+
+/// A bug: it was told that the connection was closing, as after a Close.
+#[tokio::test]
+async fn whoever_only_sends_is_told_that_the_peer_is_gone() {
+    for role in BOTH {
+        for driven in [false, true] {
+            let (socket, peer) = Setup::default().open(role).await;
+            let sender = socket.sender();
+            let work = async |mut socket: WebSocket| {
+                let received = socket.recv().await;
+                assert!(received.unwrap_err().is_lost());
+                let sender = socket.sender();
+                for refused in [
+                    socket.send("more").await,
+                    sender.try_send("more"),
+                    sender.send_latest(1, "more"),
+                    sender.send_stream(MessageKind::Text).await.map(drop),
+                ] {
+                    assert!(refused.unwrap_err().is_lost(), "{role:?} {driven}");
+                }
+                Ok(())
+            };
+            drop(peer);
+            match driven {
+                true => drop(within(socket.drive(work)).await.unwrap()),
+                false => within(work(socket)).await.unwrap(),
+            }
+            assert!(sender.send("more").await.unwrap_err().is_lost());
+        }
+    }
+}
+
+/// Answers, and tells how much waits then.
+struct Answering(mpsc::UnboundedSender<usize>);
+
+impl Handler for Answering {
+    fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
+        socket.send(message);
+        self.0.send(socket.buffered_amount()).unwrap();
+    }
+}
+
+/// A bug: a callback was told nothing of what it had sent, and was given up for it at the output limit.
+#[tokio::test]
+async fn a_callback_knows_what_waits_behind_a_message_in_parts() {
+    let (socket, mut peer) = Setup::default().open(Role::Server).await;
+    let sender = socket.sender();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let handling = tokio::spawn(socket.handle(Answering(tell)));
+    let mut message = sender.send_stream(MessageKind::Binary).await.unwrap();
+    message.write_all(b"begun").await.unwrap();
+    assert_eq!(peer.expect(0x02).await, b"begun");
+    for count in 1..=3 {
+        peer.send_frame(0x82, vec![1; 1000]).await;
+        let waits = within(told.recv()).await.unwrap();
+        assert!((count * 1000..count * 1010).contains(&waits), "{waits}");
+    }
+    message.finish().await.unwrap();
+    assert_eq!(peer.expect(0x80).await, b"");
+    for _ in 0..3 {
+        assert_eq!(peer.expect(0x82).await.len(), 1000);
+    }
+    peer.send_close(1000, "").await;
+    assert_eq!(peer.expect_close().await.0, 1000);
+    within(handling).await.unwrap();
+}
+
+/// A bug: nobody was ever sent anything.
+#[tokio::test]
+async fn nothing_that_waits_is_less_than_any_bound_of_a_group() {
+    let code = CloseCode::POLICY_VIOLATION;
+    for slow in [Slow::Skip { above: 0 }, Slow::Close { above: 0, code }] {
+        let groups = Groups::new().slow(slow);
+        let (socket, mut peer) = Setup::default().open(Role::Server).await;
+        let _member = groups.member(socket.sender());
+        assert_eq!(groups.send_to_all("hello"), 1);
+        peer.expect_text("hello").await;
     }
 }

@@ -674,6 +674,22 @@ async fn closing_is_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reason_that_is_too_long_closes_nothing() {
+    let (mut socket, mut attempts) = pipes();
+    let too_long = "x".repeat(124);
+    for connected in [false, true] {
+        let _peer = match connected {
+            true => Some(open(&mut socket, &mut attempts, 1).await),
+            false => None,
+        };
+        let closed = within(socket.close(CloseCode::NORMAL, &too_long)).await;
+        assert!(matches!(closed, Err(Error::Send(_))), "{closed:?}");
+        assert!(!closed.unwrap_err().is_closed());
+    }
+    assert!(socket.ended().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_attempt_follows_a_close_that_is_not_answered() {
     let (mut socket, mut attempts) = pipes();
     let _peer = open(&mut socket, &mut attempts, 1).await;

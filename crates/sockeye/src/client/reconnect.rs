@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use sockeye_proto::{CloseCode, Message, OwnedEvent as Event, SendError};
+use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event, SendError};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::{
@@ -295,11 +295,15 @@ impl Reconnecting {
     /// Closes the connection for good, as [`WebSocket::close`], or gives up the attempt to open one.
     ///
     /// # Errors
-    /// As [`WebSocket::close`]. Where the code or the reason cannot be sent, nothing has happened.
+    /// As [`WebSocket::close`]. Where the reason cannot be sent, nothing has happened.
     ///
     /// # Cancel safety
     /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it.
     pub async fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
+        let reason_len = reason.len();
+        if reason_len > CloseFrame::MAX_REASON {
+            return Err(SendError::ReasonTooLong { len: reason_len }.into());
+        }
         let socket = match &mut self.state {
             State::Open { connection, .. } => &mut connection.socket,
             State::Over(_) => return Err(SendError::Closed.into()),
@@ -308,14 +312,8 @@ impl Reconnecting {
                 return Ok(());
             }
         };
-        let were_closing = mem::replace(&mut self.closing, true);
+        self.closing = true;
         let result = socket.close(code, reason).await;
-        if let Err(Error::Send(error)) = &result
-            && *error != SendError::Closed
-        {
-            self.closing = were_closing;
-            return result;
-        }
         // The end of one that was closing already.
         while socket.recv().await.is_ok_and(|message| message.is_some()) {}
         self.ended = socket.ended();

@@ -98,8 +98,19 @@ impl Shared {
     }
 
     /// Notes the end that an error is, where nobody receives who would, and lets go of the connection.
+    ///
+    /// A connection that has broken off is closed too, and that it has is what whoever sends is told.
     #[cold]
-    fn noted(&self, error: Error) -> Error {
+    pub(crate) fn noted(&self, error: Error) -> Error {
+        if matches!(error, Error::Send(SendError::Closed)) {
+            let state = self.lock();
+            if state.our_close().is_none()
+                && let Some(ended @ (Ended::Lost(_) | Ended::Silent)) = state.ended()
+                && let Some(lost) = ended.lost()
+            {
+                return Error::Lost(lost);
+            }
+        }
         if let Error::Lost(lost) = &error
             && self.has_reader()
         {
