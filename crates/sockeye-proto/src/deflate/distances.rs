@@ -29,7 +29,7 @@ pub(super) fn check(compressed: &[u8], window: usize) -> Result<(), ProtocolErro
 pub(super) struct Walk {
     window: usize,
     /// Bytes of which no whole step could be made: less than the header of a block with its codes,
-    /// which is at most 300 bytes.
+    /// which is at most 300 bytes. And such as [wait](Self::push_later).
     rest: Vec<u8>,
     /// Bits of the byte before those.
     held: u32,
@@ -73,6 +73,17 @@ impl Walk {
             fixed: None,
             last: false,
         }
+    }
+
+    /// As [`push`](Self::push), of bytes of which nothing was made or something: the first may wait for more, as nothing is
+    /// given out. In frames of a byte, the header of a block would be walked over anew for each.
+    pub(super) fn push_later(&mut self, part: &[u8], made: bool) -> Result<(), ProtocolError> {
+        const WAITING: usize = 512;
+        if !made && self.rest.len() + part.len() <= WAITING {
+            self.rest.extend_from_slice(part);
+            return Ok(());
+        }
+        self.push(part)
     }
 
     /// Walks on over the next part.
@@ -311,3 +322,32 @@ const DISTANCE_EXTRA: [u8; 30] = [
     0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13,
     13,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The header of a block with its codes, cut into single bytes, is walked over once.
+    #[test]
+    fn bytes_of_which_nothing_is_made_wait() {
+        let window = 256;
+        let mut walk = Walk::new(window);
+        // BFINAL is not set, the codes follow; what they are is not looked at yet.
+        for byte in core::iter::once(0b100).chain(core::iter::repeat_n(0xFF, 299)) {
+            walk.push_later(&[byte], false).unwrap();
+        }
+        assert_eq!(walk.rest.len(), 300);
+        assert!(walk.push(&[]).is_err());
+        // As soon as there is something of them, it is.
+        let mut walk = Walk::new(window);
+        let stored = [0, 3, 0, 0xFC, 0xFF, 1, 2, 3];
+        for (at, byte) in stored.iter().enumerate() {
+            walk.push_later(&[*byte], at >= 5).unwrap();
+            assert_eq!(walk.rest.len(), if at < 5 { at + 1 } else { 0 });
+        }
+        // And no more waits than is good: there is no such kind of block.
+        let mut walk = Walk::new(window);
+        walk.push_later(&[0b110; 512], false).unwrap();
+        walk.push_later(&[0b110], false).unwrap_err();
+    }
+}

@@ -15,7 +15,9 @@ use super::{
     headers::{Draft, field_value, write_field},
     request::{FEW_FIELDS, check_whole, count_fields, extension_list, is_reserved, own_fields},
 };
-use crate::deflate::{DeflateConfig, DeflateParams, Extension, NegotiationError, parse_extensions};
+use crate::deflate::{
+    DeflateConfig, DeflateParams, Extension, NegotiationError, PERMESSAGE_DEFLATE, parse_extensions,
+};
 
 /// A server's answer that opens the connection: 101 Switching Protocols (§4.2.2, 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -463,7 +465,9 @@ impl Agreed {
         if self.extensions.is_empty() {
             return Ok(None);
         }
-        let answers = parse_extensions([self.extensions.as_slice()])?;
+        let mut answers = parse_extensions([self.extensions.as_slice()])?;
+        // Of the others it is known that they were offered.
+        answers.retain(|answer| answer.name == PERMESSAGE_DEFLATE);
         Ok(offered.accept_answers(&answers)?)
     }
 }

@@ -152,6 +152,30 @@ mod section_4_1_the_clients_rules {
     }
 
     #[test]
+    fn others_than_deflate_are_for_whoever_offered_them() {
+        let mut client = client();
+        client.extensions("permessage-deflate, x-other; a=1");
+        let config = DeflateConfig::available();
+        for (answer, agreed) in [
+            ("x-other", false),
+            ("permessage-deflate", true),
+            ("x-other; a=1, permessage-deflate", true),
+        ] {
+            let head = GOOD.join("\r\n") + "\r\nSec-WebSocket-Extensions: " + answer + "\r\n\r\n";
+            let response = Response::parse(head.as_bytes()).unwrap();
+            let checked = client.check(&response).unwrap();
+            // Where there is no compression here, nothing was offered of it.
+            if let Some(config) = config {
+                assert_eq!(
+                    checked.deflate(&config).unwrap().is_some(),
+                    agreed,
+                    "{answer}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn extensions_follow_their_grammar() {
         for wrong in ["", ";", "permessage-deflate; =1", "permessage-deflate x"] {
             let line = format!("Sec-WebSocket-Extensions: {wrong}");

@@ -82,7 +82,8 @@ impl Receiver {
     /// [`fragments`](crate::Limits::fragments) in a row may bring nothing, and one more that has bytes of which
     /// it is only then seen that they bring nothing. Text is checked as it
     /// comes. Any other way of receiving takes no notice of the rest of a message that was begun
-    /// here, as [`skip_message`](Self::skip_message).
+    /// here; call [`skip_message`](Self::skip_message) before: without it the message goes on where a control frame
+    /// is all that comes in that way.
     ///
     /// # Errors
     /// As [`receive`](Self::receive).

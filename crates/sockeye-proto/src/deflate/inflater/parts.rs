@@ -86,7 +86,7 @@ impl Inflater {
             }
         }
         if let Some(walk) = &mut progress.walk {
-            walk.push(&compressed[..taken])?;
+            walk.push_later(&compressed[..taken], written > 0)?;
         }
         self.history = self.history.saturating_add(written);
         Ok((taken, written))
