@@ -4,7 +4,11 @@
 use std::{
     cell::{Cell, RefCell},
     mem,
-    thread::LocalKey,
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, LocalKey},
 };
 
 use bytes::Bytes;
@@ -23,8 +27,20 @@ pub(crate) const READ_AT: usize = 2048;
 /// Buffers kept a thread, besides the one at hand. More are in use only while more sockets hold bytes nobody has taken.
 const KEPT: usize = 3;
 
+/// How many read buffers there are in the process, and whether those are many: more than threads keep for themselves. Then
+/// connections hold them, whose tasks take long over what has come.
+static READ_BUFFERS: AtomicUsize = AtomicUsize::new(0);
+static MANY_READ_BUFFERS: AtomicBool = AtomicBool::new(false);
+static MANY: LazyLock<usize> = LazyLock::new(|| {
+    let threads = thread::available_parallelism().map_or(1, Into::into);
+    2 * (KEPT + 1) * threads.max(4)
+});
+
 /// An output buffer that has grown beyond this is not kept.
 const OUTPUT_MOST: usize = 512 * 1024;
+
+/// How much room for what was inflated is kept, in bytes.
+const INFLATED_KEPT: usize = 256 * 1024;
 
 /// Buffers of large messages that are kept a thread, and their sizes in bytes. Asking the system
 /// for a megabyte anew costs a page fault for every 4 KiB of it: more than to receive and send it.
@@ -39,15 +55,40 @@ pub(crate) struct ReadBuffer {
     /// Bytes read and not taken are `bytes[start..end]`.
     start: usize,
     end: usize,
+    /// Whether it is one to read to, and not what followed a handshake, or was traded.
+    is_for_reading: bool,
+}
+
+impl Drop for ReadBuffer {
+    fn drop(&mut self) {
+        if self.is_for_reading {
+            let before = READ_BUFFERS.fetch_sub(1, Ordering::Relaxed);
+            MANY_READ_BUFFERS.store(before - 1 > *MANY, Ordering::Relaxed);
+        }
+    }
 }
 
 impl ReadBuffer {
+    /// One to read to, with nothing in it.
+    #[cold]
+    fn new() -> Self {
+        let before = READ_BUFFERS.fetch_add(1, Ordering::Relaxed);
+        MANY_READ_BUFFERS.store(before + 1 > *MANY, Ordering::Relaxed);
+        Self {
+            is_for_reading: true,
+            bytes: vec![0; READ_AT + READ],
+            start: 0,
+            end: 0,
+        }
+    }
+
     /// One in which nothing of that was taken.
     pub(crate) fn full(bytes: Vec<u8>) -> Self {
         Self {
             start: 0,
             end: bytes.len(),
             bytes,
+            is_for_reading: false,
         }
     }
 
@@ -138,14 +179,34 @@ fn pool<R>(work: impl FnOnce(&mut Pool) -> Option<R>) -> Option<R> {
 pub(crate) fn take_read() -> Box<ReadBuffer> {
     take_at_hand(&READ_AT_HAND)
         .or_else(|| pool(|pool| pool.read.pop()))
-        .unwrap_or_else(|| Box::new(ReadBuffer::full(vec![0; READ_AT + READ])))
+        .unwrap_or_else(|| Box::new(ReadBuffer::new()))
 }
 
-/// Gives a read buffer back. One of another size, such as what followed a handshake, is dropped.
+/// Gives a read buffer back. One that is not for reading is dropped.
 #[inline]
 pub(crate) fn put_read(buffer: Box<ReadBuffer>) {
-    if buffer.bytes.len() == READ_AT + READ {
+    if buffer.is_for_reading {
         put_at_hand(&READ_AT_HAND, buffer, |pool| &mut pool.read);
+    }
+}
+
+/// As [`trade_read`], where many connections have not taken what they have read: as where their handlers ask a database
+/// for each message. While few do, it costs a load.
+#[inline]
+pub(crate) fn trade_read_of_many(buffer: &mut Box<ReadBuffer>) {
+    if MANY_READ_BUFFERS.load(Ordering::Relaxed) {
+        trade_read_where_many(buffer);
+    }
+}
+
+#[cold]
+fn trade_read_where_many(buffer: &mut Box<ReadBuffer>) {
+    // Threads may have said how many there are in another order than they have counted them.
+    let are_many = READ_BUFFERS.load(Ordering::Relaxed) > *MANY;
+    if are_many {
+        trade_read(buffer);
+    } else {
+        MANY_READ_BUFFERS.store(false, Ordering::Relaxed);
     }
 }
 
@@ -153,9 +214,9 @@ pub(crate) fn put_read(buffer: Box<ReadBuffer>) {
 /// back: for a connection that will not take it for a while, as many others may not.
 #[cold]
 pub(crate) fn trade_read(buffer: &mut Box<ReadBuffer>) {
-    let is_whole = buffer.bytes.len() == READ_AT + READ;
+    let is_for_reading = buffer.is_for_reading;
     let rest = buffer.unread();
-    if is_whole && rest.len() < READ / 4 {
+    if is_for_reading && rest.len() < READ / 4 {
         let rest = Box::new(ReadBuffer::full(rest.to_vec()));
         put_read(mem::replace(buffer, rest));
     }
@@ -206,6 +267,7 @@ pub(crate) fn with_inflater<R>(work: impl FnOnce(&mut Inflater) -> R) -> R {
     let mut inflater =
         pool(|pool| pool.inflater.take()).unwrap_or_else(|| Box::new(Inflater::new()));
     let result = work(&mut inflater);
+    inflater.trim(INFLATED_KEPT);
     pool(|pool| pool.inflater.replace(inflater));
     result
 }
@@ -217,4 +279,32 @@ pub(crate) fn with_deflaters<R>(work: impl FnOnce(&mut Deflaters) -> R) -> R {
     let result = work(&mut deflaters);
     pool(|pool| pool.deflaters.replace(deflaters));
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of connections whose tasks take long over what has come, each holds a buffer; of very many, what was not taken.
+    #[test]
+    fn many_connections_hold_no_more_than_what_they_have_not_taken() {
+        let hold = || {
+            let mut buffer = take_read();
+            buffer.filled(100);
+            buffer.leave(1);
+            trade_read_of_many(&mut buffer);
+            assert_eq!(buffer.unread(), [0]);
+            buffer
+        };
+        let held: Vec<_> = (0..10_000).map(|_| hold()).collect();
+        let memory: usize = held.iter().map(|buffer| buffer.memory()).sum();
+        // Others of this process have theirs at the same time.
+        assert!(
+            memory <= (*MANY + 1) * (READ_AT + READ) + held.len(),
+            "{memory}"
+        );
+        drop(held);
+        let few = hold();
+        assert_eq!(few.memory(), READ_AT + READ);
+    }
 }

@@ -621,6 +621,7 @@ impl Reader {
         if left > 0 {
             if let Some(input) = &mut self.input {
                 input.leave(left);
+                buffers::trade_read_of_many(input);
             }
         } else if let Some(input) = self.input.take() {
             buffers::put_read(input);

@@ -355,12 +355,25 @@ impl Receiver {
                 _ => {}
             }
         }
+        // Where pings come in crowds, one pong for all goes out, before anything else happens: a write for each would hold
+        // the thread for a second.
+        let mut is_owed_pong = false;
         loop {
-            match ready!(self.poll_event(cx))? {
-                Some(Event::Message(message)) => return Poll::Ready(Ok(Some(message))),
-                Some(_) => {}
-                None => return Poll::Ready(Ok(None)),
+            let later = |reader: &Reader| reader.has_input();
+            let next = match self.poll_answering(cx, Reader::poll_event, later)? {
+                Poll::Ready(Some(Event::Ping(_))) => {
+                    is_owed_pong = true;
+                    continue;
+                }
+                Poll::Ready(Some(Event::Message(message))) => Poll::Ready(Ok(Some(message))),
+                Poll::Ready(Some(_)) => continue,
+                Poll::Ready(None) => Poll::Ready(Ok(None)),
+                Poll::Pending => Poll::Pending,
+            };
+            if is_owed_pong {
+                let _ = self.shared.poll_flush(cx, false);
             }
+            return next;
         }
     }
 
@@ -381,7 +394,18 @@ impl Receiver {
     pub(crate) fn poll_next_with<T: Incoming>(
         &mut self,
         cx: &mut Context<'_>,
+        take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
+    ) -> Poll<Result<Option<T>>> {
+        self.poll_answering(cx, take, |_| false)
+    }
+
+    /// The same, but that pongs may be written `later`, by the caller, where it takes more before it lets go of the thread.
+    #[inline]
+    fn poll_answering<T: Incoming>(
+        &mut self,
+        cx: &mut Context<'_>,
         mut take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
+        later: impl Fn(&Reader) -> bool,
     ) -> Poll<Result<Option<T>>> {
         loop {
             let Some(reader) = &mut self.reader else {
@@ -420,7 +444,9 @@ impl Receiver {
                         Some(Event::Ping(payload)) => {
                             self.shared.is_own(payload, false);
                             let _ = self.shared.apply(Command::AnswerPing(payload.clone()));
-                            let _ = self.shared.poll_flush(cx, false);
+                            if !later(reader) {
+                                let _ = self.shared.poll_flush(cx, false);
+                            }
                         }
                         Some(Event::Close(frame)) => {
                             // First, so that a Close sent by another task is not taken for the

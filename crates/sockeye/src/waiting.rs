@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Wake, Waker},
+    time::{Duration, Instant},
 };
 
 /// Tasks that wait for output to be written. As a waker it wakes all that wait
@@ -35,9 +36,17 @@ pub(crate) struct Wakers {
 #[derive(Debug, Default)]
 struct Tasks {
     all: Vec<Task>,
-    /// With so many of them, who has given up is looked for.
+    /// With so many of them, who has given up is looked for; but not before this.
     many: usize,
+    not_before: Option<Instant>,
+    /// How long it is until the next time.
+    pause: Duration,
 }
+
+/// How long those who are asked whether they still wait have for an answer at least, and at most where nearly all of them
+/// do: a runtime polls whom it has woken behind all others.
+const ASKED: Duration = Duration::from_millis(100);
+const ASKED_SELDOM: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Task {
@@ -58,6 +67,10 @@ impl Wakers {
     /// Has a task woken, until it gives up, which nobody says: where the peer takes nothing and others try again
     /// and again, what would wake them must not pile up. Tells whether it was not waiting already.
     pub(crate) fn add(&self, waker: &Waker) -> bool {
+        self.add_at(waker, Instant::now)
+    }
+
+    fn add_at(&self, waker: &Waker, now: impl Fn() -> Instant) -> bool {
         /// So many that gave up may be left.
         const FEW: usize = 16;
         let mut tasks = self.tasks();
@@ -68,7 +81,7 @@ impl Wakers {
             return false;
         }
         let mut asked = Vec::new();
-        if tasks.all.len() >= tasks.many.max(FEW) {
+        if tasks.all.len() >= tasks.many.max(FEW) && tasks.may_ask(&now) {
             asked = tasks.ask();
             // By half: while many come who go on waiting, each is asked three times, on average.
             let left = tasks.all.len();
@@ -114,6 +127,15 @@ impl Tasks {
         });
     }
 
+    fn may_ask(&mut self, now: &impl Fn() -> Instant) -> bool {
+        let now = now();
+        if self.not_before.is_some_and(|at| now < at) {
+            return false;
+        }
+        self.not_before = Some(now + self.pause.max(ASKED));
+        true
+    }
+
     /// Lets go of those that were asked before and have not come again. Gives all, to be woken.
     fn ask(&mut self) -> Vec<Task> {
         let all = mem::take(&mut self.all);
@@ -124,6 +146,12 @@ impl Tasks {
                 asked: true,
             })
             .collect();
+        // Where nearly all still wait, asking is for nothing.
+        let gone = all.len() - self.all.len();
+        self.pause = match gone < all.len() / 4 {
+            true => (2 * self.pause).clamp(ASKED, ASKED_SELDOM),
+            false => ASKED,
+        };
         all
     }
 }
@@ -173,10 +201,10 @@ mod tests {
     }
 
     /// Has those wait again that were woken: how many.
-    fn come_again(wakers: &Wakers, tasks: &[Arc<Woken>]) -> usize {
+    fn come_again(wakers: &Wakers, tasks: &[Arc<Woken>], now: Instant) -> usize {
         let asked = tasks.iter().filter(|task| woken(task) > 0);
         let come = |task: &&Arc<Woken>| {
-            wakers.add(&(*task).clone().into());
+            wakers.add_at(&(*task).clone().into(), || now);
         };
         asked.inspect(come).count()
     }
@@ -184,13 +212,15 @@ mod tests {
     #[test]
     fn those_who_give_up_do_not_pile_up_around_those_who_wait() {
         let (wakers, patient) = (Wakers::default(), tasks(50));
+        let mut now = Instant::now();
         for task in &patient {
-            wakers.add(&task.clone().into());
+            wakers.add_at(&task.clone().into(), || now);
         }
         let (mut most, mut asked) = (0, 0);
         for impatient in tasks(10_000) {
-            wakers.add(&impatient.into());
-            asked += come_again(&wakers, &patient);
+            now += Duration::from_millis(2);
+            wakers.add_at(&impatient.into(), || now);
+            asked += come_again(&wakers, &patient, now);
             most = most.max(wakers.tasks().all.len());
         }
         assert!(most < 250, "{most}");
@@ -207,11 +237,44 @@ mod tests {
             let mut asked = 0;
             for task in &all {
                 wakers.add(&task.clone().into());
-                asked += come_again(&wakers, &all);
+                asked += come_again(&wakers, &all, Instant::now());
             }
             assert_eq!(asked > 0, round == 0, "{round}: {asked}");
             wakers.wake();
             assert!(all.iter().all(|task| woken(task) == 1), "{round}");
+        }
+    }
+
+    /// As in a runtime, which polls whom it has woken behind all others: a hundred of them kept a core busy for as long as
+    /// they waited.
+    #[test]
+    fn those_who_wait_are_seldom_asked_however_many_they_are() {
+        for count in [50, 100, 400, 3000] {
+            let (wakers, all) = (Wakers::default(), tasks(count));
+            let begun = Instant::now();
+            // A minute, in which each poll takes ten microseconds, and else nothing happens for a while.
+            let (mut now, mut polls) = (begun, 0);
+            let mut queue: std::collections::VecDeque<usize> = (0..count).collect();
+            while now < begun + Duration::from_secs(60) {
+                match queue.pop_front() {
+                    Some(number) => {
+                        woken(&all[number]);
+                        wakers.add_at(&all[number].clone().into(), || now);
+                        polls += 1;
+                        now += Duration::from_micros(10);
+                    }
+                    None => now += Duration::from_millis(20),
+                }
+                let is_queued = |number: &usize| queue.contains(number);
+                let to_poll: Vec<usize> = (0..count)
+                    .filter(|number| all[*number].0.load(Ordering::Relaxed) > 0)
+                    .filter(|number| !is_queued(number))
+                    .collect();
+                queue.extend(to_poll);
+            }
+            assert!(polls < 20 * count, "{count}: {polls}");
+            wakers.wake();
+            assert!(all.iter().all(|task| woken(task) == 1), "{count}");
         }
     }
 

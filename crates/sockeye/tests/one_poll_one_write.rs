@@ -141,7 +141,7 @@ async fn a_plain_loop_writes_once_a_read() {
 #[tokio::test(start_paused = true)]
 async fn answers_to_pings_go_out_together() {
     for role in BOTH {
-        for form in [Form::Driven, Form::Events] {
+        for form in FORMS {
             let (socket, mut peer, calls) = open(role).await;
             let _seen = echo(form, socket);
             let pings: Vec<u8> = (0..100u8)
@@ -152,7 +152,26 @@ async fn answers_to_pings_go_out_together() {
                 assert_eq!(peer.expect(0x8A).await, [number]);
             }
             assert_eq!(calls.lock().unwrap().writes.len(), 1, "{form:?}");
+            // And before the message that comes behind one is answered.
+            peer.send([peer.frame(0x89, "?"), peer.frame(0x81, "!")].concat())
+                .await;
+            assert_eq!(peer.expect(0x8A).await, b"?");
+            peer.expect_text("!").await;
         }
+    }
+}
+
+/// Where nobody drives the connection, whoever has the message may not use it again for long.
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_before_the_message_behind_it_is_given_out() {
+    for role in BOTH {
+        let (mut socket, mut peer, calls) = open(role).await;
+        let pings = [peer.frame(0x89, "?"), peer.frame(0x89, "??")].concat();
+        peer.send([pings, peer.frame(0x81, "!")].concat()).await;
+        assert_eq!(within(socket.recv()).await.unwrap(), Some("!".into()));
+        assert_eq!(peer.expect(0x8A).await, b"?");
+        assert_eq!(peer.expect(0x8A).await, b"??");
+        assert_eq!(calls.lock().unwrap().writes.len(), 1);
     }
 }
 
