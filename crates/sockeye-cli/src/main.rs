@@ -50,6 +50,7 @@ fn run(
 ) -> Result<ExitCode, Failure> {
     let runtime = threads
         .enable_all()
+        .on_thread_start(signals::suspending::leave)
         .build()
         .map_err(|error| Failure::new(format!("the system gives no threads or timers: {error}")))?;
     let status = runtime.block_on(work);

@@ -42,6 +42,7 @@ impl Signals {
         };
         let (tell, told) = mpsc::unbounded_channel();
         let hear = move || {
+            suspending::leave();
             let second = runtime.block_on(async {
                 // Nobody is told who is about to end anyway.
                 let _ = tell.send(kinds.next().await);
@@ -62,6 +63,28 @@ impl Signals {
             Some(signal) => signal,
             None => pending().await,
         }
+    }
+}
+
+/// Ctrl-Z (SIGTSTP), which stops the program in any thread that hears it. Where there is a line editor, that is to be its
+/// own, which gives the terminal back before and takes it again behind that; so all others leave it.
+pub(crate) mod suspending {
+    /// Has this thread, and those that it starts, not be the one.
+    pub(crate) fn leave() {
+        // Refused by no system; then Ctrl-Z is what it was.
+        #[cfg(unix)]
+        let _ = signal().thread_block();
+    }
+
+    /// Has it be this thread.
+    pub(crate) fn hear() {
+        #[cfg(unix)]
+        let _ = signal().thread_unblock();
+    }
+
+    #[cfg(unix)]
+    fn signal() -> nix::sys::signal::SigSet {
+        nix::sys::signal::Signal::SIGTSTP.into()
     }
 }
 

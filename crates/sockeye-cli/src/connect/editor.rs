@@ -23,7 +23,7 @@ use rustyline::{
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{command::COMMANDS, screen};
-use crate::failure::Failure;
+use crate::{failure::Failure, signals::suspending};
 
 const PROMPT: &str = "> ";
 
@@ -110,6 +110,7 @@ impl Editor {
     /// # Errors
     /// A terminal that cannot be used.
     pub(super) fn start(history: Option<PathBuf>) -> Result<Self, Failure> {
+        suspending::leave();
         let failed = |error: ReadlineError| Failure::new(format!("the terminal: {error}"));
         let config = Config::builder()
             .max_history_size(HISTORY)
@@ -214,22 +215,6 @@ fn not_shown(count: usize) -> String {
     ))
 }
 
-/// To be called before other threads are there: Ctrl-Z is to stop the program in the thread of the line editor, which gives
-/// the terminal back before and takes it again behind that, and in no other.
-#[cfg(unix)]
-pub(super) fn prepare() {
-    // Refused by no system; then Ctrl-Z is what it was.
-    let _ = suspending().thread_block();
-}
-
-#[cfg(not(unix))]
-pub(super) fn prepare() {}
-
-#[cfg(unix)]
-fn suspending() -> nix::sys::signal::SigSet {
-    nix::sys::signal::Signal::SIGTSTP.into()
-}
-
 /// Has the line editor end: it ends at a SIGINT, of its own thread also in the middle of a key. One that comes between two
 /// of its lines is not seen, so that it takes more than one at times. What is left of the prompt is taken away where that
 /// is wanted.
@@ -293,8 +278,7 @@ fn type_lines(
     inputs: &mpsc::UnboundedSender<Input>,
     over: &AtomicBool,
 ) -> bool {
-    #[cfg(unix)]
-    let _ = suspending().thread_unblock();
+    suspending::hear();
     if let Some(file) = history.as_ref().filter(|file| file.exists())
         && let Err(error) = editor.load_history(file)
     {

@@ -46,9 +46,6 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
     }
     let is_bytes = args.binary || args.one_message;
     let is_terminal = !is_bytes && stdin().is_terminal() && stdout().is_terminal();
-    if is_terminal {
-        editor::prepare();
-    }
     let began = Instant::now();
     let signals = || {
         let patience = match is_terminal {
