@@ -370,6 +370,7 @@ mod tests {
         assert_eq!(given, Some(addresses("[fe80::1%4]:80 [fe80::1%4]:9")));
     }
 
+    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_socket_that_is_connected_with_itself_is_known() {
         let socket = TcpSocket::new_v4().unwrap();
