@@ -590,7 +590,7 @@ mod held_up {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        terminal.keys("\x07").prompts(">");
+        terminal.keys("\x07").shows("again and again");
         other.send("the last").await.unwrap();
         terminal.shows("the last");
         let screen = terminal.shows("not shown: ");

@@ -281,6 +281,9 @@ impl WebSocket {
     /// Gives how the connection ended, or `None` where `work` moved the socket to another task and
     /// left it open there.
     ///
+    /// Within a handler, or another `drive`, it takes the connection over when that yields: such a task must not be blocked
+    /// on it, as by `block_on`.
+    ///
     /// # Errors
     /// The error of `work`.
     ///
@@ -292,11 +295,13 @@ impl WebSocket {
         Fut: Future<Output = Result<()>>,
     {
         let mut driver = Driver::waiting(self.shared().clone());
+        // Behind it, so that this is dropped first: the driver then leaves the connection to the one that has it.
+        let socket = self;
         // Within a handler, that one's driver gives it up.
         poll_fn(|cx| driver.poll_take_over(cx)).await;
         let result = {
             // Dropped when it is done: the socket in it may be given back only then.
-            let work = pin!(work(self));
+            let work = pin!(work(socket));
             driver.run(work).await
         };
         // Boxed: it is the last of the connection, and needs no room while that is open.

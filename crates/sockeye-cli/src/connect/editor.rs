@@ -33,7 +33,8 @@ const HISTORY: usize = 1000;
 /// How many texts wait to be printed before whoever prints waits too.
 const UNPRINTED: usize = 256;
 
-/// How long printing may come to nothing. The line editor prints nothing in the middle of a key of several, such as
+/// How long printing may come to nothing: a terminal that takes a few kilobytes a second is slow, and the peer waits for it. The
+/// line editor prints nothing in the middle of a key of several, such as
 /// Ctrl-V, and while it goes through the history.
 const HELD: Duration = Duration::from_secs(1);
 
@@ -41,7 +42,7 @@ const HELD: Duration = Duration::from_secs(1);
 const KEY: u16 = 500;
 
 /// How many bytes are printed before the line that is being typed is drawn again.
-const AT_ONCE: usize = 64 * 1024;
+const AT_ONCE: usize = 4 * 1024;
 
 /// How often the line editor is told to end, and how long it has each time: a second together.
 #[cfg(unix)]
@@ -154,7 +155,13 @@ impl Editor {
     /// nothing.
     pub(super) async fn next(&mut self) -> Input {
         match self.inputs.recv().await {
-            Some(input) => input,
+            Some(input) => {
+                if matches!(input, Input::End | Input::Failed(_)) {
+                    // The line editor hears nothing any more.
+                    suspending::hear();
+                }
+                input
+            }
             None => std::future::pending().await,
         }
     }
@@ -176,17 +183,18 @@ impl Editor {
             ..
         } = self;
         over.store(true, Ordering::SeqCst);
+        suspending::hear();
         let unshown = screen.unshown.load(Ordering::Relaxed);
         // Where it is full, the printing goes on until every `Screen` is gone.
         let _ = screen.prints.try_send(Print::End);
         drop(screen);
         let is_held = !ends(&printing, &printed);
         if edits {
-            interrupt(typing, !is_held);
+            interrupt(typing, is_held);
         }
         if is_held {
-            // Now it prints without the line editor, where that has ended.
-            ends(&printing, &printed);
+            // Now it prints without the line editor. A thread that panicked has said so itself.
+            let _ = printing.join();
         }
         if unshown > 0 {
             put_directly(&not_shown(unshown));
@@ -216,10 +224,10 @@ fn not_shown(count: usize) -> String {
 }
 
 /// Has the line editor end: it ends at a SIGINT, of its own thread also in the middle of a key. One that comes between two
-/// of its lines is not seen, so that it takes more than one at times. What is left of the prompt is taken away where that
-/// is wanted.
+/// of its lines is not seen, so that it takes more than one at times. Where it was in the middle of a key, nothing is left of
+/// its prompt; where the terminal took nothing, it is waited for until that takes something, or a second signal comes.
 #[cfg(unix)]
-fn interrupt(typing: JoinHandle<bool>, erases: bool) {
+fn interrupt(typing: JoinHandle<bool>, is_held: bool) {
     use nix::sys::{pthread::pthread_kill, signal::Signal};
     use std::os::unix::thread::JoinHandleExt;
     for _ in 0..INTERRUPTS {
@@ -228,9 +236,14 @@ fn interrupt(typing: JoinHandle<bool>, erases: bool) {
         }
         thread::sleep(INTERRUPT_PAUSE);
     }
+    if is_held {
+        // A thread that panicked has said so itself.
+        let _ = typing.join();
+        return;
+    }
     // A thread that panicked has said so itself; one that goes on has its prompt there.
     let prompts = !typing.is_finished() || typing.join().unwrap_or(false);
-    if prompts && erases {
+    if prompts {
         put_directly(ERASE_LINE_ABOVE);
     }
 }

@@ -295,7 +295,7 @@ impl Reconnecting {
     /// Closes the connection for good, as [`WebSocket::close`], or gives up the attempt to open one.
     ///
     /// # Errors
-    /// As [`WebSocket::close`]. Where the reason cannot be sent, nothing has happened.
+    /// As [`WebSocket::close`]. Where the code or the reason cannot be sent, nothing has happened.
     ///
     /// # Cancel safety
     /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it.
@@ -312,8 +312,14 @@ impl Reconnecting {
                 return Ok(());
             }
         };
-        self.closing = true;
+        let were_closing = mem::replace(&mut self.closing, true);
         let result = socket.close(code, reason).await;
+        if let Err(Error::Send(error)) = &result
+            && *error != SendError::Closed
+        {
+            self.closing = were_closing;
+            return result;
+        }
         // The end of one that was closing already.
         while socket.recv().await.is_ok_and(|message| message.is_some()) {}
         self.ended = socket.ended();
