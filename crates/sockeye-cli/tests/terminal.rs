@@ -575,7 +575,7 @@ mod held_up {
     /// A peer that says much, and pings: it is answered, and what could not be shown is counted.
     #[tokio::test]
     async fn the_connection_goes_on() {
-        let server = serve(&["--broadcast", "--ping-interval", "1", "--ping-timeout", "1"]);
+        let server = serve(&["--broadcast", "--ping-interval", "4", "--ping-timeout", "7"]);
         let mut terminal = Terminal::start(&directory("held-on"), &[&server.url]);
         terminal.prompts(">");
         terminal.line("first").shows("↓ text         5 B  first");
@@ -583,7 +583,7 @@ mod held_up {
         terminal.keys("\x12").shows("search");
         let mut other = sockeye::connect(&server.url).await.unwrap();
         let began = std::time::Instant::now();
-        while began.elapsed() < Duration::from_secs(5) {
+        while began.elapsed() < Duration::from_secs(14) {
             for _ in 0..100 {
                 other.send("again and again").await.unwrap();
                 within(other.recv()).await.unwrap();

@@ -33,16 +33,19 @@ const HISTORY: usize = 1000;
 /// How many texts wait to be printed before whoever prints waits too.
 const UNPRINTED: usize = 256;
 
-/// How long printing may come to nothing: a terminal that takes a few kilobytes a second is slow, and the peer waits for it. The
-/// line editor prints nothing in the middle of a key of several, such as
-/// Ctrl-V, and while it goes through the history.
-const HELD: Duration = Duration::from_secs(1);
+/// How long printing may come to nothing before a text is not shown. The line editor prints nothing in the middle of a key of
+/// several, such as Ctrl-V, and while it goes through the history; of a slow terminal the system takes much at once, and
+/// then nothing for a while: the peer waits for that.
+const HELD: Duration = Duration::from_secs(5);
+
+/// The same at the end, before the line editor is told to end: then it prints the rest or has it printed.
+const HELD_AT_THE_END: Duration = Duration::from_secs(1);
 
 /// How long the rest of a key such as an arrow may take: else it was Esc.
 const KEY: u16 = 500;
 
 /// How many bytes are printed before the line that is being typed is drawn again.
-const AT_ONCE: usize = 4 * 1024;
+const AT_ONCE: usize = 1024;
 
 /// How often the line editor is told to end, and how long it has each time: a second together.
 #[cfg(unix)]
@@ -209,7 +212,7 @@ fn ends(printing: &JoinHandle<()>, printed: &AtomicUsize) -> bool {
         let now = printed.load(Ordering::Relaxed);
         if now != seen.0 {
             seen = (now, Instant::now());
-        } else if seen.1.elapsed() > HELD {
+        } else if seen.1.elapsed() > HELD_AT_THE_END {
             return false;
         }
         thread::sleep(Duration::from_millis(1));
@@ -385,7 +388,7 @@ fn put(printer: &mut Option<impl ExternalPrinter>, given: &mut String, text: Str
         return;
     }
     // It has ended. Where it had to be waited for, it has not printed the one before either.
-    if began.elapsed() > HELD / 2 {
+    if began.elapsed() > HELD_AT_THE_END / 2 {
         put_directly(given);
     }
     given.clear();
