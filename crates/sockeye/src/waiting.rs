@@ -38,13 +38,13 @@ struct Tasks {
     all: Vec<Task>,
     /// With so many of them, who has given up is looked for.
     many: usize,
-    /// Since when that was done so often.
-    asked: Option<(Instant, u32)>,
+    /// Since when so many were asked.
+    asked: Option<(Instant, usize)>,
 }
 
-/// How often it is asked within a second who still waits: a runtime polls whom it has woken behind all others, and a hundred
-/// that are taken for gone, and come again, would be asked for ever. Where it is not, they are all there soon.
-const ASKS: u32 = 200;
+/// How many are asked within a second whether they still wait: a runtime polls whom it has woken behind all others, and a
+/// hundred that are taken for gone, and come again, would be asked for ever. Where nobody is, they are all there soon.
+const ASKED: usize = 8192;
 
 #[derive(Debug)]
 struct Task {
@@ -128,12 +128,15 @@ impl Tasks {
     fn may_ask(&mut self, now: &impl Fn() -> Instant) -> bool {
         const SECOND: Duration = Duration::from_secs(1);
         let now = now();
-        let (since, asks) = match self.asked {
-            Some((since, asks)) if now < since + SECOND => (since, asks),
+        let (since, asked) = match self.asked {
+            Some((since, asked)) if now < since + SECOND => (since, asked),
             _ => (now, 0),
         };
-        self.asked = Some((since, asks.saturating_add(1)));
-        asks < ASKS
+        if asked >= ASKED {
+            return false;
+        }
+        self.asked = Some((since, asked + self.all.len()));
+        true
     }
 
     /// Lets go of those that were asked before and have not come again. Gives all, to be woken.
