@@ -19,7 +19,7 @@ use super::{
     Client,
     retry::{Cause, Schedule},
 };
-use crate::{Deadline, Ended, Error, Outgoing, Result, WebSocket};
+use crate::{Deadline, Ended, Error, Outgoing, Result, WebSocket, shared::check_close};
 
 /// How many changes of state are kept for whoever does not ask for them, those of four connections; and how many broken
 /// connections that have received something.
@@ -300,10 +300,14 @@ impl Reconnecting {
     /// # Cancel safety
     /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it.
     pub async fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
-        let reason_len = reason.len();
-        if reason_len > CloseFrame::MAX_REASON {
-            return Err(SendError::ReasonTooLong { len: reason_len }.into());
-        }
+        // By the rules of a client, where there is no connection yet to ask.
+        check_close(
+            &CloseFrame {
+                code,
+                reason: reason.into(),
+            },
+            true,
+        )?;
         let socket = match &mut self.state {
             State::Open { connection, .. } => &mut connection.socket,
             State::Over(_) => return Err(SendError::Closed.into()),

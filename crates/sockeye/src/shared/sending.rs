@@ -73,24 +73,20 @@ impl Shared {
 
     /// Queues a command at once, whatever waits.
     pub(crate) fn apply(&self, command: Command<'_>) -> Result<()> {
-        let close = match &command {
-            Command::Close(frame) => Some(frame.clone()),
-            Command::CloseWithoutCode => Some(CloseFrame {
+        let closes = matches!(command, Command::Close(_) | Command::CloseWithoutCode);
+        match &command {
+            Command::Close(frame) => self.note_close(frame)?,
+            Command::CloseWithoutCode => self.note_close(&CloseFrame {
                 code: CloseCode::NORMAL,
                 reason: String::new(),
-            }),
-            _ => None,
-        };
-        if let Some(close) = &close {
-            self.note_close(close)?;
+            })?,
+            _ => {}
         }
         let applied = self.access(|access| match access {
             Access::Driven(link) | Access::Free(link, _) => link.apply(command),
             Access::Remote(state) => self.post(state, command),
         });
-        if close.is_some()
-            && let Some(waiting) = self.waiting.get()
-        {
+        if closes && let Some(waiting) = self.waiting.get() {
             // Nobody's turn comes any more.
             waiting.turn.wake();
         }
@@ -399,7 +395,7 @@ impl Shared {
 }
 
 /// What [`Sender::close`] would refuse, before the Close is anyone's.
-fn check_close(frame: &CloseFrame, client: bool) -> Result<(), SendError> {
+pub(crate) fn check_close(frame: &CloseFrame, client: bool) -> Result<(), SendError> {
     if frame.reason.len() > CloseFrame::MAX_REASON {
         return Err(SendError::ReasonTooLong {
             len: frame.reason.len(),
