@@ -14,6 +14,7 @@ use crate::{
     Acceptor, Error, Limits, WebSocket,
     hyper::Asked,
     server::{Answer, Connections, Entry, Farewell, Origins, Peer, Shutdown},
+    unshared::Unshared,
 };
 
 /// Extracts a request for a WebSocket, to be answered with [`on_upgrade`](Self::on_upgrade).
@@ -76,9 +77,11 @@ pub struct WebSocketUpgrade {
     peer: Peer,
     offer: Offer,
     answer: Answer,
-    on_failed: Option<Box<dyn FnOnce(Error) + Send>>,
+    on_failed: Option<Unshared<Tell>>,
     sockets: Option<Sockets>,
 }
+
+type Tell = Box<dyn FnOnce(Error) + Send>;
 
 impl WebSocketUpgrade {
     /// Names the subprotocols that are spoken here, the most wanted first: of those that the client
@@ -191,7 +194,7 @@ impl WebSocketUpgrade {
     /// request, as for its origin; the client has gone; or the response is not sent within the handshake
     /// timeout. By default nobody is.
     pub fn on_failed_upgrade(mut self, tell: impl FnOnce(Error) + Send + 'static) -> Self {
-        self.on_failed = Some(Box::new(tell));
+        self.on_failed = Some(Unshared::new(Box::new(tell)));
         self
     }
 
@@ -216,7 +219,7 @@ impl WebSocketUpgrade {
             Err(error) => {
                 let rejection = reject(&acceptor, &self.peer, error);
                 if let Some(tell) = self.on_failed {
-                    tell(rejection.0.clone().into());
+                    tell.into_inner()(rejection.0.clone().into());
                 }
                 return rejection.into_response();
             }
@@ -236,7 +239,7 @@ impl WebSocketUpgrade {
                 Err(error) => {
                     acceptor.refused(self.peer.addr, &error);
                     if let Some(tell) = on_failed {
-                        tell(error);
+                        tell.into_inner()(error);
                     }
                 }
             }

@@ -519,6 +519,10 @@ mod tests {
     }
 
     #[test]
+        #[cfg(feature = "client")]
+        is_lent_anywhere::<crate::client::Reconnecting>();
+        #[cfg(feature = "axum")]
+        is_lent_anywhere::<crate::axum::WebSocketUpgrade>();
     fn a_main_that_returns_it_says_it_in_one_line() {
         let answer = b"HTTP/1.1 404 Not Found\r\nServer: fish\r\n\r\n";
         let response = Response::parse(answer).unwrap();

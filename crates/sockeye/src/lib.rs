@@ -162,6 +162,7 @@ mod stream;
 )]
 mod throttle;
 mod transport;
+mod unshared;
 mod waiting;
 mod watch;
 

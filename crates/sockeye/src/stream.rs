@@ -8,7 +8,6 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -17,6 +16,8 @@ use tokio::{
     net::TcpStream,
     task::coop::{has_budget_remaining, poll_proceed},
 };
+
+use crate::unshared::Unshared;
 
 /// A stream of a user's own.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -133,8 +134,7 @@ impl fmt::Debug for Stream {
 /// which only one would unwind, and maybe with what the others wait for. The panic hook has told of it too.
 pub(crate) enum Users {
     Stream {
-        /// Nobody ever locks it: so a stream that is for one thread at a time is for whoever has the connection.
-        stream: Mutex<Box<dyn Io>>,
+        stream: Unshared<Box<dyn Io>>,
         is_vectored: bool,
     },
     /// With what.
@@ -145,7 +145,7 @@ impl Users {
     fn new(stream: impl Io + 'static) -> Self {
         Self::Stream {
             is_vectored: stream.is_write_vectored(),
-            stream: Mutex::new(Box::new(stream)),
+            stream: Unshared::new(Box::new(stream)),
         }
     }
 
@@ -157,7 +157,7 @@ impl Users {
         match self {
             // It is not looked at again after a panic but to be dropped.
             Self::Stream { stream, .. } => {
-                let stream = stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+                let stream = stream.get_mut();
                 match catch_unwind(AssertUnwindSafe(|| poll(stream))) {
                     Ok(polled) => polled,
                     Err(panic) => Poll::Ready(Err(self.give_up(&*panic))),

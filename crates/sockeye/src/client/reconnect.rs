@@ -19,7 +19,7 @@ use super::{
     Client,
     retry::{Cause, Schedule},
 };
-use crate::{Deadline, Ended, Error, Outgoing, Result, WebSocket, shared::check_close};
+use crate::{Deadline, Ended, Error, Outgoing, Result, WebSocket, unshared::Unshared};
 
 /// How many changes of state are kept for whoever does not ask for them, those of four connections; and how many broken
 /// connections that have received something.
@@ -31,9 +31,9 @@ const REMAINS: usize = 1 << 20;
 #[doc = include_str!("../../docs/reconnecting.md")]
 #[must_use = "nothing happens before it is polled"]
 pub struct Reconnecting {
-    open: Box<dyn FnMut() -> Opening + Send>,
+    open: Unshared<Box<dyn FnMut() -> Opening + Send>>,
     greet: Option<Arc<dyn Fn(WebSocket) -> Opening + Send + Sync>>,
-    retry_if: Box<dyn Fn(&Cause) -> bool + Send>,
+    retry_if: Unshared<Decide>,
     schedule: Schedule,
     attempt_timeout: Duration,
     state: State,
@@ -46,13 +46,14 @@ pub struct Reconnecting {
     ended: Option<Ended>,
 }
 
+type Decide = Box<dyn Fn(&Cause) -> bool + Send>;
 type Opening = Pin<Box<dyn Future<Output = Result<WebSocket>> + Send>>;
 type Attempt = Pin<Box<dyn Future<Output = Result<WebSocket, Cause>> + Send>>;
 
 enum State {
     /// An attempt is due.
     Due,
-    Connecting(Attempt),
+    Connecting(Unshared<Attempt>),
     Open {
         connection: Connection,
         since: Instant,
@@ -142,9 +143,9 @@ impl Reconnecting {
         Fut: Future<Output = Result<WebSocket>> + Send + 'static,
     {
         Self {
-            open: Box::new(move || Box::pin(open())),
+            open: Unshared::new(Box::new(move || Box::pin(open()))),
             greet: None,
-            retry_if: Box::new(Cause::is_transient),
+            retry_if: Unshared::new(Box::new(Cause::is_transient)),
             schedule: Schedule::default(),
             attempt_timeout: Duration::from_secs(60),
             state: State::Due,
@@ -171,7 +172,7 @@ impl Reconnecting {
     /// Decides which failures are followed by another attempt, in place of
     /// [`Cause::is_transient`]. It is not asked after [`close`](Self::close).
     pub fn retry_if(mut self, decide: impl Fn(&Cause) -> bool + Send + 'static) -> Self {
-        self.retry_if = Box::new(decide);
+        self.retry_if = Unshared::new(Box::new(decide));
         self
     }
 
@@ -394,12 +395,12 @@ impl Reconnecting {
         match &mut self.state {
             State::Due => {
                 self.attempts = self.attempts.saturating_add(1);
-                self.state = State::Connecting(self.attempt());
+                self.state = State::Connecting(Unshared::new(self.attempt()));
                 self.tell(News::Update(Update::Connecting {
                     attempt: self.attempts,
                 }));
             }
-            State::Connecting(attempt) => match ready!(attempt.as_mut().poll(cx)) {
+            State::Connecting(attempt) => match ready!(attempt.get_mut().as_mut().poll(cx)) {
                 Ok(socket) => {
                     self.state = State::Open {
                         connection: Connection {
@@ -423,7 +424,7 @@ impl Reconnecting {
 
     /// An attempt with all that belongs to it, as one future with one deadline.
     fn attempt(&mut self) -> Attempt {
-        let opening = (self.open)();
+        let opening = (self.open.get_mut())();
         let greet = self.greet.clone();
         let limit = self.attempt_timeout;
         Box::pin(async move {
@@ -461,7 +462,7 @@ impl Reconnecting {
             .schedule
             .max_attempts
             .is_none_or(|max| self.attempts < max);
-        if self.closing || !may || !(self.retry_if)(&cause) {
+        if self.closing || !may || !(self.retry_if.get_mut())(&cause) {
             self.finish(cause.into_error());
             return;
         }
