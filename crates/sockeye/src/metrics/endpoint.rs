@@ -4,7 +4,6 @@ use std::{future::poll_fn, io, sync::Arc, time::Duration};
 
 use sockeye_proto::handshake::{HandshakeError, HeadLimits, HeadScanner, Refusal, Request};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     sync::Semaphore,
     task::spawn_blocking,
     time::{sleep, timeout},
@@ -67,12 +66,7 @@ impl Metrics {
             }
             Err(error) => return Err(error),
         };
-        stream.write_all(&response).await?;
-        stream.shutdown().await?;
-        // Bytes that nobody reads would reset the connection before the answer was read.
-        let mut rest = (&mut stream).take(64 * 1024);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
-        Ok(())
+        Ok(refusal::write_last(&mut stream, &response, 64 * 1024).await?)
     }
 
     async fn response(&self, stream: &mut Stream) -> Result<Vec<u8>> {

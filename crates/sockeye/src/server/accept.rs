@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -518,13 +518,8 @@ async fn in_time<T>(
 async fn refuse(stream: &mut Stream, error: HandshakeError, is_head: bool) -> Error {
     if error != HandshakeError::UnexpectedEnd {
         let answer = refusal::to_bytes(&Refusal::from(&error), is_head);
-        let _ = timeout(LINGER, async {
-            stream.write_all(&answer).await?;
-            stream.shutdown().await?;
-            let mut rest = stream.take(LINGER_BYTES as u64);
-            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-        })
-        .await;
+        let last = refusal::write_last(stream, &answer, LINGER_BYTES as u64);
+        let _ = timeout(LINGER, last).await;
     }
     error.into()
 }

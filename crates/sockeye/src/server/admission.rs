@@ -20,7 +20,6 @@ use std::{
 
 use sockeye_proto::handshake::Refusal;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     task::AbortHandle,
     time::{Instant, Sleep, sleep_until, timeout},
 };
@@ -311,14 +310,8 @@ impl Gate {
         tokio::spawn(async move {
             let _refusing = refusing;
             // What goes wrong with it matters to nobody: the connection ends either way.
-            let _ = timeout(LINGER, async {
-                stream.write_all(&answer).await?;
-                stream.shutdown().await?;
-                // Unread bytes would reset the connection, and the client might never see why.
-                let mut rest = (&mut stream).take(LINGER_BYTES);
-                tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-            })
-            .await;
+            let last = refusal::write_last(&mut stream, &answer, LINGER_BYTES);
+            let _ = timeout(LINGER, last).await;
         });
     }
 }

@@ -1,9 +1,12 @@
 //! Refusals as a server writes them.
 
-use std::time::SystemTime;
+use std::{io, time::SystemTime};
 
 use httpdate::fmt_http_date;
 use sockeye_proto::handshake::Refusal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::stream::Stream;
 
 /// As it travels, with the time, which every answer has (RFC 9110 §6.6.1); without its text where the request `is_head`.
 pub(crate) fn to_bytes(refusal: &Refusal, is_head: bool) -> Vec<u8> {
@@ -13,6 +16,15 @@ pub(crate) fn to_bytes(refusal: &Refusal, is_head: bool) -> Vec<u8> {
         true => refusal.to_head(),
         false => refusal.to_bytes(),
     }
+}
+
+/// Writes the last that a client is told, and reads up to `most` bytes of what still comes: what nobody has read
+/// would reset the connection when it is closed, and the client might never see why.
+pub(crate) async fn write_last(stream: &mut Stream, bytes: &[u8], most: u64) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(most), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 /// The time, for `Date`.
