@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 
-use crate::ProtocolError;
+use crate::{OpCode, ProtocolError, SendError, Shown};
 
 /// A status code that may travel in a Close frame (RFC 6455 §7.4).
 ///
@@ -191,7 +191,7 @@ impl fmt::Display for CloseFrame {
         if self.reason.is_empty() {
             write!(f, "{}", self.code)
         } else {
-            write!(f, "{}: {}", self.code, self.reason)
+            write!(f, "{}: {}", self.code, Shown(&self.reason))
         }
     }
 }

@@ -30,6 +30,7 @@ mod output;
 mod prepared;
 mod receive;
 mod send;
+mod shown;
 mod text;
 mod utf8;
 
@@ -45,6 +46,7 @@ pub use output::{Output, OutputBuffer};
 pub use prepared::Prepared;
 pub use receive::{Event, OwnedEvent, Part, Receiver};
 pub use send::Sender;
+pub use shown::Shown;
 pub use text::{Text, TextRef};
 pub use utf8::Utf8;
 

@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt, io, net::IpAddr, sync::Arc};
 
 use sockeye_proto::{
-    InvalidCloseCode, ProtocolError, SendError,
+    InvalidCloseCode, ProtocolError, SendError, Shown,
     handshake::{HandshakeError, Response},
 };
 
@@ -302,7 +302,11 @@ impl fmt::Display for Error {
             Self::Proxy { proxy, source } => write!(f, "the proxy {proxy} failed: {source}"),
             #[cfg(feature = "client")]
             Self::Redirect { location, problem } => {
-                write!(f, "the redirect to {location:?} is not followed: {problem}")
+                write!(
+                    f,
+                    "the redirect to {:?} is not followed: {problem}",
+                    Shown(location)
+                )
             }
             Self::Listen { address, source } => {
                 write!(f, "cannot listen on {address}: {source}")
@@ -515,14 +519,14 @@ mod tests {
         is_lent_anywhere::<crate::ByteStream>();
         is_lent_anywhere::<crate::MessageReader<'_>>();
         is_lent_anywhere::<crate::MessageWriter<'_>>();
-        assert!(size_of::<Error>() <= 48, "{}", size_of::<Error>());
-    }
-
-    #[test]
         #[cfg(feature = "client")]
         is_lent_anywhere::<crate::client::Reconnecting>();
         #[cfg(feature = "axum")]
         is_lent_anywhere::<crate::axum::WebSocketUpgrade>();
+        assert!(size_of::<Error>() <= 48, "{}", size_of::<Error>());
+    }
+
+    #[test]
     fn a_main_that_returns_it_says_it_in_one_line() {
         let answer = b"HTTP/1.1 404 Not Found\r\nServer: fish\r\n\r\n";
         let response = Response::parse(answer).unwrap();

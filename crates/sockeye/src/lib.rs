@@ -183,8 +183,8 @@ pub use socket::WebSocket;
 pub use sockeye_proto as proto;
 pub use sockeye_proto::{
     CloseCode, CloseFrame, Count, Counters, InvalidCloseCode, Limits, Message, MessageKind,
-    MessageRef, Outgoing, OwnedEvent as Event, Prepared, ProtocolError, SendError, Text, TextRef,
-    Traffic,
+    MessageRef, Outgoing, OwnedEvent as Event, Prepared, ProtocolError, SendError, Shown, Text,
+    TextRef, Traffic,
     deflate::DeflateConfig,
     handshake::{HandshakeError, HeadLimits},
 };

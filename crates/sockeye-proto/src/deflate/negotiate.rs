@@ -6,7 +6,7 @@ use core::fmt;
 use super::config::DeflateConfig;
 use super::extensions::{Extension, PERMESSAGE_DEFLATE};
 use super::params::{DeflateParams, WindowBits};
-use crate::handshake::Shown;
+use crate::Shown;
 
 /// A client's side: the offer and the check of the answer.
 impl DeflateConfig {

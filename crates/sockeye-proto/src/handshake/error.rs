@@ -1,10 +1,13 @@
 //! What can be wrong with a handshake, whoever looks at it (RFC 6455 §4).
 
 use alloc::{boxed::Box, string::String};
-use core::fmt::{self, Write as _};
+use core::fmt;
 
 use super::{Refusal, Response, headers::is_token};
-use crate::deflate::{MalformedExtensions, NegotiationError};
+use crate::{
+    Shown,
+    deflate::{MalformedExtensions, NegotiationError},
+};
 
 /// Why a handshake failed, in words that fit the log of a client and the body of a refusal.
 ///
@@ -74,24 +77,6 @@ pub enum HandshakeError {
     InvalidSubprotocol(String),
     /// A host or request target that cannot stand in a request.
     InvalidTarget(String),
-}
-
-/// What a peer has sent, to be said back or written to a log: its beginning, without what a terminal would obey.
-pub(crate) struct Shown<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 200;
-        let (shown, more) = match self.0.char_indices().nth(MOST) {
-            Some((end, _)) => (&self.0[..end], "..."),
-            None => (self.0, ""),
-        };
-        shown
-            .chars()
-            .flat_map(char::escape_debug)
-            .try_for_each(|char| f.write_char(char))?;
-        f.write_str(more)
-    }
 }
 
 impl fmt::Display for HandshakeError {

@@ -32,7 +32,6 @@ mod response;
 mod subprotocol;
 
 pub use error::HandshakeError;
-pub(crate) use error::Shown;
 pub use head::{HeadLimits, HeadScanner};
 pub(crate) use headers::is_token_byte;
 pub use headers::{HeaderFields, Headers};

@@ -15,8 +15,12 @@ use super::{
     headers::{Draft, field_value, write_field},
     request::{FEW_FIELDS, check_whole, count_fields, extension_list, is_reserved, own_fields},
 };
-use crate::deflate::{
-    DeflateConfig, DeflateParams, Extension, NegotiationError, PERMESSAGE_DEFLATE, parse_extensions,
+use crate::{
+    Shown,
+    deflate::{
+        DeflateConfig, DeflateParams, Extension, NegotiationError, PERMESSAGE_DEFLATE,
+        parse_extensions,
+    },
 };
 
 /// A server's answer that opens the connection: 101 Switching Protocols (§4.2.2, 5).
@@ -410,7 +414,7 @@ impl fmt::Display for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.reason.as_str() {
             "" => write!(f, "{} {}", self.status, reason(self.status)),
-            reason => write!(f, "{} {reason}", self.status),
+            reason => write!(f, "{} {}", self.status, Shown(reason)),
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{fmt, net::Ipv6Addr, str, sync::Arc};
 
-use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal, Request};
+use sockeye_proto::{
+    Shown,
+    handshake::{HandshakeError, HeaderFields, Refusal, Request},
+};
 
 use super::Peer;
 use crate::{Error, Result};
-
-/// How much of an origin is said back in a refusal, in bytes: it is the client's to choose.
-const SHOWN: usize = 200;
 
 /// Whose pages may connect. The default is [`same`](Self::same).
 ///
@@ -118,10 +118,10 @@ impl Origins {
             return Ok(());
         }
         let why = format!(
-            "a page of {} may not connect to {} here: {self} may. Whoever runs this server permits \
+            "a page of {:?} may not connect to {:?} here: {self} may. Whoever runs this server permits \
              others by `Acceptor::origins`, or `sockeye serve --origin`\n",
-            shown(value),
-            shown(host)
+            Shown(&String::from_utf8_lossy(value)),
+            Shown(&String::from_utf8_lossy(host))
         );
         Err(HandshakeError::Origin(Box::new(Refusal::new(403, why))))
     }
@@ -335,15 +335,6 @@ impl<'a> Authority<'a> {
         };
         Some(Self { host, port })
     }
-}
-
-/// What a client has said, so that it can be said back.
-fn shown(value: &[u8]) -> String {
-    let (start, more) = match value.get(..SHOWN) {
-        Some(start) if value.len() > SHOWN => (start, "..."),
-        _ => (value, ""),
-    };
-    format!("{:?}{more}", String::from_utf8_lossy(start))
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use std::{
 };
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use sockeye_proto::handshake::{HandshakeError, Refusal};
+use sockeye_proto::{
+    Shown,
+    handshake::{HandshakeError, Refusal},
+};
 
 use crate::{Error, Handler, Result, WebSocket, driven::Driven};
 
@@ -25,9 +28,6 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b'`')
     .add(b'{')
     .add(b'}');
-
-/// How much of a path is said back in a refusal, in characters: it is the client's to choose.
-const SHOWN: usize = 200;
 
 /// Which handler a WebSocket goes to, by its path: for [`Server::serve_routes`](super::Server::serve_routes).
 ///
@@ -188,9 +188,8 @@ impl Table {
     pub(super) fn find(self: &Arc<Self>, path: &str) -> Result<Matched, HandshakeError> {
         let encoded: Cow<'_, str> = utf8_percent_encode(path, ENCODED).into();
         let Ok(found) = self.router.at(&encoded) else {
-            let shown = path.chars().take(SHOWN).flat_map(char::escape_debug);
-            let shown: String = shown.collect();
-            return Err(refused(404, format!("there is no WebSocket at {shown}\n")));
+            let body = format!("there is no WebSocket at {}\n", Shown(path));
+            return Err(refused(404, body));
         };
         let decoded = found.params.iter().map(|(name, value)| {
             match percent_decode_str(value).decode_utf8() {
