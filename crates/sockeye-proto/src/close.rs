@@ -157,8 +157,32 @@ pub struct CloseFrame {
 }
 
 impl CloseFrame {
-    /// The most bytes a reason may have: a control frame carries 125, the code takes two (§5.5).
-    pub const MAX_REASON: usize = 123;
+    /// The most bytes a reason may have, 123: of what a control frame carries, the code takes two (§5.5.1).
+    pub const MAX_REASON: usize = OpCode::MAX_CONTROL - 2;
+
+    /// What says this code and this reason, which is empty where there is none.
+    pub fn new(code: CloseCode, reason: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason: reason.into(),
+        }
+    }
+
+    /// Whether it may be sent, by a client or by a server.
+    ///
+    /// # Errors
+    /// [`SendError::ReasonTooLong`], and [`SendError::CodeNotForRole`] for 1010 from a server (§7.4.1).
+    pub fn check(&self, by_client: bool) -> Result<(), SendError> {
+        if self.reason.len() > Self::MAX_REASON {
+            return Err(SendError::ReasonTooLong {
+                len: self.reason.len(),
+            });
+        }
+        if self.code == CloseCode::MANDATORY_EXTENSION && !by_client {
+            return Err(SendError::CodeNotForRole(self.code));
+        }
+        Ok(())
+    }
 
     /// Reads the payload of a Close frame (§5.5.1); an empty one says nothing.
     ///
@@ -173,10 +197,7 @@ impl CloseFrame {
         let code = CloseCode::new(code).map_err(|_| ProtocolError::CloseCode(code))?;
         let reason =
             simdutf8::basic::from_utf8(reason).map_err(|_| ProtocolError::CloseReasonUtf8)?;
-        Ok(Some(Self {
-            code,
-            reason: reason.into(),
-        }))
+        Ok(Some(Self::new(code, reason)))
     }
 
     /// The payload of a Close frame that says this.

@@ -21,6 +21,9 @@ pub enum OpCode {
 }
 
 impl OpCode {
+    /// The most bytes that a control frame carries (§5.5).
+    pub const MAX_CONTROL: usize = 125;
+
     const fn from_bits(bits: u8) -> Option<Self> {
         Some(match bits {
             0 => Self::Continuation,

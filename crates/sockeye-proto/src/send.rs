@@ -53,9 +53,6 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The most bytes that a control frame carries (§5.5).
-const MAX_CONTROL: usize = 125;
-
 /// From this size an owned payload is written from where it is: below it, the copy is cheaper than
 /// one more piece in the write.
 const LARGE: usize = 16 * 1024;
@@ -213,20 +210,9 @@ impl Sender {
         if self.close_sent {
             return Err(SendError::Closed);
         }
-        if reason.len() > CloseFrame::MAX_REASON {
-            return Err(SendError::ReasonTooLong { len: reason.len() });
-        }
-        if code == CloseCode::MANDATORY_EXTENSION && matches!(self.role, Role::Server) {
-            return Err(SendError::CodeNotForRole(code));
-        }
-        self.queue_close(
-            &CloseFrame {
-                code,
-                reason: reason.into(),
-            }
-            .to_payload(),
-            now,
-        );
+        let frame = CloseFrame::new(code, reason);
+        frame.check(matches!(self.role, Role::Client { .. }))?;
+        self.queue_close(&frame.to_payload(), now);
         Ok(())
     }
 
@@ -260,10 +246,7 @@ impl Sender {
     pub fn fail(&mut self, error: ProtocolError, now: Duration) {
         if !self.close_sent {
             // A test holds every reason to the length that fits.
-            let frame = CloseFrame {
-                code: error.close_code(),
-                reason: error.to_string(),
-            };
+            let frame = CloseFrame::new(error.close_code(), error.to_string());
             self.queue_close(&frame.to_payload(), now);
         }
         self.close_received = true;
@@ -332,7 +315,7 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
-        if payload.len() > MAX_CONTROL {
+        if payload.len() > OpCode::MAX_CONTROL {
             return Err(SendError::ControlTooLong { len: payload.len() });
         }
         self.frame_control(opcode, payload);
@@ -340,7 +323,7 @@ impl Sender {
     }
 
     fn answer_ping(&mut self, payload: &[u8]) {
-        if self.close_sent || payload.len() > MAX_CONTROL {
+        if self.close_sent || payload.len() > OpCode::MAX_CONTROL {
             return;
         }
         // None goes behind one that may be replaced: a newer answer would overtake it.
@@ -373,7 +356,7 @@ impl Sender {
         self.end_messages();
         if !self.close_sent {
             let mut payload = frame.map_or_else(Vec::new, CloseFrame::to_payload);
-            if payload.len() > MAX_CONTROL {
+            if payload.len() > OpCode::MAX_CONTROL {
                 payload.truncate(size_of::<u16>());
             }
             self.queue_close(&payload, now);

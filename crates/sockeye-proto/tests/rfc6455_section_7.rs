@@ -9,10 +9,7 @@ use sockeye_proto::{CloseCode, CloseFrame, Config, OwnedEvent, ProtocolError, Ro
 use wire::*;
 
 fn closed(code: CloseCode, reason: &str) -> OwnedEvent {
-    OwnedEvent::Close(Some(CloseFrame {
-        code,
-        reason: reason.into(),
-    }))
+    OwnedEvent::Close(Some(CloseFrame::new(code, reason)))
 }
 
 /// Carries what each end has written to the other until neither has anything to say.
@@ -273,10 +270,7 @@ fn what_cannot_have_been_received_is_answered_as_far_as_it_can_be() {
     let mut end = Config::new(Role::Server).halves().1;
     end.respond(&Event::Ping(&[0; 126]), NOW);
     assert!(end.output().is_empty());
-    let frame = CloseFrame {
-        code: CloseCode::NORMAL,
-        reason: "x".repeat(124),
-    };
+    let frame = CloseFrame::new(CloseCode::NORMAL, "x".repeat(124));
     end.respond(&Event::Close(Some(frame)), NOW);
     assert_eq!(end.output().only_chunk(), Some(&[0x88, 2, 3, 232][..]));
 }

@@ -143,10 +143,7 @@ impl Pair {
 }
 
 fn closed(code: CloseCode) -> OwnedEvent {
-    OwnedEvent::Close(Some(CloseFrame {
-        code,
-        reason: String::new(),
-    }))
+    OwnedEvent::Close(Some(CloseFrame::new(code, "")))
 }
 
 #[test]

@@ -71,12 +71,12 @@ impl ByteStream {
 
     fn refuse_text(&mut self, cx: &mut Context<'_>) -> io::Error {
         self.refused = true;
-        let close = CloseFrame {
-            code: CloseCode::UNSUPPORTED_DATA,
-            reason: "only binary messages are taken here".into(),
-        };
+        let close = CloseFrame::new(
+            CloseCode::UNSUPPORTED_DATA,
+            "only binary messages are taken here",
+        );
         // Refused only where the connection is closing.
-        let _ = self.shared().apply(Command::Close(close));
+        let _ = self.shared().apply(Command::Close(Some(close)));
         let _ = self.shared().poll_flush(cx, false);
         text_came()
     }
@@ -163,12 +163,9 @@ impl AsyncWrite for ByteStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let close = CloseFrame {
-            code: CloseCode::NORMAL,
-            reason: String::new(),
-        };
+        let close = CloseFrame::new(CloseCode::NORMAL, "");
         let shared = self.shared();
-        if shared.apply(Command::Close(close)).is_ok() {
+        if shared.apply(Command::Close(Some(close))).is_ok() {
             shared.wake_reading();
         }
         // A transport that has failed is closed too.

@@ -195,7 +195,7 @@ impl Driver {
         }
         self.take_posted();
         if let Some(link) = self.link() {
-            let _ = link.apply(Command::Close(close));
+            let _ = link.apply(Command::Close(Some(close)));
         }
     }
 
@@ -410,8 +410,7 @@ impl Broken {
 }
 
 fn without_reason(code: CloseCode) -> CloseFrame {
-    let reason = String::new();
-    CloseFrame { code, reason }
+    CloseFrame::new(code, "")
 }
 
 /// The code that a handler's result closes the connection with.

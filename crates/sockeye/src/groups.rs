@@ -295,10 +295,10 @@ fn prepare(message: Outgoing<'_>) -> Prepared {
 #[cold]
 fn give_up(sender: &Sender, code: CloseCode, waited: usize) {
     let close = |code| {
-        sender.shared.close_without_waiting(CloseFrame {
+        sender.shared.close_without_waiting(CloseFrame::new(
             code,
-            reason: format!("the receiver does not read: {waited} bytes and more waited for it"),
-        })
+            format!("the receiver does not read: {waited} bytes and more waited for it"),
+        ))
     };
     if close(code).is_err_and(|error| !error.is_closed() && !error.is_lost()) {
         // Not this one's to send. Where it is closing already, nothing is left to do.

@@ -219,13 +219,10 @@ impl Socket {
     /// [`Error::is_closed`] where a Close was sent or received before; a reason of more than 123
     /// bytes; 1010 from a server.
     pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
-        let close = CloseFrame {
-            code,
-            reason: reason.into(),
-        };
+        let close = CloseFrame::new(code, reason);
         self.driver.shared.note_close(&close)?;
         self.driver.take_posted();
-        self.apply(Command::Close(close))
+        self.apply(Command::Close(Some(close)))
     }
 
     fn apply(&mut self, command: Command<'_>) -> Result<()> {

@@ -89,9 +89,8 @@ pub(crate) enum Command<'a> {
     Finish,
     Ping(Vec<u8>),
     Pong(Vec<u8>),
-    Close(CloseFrame),
-    /// A Close that says nothing.
-    CloseWithoutCode,
+    /// None says nothing.
+    Close(Option<CloseFrame>),
     /// What a ping, and what the peer's Close is owed.
     AnswerPing(Bytes),
     AnswerClose(Option<CloseFrame>),
@@ -129,7 +128,6 @@ impl Command<'_> {
             Self::Ping(payload) => Command::Ping(payload),
             Self::Pong(payload) => Command::Pong(payload),
             Self::Close(frame) => Command::Close(frame),
-            Self::CloseWithoutCode => Command::CloseWithoutCode,
             Self::AnswerPing(payload) => Command::AnswerPing(payload),
             Self::AnswerClose(frame) => Command::AnswerClose(frame),
             Self::Fail(error) => Command::Fail(error),
@@ -279,10 +277,7 @@ impl Link {
     }
 
     fn apply_control(&mut self, command: Command<'_>) -> Result<(), SendError> {
-        let is_close = matches!(
-            command,
-            Command::Close(_) | Command::CloseWithoutCode | Command::AnswerClose(_)
-        );
+        let is_close = matches!(command, Command::Close(_) | Command::AnswerClose(_));
         if is_close && self.has_latest() {
             self.queue_latest(true);
         }
@@ -303,13 +298,11 @@ impl Link {
             Command::Pong(payload) => self.sender.pong(&payload)?,
             Command::Close(frame) => {
                 let now = self.now();
-                self.sender.close(frame.code, &frame.reason, now)?;
+                match frame {
+                    Some(frame) => self.sender.close(frame.code, &frame.reason, now)?,
+                    None => self.sender.close_without_code(now)?,
+                }
                 // The answer is read even of a peer that is held back.
-                self.wake_reading();
-            }
-            Command::CloseWithoutCode => {
-                let now = self.now();
-                self.sender.close_without_code(now)?;
                 self.wake_reading();
             }
             Command::AnswerPing(payload) => {

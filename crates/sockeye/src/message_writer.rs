@@ -172,10 +172,7 @@ impl Drop for MessageWriter<'_> {
             return;
         }
         if self.begun {
-            let close = CloseFrame {
-                code: CloseCode::INTERNAL_ERROR,
-                reason: "a message was not finished".into(),
-            };
+            let close = CloseFrame::new(CloseCode::INTERNAL_ERROR, "a message was not finished");
             // Refused only where the connection is closing: then it cannot look complete either.
             let _ = self.shared.close_without_waiting(close);
         }

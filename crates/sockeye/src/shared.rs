@@ -43,8 +43,6 @@ use crate::{
 };
 pub(crate) use ending::leaving;
 use inbox::Inbox;
-#[cfg(feature = "client")]
-pub(crate) use sending::check_close;
 
 /// What a connection is, once it is established. None of it changes.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use std::{
 
 use futures_core::Stream;
 use futures_sink::Sink;
-use sockeye_proto::{CloseCode, Config, Message, OwnedEvent as Event};
+use sockeye_proto::{CloseCode, CloseFrame, Config, Message, OwnedEvent as Event};
 
 use crate::{
     ByteStream, Counters, Ended, Error, MessageKind, MessageReader, MessageWriter, Outgoing,
@@ -242,10 +242,7 @@ impl WebSocket {
     /// # Cancel safety
     /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it.
     pub async fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
-        let close = sockeye_proto::CloseFrame {
-            code,
-            reason: reason.into(),
-        };
+        let close = CloseFrame::new(code, reason);
         self.shared().close_without_waiting(close)?;
         while self.recv_event().await?.is_some() {}
         Ok(())
@@ -428,11 +425,8 @@ macro_rules! sink {
             }
 
             fn poll_close($self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-                let close = sockeye_proto::CloseFrame {
-                    code: CloseCode::NORMAL,
-                    reason: String::new(),
-                };
-                if $shared.apply(Command::Close(close)).is_ok() {
+                let close = CloseFrame::new(CloseCode::NORMAL, "");
+                if $shared.apply(Command::Close(Some(close))).is_ok() {
                     $shared.wake_reading();
                 }
                 // A transport that has failed is closed too.

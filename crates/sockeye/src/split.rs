@@ -143,10 +143,8 @@ impl Sender {
     /// # Cancel safety
     /// The Close is queued at the first poll, and goes out with whatever happens next.
     pub async fn close(&self, code: CloseCode, reason: &str) -> Result<()> {
-        self.shared.apply(Command::Close(CloseFrame {
-            code,
-            reason: reason.into(),
-        }))?;
+        self.shared
+            .apply(Command::Close(Some(CloseFrame::new(code, reason))))?;
         self.shared.wake_reading();
         let abandoned = self.shared.has_reader();
         if abandoned {

@@ -154,18 +154,9 @@ fn close(words: &str) -> Result<CloseFrame, String> {
             CloseCode::new(number).map_err(|error| error.to_string())?
         }
     };
-    let reason = reason.trim();
-    if reason.len() > CloseFrame::MAX_REASON {
-        return Err(format!(
-            "a reason has at most {} bytes, and this has {}",
-            CloseFrame::MAX_REASON,
-            reason.len()
-        ));
-    }
-    Ok(CloseFrame {
-        code,
-        reason: reason.into(),
-    })
+    let frame = CloseFrame::new(code, reason.trim());
+    frame.check(true).map_err(|error| error.to_string())?;
+    Ok(frame)
 }
 
 #[cfg(test)]

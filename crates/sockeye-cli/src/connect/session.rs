@@ -375,8 +375,7 @@ impl<'a> Session<'a> {
     /// The Close that ends the session. It is shown where somebody gets it.
     async fn leaves(&mut self, code: CloseCode) -> CloseFrame {
         self.closing = true;
-        let reason = String::new();
-        let frame = CloseFrame { code, reason };
+        let frame = CloseFrame::new(code, "");
         if self.is_open {
             self.screen.print(screen::close(Up, Some(&frame))).await;
         }

@@ -34,21 +34,9 @@ fn parse(query: Option<&str>) -> Result<Option<CloseFrame>, String> {
         .parse::<u16>()
         .map_err(|_| format!("close={code}: a close code is a number, such as 1000"))?;
     let code = CloseCode::new(number).map_err(|error| error.to_string())?;
-    if code == CloseCode::MANDATORY_EXTENSION {
-        return Err("close code 1010 may not be sent by a server".into());
-    }
-    let reason = reason.unwrap_or_default();
-    if reason.len() > CloseFrame::MAX_REASON {
-        return Err(format!(
-            "the reason has {} bytes: at most {} can be sent",
-            reason.len(),
-            CloseFrame::MAX_REASON
-        ));
-    }
-    Ok(Some(CloseFrame {
-        code,
-        reason: reason.into_owned(),
-    }))
+    let frame = CloseFrame::new(code, reason.unwrap_or_default());
+    frame.check(false).map_err(|error| error.to_string())?;
+    Ok(Some(frame))
 }
 
 #[cfg(test)]

@@ -332,7 +332,7 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
                 let _ = sender.close(frame.code, &frame.reason).await;
             }
             Command::Close(None) => {
-                if shared.apply(link::Command::CloseWithoutCode).is_ok() {
+                if shared.apply(link::Command::Close(None)).is_ok() {
                     shared.wake_reading();
                 }
             }

@@ -281,10 +281,7 @@ impl WebSocket {
         let code = code.or((!reason.is_empty()).then_some(1000));
         // Step 3.
         let frame = code.and_then(|code| CloseCode::new(code).ok());
-        self.start_closing(frame.map(|code| CloseFrame {
-            code,
-            reason: reason.into(),
-        }));
+        self.start_closing(frame.map(|code| CloseFrame::new(code, reason)));
         Ok(())
     }
 

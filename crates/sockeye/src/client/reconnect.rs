@@ -302,13 +302,7 @@ impl Reconnecting {
     /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it.
     pub async fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
         // By the rules of a client, where there is no connection yet to ask.
-        check_close(
-            &CloseFrame {
-                code,
-                reason: reason.into(),
-            },
-            true,
-        )?;
+        CloseFrame::new(code, reason).check(true)?;
         let socket = match &mut self.state {
             State::Open { connection, .. } => &mut connection.socket,
             State::Over(_) => return Err(SendError::Closed.into()),

@@ -207,10 +207,10 @@ mod tests {
     }
 
     fn closed(code: u16) -> Cause {
-        Cause::Connection(Ended::ByPeer(Some(CloseFrame {
-            code: CloseCode::new(code).unwrap(),
-            reason: String::new(),
-        })))
+        Cause::Connection(Ended::ByPeer(Some(CloseFrame::new(
+            CloseCode::new(code).unwrap(),
+            "",
+        ))))
     }
 
     #[test]

@@ -57,9 +57,8 @@ impl Shutdown {
     }
 
     fn with(code: CloseCode) -> Self {
-        let reason = String::new();
         Self {
-            close: CloseFrame { code, reason },
+            close: CloseFrame::new(code, ""),
             spread: Duration::ZERO,
             patience: PATIENCE,
             deadline: None,
@@ -508,10 +507,7 @@ mod tests {
     fn a_farewell_is_a_line() {
         let peer = None;
         let after = seconds(1);
-        let close = |code| CloseFrame {
-            code,
-            reason: "why".into(),
-        };
+        let close = |code| CloseFrame::new(code, "why");
         let ends = [
             None,
             Some(Ended::TimedOut),

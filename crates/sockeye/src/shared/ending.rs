@@ -82,7 +82,7 @@ impl Shared {
     /// Closes because this end leaves, whatever its handler does.
     pub(crate) fn go_away(&self, close: CloseFrame) {
         // Refused where it is closing already, as its user has said.
-        if self.apply(Command::Close(close)).is_ok() {
+        if self.apply(Command::Close(Some(close))).is_ok() {
             self.left.store(true, Ordering::Release);
         }
     }
@@ -151,10 +151,7 @@ impl State {
 
 /// The Close of a connection that this end leaves by itself.
 pub(crate) fn leaving(reason: &str) -> CloseFrame {
-    CloseFrame {
-        code: CloseCode::GOING_AWAY,
-        reason: reason.into(),
-    }
+    CloseFrame::new(CloseCode::GOING_AWAY, reason)
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Shared {
                 Some(Step::Close { reason }) => {
                     if !state.has_close() {
                         state.close(leaving(reason));
-                        let _ = link.apply(Command::Close(leaving(reason)));
+                        let _ = link.apply(Command::Close(Some(leaving(reason))));
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::{mem, sync::atomic::Ordering};
 
-use sockeye_proto::SendError;
+use sockeye_proto::{OpCode, SendError};
 
 use super::{Shared, State};
 use crate::{
@@ -159,7 +159,7 @@ impl State {
             self.check_open()?;
         }
         if let Command::Ping(payload) | Command::Pong(payload) = &command
-            && payload.len() > 125
+            && payload.len() > OpCode::MAX_CONTROL
         {
             return Err(SendError::ControlTooLong { len: payload.len() }.into());
         }

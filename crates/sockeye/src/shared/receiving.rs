@@ -125,7 +125,7 @@ impl Shared {
         }
         let parked = parked?;
         if let Some(Step::Close { reason }) = due {
-            let _ = self.apply(Command::Close(leaving(reason)));
+            let _ = self.apply(Command::Close(Some(leaving(reason))));
             return self.park(cx, held_back);
         }
         if held_back {
@@ -160,7 +160,7 @@ impl Shared {
         });
         match due {
             Some(Step::Close { reason }) => {
-                let _ = self.apply(Command::Close(leaving(reason)));
+                let _ = self.apply(Command::Close(Some(leaving(reason))));
             }
             Some(Step::GiveUp) => self.end(Ended::Silent),
             None | Some(Step::Ping | Step::Ask { .. }) if late => self.end(Ended::TimedOut),

@@ -73,13 +73,10 @@ impl Shared {
 
     /// Queues a command at once, whatever waits.
     pub(crate) fn apply(&self, command: Command<'_>) -> Result<()> {
-        let closes = matches!(command, Command::Close(_) | Command::CloseWithoutCode);
+        let closes = matches!(command, Command::Close(_));
         match &command {
-            Command::Close(frame) => self.note_close(frame)?,
-            Command::CloseWithoutCode => self.note_close(&CloseFrame {
-                code: CloseCode::NORMAL,
-                reason: String::new(),
-            })?,
+            Command::Close(Some(frame)) => self.note_close(frame)?,
+            Command::Close(None) => self.note_close(&CloseFrame::new(CloseCode::NORMAL, ""))?,
             _ => {}
         }
         let applied = self.access(|access| match access {
@@ -120,7 +117,7 @@ impl Shared {
 
     /// Notes the Close that this end is about to send first.
     pub(crate) fn note_close(&self, frame: &CloseFrame) -> Result<(), SendError> {
-        check_close(frame, self.info.client)?;
+        frame.check(self.info.client)?;
         let mut state = self.lock();
         if state.has_close() {
             return Err(SendError::Closed);
@@ -246,7 +243,7 @@ impl Shared {
 
     /// Sends a Close, which goes out with what waits before it.
     pub(crate) fn close_without_waiting(&self, close: CloseFrame) -> Result<()> {
-        self.apply(Command::Close(close))?;
+        self.apply(Command::Close(Some(close)))?;
         self.wake_reading();
         // Nobody is there to be told of a transport that fails.
         let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()), false);
@@ -392,17 +389,4 @@ impl Shared {
         }
         written
     }
-}
-
-/// What [`Sender::close`] would refuse, before the Close is anyone's.
-pub(crate) fn check_close(frame: &CloseFrame, client: bool) -> Result<(), SendError> {
-    if frame.reason.len() > CloseFrame::MAX_REASON {
-        return Err(SendError::ReasonTooLong {
-            len: frame.reason.len(),
-        });
-    }
-    if frame.code == CloseCode::MANDATORY_EXTENSION && !client {
-        return Err(SendError::CodeNotForRole(frame.code));
-    }
-    Ok(())
 }
