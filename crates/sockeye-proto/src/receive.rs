@@ -375,7 +375,11 @@ impl Receiver {
         let payload = &mut unfinished.payload;
         if payload.spare() < remaining.min(STEP / 2) {
             let step = payload.len().max(STEP);
-            payload.grow(remaining.min(step));
+            // Of a message in many frames, this is not the last.
+            payload.grow(match frame.header.fin {
+                true => remaining.min(step),
+                false => step,
+            });
         }
         let limit = remaining.min(payload.spare());
         Some((payload.memory(), limit))
