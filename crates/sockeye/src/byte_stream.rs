@@ -110,9 +110,7 @@ impl AsyncRead for ByteStream {
         }
         while buffer.remaining() > 0 {
             let room = buffer.initialize_unfilled();
-            let part = self
-                .receiver
-                .poll_next_with(cx, |reader, cx| reader.poll_part(cx, room));
+            let part = self.receiver.poll_part(cx, room);
             match ready!(part)? {
                 // Of a message from before, which is discarded, or of much of which nothing has come.
                 Some(Part::Data(0)) => {}

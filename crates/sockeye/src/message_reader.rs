@@ -81,11 +81,8 @@ impl<'a> MessageReader<'a> {
 /// Discards what is left of the message before, and waits for the next to begin.
 fn poll_begin(cx: &mut Context<'_>, receiver: &mut Receiver) -> Poll<Result<Option<MessageKind>>> {
     loop {
-        let part = receiver.poll_next_with(cx, |reader, cx| {
-            reader.skip_message();
-            reader.poll_part(cx, &mut [])
-        });
-        match ready!(part)? {
+        receiver.skip_message();
+        match ready!(receiver.poll_part(cx, &mut []))? {
             Some(Part::Begin(kind)) => return Poll::Ready(Ok(Some(kind))),
             Some(_) => {}
             None => return Poll::Ready(Ok(None)),
@@ -101,9 +98,7 @@ impl AsyncRead for MessageReader<'_> {
     ) -> Poll<io::Result<()>> {
         while !self.ended && buffer.remaining() > 0 {
             let room = buffer.initialize_unfilled();
-            let part = self
-                .receiver
-                .poll_next_with(cx, |reader, cx| reader.poll_part(cx, room));
+            let part = self.receiver.poll_part(cx, room);
             match ready!(part)? {
                 // Nothing has come of much: the others of the thread have had their turn.
                 Some(Part::Data(0)) => {}

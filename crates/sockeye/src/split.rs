@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_core::Stream;
-use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event};
+use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event, Part};
 
 use crate::{
     Counters, Ended, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
@@ -353,21 +353,43 @@ impl Receiver {
                 _ => {}
             }
         }
-        // Where pings come in crowds, one pong for all goes out, before anything else happens: a write for each would hold
+        loop {
+            match ready!(self.poll_but_pings(cx, Reader::poll_event))? {
+                Some(Event::Message(message)) => return Poll::Ready(Ok(Some(message))),
+                Some(_) => {}
+                None => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+
+    /// The next part of a message, put into `room`, or an event that is no ping.
+    #[inline]
+    pub(crate) fn poll_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<Result<Option<Part>>> {
+        self.poll_but_pings(cx, |reader, cx| reader.poll_part(cx, room))
+    }
+
+    /// The next of what `take` takes off the reader, but for pings.
+    #[inline]
+    fn poll_but_pings<T: Incoming>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
+    ) -> Poll<Result<Option<T>>> {
+        // Where they come in crowds, one pong for all goes out, before anything else happens: a write for each would hold
         // the thread for a second.
         let mut is_owed_pong = false;
         loop {
-            let later = |reader: &Reader| reader.has_input();
-            let next = match self.poll_answering(cx, Reader::poll_event, later)? {
-                Poll::Ready(Some(Event::Ping(_))) => {
-                    is_owed_pong = true;
-                    continue;
-                }
-                Poll::Ready(Some(Event::Message(message))) => Poll::Ready(Ok(Some(message))),
-                Poll::Ready(Some(_)) => continue,
-                Poll::Ready(None) => Poll::Ready(Ok(None)),
-                Poll::Pending => Poll::Pending,
-            };
+            let next = self.poll_answering(cx, &mut take, Reader::has_input);
+            if let Poll::Ready(Ok(Some(taken))) = &next
+                && let Some(Event::Ping(_)) = taken.event()
+            {
+                is_owed_pong = true;
+                continue;
+            }
             if is_owed_pong {
                 let _ = self.shared.poll_flush(cx, false);
             }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use sockeye::{Handler, MessageRef, Result, Socket, WebSocket};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use wire::*;
 
 /// What a stream was asked for.
@@ -172,6 +172,32 @@ async fn a_ping_is_answered_before_the_message_behind_it_is_given_out() {
         assert_eq!(peer.expect(0x8A).await, b"?");
         assert_eq!(peer.expect(0x8A).await, b"??");
         assert_eq!(calls.lock().unwrap().writes.len(), 1);
+    }
+}
+
+/// A bug: each pong was a write of its own, and a crowd of pings held the thread for a second.
+#[tokio::test(start_paused = true)]
+async fn answers_to_pings_go_out_together_where_messages_are_read_in_parts() {
+    for role in BOTH {
+        for as_bytes in [false, true] {
+            let (mut socket, mut peer, calls) = open(role).await;
+            let pings = peer.frame(0x89, "?").repeat(1000);
+            peer.send([pings, peer.frame(0x82, "!")].concat()).await;
+            let mut read = String::new();
+            if as_bytes {
+                let mut bytes = socket.into_byte_stream();
+                let mut byte = [0];
+                within(bytes.read_exact(&mut byte)).await.unwrap();
+                read.push(byte[0].into());
+            } else {
+                let mut message = within(socket.recv_stream()).await.unwrap().unwrap();
+                within(message.read_to_string(&mut read)).await.unwrap();
+            }
+            assert_eq!(read, "!");
+            let writes = calls.lock().unwrap().writes.len();
+            assert!(writes <= 3, "{role:?} {as_bytes}: {writes} writes");
+            assert_eq!(peer.expect(0x8A).await, b"?");
+        }
     }
 }
 
