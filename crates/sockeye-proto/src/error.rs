@@ -170,7 +170,9 @@ impl fmt::Display for SendError {
             Self::ReasonTooLong { len } => {
                 write!(f, "a close reason has at most 123 bytes, not {len}")
             }
-            Self::CodeNotForRole(code) => write!(f, "only a client may close with {code}"),
+            Self::CodeNotForRole(code) => {
+                write!(f, "a server may not close with {code}: only a client may")
+            }
             Self::CloseCode(invalid) => invalid.fmt(f),
             Self::Unfinished => {
                 f.write_str("a message that is sent in parts has to be finished before the next")
