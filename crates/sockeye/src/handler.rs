@@ -24,6 +24,7 @@ use crate::{
     Counters, Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
     driver::Driver,
     established::OutputLimits,
+    given,
     link::Command,
     reader::{Broken, Deliver, Read, Reader},
     shared::Shared,
@@ -609,10 +610,10 @@ impl<H> Delivery<'_, H> {
 
     #[inline]
     fn go_on(&mut self) -> ControlFlow<()> {
-        if self.socket.unread_amount() < self.high_water || !self.socket.is_open() {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
+        let has_room = self.socket.unread_amount() < self.high_water || !self.socket.is_open();
+        match has_room && !given::is_much() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
         }
     }
 }

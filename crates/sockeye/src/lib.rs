@@ -130,6 +130,7 @@ mod ended;
 mod entropy;
 mod error;
 mod established;
+mod given;
 pub mod groups;
 mod handler;
 mod head;

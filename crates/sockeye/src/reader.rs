@@ -15,6 +15,7 @@ use sockeye_proto::{
 
 use crate::{
     buffers::{self, ReadBuffer},
+    given,
     throttle::{Rates, Throttle},
     transport::ReadHalf,
 };
@@ -179,6 +180,10 @@ impl Reader {
     /// where there is more to it, for [`poll_event`](Self::poll_event).
     #[inline(always)]
     pub(crate) fn poll_whole(&mut self, cx: &mut Context<'_>) -> Option<Poll<Message>> {
+        // Its turn may be over by that, and the next begins there.
+        if given::is_much() || self.done == YIELDED {
+            return None;
+        }
         if let Some(message) = self.take_whole() {
             return Some(Poll::Ready(message));
         }
@@ -291,6 +296,10 @@ impl Reader {
     /// Waits for the next turn, where so much was done that the others of the thread come first.
     #[inline]
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Not twice in a row, whatever others have given meanwhile.
+        if given::take_much() && self.done != YIELDED {
+            self.done = TURN;
+        }
         if !self.has_had_its_turn() {
             return Poll::Ready(());
         }

@@ -36,6 +36,7 @@ use crate::{
     Ended,
     address::Address,
     established::{Admitted, PeerHead, Settings},
+    given,
     keepalive::{Alarm, Pulse, Step},
     link::{Link, Lost},
     reader::Reader,
@@ -260,6 +261,7 @@ impl Shared {
             Some(link) => work(Access::Free(link, state)),
             None => work(Access::Remote(state)),
         }
+        given::count();
     }
 
     /// How many bytes wait to be written.

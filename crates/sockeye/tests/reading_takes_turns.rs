@@ -1,10 +1,12 @@
 //! A bug: a connection that was sent without end had the runtime look at what came for the others of its thread only
-//! after 61 times four reads in the form of events, and after 128 in the async one.
+//! after 61 times four reads in the form of events, and after 128 in the async one. And one that was sent to many for
+//! each of its messages kept the thread until all that had come was gone through.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod wire;
 
 use std::{
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +15,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use sockeye::{Handler, MessageRef, Socket, WebSocket};
+use sockeye::{Groups, Handler, MessageRef, Socket, WebSocket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::*;
 
@@ -22,31 +24,26 @@ const PAYLOAD: [u8; 120] = [7; 120];
 /// Four reads of 128 KiB hold as many, and one before them that did not fill the buffer.
 const MOST: usize = 5 * 128 * 1024 / PAYLOAD.len() + 1;
 
-struct Counting(Arc<AtomicUsize>);
+/// Does this for each message.
+struct Each<F>(F);
 
-impl Counting {
-    fn count(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Handler for Counting {
+impl<F: Fn() + Send + 'static> Handler for Each<F> {
     fn on_message(&mut self, _: &mut Socket, _: MessageRef<'_>) {
-        self.count();
+        self.0();
     }
 }
 
-async fn receive(form: Form, socket: WebSocket, handler: Counting) {
-    let count = async |mut socket: WebSocket| -> sockeye::Result<()> {
+async fn receive(form: Form, socket: WebSocket, each: impl Fn() + Send + 'static) {
+    let receive = async |mut socket: WebSocket| -> sockeye::Result<()> {
         while socket.recv().await?.is_some() {
-            handler.count();
+            each();
         }
         Ok(())
     };
     match form {
-        Form::Plain => drop(count(socket).await),
-        Form::Driven => drop(socket.drive(count).await),
-        Form::Events => drop(socket.handle(handler).await),
+        Form::Plain => drop(receive(socket).await),
+        Form::Driven => drop(socket.drive(receive).await),
+        Form::Events => drop(socket.handle(Each(each)).await),
     }
 }
 
@@ -66,9 +63,51 @@ async fn the_runtime_has_its_turn_after_four_reads() {
         peer.send(peer.frame(0x82, PAYLOAD).repeat(MESSAGES)).await;
         let handled = Arc::new(AtomicUsize::new(0));
         let seen = handled.clone();
-        tokio::spawn(receive(form, socket, Counting(handled)));
+        let count = move || {
+            handled.fetch_add(1, Ordering::Relaxed);
+        };
+        tokio::spawn(receive(form, socket, count));
         let most = most_in_a_turn(&seen, MESSAGES).await;
         assert!(most <= MOST, "{role:?} {form:?}: {most} messages in a turn");
+    }
+}
+
+/// One tiny message becomes one for each of many.
+#[tokio::test]
+async fn a_broadcaster_has_its_turn_by_what_it_sends() {
+    const MEMBERS: usize = 100;
+    const PUBLISHED: usize = 5_000;
+    for (role, form) in BOTH
+        .into_iter()
+        .flat_map(|role| FORMS.map(|form| (role, form)))
+    {
+        let groups = Groups::new();
+        let mut members = Vec::new();
+        for _ in 0..MEMBERS {
+            let (socket, peer) = Setup::default().open(Role::Server).await;
+            let member = groups.member(socket.sender());
+            let driven = tokio::spawn(socket.drive(|_socket| pending::<sockeye::Result<()>>()));
+            members.push((member, peer, driven));
+        }
+        let setup = Setup {
+            pipe: 4 << 20,
+            ..Setup::default()
+        };
+        let (socket, mut peer) = setup.open(role).await;
+        peer.send(peer.frame(0x82, "").repeat(PUBLISHED)).await;
+        let handled = Arc::new(AtomicUsize::new(0));
+        let seen = handled.clone();
+        let publish = move || {
+            groups.send_to_all("");
+            handled.fetch_add(1, Ordering::Relaxed);
+        };
+        tokio::spawn(receive(form, socket, publish));
+        let most = most_in_a_turn(&seen, PUBLISHED).await;
+        let few = 16 * 1024 / MEMBERS;
+        assert!(
+            most <= few + 1,
+            "{role:?} {form:?}: {most} messages in a turn"
+        );
     }
 }
 
