@@ -105,10 +105,10 @@ pub(crate) enum Command<'a> {
 }
 
 impl Command<'_> {
-    /// Roughly how many bytes of output it makes: not nothing for what is empty, so that many of those are not for
-    /// nothing either.
+    /// Roughly how many bytes it takes while it waits for a driver, which for what is short is more than it will on the
+    /// wire.
     pub(crate) fn size(&self) -> usize {
-        const HEADER: usize = 2;
+        const HEADER: usize = size_of::<Command<'static>>();
         match self {
             Self::Message(message) => HEADER + message.as_ref().len(),
             Self::Part(part) => HEADER + part.len(),

@@ -204,6 +204,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_short_counts_for_the_memory_that_it_takes() {
+        let shared = Shared::driven_elsewhere();
+        let queued = (0..).take_while(|_| shared.try_send("".into()).is_ok());
+        let memory = queued.count() * size_of::<Command<'static>>();
+        let most = shared.info.settings.output.high_water;
+        assert!((most / 2..=2 * most).contains(&memory), "{memory}");
+    }
+
+    #[test]
     fn what_is_empty_is_not_queued_for_ever_while_the_driver_is_not_polled() {
         let shared = Shared::driven_elsewhere();
         let queued = (0..).take_while(|_| shared.try_send("".into()).is_ok());
