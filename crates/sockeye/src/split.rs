@@ -443,7 +443,14 @@ impl Receiver {
                     let error = self.shared.ended().and_then(|ended| ended.error());
                     return Poll::Ready(error.map_or(Ok(None), Err));
                 }
-                Phase::Done => return Poll::Ready(Ok(None)),
+                Phase::Done => {
+                    // What a driver has left of the last, where the socket was moved out of it.
+                    ready!(self.poll_ending(cx));
+                    if self.shared.let_go() {
+                        self.reader = None;
+                    }
+                    return Poll::Ready(Ok(None));
+                }
             }
             let polled = match reader.poll_turn(cx) {
                 Poll::Ready(()) => take(reader, cx),
@@ -543,11 +550,13 @@ impl Stream for Receiver {
     }
 }
 
-/// Goes back to the connection, so that whoever closes that can complete the closing handshake.
+/// Goes back to the connection, so that whoever closes that can complete the closing handshake. Where it is closing
+/// already, nobody does.
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
             self.shared.put_reader(reader);
+            self.shared.abandon();
         }
     }
 }

@@ -213,9 +213,16 @@ async fn ends_by_code_and_by_who() {
     assert_eq!(Samples::of(&metrics).get("sockeye_connections_open"), 1.0);
     drop(third);
     drop(client);
+    // One that has closed, and whose receiver is dropped before the peer has answered.
+    let (client, fourth) = pair(&acceptor).await;
+    let (sender, receiver) = fourth.split();
+    sender.close(CloseCode::NORMAL, "").await.unwrap();
+    drop((receiver, sender));
+    drop(client);
     let samples = Samples::of(&metrics);
     assert_eq!(samples.get("sockeye_connections_open"), 0.0);
     for labels in [
+        "code=\"1000\",by=\"us\"",
         "code=\"1001\",by=\"peer\"",
         "code=\"4xxx\",by=\"peer\"",
         "code=\"1001\",by=\"us\"",

@@ -7,7 +7,9 @@ mod wire;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
-use sockeye::{CloseCode, Ended, Error, Handler, Message, MessageKind, Sender, Socket, WebSocket};
+use sockeye::{
+    CloseCode, Ended, Error, Groups, Handler, Message, MessageKind, Sender, Socket, WebSocket,
+};
 use tokio::{
     io::{AsyncWriteExt, duplex},
     sync::oneshot,
@@ -325,5 +327,24 @@ async fn a_sender_alone_notes_that_the_connection_is_lost() {
             assert!(matches!(ended, Some(Ended::Lost(_))), "{way}: {ended:?}");
             assert!(sender.close(CloseCode::NORMAL, "").await.is_err());
         }
+    }
+}
+
+/// A bug: nobody waited for the peer any more, and the connection stayed for as long as the sender, in its groups too.
+#[tokio::test(start_paused = true)]
+async fn a_receiver_dropped_after_the_close_ends_the_connection() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let (sender, receiver) = socket.split();
+        let groups = Groups::new();
+        let member = groups.member(sender.clone());
+        sender.close(CloseCode::NORMAL, "bye").await.unwrap();
+        drop(receiver);
+        assert_eq!(peer.expect_close().await, (1000, "bye".into()));
+        peer.expect_end().await;
+        let ended = sender.ended().unwrap();
+        assert!(matches!(ended, Ended::ByUs(_)), "{ended}");
+        assert_eq!(groups.members(), 0);
+        drop(member);
     }
 }

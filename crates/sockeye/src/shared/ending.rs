@@ -93,6 +93,25 @@ impl Shared {
         self.left.load(Ordering::Acquire)
     }
 
+    /// Ends a connection that is closing or has ended, where nobody is left to wait for the peer, unless a driver does:
+    /// else whoever keeps a `Sender` would keep the transport.
+    pub(crate) fn abandon(&self) {
+        let is_over = self.access(|access| match access {
+            Access::Free(link, state) if state.has_close() => {
+                link.write_once();
+                if let Some(close) = state.our_close().cloned() {
+                    state.end(Ended::ByUs(close));
+                }
+                true
+            }
+            Access::Free(..) | Access::Driven(_) | Access::Remote(_) => false,
+        });
+        if is_over && self.let_go() {
+            drop(self.take_reader());
+            self.wake_ended();
+        }
+    }
+
     /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
     /// did.
     pub(crate) fn let_go(&self) -> bool {
