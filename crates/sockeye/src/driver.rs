@@ -11,6 +11,7 @@ use std::{
 };
 
 use sockeye_proto::{CloseCode, CloseFrame, OwnedEvent};
+use tokio::task::coop::has_budget_remaining;
 
 use crate::{
     Ended, Error, Receiver,
@@ -273,6 +274,11 @@ impl Driver {
                 None if reader.poll_turn(cx).is_pending() => return Poll::Pending,
                 None => match (reader.poll_event(cx), self.link().and_then(|l| l.broken())) {
                     (Poll::Ready(event), _) => self.answer(event),
+                    // It was not let look for what has come, and nothing else need wake it.
+                    (Poll::Pending, Some(_)) if !has_budget_remaining() => {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     (Poll::Pending, Some(lost)) => {
                         let lost = lost.clone();
                         self.shared.end(Ended::Lost(lost));

@@ -155,7 +155,15 @@ struct Seldom {
     leaving: Option<CloseFrame>,
     ended: Option<Ended>,
     /// Runs once a Close was sent, for who receives on a connection that nobody drives.
-    closing: Option<Pin<Box<Sleep>>>,
+    closing: Option<Closing>,
+}
+
+/// What wakes a task when the peer must have answered a Close.
+#[derive(Debug)]
+enum Closing {
+    Timer(Pin<Box<Sleep>>),
+    /// A thread of its own, where there is no runtime and so no timer.
+    Thread,
 }
 
 /// Where the link is, as seen by whoever wants to send.
@@ -253,6 +261,7 @@ impl Shared {
             }
             return work(Access::Driven(link));
         }
+        given::count();
         let mut state = self.lock();
         let link = state.link.take();
         let mut held = Held { state, link };
@@ -261,7 +270,6 @@ impl Shared {
             Some(link) => work(Access::Free(link, state)),
             None => work(Access::Remote(state)),
         }
-        given::count();
     }
 
     /// How many bytes wait to be written.

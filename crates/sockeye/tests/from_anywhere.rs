@@ -5,9 +5,11 @@
 mod wire;
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    task::Poll,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake},
     thread,
     time::Duration,
 };
@@ -21,7 +23,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
     task::{block_in_place, coop},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use wire::*;
 
@@ -183,15 +185,7 @@ async fn what_goes_out_with_a_goodbye_needs_no_turn() {
     for role in BOTH {
         let (socket, mut peer) = Setup::default().open(role).await;
         tokio::spawn(async move {
-            poll_fn(|cx| {
-                while coop::has_budget_remaining() {
-                    if let Poll::Ready(turn) = coop::poll_proceed(cx) {
-                        turn.made_progress();
-                    }
-                }
-                Poll::Ready(())
-            })
-            .await;
+            use_up_the_turn().await;
             socket.sender().try_send(vec![1; 20_000]).unwrap();
             drop(socket);
         });
@@ -321,5 +315,156 @@ async fn nothing_that_waits_is_less_than_any_bound_of_a_group() {
         let _member = groups.member(socket.sender());
         assert_eq!(groups.send_to_all("hello"), 1);
         peer.expect_text("hello").await;
+    }
+}
+
+/// Runs a future in a thread that has no runtime.
+fn without_a_runtime<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> thread::JoinHandle<T> {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    thread::spawn(move || {
+        let waker = Arc::new(Unpark(thread::current())).into();
+        let mut future = pin!(future);
+        loop {
+            let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+            if let Poll::Ready(done) = polled {
+                return done;
+            }
+            thread::park();
+        }
+    })
+}
+
+/// A bug: the thread panicked as soon as the connection began to close, as there was no runtime for a timer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_receives_to_the_end() {
+    for role in BOTH {
+        let (mut socket, mut peer) = Setup::default().open(role).await;
+        let receiving =
+            without_a_runtime(async move { (socket.recv().await, socket.recv().await) });
+        peer.send_frame(0x81, "hello").await;
+        peer.send_close(1000, "").await;
+        assert_eq!(peer.expect_close().await.0, 1000);
+        drop(peer);
+        let (first, last) = receiving.join().unwrap();
+        assert_eq!(first.unwrap(), Some("hello".into()));
+        assert!(last.unwrap().is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_waits_no_longer_for_a_close_than_a_task() {
+    for role in BOTH {
+        let setup = Setup {
+            close_timeout: Duration::from_millis(100),
+            ..Setup::default()
+        };
+        let (mut socket, _peer) = setup.open(role).await;
+        let closing = without_a_runtime(async move { socket.close(CloseCode::NORMAL, "").await });
+        assert!(closing.join().unwrap().unwrap_err().is_timeout());
+    }
+}
+
+/// Has tokio let the task do nothing more before it yields.
+async fn use_up_the_turn() {
+    poll_fn(|cx| {
+        while coop::has_budget_remaining() {
+            if let Poll::Ready(turn) = coop::poll_proceed(cx) {
+                turn.made_progress();
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// A bug: a Close that had come was not looked for, and the connection said to be lost.
+#[tokio::test]
+async fn the_peers_close_is_seen_by_a_task_that_is_to_yield() {
+    let (ours, theirs) = tcp_pair().await;
+    let (socket, mut peer) = Setup::default().open_over(Role::Server, ours, theirs).await;
+    peer.send_close(4000, "").await;
+    drop(peer);
+    let driven = socket.drive(async |socket| {
+        let sender = socket.sender();
+        while sender.send("?").await.is_ok() && sender.flush().await.is_ok() {}
+        use_up_the_turn().await;
+        Ok(())
+    });
+    let ended = within(driven).await.unwrap().unwrap();
+    assert_eq!(ended.code(), 4000, "{ended}");
+}
+
+/// A bug: it was told when the close timeout was over.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_room_learns_at_once_that_this_end_closes() {
+    for role in BOTH {
+        let setup = Setup {
+            pipe: 64,
+            high_water: 100,
+            ..Setup::default()
+        };
+        let (mut socket, _peer) = setup.open(role).await;
+        let sender = socket.sender();
+        sender.try_send(vec![1; 1000]).unwrap();
+        let waiting = tokio::spawn(async move { sender.send("waits for room").await });
+        sleep(Duration::from_secs(1)).await;
+        assert!(!waiting.is_finished());
+        let begin = Instant::now();
+        let (closed, refused) = tokio::join!(socket.close(CloseCode::NORMAL, ""), async {
+            let refused = within(waiting).await.unwrap();
+            (refused, begin.elapsed())
+        });
+        assert!(closed.unwrap_err().is_timeout());
+        let (refused, after) = refused;
+        assert!(refused.unwrap_err().is_closed());
+        assert!(after < Duration::from_secs(1), "{role:?} {after:?}");
+    }
+}
+
+/// A bug: the answer to the peer's Close stayed where it was, and the peer waited for it until its close timeout.
+#[tokio::test(start_paused = true)]
+async fn what_a_driver_has_left_is_written_by_whoever_has_the_socket() {
+    for role in BOTH {
+        for asks in [false, true] {
+            let setup = Setup {
+                pipe: 64,
+                ..Setup::default()
+            };
+            let (socket, mut peer) = setup.open(role).await;
+            let kept = socket.sender();
+            let (tell, told) = oneshot::channel();
+            peer.send_close(4000, "").await;
+            let driven = socket.drive(async |mut socket| {
+                socket.sender().try_send(vec![7; 1000])?;
+                while socket.recv().await?.is_some() {}
+                tell.send(socket).ok().unwrap();
+                Ok(())
+            });
+            assert!(within(driven).await.unwrap().is_none());
+            let mut socket = told.await.unwrap();
+            if asks {
+                let peers = async {
+                    assert_eq!(peer.expect(0x82).await.len(), 1000);
+                    peer.expect_close().await.0
+                };
+                let (received, code) = tokio::join!(within(socket.recv()), peers);
+                assert!(received.unwrap().is_none());
+                assert_eq!(code, 4000, "{role:?}");
+            } else {
+                // With a handle that is kept: it does not keep the transport.
+                drop(socket);
+                within(peer.stream.read_to_end(&mut Vec::new()))
+                    .await
+                    .unwrap();
+            }
+            drop(kept);
+        }
     }
 }

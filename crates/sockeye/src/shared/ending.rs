@@ -346,6 +346,25 @@ mod tests {
         }
     }
 
+    /// A bug: where another driver had the connection, it was left behind the one in parts, and said to be sent.
+    #[test]
+    fn a_message_is_not_left_to_a_driver_behind_another_in_parts() {
+        let shared = Shared::driven_elsewhere();
+        // Since `poll_apply` has looked.
+        shared.writing.store(true, Ordering::Release);
+        let woken = Arc::<Woken>::default();
+        let waker = woken.clone().into();
+        let mut message = Some(Command::Message("later".into()));
+        let mut send = || shared.poll_apply_in_turn(&mut Context::from_waker(&waker), &mut message);
+        assert!(send().is_pending());
+        assert_eq!(shared.take_inbox(&mut shared.lock()).count(), 0);
+        shared.writing.store(false, Ordering::Release);
+        shared.waiting().turn.wake();
+        assert!(woken.0.load(Ordering::Acquire));
+        assert!(matches!(send(), Poll::Ready(Ok(()))));
+        assert!(message.is_none());
+    }
+
     #[test]
     fn what_is_refused_leaves_no_buffer_with_a_connection_that_has_ended() {
         let shared = Shared::of_nobody();

@@ -2,16 +2,19 @@
 //! nobody drives minds its deadlines.
 
 use std::{
+    future::Future as _,
     sync::atomic::Ordering,
     task::{Context, Poll, Waker},
+    thread,
 };
 
 use tokio::{
+    runtime::Handle,
     task::coop::has_budget_remaining,
     time::{Instant, sleep_until},
 };
 
-use super::{Access, Shared, State, leaving};
+use super::{Access, Closing, Shared, State, leaving};
 use crate::{
     Ended, Result,
     keepalive::Step,
@@ -53,8 +56,17 @@ impl Shared {
         }
         let mut state = self.lock();
         let closing = &mut state.seldom.get_or_insert_default().closing;
-        let closing = closing.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        closing.as_mut().poll(cx)
+        let closing = closing.get_or_insert_with(|| match Handle::try_current() {
+            Ok(_) => Closing::Timer(Box::pin(sleep_until(deadline))),
+            Err(_) => {
+                wake_at(deadline, cx.waker().clone());
+                Closing::Thread
+            }
+        });
+        match closing {
+            Closing::Timer(timer) => timer.as_mut().poll(cx),
+            Closing::Thread => Poll::Pending,
+        }
     }
 
     /// [`park`](Self::park) where there is nothing to do or to tell: in the poll of its driver, on an open
@@ -231,6 +243,16 @@ impl Shared {
             waker.wake();
         }
     }
+}
+
+/// Wakes a task that no runtime would wake. A system that has no thread for that leaves the peer as long as it likes.
+#[cold]
+fn wake_at(deadline: Instant, waker: Waker) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let _ = thread::Builder::new().spawn(move || {
+        thread::sleep(left);
+        waker.wake();
+    });
 }
 
 impl State {

@@ -84,8 +84,8 @@ impl Shared {
             Access::Remote(state) => self.post(state, command),
         });
         if closes && let Some(waiting) = self.waiting.get() {
-            // Nobody's turn comes any more.
-            waiting.turn.wake();
+            // Nobody's turn comes any more, and nobody's room.
+            waiting.wake_all();
         }
         applied.map_err(|error| self.noted(error))
     }
@@ -138,6 +138,16 @@ impl Shared {
         {
             ready!(self.poll_others_turn(cx))?;
         }
+        self.poll_apply_in_turn(cx, command)
+    }
+
+    /// The same, where no message was being sent in parts.
+    #[inline]
+    pub(super) fn poll_apply_in_turn(
+        &self,
+        cx: &mut Context<'_>,
+        command: &mut Option<Command<'_>>,
+    ) -> Poll<Result<()>> {
         let high_water = self.info.settings.output.high_water;
         let is_message = matches!(command, Some(Command::Message(_)));
         self.access(|access| {
@@ -149,6 +159,17 @@ impl Shared {
                     self.waiting().turn.add(cx.waker());
                     if self.is_posted() {
                         // Its end may be among that.
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Pending;
+                }
+                // The same. It is set before what begins it is left here.
+                Access::Remote(state)
+                    if is_message && self.writing.load(Ordering::Acquire) && state.is_open() =>
+                {
+                    self.waiting().turn.add(cx.waker());
+                    if !self.writing.fetch_or(false, Ordering::AcqRel) {
+                        // It has ended since.
                         cx.waker().wake_by_ref();
                     }
                     return Poll::Pending;
