@@ -595,7 +595,40 @@ async fn not_reading(suite: &mut Suite) -> io::Result<()> {
             },
         )
         .await;
+    suite
+        .case(
+            &mut serve,
+            "two send a thousand others 5,000 empty messages each at once",
+            broadcast_storm,
+        )
+        .await;
     suite.end(serve).await
+}
+
+/// What comes of 60 KB, ten million messages, is not to wait in memory, and nobody is kept out meanwhile.
+async fn broadcast_storm(at: At) {
+    const EACH: usize = 5_000;
+    let mut readers = JoinSet::new();
+    for number in 0..READERS {
+        let mut peer = at.peer_from(number, "").await;
+        readers.spawn(async move {
+            let mut frames = vec![0; 2 * EACH * 2];
+            patiently(peer.stream.read_exact(&mut frames))
+                .await
+                .unwrap();
+            assert!(frames.chunks(2).all(|frame| frame == [0x82, 0]));
+        });
+    }
+    let mut publishers = Vec::new();
+    for number in 0..2 {
+        let mut publisher = at.peer_from(READERS + number, "").await;
+        let bytes = publisher.frame(0x82, "").repeat(EACH);
+        publisher.send(&bytes).await;
+        publishers.push(publisher);
+    }
+    let latest = patiently(at.peer("")).await;
+    readers.join_all().await;
+    drop((publishers, latest));
 }
 
 /// How many descriptors a server has that runs out of them.

@@ -153,6 +153,9 @@ impl Sender {
         }
         // A transport that fails now is noticed by whoever receives.
         let _ = poll_fn(|cx| self.shared.poll_flush(cx, false)).await;
+        if self.shared.has_reader() {
+            self.shared.abandon();
+        }
         Ok(())
     }
 

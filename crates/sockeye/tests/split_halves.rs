@@ -4,9 +4,9 @@
 
 mod wire;
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
-use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, SinkExt, StreamExt, TryStreamExt, stream};
 use sockeye::{
     CloseCode, Ended, Error, Groups, Handler, Message, MessageKind, Sender, Socket, WebSocket,
 };
@@ -346,5 +346,29 @@ async fn a_receiver_dropped_after_the_close_ends_the_connection() {
         assert!(matches!(ended, Ended::ByUs(_)), "{ended}");
         assert_eq!(groups.members(), 0);
         drop(member);
+    }
+}
+
+/// What waits before the Close is not cut off with the receiver.
+#[tokio::test(start_paused = true)]
+async fn a_receiver_dropped_within_the_close_leaves_the_writing_to_it() {
+    for role in BOTH {
+        let setup = Setup {
+            pipe: 64,
+            ..Setup::default()
+        };
+        let (socket, mut peer) = setup.open(role).await;
+        let (sender, receiver) = socket.split();
+        sender.try_send(vec![7; 1000]).unwrap();
+        let mut closing = pin!(sender.close(CloseCode::NORMAL, "bye"));
+        assert!(closing.as_mut().now_or_never().is_none());
+        drop(receiver);
+        let peers = async {
+            assert_eq!(peer.expect(0x82).await.len(), 1000);
+            assert_eq!(peer.expect_close().await, (1000, "bye".into()));
+            peer.expect_end().await;
+        };
+        let (closed, ()) = tokio::join!(within(closing), peers);
+        closed.unwrap();
     }
 }

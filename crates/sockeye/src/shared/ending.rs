@@ -94,11 +94,15 @@ impl Shared {
     }
 
     /// Ends a connection that is closing or has ended, where nobody is left to wait for the peer, unless a driver does:
-    /// else whoever keeps a `Sender` would keep the transport.
+    /// else whoever keeps a `Sender` would keep the transport. What was sent is written first.
     pub(crate) fn abandon(&self) {
         let is_over = self.access(|access| match access {
             Access::Free(link, state) if state.has_close() => {
                 link.write_once();
+                // Else whoever closes is still writing it.
+                if state.ended().is_none() && !link.is_written() && link.broken().is_none() {
+                    return false;
+                }
                 if let Some(close) = state.our_close().cloned() {
                     state.end(Ended::ByUs(close));
                 }
