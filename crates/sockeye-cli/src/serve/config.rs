@@ -45,7 +45,7 @@ pub(crate) fn read<T>(
     let on_line = command
         .clone()
         .try_get_matches_from(line)
-        .map_err(|error| Faults::of_file(path, one_line(&error)))?;
+        .map_err(|error| Faults::of_file(path, without_usage(&error)))?;
     let mut reading = Reading {
         path,
         text: &text,
@@ -213,20 +213,21 @@ impl Reading<'_> {
 
     /// What is wrong with a value by itself.
     fn problem(&self, name: &str, value: &OsString) -> Option<String> {
-        let line = [
-            "sockeye".into(),
-            "serve".into(),
-            argument(name, Some(value)),
-        ];
-        let error = self.command.clone().try_get_matches_from(line).err()?;
+        let error = self.alone(name, Some(value))?;
         match error.kind() {
             ErrorKind::ValueValidation | ErrorKind::InvalidValue => Some(match error.source() {
                 Some(source) => source.to_string(),
-                None => one_line(&error),
+                None => without_usage(&error),
             }),
             // What goes with it is looked at when all is known.
             _ => None,
         }
+    }
+
+    /// What is complained about where a setting is all that is said.
+    fn alone(&self, name: &str, value: Option<&OsString>) -> Option<clap::Error> {
+        let line = ["sockeye".into(), "serve".into(), argument(name, value)];
+        self.command.clone().try_get_matches_from(line).err()
     }
 
     fn add(&mut self, name: &str, value: Option<OsString>, span: Range<usize>) {
@@ -288,14 +289,17 @@ impl Reading<'_> {
             }
             Err(error) => {
                 // Of what the complaint is about, the first that stands in the file.
-                let named = error.to_string();
-                let is_named = |it: &&Setting| named.contains(&format!("--{}", it.flag));
-                let span = self
-                    .settings
-                    .iter()
-                    .find(is_named)
-                    .map(|it| it.span.clone());
-                self.fault_at(span.as_ref(), one_line(&error));
+                let complaint = without_usage(&error);
+                let is_meant = |it: &&Setting| match error.kind() {
+                    // What is named is missing: it is about what wants that.
+                    kind @ ErrorKind::MissingRequiredArgument => self
+                        .alone(&it.flag, it.value.as_ref())
+                        .is_some_and(|alone| alone.kind() == kind),
+                    _ => complaint.contains(&format!("--{}", it.flag)),
+                };
+                let meant = self.settings.iter().find(is_meant);
+                let span = meant.map(|it| it.span.clone());
+                self.fault_at(span.as_ref(), complaint);
             }
         }
         Err(self.faults)
@@ -321,8 +325,8 @@ fn argument(name: &str, value: Option<&OsString>) -> OsString {
     argument
 }
 
-/// What clap complains about, without its usage.
-fn one_line(error: &clap::Error) -> String {
+/// What clap complains about, on a line: its usage names every flag that was given.
+fn without_usage(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let end = text.find("\n\nUsage:").unwrap_or(text.len());
     let text = text[..end].trim_start_matches("error: ");
@@ -514,6 +518,18 @@ mod tests {
         assert_eq!(faults.len(), 1, "{faults:#?}");
         assert!(faults[0].contains("cannot be used with"), "{faults:#?}");
         assert!(faults[0].starts_with("sockeye.toml:2:1: "), "{faults:#?}");
+    }
+
+    #[test]
+    fn of_settings_that_do_not_go_together_none_is_blamed_for_standing_first() {
+        let file = "quiet = true\n[tls]\ncert = \"c\"";
+        let faults = read_with(file, &[]).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:#?}");
+        assert!(faults[0].starts_with("sockeye.toml:3:8: "), "{faults:#?}");
+        let file = "example = \"chat\"\n[tls]\ncert = \"c\"\nkey = \"k\"";
+        let faults = read_with(file, &["--tls-self-signed"]).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:#?}");
+        assert!(faults[0].starts_with("sockeye.toml:3:8: "), "{faults:#?}");
     }
 
     #[test]
