@@ -134,7 +134,7 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = "The end")]
     pub(crate) restart: bool,
 
-    /// Cut off what has not ended so long after the signal; default --drain and 6 seconds
+    /// Cut off what has not ended so long after the signal; default --drain, a second and --close-timeout
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "The end")]
     pub(crate) shutdown_timeout: Option<Duration>,
 
