@@ -11,7 +11,7 @@ use sockeye::{
     proto::handshake::{HandshakeError, Response},
 };
 
-use crate::args::Connect;
+use crate::{args::Connect, shown::one_line};
 
 /// What clap ends with too.
 pub(crate) const MISUNDERSTOOD: u8 = 2;
@@ -89,10 +89,7 @@ impl Failure {
 
     /// On standard error, as one line whatever it holds: a peer may have had a word in it.
     pub(crate) fn print(&self) {
-        tell(format_args!(
-            "sockeye: {}",
-            crate::connect::one_line(&self.line)
-        ));
+        tell(format_args!("sockeye: {}", one_line(&self.line)));
     }
 }
 

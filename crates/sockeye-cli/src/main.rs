@@ -8,6 +8,7 @@ mod examples;
 mod failure;
 mod quantity;
 mod serve;
+mod shown;
 mod signals;
 
 use std::process::ExitCode;

@@ -17,13 +17,14 @@ use sockeye::{
 use tokio::time::{Instant as Time, sleep_until};
 
 use super::{
-    Outcome, agreed, one_line,
+    Outcome, agreed,
     pipe::{Lines, output_failed, read_lines, unreadable},
 };
 use crate::{
     args::Connect,
     failure::{Failure, tell, without_password},
     quantity::Took,
+    shown::one_line,
     signals::{Leaving, Signals},
 };
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use rustyline::completion::unescape;
-use sockeye::{CloseCode, CloseFrame};
+use sockeye::{CloseCode, CloseFrame, proto::OpCode};
 
 /// What can be typed, and what it does.
 pub(super) const COMMANDS: [(&str, &str, &str); 8] = [
@@ -28,9 +28,6 @@ pub(super) const COMMANDS: [(&str, &str, &str); 8] = [
         "close with 1000 and leave, as Ctrl-C and Ctrl-D do",
     ),
 ];
-
-/// The most bytes that a ping or a pong carries.
-const MAX_CONTROL: usize = 125;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -93,9 +90,10 @@ pub(super) fn help() -> String {
 }
 
 fn control(text: &str) -> Result<String, String> {
-    if text.len() > MAX_CONTROL {
+    if text.len() > OpCode::MAX_CONTROL {
         return Err(format!(
-            "a ping or pong carries at most {MAX_CONTROL} bytes, and this has {}",
+            "a ping or pong carries at most {} bytes, and this has {}",
+            OpCode::MAX_CONTROL,
             text.len()
         ));
     }

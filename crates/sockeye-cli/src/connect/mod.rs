@@ -17,7 +17,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use screen::one_line;
 use sockeye::{
     Client, CloseCode, Ended, Limits, WebSocket,
     client::{ClientTls, Proxy, Response},
@@ -27,6 +26,7 @@ use crate::{
     args::{Connect, Interface, Resolve, User},
     failure::{Failure, end_advice, tell, without_password},
     quantity::{Took, Traffic},
+    shown::one_line,
     signals::{Signal, Signals},
 };
 

@@ -14,10 +14,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Outcome, screen};
+use super::Outcome;
 use crate::{
     failure::Failure,
     quantity::Traffic,
+    shown::lines,
     signals::{Leaving, Signals},
 };
 
@@ -251,7 +252,7 @@ impl Lines {
     /// Text as it is, unless that could control a terminal; bytes in hexadecimal.
     pub(super) async fn write(&mut self, message: &Message) -> io::Result<()> {
         let shown = match message {
-            Message::Text(text) if self.is_terminal => screen::lines(text),
+            Message::Text(text) if self.is_terminal => lines(text),
             Message::Text(text) => return self.line(text.as_bytes()).await,
             Message::Binary(_) => message.to_string(),
         };

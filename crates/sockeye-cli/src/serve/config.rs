@@ -25,6 +25,7 @@ use toml::{
 use crate::{
     args::{Args, Serve},
     failure::{Failure, tell},
+    shown::one_line,
 };
 
 /// A file larger than this is none of ours.
@@ -372,10 +373,7 @@ impl Faults {
     /// On standard error, a line each.
     pub(crate) fn print(&self) {
         for fault in &self.0 {
-            tell(format_args!(
-                "sockeye: {}",
-                crate::connect::one_line(&fault.to_string())
-            ));
+            tell(format_args!("sockeye: {}", one_line(&fault.to_string())));
         }
     }
 }

@@ -17,9 +17,9 @@ use sockeye::{Ended, Error, Socket, server::Farewell};
 use super::{close_query, log::Log};
 use crate::{
     clock,
-    connect::one_line,
     failure::tell,
     quantity::{Took, Traffic, Whole},
+    shown::one_line,
 };
 
 const DIM: Style = Style::new().dimmed();
