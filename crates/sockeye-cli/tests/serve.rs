@@ -389,6 +389,24 @@ mod origins {
         }
     }
 
+    /// Naming origins ends the default, which lets that page in.
+    #[test]
+    fn a_page_that_is_not_let_in_is_not_offered() {
+        let offers = |args: &[&str]| {
+            let server = serve(args);
+            let said = server.program.stdout.text();
+            assert!(said.contains("sockeye connect ws://"), "{said}");
+            let offers = said.contains("Open http://");
+            assert_eq!(!offers, said.contains("--origin same"), "{said}");
+            offers
+        };
+        assert!(offers(&[]));
+        assert!(offers(&["--origin", "any"]));
+        let good = ["--origin", "https://good.example"];
+        assert!(!offers(&good));
+        assert!(offers(&[&good[..], &["--origin", "same"]].concat()));
+    }
+
     #[test]
     fn one_that_is_none_is_told_before_it_listens() {
         let ran = run(&["serve", "--origin", "example.com"], "");

@@ -295,14 +295,25 @@ fn greeting(listeners: &[Listener], args: &Serve, tls: Option<&Tls>) -> String {
     let mut text = format!("{what} on {}\n", places.join(", and on "));
     if let Some(address) = listeners.iter().find_map(Listener::local_addr) {
         let (reachable, _) = reachable(address);
-        text += &format!(
-            "Open http{s}://{reachable}/ in a browser, or run: sockeye connect{insecure} ws{s}://{reachable}/\n"
-        );
+        let page = format!("http{s}://{reachable}");
+        let command = format!("sockeye connect{insecure} ws{s}://{reachable}/");
+        text += &match lets_in_its_own_page(args, &page) {
+            true => format!("Open {page}/ in a browser, or run: {command}\n"),
+            false => format!(
+                "Try it with: {command}\nThe page at {page}/ may not connect; --origin same lets it in, too\n"
+            ),
+        };
     }
     if let Some(Tls::SelfSigned(made)) = tls {
         text += &format!("Certificate {made}\n");
     }
     text + "Ctrl-C closes every connection and ends."
+}
+
+/// Whether the page that is served may connect: once origins are named, the default is gone.
+fn lets_in_its_own_page(args: &Serve, page: &str) -> bool {
+    let is_in = |origin: &String| ["same", "any", page].contains(&origin.as_str());
+    args.origin.is_empty() || args.origin.iter().any(is_in)
 }
 
 /// Where a socket is reached.
