@@ -389,6 +389,44 @@ mod origins {
         }
     }
 
+    /// Whether a page may connect whose name leads to the server: `Host` and `Origin` are both of that name.
+    async fn lets_in_as(server: &Server, name: &str) -> bool {
+        let place = format!("{name}:{}", server.address.port());
+        let client = Client::new(format!("ws://{place}/"));
+        let client = client.resolve(&place, [server.address]);
+        let connected = client.origin(format!("http://{place}")).connect().await;
+        let Err(error) = connected else {
+            return true;
+        };
+        let response = error.response().unwrap();
+        assert_eq!(response.status(), 403);
+        let why = String::from_utf8_lossy(response.body());
+        assert!(why.contains(&format!("--origin http://{place}")), "{why}");
+        false
+    }
+
+    #[tokio::test]
+    async fn a_name_of_somebody_else_that_leads_to_this_machine_is_refused() {
+        for args in [&[][..], &["--example", "monitor"]] {
+            let server = serve(args);
+            for name in ["localhost", "app.LocalHost", "127.0.0.1", "[::1]"] {
+                assert!(lets_in_as(&server, name).await, "{args:?} {name}");
+            }
+            for name in ["evil.example", "localhost.evil.example", "notlocalhost"] {
+                assert!(!lets_in_as(&server, name).await, "{args:?} {name}");
+            }
+        }
+        // For whom the default is not enough, has said so; and others know this server by names of its own.
+        for args in [
+            &["--origin", "same"][..],
+            &["--listen", "0.0.0.0:0"],
+            &["--x-forwarded-for", "127.0.0.1"],
+        ] {
+            let server = serve(args);
+            assert!(lets_in_as(&server, "evil.example").await, "{args:?}");
+        }
+    }
+
     /// Naming origins ends the default, which lets that page in.
     #[test]
     fn a_page_that_is_not_let_in_is_not_offered() {

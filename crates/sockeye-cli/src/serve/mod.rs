@@ -8,6 +8,7 @@ mod leaving;
 pub(crate) mod limits;
 mod listening;
 mod log;
+mod names;
 mod page;
 mod self_signed;
 mod visits;
@@ -24,7 +25,7 @@ use std::{
 use sockeye::{
     Deadline, Error, Groups, Metrics, Server,
     proto::handshake::{HandshakeError, Subprotocols},
-    server::{Listener, Origins, ServerTls},
+    server::{Answer, Listener, Origins, Refusal, Request, ServerTls},
 };
 
 use crate::{args::Serve, examples::Example, failure::Failure, signals::Signals};
@@ -114,9 +115,6 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         .acceptor(longest)
         .keepalive(args.pings.ping_interval)
         .keepalive_timeout(args.pings.ping_timeout);
-    if args.example.is_none() {
-        acceptor = acceptor.on_request(|request| ready(close_query::check(&request)));
-    }
     acceptor = acceptor.origins(origins);
     if let Some(trusted) = &args.forwarded {
         acceptor = acceptor.forwarded(trusted.clone());
@@ -155,6 +153,10 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         signal = signals.next() => return Ok(signal.status().into()),
         listening = listen(&args) => listening?,
     };
+    let has_local_names = names::are_local(&args, server.listeners());
+    let closes_as_asked = args.example.is_none();
+    acceptor = acceptor
+        .on_request(move |request| ready(decide(&request, has_local_names, closes_as_asked)));
     if let Some(trusted) = &args.proxy_protocol {
         server = server.proxy_protocol(trusted.clone());
     }
@@ -208,6 +210,21 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
     visits.finish();
     served?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Judges a request of a page that may connect, or of a program.
+fn decide(
+    request: &Request,
+    has_local_names: bool,
+    closes_as_asked: bool,
+) -> Result<Answer, Refusal> {
+    if has_local_names {
+        names::check(request)?;
+    }
+    match closes_as_asked {
+        true => close_query::check(request),
+        false => Ok(Answer::new()),
+    }
 }
 
 /// The server, and where its metrics are.

@@ -49,6 +49,9 @@ impl Origins {
     /// has to be `https`; where it does not, a proxy in front may, so that both will do: to have `https`
     /// alone there, [list](Self::list) the origin. A proxy that does not hand `Host` on as the client sent
     /// it calls for a list too. `null`, the origin of sandboxed pages and of files, is nobody's.
+    ///
+    /// A name of somebody else's that leads to this server is let in, since both agree (DNS rebinding). Such a page
+    /// has none of the cookies of this site; a server without a login, as on loopback, had better list its origins.
     pub fn same() -> Self {
         Self {
             any: false,
