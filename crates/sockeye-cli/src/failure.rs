@@ -68,7 +68,7 @@ impl Failure {
             Some(response) if !matches!(error, Error::Answer { .. }) => {
                 http_advice(response, Some(args))
             }
-            _ => advice(&error),
+            _ => advice(&error, Some(args)),
         };
         let mut failure = Self::with(advice, &error);
         if !error.is_user() {
@@ -108,11 +108,12 @@ impl std::fmt::Display for Failure {
 /// The library's words, and what helps here.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::with(advice(&error), &error)
+        Self::with(advice(&error, None), &error)
     }
 }
 
-fn advice(error: &Error) -> Option<String> {
+/// What may help: no flag that was given.
+fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
     Some(match error {
         Error::Family { .. } => {
             "check --interface, -4 and -6, of which each chooses between IPv4 and IPv6".into()
@@ -137,7 +138,7 @@ fn advice(error: &Error) -> Option<String> {
             }
         }
         Error::Listen { address, source } => listen_advice("--listen", address, source),
-        Error::Tls { source, .. } => return tls_advice(&source.to_string()),
+        Error::Tls { source, .. } => return tls_advice(&source.to_string(), args),
         Error::Proxy { source, .. } => proxy_advice(source)?.into(),
         Error::Redirect {
             problem: RedirectError::TooMany { .. },
@@ -207,7 +208,7 @@ fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
     }
 }
 
-fn tls_advice(problem: &str) -> Option<String> {
+fn tls_advice(problem: &str, args: Option<&Connect>) -> Option<String> {
     // What the server says of this client comes as an alert (RFC 8446 §6.2).
     let alert = problem.split("received fatal alert: ").nth(1);
     let advice = if let Some(alert) = alert {
@@ -226,6 +227,12 @@ fn tls_advice(problem: &str) -> Option<String> {
     } else if problem.contains("expired") || problem.contains("not valid yet") {
         "the server needs another certificate, unless the clock of this machine is wrong; or try with --insecure"
     } else if problem.contains("invalid peer certificate") {
+        if let Some(path) = args.and_then(|args| args.cacert.as_ref()) {
+            return Some(format!(
+                "check that {} has the authority that signed it, or try with --insecure in its place",
+                path.display()
+            ));
+        }
         "name its authority with --cacert FILE, or try with --insecure"
     } else if ["InvalidContentType", "corrupt message", "handshake eof"]
         .iter()
@@ -432,10 +439,13 @@ mod tests {
                 "try ws://",
             ),
         ] {
-            let advice = tls_advice(&error.to_string()).unwrap_or_default();
+            let advice = tls_advice(&error.to_string(), None).unwrap_or_default();
             assert!(advice.contains(told), "{error}: {advice}");
         }
-        assert_eq!(tls_advice("received fatal alert: InternalError"), None);
+        assert_eq!(
+            tls_advice("received fatal alert: InternalError", None),
+            None
+        );
     }
 
     #[test]

@@ -739,6 +739,13 @@ mod failures {
             line.contains("--cacert FILE") && line.contains("--insecure"),
             "{line}"
         );
+        let [another, ..] = certificates("connect-another");
+        let line = one_line(&["--cacert", &another, &server.url], "");
+        assert!(
+            line.contains(&another) && line.contains("--insecure"),
+            "{line}"
+        );
+        assert!(!line.contains("--cacert FILE"), "{line}");
     }
 
     #[test]
