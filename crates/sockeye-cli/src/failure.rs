@@ -296,6 +296,11 @@ pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
 fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
     let header = |name| response.headers().first_str(name);
     if let (301..=303 | 307 | 308, Some(location)) = (response.status(), header("Location")) {
+        if !may_be_websocket(location) {
+            return Some(format!(
+                "it says to go to {location} instead, which is no WebSocket"
+            ));
+        }
         let flag = match args.is_some_and(|args| args.location) {
             true => "--max-redirs",
             false => "--location",
@@ -347,6 +352,18 @@ fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
     };
     let advice: Vec<_> = says.into_iter().chain(helps).collect();
     (!advice.is_empty()).then(|| advice.join("; "))
+}
+
+/// Whether a redirect can be followed, as far as the scheme says, where it has one (RFC 3986 §4.1).
+fn may_be_websocket(location: &str) -> bool {
+    let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    match location.split_once(':') {
+        Some((scheme, _)) if !scheme.is_empty() && scheme.chars().all(is_of_scheme) => {
+            let known = ["ws", "wss", "http", "https"];
+            known.iter().any(|one| scheme.eq_ignore_ascii_case(one))
+        }
+        _ => true,
+    }
 }
 
 /// A URL without a user name and a password.

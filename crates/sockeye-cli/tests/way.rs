@@ -253,6 +253,26 @@ async fn redirects_are_followed_where_that_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_to_what_is_no_websocket_is_not_offered_to_be_followed() {
+    let (address, _seen) = server(|request| {
+        let to = request.query().unwrap_or_default();
+        Err(Refusal::new(302, "").header("Location", to)?)
+    })
+    .await;
+    tokio::task::block_in_place(|| {
+        for to in ["ftp://x/", "mailto:a@b", "FILE:///etc"] {
+            let line = failure(&[&format!("ws://{address}/?{to}")]);
+            assert!(line.contains(to) && line.contains("no WebSocket"), "{line}");
+            assert!(!line.contains("--location"), "{line}");
+        }
+        for to in ["WSS://x/", "http:x", "//x/a:b", "a/b:c"] {
+            let line = failure(&[&format!("ws://{address}/?{to}")]);
+            assert!(line.contains("follow with --location"), "{line}");
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_unix_socket_is_named_by_url_or_by_flag() {
     let path = program::directory("way-unix").join("a.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
