@@ -92,6 +92,23 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_none_is_told_in_words_of_ours() {
+        let told = |line: &str| Args::try_parse_from(words(line)).unwrap_err().to_string();
+        for flag in ["max-connections", "max-fragments", "max-handshakes"] {
+            for wrong in ["-1", "x", "1.5", ""] {
+                let told = told(&format!("sockeye serve --{flag}={wrong}"));
+                assert!(told.contains("a whole number is needed"), "{told}");
+            }
+        }
+        for flag in ["location --max-redirs", "reconnect --max-attempts"] {
+            let told = told(&format!("sockeye connect --{flag}=-1 ws://a"));
+            assert!(told.contains("a whole number is needed"), "{told}");
+        }
+        let told = told("sockeye connect --reconnect --max-attempts=0 ws://a");
+        assert!(told.contains("the first attempt counts"), "{told}");
+    }
+
+    #[test]
     fn every_example_of_the_help_is_understood() {
         let mut count = 0;
         for line in [EXAMPLES, SERVE_HELP, CONNECT_HELP].join("\n").lines() {

@@ -1,6 +1,6 @@
 //! Numbers as people write and read them: sizes, counts, durations.
 
-use std::{fmt, ops::AddAssign, time::Duration};
+use std::{fmt, num::IntErrorKind, ops::AddAssign, time::Duration};
 
 /// A number with its thousands apart.
 pub(crate) struct Whole(pub(crate) u64);
@@ -96,6 +96,17 @@ pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "that is more than a machine has".into())
 }
 
+/// Reads a whole number: `100`.
+pub(crate) fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) => Ok(count),
+        Err(error) if *error.kind() == IntErrorKind::PosOverflow => {
+            Err("that is more than is counted".into())
+        }
+        Err(_) => Err("a whole number is needed, such as 100".into()),
+    }
+}
+
 /// Reads a number of seconds: `2`, `0.5`.
 pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     // What a timer can hold; nobody waits longer.
@@ -153,6 +164,17 @@ mod tests {
         let told = |text| parse_size(text).unwrap_err();
         assert!(told("99999999999G").contains("more than a machine has"));
         assert!(told("0").contains("positive"));
+    }
+
+    #[test]
+    fn a_count_is_whole() {
+        assert_eq!(parse_count("0"), Ok(0));
+        assert_eq!(parse_count("65536"), Ok(65_536));
+        for wrong in ["", "-1", "1.5", "1K", "many"] {
+            assert!(parse_count(wrong).unwrap_err().contains("whole number"));
+        }
+        let told = parse_count("99999999999999999999").unwrap_err();
+        assert!(told.contains("more than is counted"));
     }
 
     #[test]

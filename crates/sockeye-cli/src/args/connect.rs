@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 
 use super::Pings;
-use crate::quantity::{parse_seconds, parse_size};
+use crate::quantity::{parse_count, parse_seconds, parse_size};
 
 /// Connect to a WebSocket server: type messages, see what comes
 ///
@@ -61,6 +61,7 @@ pub(crate) struct Connect {
     #[arg(
         long,
         value_name = "COUNT",
+        value_parser = parse_count,
         default_value_t = 50,
         requires = "location"
     )]
@@ -206,7 +207,7 @@ pub(crate) struct Connect {
     pub(crate) reconnect: bool,
 
     /// With --reconnect: give up after this many failed attempts in a row, the first included
-    #[arg(long, value_name = "NUMBER", requires = "reconnect", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "NUMBER", requires = "reconnect", value_parser = parse_attempts)]
     pub(crate) max_attempts: Option<u32>,
 
     /// Accept messages up to this size, in bytes or with K, M or G; a larger one is closed with 1009
@@ -266,6 +267,15 @@ Exit status:
   130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM
 
 Colour is used on a terminal, unless NO_COLOR is set.";
+
+/// How often a connection is tried; the first time is one.
+fn parse_attempts(text: &str) -> Result<u32, String> {
+    match parse_count(text)? {
+        0 => Err("the first attempt counts: it is 1 or more".into()),
+        // As many take more than a lifetime.
+        attempts => Ok(u32::try_from(attempts).unwrap_or(u32::MAX)),
+    }
+}
 
 fn parse_header(text: &str) -> Result<(String, String), String> {
     match text.split_once(':') {

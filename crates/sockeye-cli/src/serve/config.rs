@@ -510,6 +510,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_are_none_are_told_as_on_the_command_line() {
+        let file = "max-connections = -1\nmax-fragments = 1.5";
+        let faults = read_with(file, &[]).unwrap_err();
+        let begin = [
+            "sockeye.toml:1:19: max-connections: a whole number is needed",
+            "sockeye.toml:2:17: max-fragments: a whole number is needed",
+        ];
+        assert_eq!(faults.len(), begin.len(), "{faults:#?}");
+        for (fault, begin) in faults.iter().zip(begin) {
+            assert!(fault.starts_with(begin), "{fault}\n{begin}");
+        }
+    }
+
+    #[test]
     fn what_excludes_each_other_is_told() {
         let file = "[tls]\nself-signed = true\ncert = \"c\"\nkey = \"k\"";
         let faults = read_with(file, &[]).unwrap_err();

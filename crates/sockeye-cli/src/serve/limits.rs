@@ -8,7 +8,7 @@ use sockeye::{
     server::{Excess, Rate},
 };
 
-use crate::quantity::{parse_seconds, parse_size};
+use crate::quantity::{parse_count, parse_seconds, parse_size};
 
 /// Limits, those of the library where nothing is said. 0 is none, where there may be none.
 #[derive(Clone, Debug, Args)]
@@ -23,24 +23,24 @@ pub(crate) struct LimitArgs {
     max_frame: Option<usize>,
 
     /// Accept messages of up to this many frames, empty ones counted
-    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().fragments)]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_count, default_value_t = Limits::default().fragments)]
     max_fragments: usize,
 
     /// Have at most this many connections; one more is answered with 503. 0 is any number
-    #[arg(long, value_name = "NUMBER", default_value_t = 65_536)]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_count, default_value_t = 65_536)]
     max_connections: usize,
 
     /// Have at most this many connections from one address, or IPv6 /64; one more is answered with 429. 0 is any
     /// number
     ///
     /// By default 256, but any number from loopback and private networks, where proxies are.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_count)]
     max_connections_per_address: Option<usize>,
 
     /// Have at most this many connections that have not finished their opening handshake. 0 is any number
     ///
     /// Then the oldest is given up, if it is a second old.
-    #[arg(long, value_name = "NUMBER", default_value_t = 4096)]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_count, default_value_t = 4096)]
     max_handshakes: usize,
 
     /// Let one address, or IPv6 /64, connect so often a second, and so often at once; more is answered with 429.
