@@ -46,8 +46,19 @@ pub(crate) struct Pings {
     pub(crate) ping_interval: Duration,
 
     /// Give the connection up when nothing at all comes for this long after a ping
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "20")]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_ping_timeout, default_value = "20")]
     pub(crate) ping_timeout: Duration,
+}
+
+/// Reads a number of seconds that leaves a peer time to answer.
+fn parse_ping_timeout(text: &str) -> Result<Duration, String> {
+    match parse_seconds(text)? {
+        Duration::ZERO => Err(
+            "every peer would be silent after 0 seconds; for no pings at all there is --ping-interval 0"
+                .into(),
+        ),
+        timeout => Ok(timeout),
+    }
 }
 
 #[cfg(test)]
@@ -106,6 +117,17 @@ mod tests {
         }
         let told = told("sockeye connect --reconnect --max-attempts=0 ws://a");
         assert!(told.contains("the first attempt counts"), "{told}");
+    }
+
+    /// It cut every peer at the first ping.
+    #[test]
+    fn a_peer_has_time_to_answer_a_ping() {
+        for line in ["sockeye serve", "sockeye connect ws://a"] {
+            let with = |seconds: &str| words(&format!("{line} --ping-timeout {seconds}"));
+            assert!(Args::try_parse_from(with("0.5")).is_ok());
+            let told = Args::try_parse_from(with("0")).unwrap_err().to_string();
+            assert!(told.contains("every peer would be silent"), "{told}");
+        }
     }
 
     #[test]

@@ -511,11 +511,12 @@ mod tests {
 
     #[test]
     fn numbers_that_are_none_are_told_as_on_the_command_line() {
-        let file = "max-connections = -1\nmax-fragments = 1.5";
+        let file = "max-connections = -1\nmax-fragments = 1.5\nping.timeout = 0";
         let faults = read_with(file, &[]).unwrap_err();
         let begin = [
             "sockeye.toml:1:19: max-connections: a whole number is needed",
             "sockeye.toml:2:17: max-fragments: a whole number is needed",
+            "sockeye.toml:3:16: ping-timeout: every peer would be silent",
         ];
         assert_eq!(faults.len(), begin.len(), "{faults:#?}");
         for (fault, begin) in faults.iter().zip(begin) {
