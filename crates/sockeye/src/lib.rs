@@ -17,7 +17,8 @@
 //! # A server
 //!
 //! ```no_run
-//! # use sockeye::Server;
+//! use sockeye::Server;
+//!
 //! # async fn example() -> sockeye::Result<()> {
 //! Server::bind("127.0.0.1:8080").await?
 //!     .serve(|mut socket| async move {
@@ -36,7 +37,8 @@
 //! received. It is the fastest way, and works for a client too ([`WebSocket::handle`]).
 //!
 //! ```no_run
-//! # use sockeye::{Handler, MessageRef, Server, Socket};
+//! use sockeye::{Handler, MessageRef, Server, Socket};
+//!
 //! struct Greeter;
 //!
 //! impl Handler for Greeter {
