@@ -44,7 +44,8 @@ use crate::{
 ///
 /// Pings are answered and the closing handshake is completed while [`recv`](Self::recv) is polled.
 /// A socket that is dropped without [`close`](Self::close) sends a Close with 1001 if that needs no
-/// waiting, and with 1011 where a panic drops it.
+/// waiting, and with 1011 where a panic drops it. Dropped in a server's handler, or within
+/// [`drive`](Self::drive), it stays open until that is done, and is then closed with 1000, or after an error with 1011.
 pub struct WebSocket {
     receiver: Receiver,
 }
