@@ -383,6 +383,7 @@ mod origins {
                 assert_eq!(refused.is_none(), lets_in, "{args:?} {origin} {refused:?}");
                 if let Some(why) = refused {
                     assert!(why.contains(origin) && why.contains("--origin"), "{why}");
+                    assert!(why.contains("in place of the default, `same`"), "{why}");
                     server.program.stdout.expect("refused");
                 }
             }

@@ -122,7 +122,7 @@ impl Origins {
         }
         let why = format!(
             "a page of {:?} may not connect to {:?} here: {self} may. Whoever runs this server permits \
-             others by `Acceptor::origins`, or `sockeye serve --origin`\n",
+             others by `Acceptor::origins`, or `sockeye serve --origin`, in place of the default, `same`\n",
             Shown(&String::from_utf8_lossy(value)),
             Shown(&String::from_utf8_lossy(host))
         );
