@@ -73,8 +73,8 @@ pub(crate) struct Serve {
     /// keep it
     ///
     /// Browsers say whose page asks, and other programs need not: what comes without an origin is let in.
-    /// Without this flag, a server on loopback alone and behind no proxy lets in pages of localhost and of addresses
-    /// only: any other name that leads there may be somebody else's.
+    /// Without this flag, a server on loopback alone, and behind no proxy that it is told of, lets in pages of
+    /// localhost and of addresses only: any other name that leads there may be somebody else's.
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) origin: Vec<String>,
 
