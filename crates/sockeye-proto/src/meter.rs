@@ -191,7 +191,7 @@ impl Meter {
 
 impl<'a> Flow<'a> {
     /// Counts a whole message of `len` bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn message(self, text: bool, len: usize) {
         let counting = self.of(text);
         add(&counting.messages, 1);

@@ -583,6 +583,7 @@ impl<H: Handler> Session<H> {
         let mut delivery = Delivery {
             shared,
             high_water: shared.info.settings.output.high_water,
+            given: given::times(),
             socket: &mut self.socket,
             handler: &mut self.handler,
         };
@@ -596,6 +597,8 @@ impl<H: Handler> Session<H> {
 struct Delivery<'a, H> {
     shared: &'a Shared,
     high_water: usize,
+    /// The [times](given::times) before it began.
+    given: u8,
     socket: &'a mut Socket,
     handler: &'a mut H,
 }
@@ -610,10 +613,13 @@ impl<H> Delivery<'_, H> {
 
     #[inline]
     fn go_on(&mut self) -> ControlFlow<()> {
-        let has_room = self.socket.unread_amount() < self.high_water || !self.socket.is_open();
-        match has_room && !given::is_much() {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
+        if given::times() != self.given {
+            return ControlFlow::Break(());
+        }
+        if self.socket.unread_amount() < self.high_water || !self.socket.is_open() {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
         }
     }
 }

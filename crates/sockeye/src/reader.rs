@@ -57,6 +57,8 @@ pub(crate) struct Reader {
     /// How much was done in this turn: how many bytes were made of compressed messages, what was [taken](TAKEN) for
     /// that, and a [part](FULL) of it for each read that filled the buffer; as far as it matters.
     done: u32,
+    /// The [times](given::times) of much that was given as last seen.
+    given: u8,
     /// Why no more comes, where nobody has been told of it yet. In a box, as all that few connections have.
     failed: Option<Box<Broken>>,
     /// Where the peer may only go so fast.
@@ -114,6 +116,7 @@ impl Reader {
             input: (!early.is_empty()).then(|| Box::new(ReadBuffer::full(early))),
             drained: false,
             done: 0,
+            given: given::times(),
             failed: None,
             throttle: None,
         }
@@ -180,10 +183,6 @@ impl Reader {
     /// where there is more to it, for [`poll_event`](Self::poll_event).
     #[inline(always)]
     pub(crate) fn poll_whole(&mut self, cx: &mut Context<'_>) -> Option<Poll<Message>> {
-        // Its turn may be over by that, and the next begins there.
-        if given::is_much() || self.done == YIELDED {
-            return None;
-        }
         if let Some(message) = self.take_whole() {
             return Some(Poll::Ready(message));
         }
@@ -296,9 +295,13 @@ impl Reader {
     /// Waits for the next turn, where so much was done that the others of the thread come first.
     #[inline]
     pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Not twice in a row, whatever others have given meanwhile.
-        if given::take_much() && self.done != YIELDED {
-            self.done = TURN;
+        let times = given::times();
+        if times != self.given {
+            self.given = times;
+            // Not twice in a row, whatever others have given meanwhile.
+            if given::take_much() && self.done != YIELDED {
+                self.done = TURN;
+            }
         }
         if !self.has_had_its_turn() {
             return Poll::Ready(());
@@ -310,6 +313,12 @@ impl Reader {
         self.done = YIELDED;
         // Unlike a wake, it has the runtime also look at what has come for the others.
         pin!(yield_now()).poll(cx)
+    }
+
+    /// Whether it may be that so much was given to other connections for what came.
+    #[inline]
+    pub(crate) fn may_have_given_much(&self) -> bool {
+        given::times() != self.given
     }
 
     /// Whether so much was done that the others of the thread come first.

@@ -347,6 +347,7 @@ impl Receiver {
         // Most have nothing else to see to. By way of an event it would be 200 instructions more a wake-up.
         if let Some(reader) = &mut self.reader
             && reader.phase == Phase::Open
+            && !reader.may_have_given_much()
         {
             match reader.poll_whole(cx) {
                 Some(Poll::Ready(message)) if !self.shared.has_left() => {
