@@ -222,6 +222,46 @@ async fn it_is_clear_which_host_is_asked() {
     }
 }
 
+/// RFC 9113 §8.3.1: the page was answered whatever `Host` said beside `:authority`.
+#[tokio::test]
+async fn section_8_3_1_it_is_clear_which_host_is_asked_over_http_2() {
+    let (address, _stop, _) = serve(|server| server.router(pages())).await;
+    let (stream, _) = connect(address).await;
+    let io = TokioIo::new(stream);
+    let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let cases: [(&str, &[&str], u16); 11] = [
+        ("http://good.example/", &["evil.example"], 400),
+        ("http://good.example/", &["good.example:81"], 400),
+        ("http://good.example/", &[""], 400),
+        (
+            "http://good.example/",
+            &["good.example", "good.example"],
+            400,
+        ),
+        (
+            "http://good.example/",
+            &["good.example", "evil.example"],
+            400,
+        ),
+        ("http://good.example/", &["a b/c@d"], 400),
+        ("http://user@good.example/", &[], 400),
+        ("http://user@good.example/", &["user@good.example"], 400),
+        ("http://good.example/", &[], 200),
+        ("http://good.example:80/", &["Good.Example:80"], 200),
+        ("http://[::1]:80/", &["[::1]:80"], 200),
+    ];
+    for (url, hosts, status) in cases {
+        let mut request = Request::get(url);
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let answer = within(client.send_request(request)).await.unwrap();
+        assert_eq!(answer.status(), status, "{url} {hosts:?}");
+    }
+}
+
 /// RFC 9110 §7.8: of HTTP/1.0 `Upgrade` is ignored, be the request the first of its connection or not.
 #[tokio::test]
 async fn section_7_8_http_1_0_knows_no_upgrade() {

@@ -87,8 +87,14 @@ pub(super) fn check_host(value: &[u8]) -> Result<&[u8], HandshakeError> {
     }
 }
 
-/// Whether the bytes are a host and perhaps a port (RFC 9110 §7.2), or empty.
-pub(super) fn is_host(value: &[u8]) -> bool {
+/// Whether the bytes are a host and perhaps a port (RFC 9110 §7.2), or empty. A user before the host is none of it.
+///
+/// ```
+/// use sockeye_proto::handshake::is_host;
+/// assert!(is_host(b"example.com:8080") && is_host(b"[::1]"));
+/// assert!(!is_host(b"user@example.com") && !is_host(b"a, b"));
+/// ```
+pub fn is_host(value: &[u8]) -> bool {
     let port = match value {
         // What is in brackets is not taken apart: a zone is written as %25eth0, and as %eth0.
         [b'[', rest @ ..] => {

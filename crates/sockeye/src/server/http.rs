@@ -19,7 +19,7 @@ use hyper::{
     service::Service,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal};
+use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal, is_host};
 use tokio::sync::watch;
 
 #[cfg(feature = "http2")]
@@ -268,7 +268,6 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
     fn call(&self, mut request: Request<body::Incoming>) -> Self::Future {
-        let http1 = request.version() <= Version::HTTP_11;
         // An HTTP/1.0 request knows no Upgrade (RFC 9110 §7.8).
         if request.version() == Version::HTTP_11
             && request.headers().contains_token("Upgrade", "websocket")
@@ -276,9 +275,9 @@ where
             let response = self.upgrade(&mut request);
             return Box::pin(async { Ok(response.await) });
         }
-        let host = if http1 { check_host(&request) } else { Ok(()) };
         let acceptor = &self.serving.acceptor;
-        let client = host.and_then(|()| acceptor.client_addr(request.headers(), &self.peer));
+        let client =
+            check_host(&request).and_then(|()| acceptor.client_addr(request.headers(), &self.peer));
         let client = match client {
             Ok(client) => client,
             Err(error) => {
@@ -319,10 +318,27 @@ where
 
 /// Whether it is clear who is asked (RFC 9112 §3.2): where two readers see two hosts, one of them is deceived.
 fn check_host<B>(request: &Request<B>) -> Result<(), HandshakeError> {
+    if request.version() > Version::HTTP_11 {
+        return check_authority(request);
+    }
     match request.headers().host() {
         Err(HandshakeError::Missing(_)) if request.version() < Version::HTTP_11 => Ok(()),
         host => host.map(drop),
     }
+}
+
+/// The same over HTTP/2, where `:authority` says it and `Host` may say it once more, but has no user (RFC 9113 §8.3.1).
+fn check_authority<B>(request: &Request<B>) -> Result<(), HandshakeError> {
+    let host = request.headers().at_most_one("Host")?;
+    let authority = request.uri().authority();
+    let authority = authority.map(|authority| authority.as_str().as_bytes());
+    let is_clear = match (host, authority) {
+        (Some(host), Some(authority)) => is_host(authority) && host.eq_ignore_ascii_case(authority),
+        (said, None) | (None, said) => said.is_none_or(is_host),
+    };
+    is_clear.then_some(()).ok_or(HandshakeError::Malformed(
+        "Host and :authority are one host, with or without a port",
+    ))
 }
 
 /// The body of a response: of the service's, or of the handshake's.
