@@ -45,7 +45,7 @@ struct Registry {
 
 #[derive(Default)]
 struct Open {
-    connections: Places,
+    connections: Seats,
     /// How many were cut off and have not ended.
     cut: usize,
     /// The longest time that any peer has to answer a Close, as far as that was said.
@@ -58,12 +58,12 @@ struct Open {
     farewell: Farewell,
 }
 
-/// Connections by the number of their place, which the next may have once one has ended.
+/// Connections by the number of their seat, which the next may have once one has ended.
 #[derive(Default)]
-struct Places {
+struct Seats {
     all: Vec<Option<Connection>>,
     free: Vec<usize>,
-    /// How many were given, which tells whoever has a place from whoever had it before.
+    /// How many were given, which tells whoever has a seat from whoever had it before.
     given: u32,
 }
 
@@ -81,16 +81,16 @@ struct Connection {
     given: u32,
 }
 
-/// A connection's place in the registry.
+/// A connection's seat in the registry.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct Seat {
     registry: Arc<Registry>,
     number: usize,
 }
 
-/// Holds the place for as long as the connection's task runs.
+/// Holds the seat for as long as the connection's task runs.
 pub(crate) struct Entry {
-    pub(super) place: Place,
+    pub(super) seat: Seat,
     /// Unless somebody else gives it back.
     holds: bool,
 }
@@ -108,12 +108,12 @@ impl Connections {
         Fut: Future<Output = ()> + Send + 'static,
     {
         let (number, given) = self.0.lock().connections.take();
-        let place = Place {
+        let seat = Seat {
             registry: self.0.clone(),
             number,
         };
-        let handle = tokio::spawn(task(Entry { place, holds: true })).abort_handle();
-        // Where it has ended already, another may have its place.
+        let handle = tokio::spawn(task(Entry { seat, holds: true })).abort_handle();
+        // Where it has ended already, another may have its seat.
         let mut open = self.0.lock();
         let connection = open.connections.at(number);
         if let Some(connection) = connection.filter(|it| it.given == given) {
@@ -126,13 +126,13 @@ impl Connections {
         handle
     }
 
-    /// Whose connection it is that has a place, once it is open.
+    /// Whose connection it is that has a seat, once it is open.
     pub(super) fn peer(&self, number: usize) -> Option<SocketAddr> {
         let mut open = self.0.lock();
         open.connections.at(number)?.open.as_ref()?.info.peer_addr()
     }
 
-    /// Gives a place back.
+    /// Gives a seat back.
     pub(super) fn give_back(&self, number: usize) {
         self.0.leave(number);
     }
@@ -297,8 +297,8 @@ impl Drop for Running {
     }
 }
 
-impl Places {
-    /// Takes a place for a connection: its number, and which of those this is who have had it.
+impl Seats {
+    /// Takes a seat for a connection: its number, and which of those this is who have had it.
     fn take(&mut self) -> (usize, u32) {
         let number = self.free.pop().unwrap_or(self.all.len());
         if number == self.all.len() {
@@ -339,7 +339,7 @@ impl Connection {
     }
 }
 
-impl Place {
+impl Seat {
     /// Tells that the connection answers HTTP; the server's end is told to whoever asked.
     #[cfg(feature = "hyper")]
     pub(super) fn serving(&self) -> watch::Receiver<bool> {
@@ -354,7 +354,7 @@ impl Entry {
     /// Tells that the connection is open.
     pub(crate) fn opened(&mut self, socket: &WebSocket) {
         let shared = socket.shared();
-        let Place { registry, number } = &self.place;
+        let Seat { registry, number } = &self.seat;
         let mut open = registry.lock();
         if let Some(connection) = open.connections.at(*number) {
             connection.open = Some(shared.clone());
@@ -368,17 +368,17 @@ impl Entry {
 }
 
 impl Entry {
-    /// The number of the place, for whoever [gives it back](Connections::give_back) from here on.
+    /// The number of the seat, for whoever [gives it back](Connections::give_back) from here on.
     pub(super) fn into_number(mut self) -> usize {
         self.holds = false;
-        self.place.number
+        self.seat.number
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         if self.holds {
-            self.place.registry.leave(self.place.number);
+            self.seat.registry.leave(self.seat.number);
         }
     }
 }
@@ -438,11 +438,11 @@ mod tests {
     fn stay<T: Send + 'static>(connections: &Connections, along: T) {
         connections.spawn(|entry| {
             entry
-                .place
+                .seat
                 .registry
                 .lock()
                 .connections
-                .at(entry.place.number)
+                .at(entry.seat.number)
                 .unwrap()
                 .http = true;
             async move {
@@ -460,9 +460,9 @@ mod tests {
         }
     }
 
-    /// A task may have ended before its handle is noted, and its place be another's.
+    /// A task may have ended before its handle is noted, and its seat be another's.
     #[tokio::test]
-    async fn whoever_has_a_place_after_another_can_be_cut_off() {
+    async fn whoever_has_a_seat_after_another_can_be_cut_off() {
         let connections = Connections::default();
         let again = connections.clone();
         connections.spawn(|entry| {

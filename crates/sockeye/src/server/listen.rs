@@ -22,8 +22,8 @@ use super::http::Serving;
 use super::{
     Acceptor, Client, Incoming, Listener, Networks, Peer, PlainHttp, Rate, Routes, Shutdown,
     ShutdownHandle,
-    admission::{self, Each, Gate, Handshake, Limits, Room},
-    connections::{self, Connections, Place},
+    admission::{Each, Gate, Handshake, Limits, Place, Room},
+    connections::{self, Connections, Seat},
     listener::{cannot_listen, is_of_one_connection},
     networks::Source,
     proxy_protocol::read_header,
@@ -702,11 +702,7 @@ pub(super) struct Context {
 
 impl Context {
     /// Lets a connection in, or tells it and the user why not.
-    fn admit(
-        &self,
-        stream: Stream,
-        peer: Option<SocketAddr>,
-    ) -> Option<(Stream, Arc<admission::Place>)> {
+    fn admit(&self, stream: Stream, peer: Option<SocketAddr>) -> Option<(Stream, Arc<Place>)> {
         let from = accepted(peer).source();
         // Of those, the client's address counts once it is known.
         let is_proxy = self.hands_on(from) || self.acceptor.believes(from);
@@ -784,7 +780,7 @@ impl Context {
             not(feature = "hyper"),
             allow(unused_variables, reason = "for HTTP alone")
         )]
-        place: Place,
+        seat: Seat,
     ) -> impl Future<Output = Result<Option<WebSocket>, Unopened>> + Send {
         async move {
             let mut received = Ok(());
@@ -812,7 +808,7 @@ impl Context {
                 let serving = Serving {
                     acceptor: self.acceptor.clone(),
                     keep_alive: self.keep_alive,
-                    ending: place.serving(),
+                    ending: seat.serving(),
                     on_error: self.on_error.clone(),
                 };
                 return serve(plain, serving).await;

@@ -104,7 +104,7 @@ impl<W> Opening<W> {
             Stage::Accepted(stream, handshake) => {
                 let client = Client::new(stream, listen::accepted(self.peer).counted(&self.place));
                 let context = self.context.clone();
-                let opening = context.open(client, handshake, self.entry.place.clone());
+                let opening = context.open(client, handshake, self.entry.seat.clone());
                 Stage::Opening(Box::pin(opening))
             }
             stage => stage,
