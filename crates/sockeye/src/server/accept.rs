@@ -6,6 +6,7 @@ use std::any::TypeId;
 use std::{
     future::poll_fn,
     mem,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -448,6 +449,14 @@ pub(crate) struct Opened {
     request: Arc<Request>,
     terms: Terms,
 }
+
+/// Why a connection did not open, and whose it is as far as that was known by then.
+pub(super) struct Unopened {
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) error: Error,
+}
+
+pub(super) type OnError = dyn Fn(Option<SocketAddr>, &Error) + Send + Sync;
 
 /// A connection that asks for something else than a WebSocket.
 #[derive(Debug)]

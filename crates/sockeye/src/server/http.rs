@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use super::idle::{Busy, Idle, Piece};
 use super::{
     Acceptor, Peer, PlainHttp, Rewound,
-    listen::{OnError, Unopened},
+    accept::{OnError, Unopened},
 };
 use crate::{
     Error, WebSocket,

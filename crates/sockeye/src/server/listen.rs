@@ -14,25 +14,22 @@ use std::{
 
 use tokio::{
     net::ToSocketAddrs,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 #[cfg(feature = "hyper")]
-use super::http::Serving;
+use super::opening::ServeHttp;
 use super::{
-    Acceptor, Client, Incoming, Listener, Networks, Peer, PlainHttp, Rate, Routes, Shutdown,
-    ShutdownHandle,
-    admission::{Each, Gate, Handshake, Limits, Place, Room},
-    connections::{self, Connections, Seat},
+    Acceptor, Listener, Networks, Rate, Routes, Shutdown, ShutdownHandle,
+    accept::OnError,
+    admission::{Each, Gate, Limits, Room},
+    connections,
     listener::{cannot_listen, is_of_one_connection},
-    networks::Source,
-    proxy_protocol::read_header,
+    opening::{Accepted, Context},
     shutdown::{Begun, Running},
     task::{Opening, Stage, Task},
 };
-use crate::{
-    Deadline, Error, Handler, Result, WebSocket, driven::Driven, handler::Handled, stream::Stream,
-};
+use crate::{Error, Handler, Result, WebSocket, driven::Driven, handler::Handled};
 
 /// How long to wait before accepting again, where the system has run out of descriptors or memory:
 /// connections that end meanwhile make room.
@@ -89,23 +86,6 @@ pub struct Server {
     #[cfg(feature = "metrics")]
     metrics: Option<crate::Metrics>,
 }
-
-/// Serves a connection that asks for something else than a WebSocket, until it does.
-#[cfg(feature = "hyper")]
-type ServeHttp = dyn Fn(
-        PlainHttp,
-        Serving,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<WebSocket>, Unopened>> + Send>>
-    + Send
-    + Sync;
-
-/// Why a connection did not open, and whose it is as far as that was known by then.
-pub(super) struct Unopened {
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) error: Error,
-}
-
-pub(super) type OnError = dyn Fn(Option<SocketAddr>, &Error) + Send + Sync;
 
 impl Server {
     /// Listens on a TCP address; port 0 lets the system choose.
@@ -663,14 +643,6 @@ impl Server {
     }
 }
 
-/// A stream, and where it comes from, as far as it has an address.
-type Accepted = (Stream, Option<SocketAddr>);
-
-/// Whoever has connected from there: where a listener tells no address, it is a Unix socket.
-pub(super) fn accepted(peer: Option<SocketAddr>) -> Peer {
-    peer.map_or_else(Peer::of_unix, |addr| Peer::at(Some(addr)))
-}
-
 /// What comes to a listening server.
 enum Next {
     Connection(Accepted),
@@ -686,142 +658,12 @@ impl fmt::Debug for Server {
     }
 }
 
-/// What the connections of a server have in common.
-pub(super) struct Context {
-    limits: Arc<Limits>,
-    pub(super) gate: Arc<Gate>,
-    pub(super) connections: Connections,
-    proxies: Option<Networks>,
-    acceptor: Arc<Acceptor>,
-    #[cfg(feature = "hyper")]
-    http: Option<Arc<ServeHttp>>,
-    #[cfg(feature = "hyper")]
-    keep_alive: Duration,
-    on_error: Option<Arc<OnError>>,
-}
-
-impl Context {
-    /// Lets a connection in, or tells it and the user why not.
-    fn admit(&self, stream: Stream, peer: Option<SocketAddr>) -> Option<(Stream, Arc<Place>)> {
-        let from = accepted(peer).source();
-        // Of those, the client's address counts once it is known.
-        let is_proxy = self.hands_on(from) || self.acceptor.believes(from);
-        let admitted = self.gate.enter(&self.limits).and_then(|place| {
-            if let Some(peer) = peer.filter(|_| !is_proxy) {
-                place.count_address(peer.ip())?;
-            }
-            Ok(place)
-        });
-        match admitted {
-            Ok(place) => Some((stream, Arc::new(place))),
-            Err(refused) => {
-                refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
-                let error = refused.into();
-                self.refused(peer, &error);
-                self.tell(peer, &error);
-                None
-            }
-        }
-    }
-
-    /// Says that an opening handshake came to nothing.
-    pub(super) fn refused(&self, peer: Option<SocketAddr>, error: &Error) {
-        self.acceptor.refused(peer, error);
-    }
-
-    /// Tells the user of a connection that failed.
-    pub(super) fn tell(&self, peer: Option<SocketAddr>, error: &Error) {
-        if let Some(tell) = &self.on_error {
-            tell(peer, error);
-        }
-    }
-
-    /// Whether connections from there begin with the header of the PROXY protocol.
-    fn hands_on(&self, from: Source) -> bool {
-        matches!(&self.proxies, Some(proxies) if proxies.contain(from))
-    }
-
-    /// Reads that header, and counts the connection for whom it is from.
-    async fn handed_on(&self, client: &mut Client) -> Result<()> {
-        let header = timeout(
-            self.acceptor.handshake_time(),
-            read_header(&mut client.stream),
-        );
-        let from = header
-            .await
-            .map_err(|_| Error::Timeout(Deadline::Handshake))??;
-        let peer = &mut client.peer;
-        if from.is_some() {
-            peer.comes_from(from);
-        }
-        if let Some(from) = from
-            && !self.acceptor.believes(peer.source())
-            && let Some(place) = peer.place.upgrade()
-            && let Err(refused) = place.count_address(from.ip())
-        {
-            let stream = client.stream.take_out();
-            refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
-            return Err(refused.into());
-        }
-        Ok(())
-    }
-
-    /// The opening handshake; `None` where the client came for something else, and was served, or has been given
-    /// up meanwhile.
-    #[allow(
-        clippy::manual_async_fn,
-        reason = "it would have room for what it is given twice"
-    )]
-    pub(super) fn open(
-        self: Arc<Self>,
-        mut client: Client,
-        handshake: Handshake,
-        #[cfg_attr(
-            not(feature = "hyper"),
-            allow(unused_variables, reason = "for HTTP alone")
-        )]
-        seat: Seat,
-    ) -> impl Future<Output = Result<Option<WebSocket>, Unopened>> + Send {
-        async move {
-            let mut received = Ok(());
-            if self.hands_on(client.peer.source()) {
-                received = Box::pin(self.handed_on(&mut client)).await;
-            }
-            let received = match received {
-                Ok(()) => self.acceptor.receive(&mut client).await,
-                Err(error) => Err(error),
-            };
-            if !handshake.finish() {
-                return Ok(None);
-            }
-            let peer = client.peer.addr;
-            let request = match received.map_err(|error| Unopened { peer, error })? {
-                Incoming::WebSocket(opened) => {
-                    let established = self.acceptor.open(client, opened);
-                    return Ok(Some(WebSocket::new(established)));
-                }
-                Incoming::Http(request) => request,
-            };
-            let plain = PlainHttp::new(client, request);
-            #[cfg(feature = "hyper")]
-            if let Some(serve) = &self.http {
-                let serving = Serving {
-                    acceptor: self.acceptor.clone(),
-                    keep_alive: self.keep_alive,
-                    ending: seat.serving(),
-                    on_error: self.on_error.clone(),
-                };
-                return serve(plain, serving).await;
-            }
-            let error = Box::pin(plain.refuse()).await;
-            Err(Unopened { peer, error })
-        }
-    }
-}
-
 #[cfg(test)]
 #[cfg(feature = "metrics")]
 mod tests {
+    #[cfg(target_os = "linux")]
+    use tokio::time::timeout;
+
     use super::*;
     use crate::Metrics;
 

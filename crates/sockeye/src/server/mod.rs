@@ -16,6 +16,7 @@ mod idle;
 mod listen;
 mod listener;
 mod networks;
+mod opening;
 mod origins;
 mod per_core;
 mod proxy_protocol;

@@ -11,9 +11,10 @@ use std::{
 
 use super::{
     Client,
+    accept::Unopened,
     admission::{Counted, Handshake, Place},
     connections::Entry,
-    listen::{self, Unopened},
+    opening::{self, accepted},
 };
 use crate::{Error, Result, WebSocket, stream::Stream};
 
@@ -33,7 +34,7 @@ pub(super) struct Opening<W> {
     pub(super) stage: Stage,
     pub(super) entry: Entry,
     pub(super) place: Arc<Place>,
-    pub(super) context: Arc<listen::Context>,
+    pub(super) context: Arc<opening::Context>,
     pub(super) work: Arc<W>,
     /// Whose stream it is.
     pub(super) peer: Option<SocketAddr>,
@@ -57,7 +58,7 @@ pub(super) struct Working<Fut> {
 /// What a connection holds for as long as it is open: its place, and that it is counted. As guards of their own
 /// these would each know the server.
 struct Held {
-    context: Arc<listen::Context>,
+    context: Arc<opening::Context>,
     number: usize,
     /// Nothing would be only where somebody else had its place, whom there is not.
     counted: Option<Counted>,
@@ -102,7 +103,7 @@ impl<W> Opening<W> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<WebSocket>, Unopened>> {
         self.stage = match mem::replace(&mut self.stage, Stage::Done) {
             Stage::Accepted(stream, handshake) => {
-                let client = Client::new(stream, listen::accepted(self.peer).counted(&self.place));
+                let client = Client::new(stream, accepted(self.peer).counted(&self.place));
                 let context = self.context.clone();
                 let opening = context.open(client, handshake, self.entry.seat.clone());
                 Stage::Opening(Box::pin(opening))

@@ -1,0 +1,173 @@
+//! From an accepted stream to an open connection of a server: let in, handed on by a proxy, its handshake.
+
+use std::{future::Future, net::SocketAddr, sync::Arc};
+#[cfg(feature = "hyper")]
+use std::{pin::Pin, time::Duration};
+
+use tokio::time::timeout;
+
+#[cfg(feature = "hyper")]
+use super::http::Serving;
+use super::{
+    Acceptor, Client, Incoming, Networks, Peer, PlainHttp,
+    accept::{OnError, Unopened},
+    admission::{Gate, Handshake, Limits, Place},
+    connections::{Connections, Seat},
+    networks::Source,
+    proxy_protocol::read_header,
+};
+use crate::{Deadline, Error, Result, WebSocket, stream::Stream};
+
+/// What the connections of a server have in common.
+pub(super) struct Context {
+    pub(super) limits: Arc<Limits>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) connections: Connections,
+    pub(super) proxies: Option<Networks>,
+    pub(super) acceptor: Arc<Acceptor>,
+    #[cfg(feature = "hyper")]
+    pub(super) http: Option<Arc<ServeHttp>>,
+    #[cfg(feature = "hyper")]
+    pub(super) keep_alive: Duration,
+    pub(super) on_error: Option<Arc<OnError>>,
+}
+
+impl Context {
+    /// Lets a connection in, or tells it and the user why not.
+    pub(super) fn admit(
+        &self,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+    ) -> Option<(Stream, Arc<Place>)> {
+        let from = accepted(peer).source();
+        // Of those, the client's address counts once it is known.
+        let is_proxy = self.hands_on(from) || self.acceptor.believes(from);
+        let admitted = self.gate.enter(&self.limits).and_then(|place| {
+            if let Some(peer) = peer.filter(|_| !is_proxy) {
+                place.count_address(peer.ip())?;
+            }
+            Ok(place)
+        });
+        match admitted {
+            Ok(place) => Some((stream, Arc::new(place))),
+            Err(refused) => {
+                refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
+                let error = refused.into();
+                self.refused(peer, &error);
+                self.tell(peer, &error);
+                None
+            }
+        }
+    }
+
+    /// Says that an opening handshake came to nothing.
+    pub(super) fn refused(&self, peer: Option<SocketAddr>, error: &Error) {
+        self.acceptor.refused(peer, error);
+    }
+
+    /// Tells the user of a connection that failed.
+    pub(super) fn tell(&self, peer: Option<SocketAddr>, error: &Error) {
+        if let Some(tell) = &self.on_error {
+            tell(peer, error);
+        }
+    }
+
+    /// Whether connections from there begin with the header of the PROXY protocol.
+    fn hands_on(&self, from: Source) -> bool {
+        matches!(&self.proxies, Some(proxies) if proxies.contain(from))
+    }
+
+    /// Reads that header, and counts the connection for whom it is from.
+    async fn handed_on(&self, client: &mut Client) -> Result<()> {
+        let header = timeout(
+            self.acceptor.handshake_time(),
+            read_header(&mut client.stream),
+        );
+        let from = header
+            .await
+            .map_err(|_| Error::Timeout(Deadline::Handshake))??;
+        let peer = &mut client.peer;
+        if from.is_some() {
+            peer.comes_from(from);
+        }
+        if let Some(from) = from
+            && !self.acceptor.believes(peer.source())
+            && let Some(place) = peer.place.upgrade()
+            && let Err(refused) = place.count_address(from.ip())
+        {
+            let stream = client.stream.take_out();
+            refused.answer(&self.gate, stream, self.acceptor.speaks_tls());
+            return Err(refused.into());
+        }
+        Ok(())
+    }
+
+    /// The opening handshake; `None` where the client came for something else, and was served, or has been given
+    /// up meanwhile.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "it would have room for what it is given twice"
+    )]
+    pub(super) fn open(
+        self: Arc<Self>,
+        mut client: Client,
+        handshake: Handshake,
+        #[cfg_attr(
+            not(feature = "hyper"),
+            allow(unused_variables, reason = "for HTTP alone")
+        )]
+        seat: Seat,
+    ) -> impl Future<Output = Result<Option<WebSocket>, Unopened>> + Send {
+        async move {
+            let mut received = Ok(());
+            if self.hands_on(client.peer.source()) {
+                received = Box::pin(self.handed_on(&mut client)).await;
+            }
+            let received = match received {
+                Ok(()) => self.acceptor.receive(&mut client).await,
+                Err(error) => Err(error),
+            };
+            if !handshake.finish() {
+                return Ok(None);
+            }
+            let peer = client.peer.addr;
+            let request = match received.map_err(|error| Unopened { peer, error })? {
+                Incoming::WebSocket(opened) => {
+                    let established = self.acceptor.open(client, opened);
+                    return Ok(Some(WebSocket::new(established)));
+                }
+                Incoming::Http(request) => request,
+            };
+            let plain = PlainHttp::new(client, request);
+            #[cfg(feature = "hyper")]
+            if let Some(serve) = &self.http {
+                let serving = Serving {
+                    acceptor: self.acceptor.clone(),
+                    keep_alive: self.keep_alive,
+                    ending: seat.serving(),
+                    on_error: self.on_error.clone(),
+                };
+                return serve(plain, serving).await;
+            }
+            let error = Box::pin(plain.refuse()).await;
+            Err(Unopened { peer, error })
+        }
+    }
+}
+
+/// Serves a connection that asks for something else than a WebSocket, until it does.
+#[cfg(feature = "hyper")]
+pub(super) type ServeHttp = dyn Fn(
+        PlainHttp,
+        Serving,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<WebSocket>, Unopened>> + Send>>
+    + Send
+    + Sync;
+
+/// A stream, and where it comes from, as far as it has an address.
+pub(super) type Accepted = (Stream, Option<SocketAddr>);
+
+/// Whoever has connected from there: where a listener tells no address, it is a Unix socket.
+pub(super) fn accepted(peer: Option<SocketAddr>) -> Peer {
+    peer.map_or_else(Peer::of_unix, |addr| Peer::at(Some(addr)))
+}
