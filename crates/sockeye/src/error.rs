@@ -3,9 +3,12 @@
 use std::{error::Error as StdError, fmt, io, net::IpAddr, sync::Arc};
 
 use sockeye_proto::{
-    InvalidCloseCode, ProtocolError, SendError, Shown,
+    InvalidCloseCode, ProtocolError, SendError,
     handshake::{HandshakeError, Response},
 };
+
+#[cfg(feature = "client")]
+use sockeye_proto::Shown;
 
 #[cfg(feature = "client")]
 use crate::client::{ProxyError, RedirectError};
