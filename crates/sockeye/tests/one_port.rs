@@ -168,7 +168,7 @@ async fn a_kept_connection_is_bounded() {
     });
     let (address, _stop, _) = serve(|server| {
         let server = server.acceptor(acceptor).router(pages());
-        server.keep_alive(Duration::from_millis(50))
+        server.http_keep_alive(Duration::from_millis(50))
     })
     .await;
     for header in [
@@ -194,7 +194,7 @@ async fn a_kept_connection_is_bounded() {
 #[tokio::test]
 async fn a_connection_may_be_kept_for_ever() {
     let (address, _stop, _) =
-        serve(|server| server.router(pages()).keep_alive(Duration::MAX)).await;
+        serve(|server| server.router(pages()).http_keep_alive(Duration::MAX)).await;
     let (mut stream, _) = connect(address).await;
     for _ in 0..2 {
         let answer = within(http::get(&mut stream, "/")).await;
@@ -313,7 +313,8 @@ async fn a_connection_may_be_kept_for_no_time() {
         "a page"
     });
     let pages = Router::new().route("/", slow);
-    let (address, _stop, _) = serve(|server| server.router(pages).keep_alive(Duration::ZERO)).await;
+    let (address, _stop, _) =
+        serve(|server| server.router(pages).http_keep_alive(Duration::ZERO)).await;
     let (mut stream, _) = connect(address).await;
     let answer = within(http::get(&mut stream, "/")).await;
     assert_eq!((answer.status, &*answer.body), (200, "a page"));
@@ -370,8 +371,12 @@ async fn http_2_with_prior_knowledge() {
 
 #[tokio::test]
 async fn http_2_without_requests_is_ended() {
-    let (address, _stop, _) =
-        serve(|server| server.router(pages()).keep_alive(Duration::from_millis(50))).await;
+    let (address, _stop, _) = serve(|server| {
+        server
+            .router(pages())
+            .http_keep_alive(Duration::from_millis(50))
+    })
+    .await;
     let (stream, _) = connect(address).await;
     let connection = ask_http2(stream).await;
     // However it is told: the stream is closed.
@@ -390,7 +395,7 @@ async fn http_2_that_is_ended_is_told_before() {
     let acceptor = Acceptor::new().handshake_timeout(Duration::from_millis(50));
     let (address, _stop, _) = serve(|server| {
         let server = server.acceptor(acceptor).router(pages());
-        server.keep_alive(Duration::from_millis(20))
+        server.http_keep_alive(Duration::from_millis(20))
     })
     .await;
     let (mut stream, _) = connect(address).await;

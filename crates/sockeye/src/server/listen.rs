@@ -320,7 +320,7 @@ impl Server {
     ///
     /// A connection serves requests until one asks for a WebSocket, which goes to the handler
     /// whatever its path is ([`Acceptor::on_request`] looks at it), or none has come for
-    /// [`keep_alive`](Self::keep_alive). [`Acceptor::head_limits`] bounds the heads, and a client that
+    /// [`http_keep_alive`](Self::http_keep_alive). [`Acceptor::head_limits`] bounds the heads, and a client that
     /// takes nothing of its response for a minute is given up. How long a request's body may take is
     /// up to the service.
     ///
@@ -388,9 +388,10 @@ impl Server {
 
     /// Sets how long a connection that serves HTTP may wait until the head of a request is whole; over HTTP/2,
     /// while none is being answered. Default 30 s. For the first request the handshake timeout holds, over HTTP/2
-    /// where that is longer. With [`Duration::ZERO`] what has come is answered, and the connection ends.
+    /// where that is longer. With [`Duration::ZERO`] what has come is answered, and the connection ends. What keeps
+    /// a WebSocket is [`Acceptor::keepalive`].
     #[cfg(feature = "hyper")]
-    pub fn keep_alive(mut self, wait: Duration) -> Self {
+    pub fn http_keep_alive(mut self, wait: Duration) -> Self {
         self.keep_alive = crate::keepalive::some_time(wait).unwrap_or_default();
         self
     }
