@@ -151,10 +151,7 @@ pub fn head(
 /// Checks that a refusal is an HTTP response that a client reads as it was meant.
 pub fn check_refusal(refusal: &Refusal) -> Response {
     let bytes = refusal.to_bytes();
-    let limits = HeadLimits {
-        bytes: usize::MAX,
-        headers: 100,
-    };
+    let limits = HeadLimits::default().bytes(usize::MAX);
     let scanner = HeadScanner::response(limits);
     let end = head(&scanner, limits, &bytes, &Cuts::After(Vec::new()))
         .expect("a head")

@@ -162,10 +162,7 @@ async fn a_client_that_leaves_while_it_is_decided_about_is_told_of() {
 
 #[tokio::test]
 async fn a_kept_connection_is_bounded() {
-    let acceptor = Acceptor::new().head_limits(HeadLimits {
-        bytes: 1000,
-        headers: 10,
-    });
+    let acceptor = Acceptor::new().head_limits(HeadLimits::default().bytes(1000).headers(10));
     let (address, _stop, _) = serve(|server| {
         let server = server.acceptor(acceptor).router(pages());
         server.http_keep_alive(Duration::from_millis(50))

@@ -3,7 +3,14 @@
 use super::HandshakeError;
 
 /// How large a request's or response's head may be.
+///
+/// ```
+/// use sockeye_proto::handshake::HeadLimits;
+/// let limits = HeadLimits::default().bytes(64 * 1024);
+/// assert_eq!((limits.bytes, limits.headers), (65_536, 100));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HeadLimits {
     /// Bytes, from the first to the empty line that ends the head. 16 KiB unless changed.
     pub bytes: usize,
@@ -17,6 +24,22 @@ impl Default for HeadLimits {
             bytes: 16 * 1024,
             headers: 100,
         }
+    }
+}
+
+impl HeadLimits {
+    /// Sets the most bytes, the empty line at the end among them.
+    #[must_use]
+    pub fn bytes(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Sets the most header fields.
+    #[must_use]
+    pub fn headers(mut self, fields: usize) -> Self {
+        self.headers = fields;
+        self
     }
 }
 

@@ -544,10 +544,7 @@ async fn limits_are_handed_on() {
     let acceptor = Acceptor::new()
         .limits(Limits::default().message(7))
         .close_timeout(Duration::from_secs(9))
-        .head_limits(HeadLimits {
-            bytes: GOOD.len(),
-            headers: 5,
-        });
+        .head_limits(HeadLimits::default().bytes(GOOD.len()).headers(5));
     let (established, _) = exchange(&acceptor, GOOD.as_bytes()).await;
     let established = established.unwrap();
     assert_eq!(established.limits.message, 7);
