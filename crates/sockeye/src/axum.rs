@@ -1,6 +1,6 @@
 //! WebSockets in an axum application: an extractor that answers the request and runs the socket.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use axum_core::{
     body::Body,
@@ -12,6 +12,7 @@ use sockeye_proto::handshake::{HandshakeError, Offer, Refusal, Request};
 
 use crate::{
     Acceptor, Error, Limits, WebSocket,
+    established::Settings,
     hyper::Asked,
     server::{Answer, Connections, Entry, Farewell, Origins, Peer, Shutdown},
     unshared::Unshared,
@@ -333,10 +334,6 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// How long peers have to answer a Close, or longer where an [`Acceptor::close_timeout`] says so: its
-    /// default.
-    const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
     /// Those of an application that has none yet.
     pub fn new() -> Self {
         Self::default()
@@ -352,7 +349,9 @@ impl Sockets {
     /// Dropped, it asks no more of them to leave. Those that were asked do.
     pub async fn shutdown(&self, how: Shutdown) -> Farewell {
         let _one = self.ending.lock().await;
-        self.connections.shutdown(how, Self::CLOSE_TIMEOUT).await
+        // Peers have longer to answer a Close where an `Acceptor::close_timeout` says so.
+        let close_timeout = Settings::default().close_timeout;
+        self.connections.shutdown(how, close_timeout).await
     }
 }
 

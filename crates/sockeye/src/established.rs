@@ -29,7 +29,6 @@ pub(crate) struct Established {
     pub(crate) deflate: Option<(DeflateConfig, DeflateParams)>,
     /// What the peer may make this end hold: those of all connections that were set up alike.
     pub(crate) limits: Arc<Limits>,
-    pub(crate) close_timeout: Duration,
     pub(crate) settings: Arc<Settings>,
     /// How fast the peer may go.
     pub(crate) rates: Rates,
@@ -111,10 +110,22 @@ impl Admitted {
 }
 
 /// What all connections have in common that were set up alike.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
+    /// How long the peer may take to answer a Close.
+    pub(crate) close_timeout: Duration,
     pub(crate) output: OutputLimits,
     pub(crate) staying: Staying,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            close_timeout: Duration::from_secs(5),
+            output: OutputLimits::default(),
+            staying: Staying::default(),
+        }
+    }
 }
 
 /// How much may wait to be written on a connection, in bytes.

@@ -61,7 +61,7 @@ impl WebSocket {
             ..
         } = established;
         let config = Config {
-            close_timeout: established.close_timeout,
+            close_timeout: established.settings.close_timeout,
             deflate: deflate.map(|(config, agreed)| (agreed, config)),
             ..Config::new(role)
         };

@@ -71,7 +71,6 @@ pub struct Client {
     #[cfg(feature = "tls")]
     tls_timeout: Duration,
     pub(super) handshake_timeout: Duration,
-    pub(super) close_timeout: Duration,
     pub(super) settings: Arc<Settings>,
     redirects: usize,
     proxy: ProxyChoice,
@@ -108,7 +107,6 @@ impl Client {
             #[cfg(feature = "tls")]
             tls_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
-            close_timeout: Duration::from_secs(5),
             settings: Arc::default(),
             redirects: 0,
             proxy: ProxyChoice::default(),
@@ -214,7 +212,7 @@ impl Client {
 
     /// Sets how long the server may take to answer a Close. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
-        self.close_timeout = timeout;
+        Arc::make_mut(&mut self.settings).close_timeout = timeout;
         self
     }
 

@@ -197,7 +197,6 @@ impl Client {
             subprotocol: subprotocol.map(Into::into),
             deflate,
             limits: self.limits.clone(),
-            close_timeout: self.close_timeout,
             settings: self.settings.clone(),
             rates: Rates::default(),
             peer_head: PeerHead::Response(Box::new(response)),

@@ -274,7 +274,6 @@ impl Acceptor {
             subprotocol: terms.subprotocol,
             deflate: terms.deflate,
             limits: self.limits.clone(),
-            close_timeout: self.close_timeout,
             settings: self.settings.clone(),
             rates: self.rates,
             peer_addr: peer.addr,

@@ -548,7 +548,7 @@ async fn limits_are_handed_on() {
     let (established, _) = exchange(&acceptor, GOOD.as_bytes()).await;
     let established = established.unwrap();
     assert_eq!(established.limits.message, 7);
-    assert_eq!(established.close_timeout, Duration::from_secs(9));
+    assert_eq!(established.settings.close_timeout, Duration::from_secs(9));
     let (error, answer) = exchange(&acceptor, and("X: y\r\n").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     assert!(error.unwrap_err().is_handshake());

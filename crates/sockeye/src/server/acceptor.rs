@@ -33,7 +33,6 @@ pub struct Acceptor {
     pub(super) limits: Arc<Limits>,
     pub(super) head_limits: HeadLimits,
     pub(super) handshake_timeout: Duration,
-    pub(super) close_timeout: Duration,
     pub(super) settings: Arc<Settings>,
     pub(super) rates: Rates,
     pub(super) origins: Origins,
@@ -62,7 +61,6 @@ impl Acceptor {
             limits: Arc::default(),
             head_limits: HeadLimits::default(),
             handshake_timeout: Duration::from_secs(10),
-            close_timeout: Duration::from_secs(5),
             settings: Arc::default(),
             rates: Rates::default(),
             origins: Origins::default(),
@@ -110,7 +108,7 @@ impl Acceptor {
 
     /// Sets how long a client may take to answer a Close. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
-        self.close_timeout = timeout;
+        Arc::make_mut(&mut self.settings).close_timeout = timeout;
         self
     }
 
@@ -339,7 +337,7 @@ impl Acceptor {
 
     /// How long a client may take to answer a Close.
     pub(crate) fn close_time(&self) -> Duration {
-        self.close_timeout
+        self.settings.close_timeout
     }
 
     /// Offers HTTP/2 in TLS, where the configuration is this crate's own.
@@ -390,7 +388,6 @@ impl fmt::Debug for Acceptor {
             .field("limits", &self.limits)
             .field("head_limits", &self.head_limits)
             .field("handshake_timeout", &self.handshake_timeout)
-            .field("close_timeout", &self.close_timeout)
             .field("settings", &self.settings)
             .field("origins", &self.origins)
             .finish_non_exhaustive()
