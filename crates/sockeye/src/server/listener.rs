@@ -101,14 +101,8 @@ impl Listener {
     async fn first_of(address: impl ToSocketAddrs + fmt::Debug, shared: bool) -> Result<Self> {
         let name = name_of(&address);
         let bound = async {
-            let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
-            for address in lookup_host(address).await.map_err(no_address)? {
-                match listen(address, shared).and_then(TcpListener::from_std) {
-                    Ok(listener) => return Ok(listener),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
+            let addresses = lookup_host(address).await.map_err(no_address)?;
+            TcpListener::from_std(listen_on_first(addresses, shared)?)
         };
         bound
             .await
@@ -366,6 +360,21 @@ pub(super) fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::
     Ok(socket.into())
 }
 
+/// Listens on the first of the addresses that can be had.
+pub(super) fn listen_on_first(
+    addresses: impl Iterator<Item = SocketAddr>,
+    shared: bool,
+) -> io::Result<std::net::TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+    for address in addresses {
+        match listen(address, shared) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 /// Removes a socket that nobody listens on.
 #[cfg(unix)]
 fn remove_stale(path: &Path) -> io::Result<()> {
@@ -406,7 +415,7 @@ impl Drop for SocketFile {
     }
 }
 
-fn name_of(address: &impl fmt::Debug) -> String {
+pub(super) fn name_of(address: &impl fmt::Debug) -> String {
     format!("{address:?}").replace('"', "")
 }
 

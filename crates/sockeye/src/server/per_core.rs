@@ -14,7 +14,7 @@ use tokio::runtime;
 use super::{
     Server, Shutdown, ShutdownHandle,
     admission::Gate,
-    listener::{cannot_listen, listen, no_address},
+    listener::{cannot_listen, listen, listen_on_first, name_of, no_address},
     shutdown::Running,
 };
 use crate::Result;
@@ -61,16 +61,11 @@ impl PerCore {
     /// # Errors
     /// [`Error::Listen`](crate::Error::Listen) where the address cannot be had.
     pub fn bind(address: impl ToSocketAddrs + fmt::Debug) -> Result<Self> {
-        let name = format!("{address:?}").replace('"', "");
+        let name = name_of(&address);
         let bound = || {
-            let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
-            for address in address.to_socket_addrs().map_err(no_address)? {
-                match listen(address, cfg!(target_os = "linux")) {
-                    Ok(listener) => return Ok((listener.local_addr()?, listener)),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
+            let addresses = address.to_socket_addrs().map_err(no_address)?;
+            let listener = listen_on_first(addresses, cfg!(target_os = "linux"))?;
+            Ok((listener.local_addr()?, listener))
         };
         let (address, listener) = bound().map_err(|error| cannot_listen(name, error))?;
         Ok(Self {
