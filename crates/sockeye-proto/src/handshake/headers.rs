@@ -135,8 +135,14 @@ fn is_literal_byte(byte: u8) -> bool {
     is_name_byte(byte) || matches!(byte, b':' | b'%')
 }
 
-/// Whether the bytes are a `token` (RFC 9110 §5.6.2).
-pub(crate) fn is_token(bytes: &[u8]) -> bool {
+/// Whether the bytes are a `token` (RFC 9110 §5.6.2), as the names of headers, subprotocols and cookies are.
+///
+/// ```
+/// use sockeye_proto::handshake::is_token;
+/// assert!(is_token(b"chat.v2"));
+/// assert!(!is_token(b"chat v2") && !is_token(b""));
+/// ```
+pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().copied().all(is_token_byte)
 }
 

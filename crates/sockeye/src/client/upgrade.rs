@@ -10,8 +10,8 @@ use tokio::{
 use sockeye_proto::{
     Role,
     handshake::{
-        HandshakeError, HeadLimits, HeadScanner, Headers, Key, Response, Subprotocols,
-        UpgradeRequest,
+        HandshakeError, HeadLimits, HeadScanner, Key, Response, Subprotocols, UpgradeRequest,
+        is_token,
     },
 };
 
@@ -106,9 +106,7 @@ impl Client {
             let inside = value
                 .strip_prefix('"')
                 .and_then(|value| value.strip_suffix('"'));
-            // The name of a cookie is a token, as the name of a header is.
-            let is_token = Headers::new().push(name, "").is_ok();
-            if !is_token || !inside.unwrap_or(value).bytes().all(is_octet) {
+            if !is_token(name.as_bytes()) || !inside.unwrap_or(value).bytes().all(is_octet) {
                 let why = "its name is a token, and its value printable ASCII without spaces, quotes, commas, \
                            semicolons and backslashes";
                 return Err(Error::Setup(

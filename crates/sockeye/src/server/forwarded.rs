@@ -8,10 +8,10 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
-    str,
+    slice, str,
 };
 
-use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal};
+use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal, is_token};
 
 use super::{Networks, networks::Source};
 
@@ -132,9 +132,10 @@ impl<'a> Line<'a> {
     }
 
     fn token(&mut self) -> &'a [u8] {
-        let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
-        let len = self.0.iter().take_while(|b| is_token(b)).count();
-        let (token, rest) = self.0.split_at(len);
+        let bytes = self.0.iter().map(slice::from_ref);
+        let (token, rest) = self
+            .0
+            .split_at(bytes.take_while(|byte| is_token(byte)).count());
         self.0 = rest;
         token
     }
