@@ -1,5 +1,7 @@
-//! The address of a peer, in half of the room that the standard library takes.
+//! The address of a peer, in half of the room that the standard library takes; the network of one.
 
+#[cfg(any(feature = "client", feature = "server"))]
+use std::net::IpAddr;
 use std::{
     fmt,
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
@@ -41,6 +43,31 @@ impl From<&Address> for SocketAddr {
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         SocketAddr::from(self).fmt(f)
+    }
+}
+
+/// How many bits an address has.
+#[cfg(any(feature = "client", feature = "server"))]
+pub(crate) const fn bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+/// The network of an address: its first bits, as many as that has at most.
+#[cfg(any(feature = "client", feature = "server"))]
+pub(crate) fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    let beyond = u32::from(bits(address).saturating_sub(prefix));
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(beyond).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(beyond).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
     }
 }
 

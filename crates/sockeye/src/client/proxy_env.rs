@@ -4,7 +4,10 @@
 use std::{ffi::OsString, fmt, net::IpAddr};
 
 use super::{proxy::Proxy, url::Endpoint};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    address::{bits, masked},
+};
 
 /// What the user has said about proxies.
 #[derive(Clone, Debug, Default)]
@@ -134,29 +137,16 @@ fn is_below(host: &str, entry: &str) -> bool {
     !name.is_empty() && is_end && (at == 0 || host.as_bytes()[at - 1] == b'.')
 }
 
+/// Whether an entry is that address, or a network that it is in; bits beyond those of the network do no harm.
 fn is_in_network(address: IpAddr, entry: &str) -> bool {
-    let (network, bits) = match entry.split_once('/') {
-        None => (entry, None),
-        Some((network, bits)) => match bits.parse::<u32>() {
-            Ok(bits) => (network, Some(bits)),
-            Err(_) => return false,
-        },
+    let all = bits(address);
+    let (network, prefix) = match entry.split_once('/') {
+        None => (entry, Ok(all)),
+        Some((network, prefix)) => (network, prefix.parse()),
     };
-    // The bits in which they differ, pushed out as far as the network does not look at them.
-    match (address, network.parse()) {
-        (IpAddr::V4(address), Ok(IpAddr::V4(network))) => {
-            let differ = address.to_bits() ^ network.to_bits();
-            match bits.unwrap_or(32) {
-                bits @ 0..=32 => differ.checked_shr(32 - bits).unwrap_or(0) == 0,
-                _ => false,
-            }
-        }
-        (IpAddr::V6(address), Ok(IpAddr::V6(network))) => {
-            let differ = address.to_bits() ^ network.to_bits();
-            match bits.unwrap_or(128) {
-                bits @ 0..=128 => differ.checked_shr(128 - bits).unwrap_or(0) == 0,
-                _ => false,
-            }
+    match (network.parse::<IpAddr>(), prefix) {
+        (Ok(network), Ok(prefix)) if prefix <= all => {
+            masked(address, prefix) == masked(network, prefix)
         }
         _ => false,
     }

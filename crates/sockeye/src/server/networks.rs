@@ -2,7 +2,10 @@
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    address::{bits, masked},
+};
 
 /// A list of addresses and networks: `10.0.0.0/8, 192.0.2.7, fd00::/8`.
 ///
@@ -61,7 +64,7 @@ impl Network {
             return Err("it is no address, as 192.0.2.7 or 2001:db8::7");
         };
         let address = address.to_canonical();
-        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits(address);
         let prefix = match prefix {
             None => bits,
             Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
@@ -80,20 +83,6 @@ impl Network {
 
     fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.address.is_ipv4() && masked(address, self.prefix) == self.address
-    }
-}
-
-/// The first bits of an address.
-fn masked(address: IpAddr, prefix: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-            IpAddr::V4((v4.to_bits() & mask).into())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-            IpAddr::V6((v6.to_bits() & mask).into())
-        }
     }
 }
 
@@ -132,7 +121,7 @@ impl FromStr for Networks {
 impl From<IpAddr> for Networks {
     fn from(address: IpAddr) -> Self {
         let address = address.to_canonical();
-        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = bits(address);
         Self {
             list: Arc::new([Network { address, prefix }]),
             unix: false,
