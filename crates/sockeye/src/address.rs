@@ -1,10 +1,8 @@
 //! The address of a peer, in half of the room that the standard library takes; the network of one.
 
-#[cfg(any(feature = "client", feature = "server"))]
-use std::net::IpAddr;
 use std::{
     fmt,
-    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
 };
 
 /// The address of a peer, for as long as the connection is open: one of IPv4 takes no more than two pointers.
@@ -47,7 +45,6 @@ impl fmt::Debug for Address {
 }
 
 /// How many bits an address has.
-#[cfg(any(feature = "client", feature = "server"))]
 pub(crate) const fn bits(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 32,
@@ -56,7 +53,6 @@ pub(crate) const fn bits(address: IpAddr) -> u8 {
 }
 
 /// The network of an address: its first bits, as many as that has at most.
-#[cfg(any(feature = "client", feature = "server"))]
 pub(crate) fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     let beyond = u32::from(bits(address).saturating_sub(prefix));
     match address {

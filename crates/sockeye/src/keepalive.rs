@@ -64,6 +64,12 @@ pub(crate) fn some_time(time: impl Into<Option<Duration>>) -> Option<Duration> {
     Some(time.clamp(Duration::from_millis(1), YEAR))
 }
 
+/// That long from now. What is longer than any clock can tell is as good as never.
+pub(crate) fn after(time: Duration) -> Instant {
+    const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    Instant::now() + time.min(YEARS)
+}
+
 /// A moment, in microseconds since the connection opened.
 type Micros = u64;
 

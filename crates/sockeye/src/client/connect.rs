@@ -27,13 +27,12 @@ use super::{
     proxy::{Proxy, ProxyError},
     proxy_env::{ProxyChoice, Source},
     redirect::Trail,
-    upgrade::after,
     url::Endpoint,
 };
 use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Established, Settings},
-    keepalive::some_time,
+    keepalive::{after, some_time},
     stream::{Io, Stream},
 };
 

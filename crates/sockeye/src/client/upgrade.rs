@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    io::AsyncWriteExt,
-    time::{Instant, timeout_at},
-};
+use tokio::{io::AsyncWriteExt, time::timeout_at};
 
 use sockeye_proto::{
     Role,
@@ -20,6 +17,7 @@ use crate::{
     Deadline, Error, Result, entropy,
     established::{Established, PeerHead},
     head::{read_head, read_more},
+    keepalive::after,
     stream::Stream,
     throttle::Rates,
 };
@@ -245,10 +243,4 @@ fn unreadable(problem: HandshakeError, bytes: &[u8]) -> Error {
         // It stands between double quotes.
         begins: begins.replace("\\'", "'").into(),
     }
-}
-
-/// That long from now. What no clock can tell is as good as never.
-pub(super) fn after(duration: Duration) -> Instant {
-    const YEARS: Duration = Duration::from_secs(30 * 365 * 86_400);
-    Instant::now() + duration.min(YEARS)
 }

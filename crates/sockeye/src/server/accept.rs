@@ -35,6 +35,7 @@ use crate::{
     Deadline, Error, Result, WebSocket,
     established::{Admitted, Established, PeerHead},
     head::read_head,
+    keepalive::after,
     stream::{Io, Stream},
 };
 
@@ -46,9 +47,6 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// Closing a socket with unread bytes in it resets the connection, and the client may never see
 /// why it was refused. A whole head of the default limit fits many times.
 const LINGER_BYTES: usize = 256 * 1024;
-
-/// Where a timeout is longer than time goes.
-const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 /// How long a refused client may take to read the refusal and to close.
 const LINGER: Duration = Duration::from_secs(2);
@@ -235,9 +233,7 @@ impl Acceptor {
 
     /// By when a connection that begins now has to be open.
     pub(crate) fn deadline(&self) -> Instant {
-        let now = Instant::now();
-        now.checked_add(self.handshake_timeout)
-            .unwrap_or(now + NEVER)
+        after(self.handshake_timeout)
     }
 
     /// The connection of a client that has been told of the terms.
