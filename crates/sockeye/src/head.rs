@@ -11,11 +11,17 @@ use std::{
 use tokio::io::{AsyncRead, ReadBuf};
 
 use sockeye_proto::handshake::{HandshakeError, HeadScanner};
+#[cfg(feature = "client")]
+use sockeye_proto::handshake::{HeadLimits, Response};
 
 use crate::Result;
 
 /// The room offered to a read. Most heads fit; the limit on heads bounds what it grows to.
 const READ: usize = 2048;
+
+/// How many interim responses are passed over: more than any server has a use for.
+#[cfg(feature = "client")]
+const MAX_INTERIM: usize = 8;
 
 /// Reads until the head is whole and tells how many of the bytes in `buffer` it takes. What
 /// follows it in there has been read along with it.
@@ -36,6 +42,30 @@ pub(crate) async fn read_head<S: AsyncRead + Unpin>(
         }
         if !read_more(stream, buffer).await? {
             return Err(HandshakeError::UnexpectedEnd.into());
+        }
+    }
+}
+
+/// Reads the head of a response, and leaves in `buffer` what follows it. Responses that only say that another is
+/// to come (RFC 9110 §15.2) are passed over.
+///
+/// # Errors
+/// As [`read_head`], and those of [`Response::parse`]; what is wrong begins `buffer` then.
+#[cfg(feature = "client")]
+pub(crate) async fn read_response<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    limits: HeadLimits,
+    buffer: &mut Vec<u8>,
+) -> Result<Response> {
+    let mut interim = 0;
+    loop {
+        let mut scanner = HeadScanner::response(limits);
+        let end = read_head(stream, &mut scanner, buffer).await?;
+        let response = Response::parse(&buffer[..end])?;
+        *buffer = buffer.split_off(end);
+        interim += 1;
+        if !response.is_interim() || interim > MAX_INTERIM {
+            return Ok(response);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, net::SocketAddr, str::FromStr, sync::Ar
 use tokio::{io::AsyncWriteExt, time::Instant};
 use url::{Host, Url};
 
-use sockeye_proto::handshake::{HandshakeError, HeadLimits, HeadScanner, Response};
+use sockeye_proto::handshake::{HandshakeError, HeadLimits, Response};
 
 #[cfg(feature = "tls")]
 use super::{ClientTls, tls::as_tls};
@@ -13,10 +13,9 @@ use super::{
     credentials::{Credentials, redacted},
     dial::{Dial, race},
     socks,
-    upgrade::MAX_INTERIM,
     url::Endpoint,
 };
-use crate::{Error, Result, head::read_head, stream::Stream};
+use crate::{Error, Result, head::read_response, stream::Stream};
 
 /// A proxy, and who we are to it.
 ///
@@ -176,19 +175,9 @@ impl Proxy {
         stream.flush().await.map_err(Error::from)?;
 
         let mut buffer = Vec::new();
-        let mut interim = 0;
-        let response = loop {
-            let mut scanner = HeadScanner::response(limits);
-            let end = match read_head(stream, &mut scanner, &mut buffer).await {
-                Err(Error::Handshake(error)) => return Err(ProxyError::Http(error)),
-                end => end?,
-            };
-            let response = Response::parse(&buffer[..end]).map_err(ProxyError::Http)?;
-            buffer.drain(..end);
-            interim += 1;
-            if !response.is_interim() || interim > MAX_INTERIM {
-                break response;
-            }
+        let response = match read_response(stream, limits, &mut buffer).await {
+            Err(Error::Handshake(error)) => return Err(ProxyError::Http(error)),
+            response => response?,
         };
         if !(200..=299).contains(&response.status()) {
             return Err(ProxyError::Status {

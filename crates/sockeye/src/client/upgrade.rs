@@ -7,8 +7,7 @@ use tokio::{io::AsyncWriteExt, time::timeout_at};
 use sockeye_proto::{
     Role,
     handshake::{
-        HandshakeError, HeadLimits, HeadScanner, Key, Response, Subprotocols, UpgradeRequest,
-        is_token,
+        HandshakeError, HeadLimits, Key, Response, Subprotocols, UpgradeRequest, is_token,
     },
 };
 
@@ -16,7 +15,7 @@ use super::{Client, url::Endpoint};
 use crate::{
     Deadline, Error, Result, entropy,
     established::{Established, PeerHead},
-    head::{read_head, read_more},
+    head::{read_more, read_response},
     keepalive::after,
     stream::Stream,
     throttle::Rates,
@@ -24,9 +23,6 @@ use crate::{
 
 /// How long the body of a refusal is waited for, within the handshake timeout.
 pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How many interim answers are passed over: more than any server has a use for.
-pub(super) const MAX_INTERIM: usize = 8;
 
 /// How many bytes of what is not HTTP are told: enough to see who speaks.
 const MAX_BEGINNING: usize = 64;
@@ -205,28 +201,13 @@ impl Client {
     }
 }
 
-/// Reads the answer's head, and gives what was read behind it. Answers that only say that another
-/// is to come (RFC 9110 §15.2) are passed over.
+/// Reads the answer's head, and gives what was read behind it.
 async fn read_answer(stream: &mut Stream, limits: HeadLimits) -> Result<(Response, Vec<u8>)> {
     let mut bytes = Vec::new();
-    let mut interim = 0;
-    loop {
-        let mut scanner = HeadScanner::response(limits);
-        let end = match read_head(stream, &mut scanner, &mut bytes).await {
-            Ok(end) => end,
-            Err(Error::Handshake(problem)) => return Err(unreadable(problem, &bytes)),
-            Err(error) => return Err(error),
-        };
-        let response = match Response::parse(&bytes[..end]) {
-            Ok(response) => response,
-            Err(problem) => return Err(unreadable(problem, &bytes)),
-        };
-        let rest = bytes.split_off(end);
-        interim += 1;
-        if !response.is_interim() || interim > MAX_INTERIM {
-            return Ok((response, rest));
-        }
-        bytes = rest;
+    match read_response(stream, limits, &mut bytes).await {
+        Ok(response) => Ok((response, bytes)),
+        Err(Error::Handshake(problem)) => Err(unreadable(problem, &bytes)),
+        Err(error) => Err(error),
     }
 }
 
