@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
 use tokio::{io::AsyncWriteExt, time::Instant};
-use url::{Host, Url};
+use url::Url;
 
 use sockeye_proto::handshake::{HandshakeError, HeadLimits, Response};
 
@@ -13,7 +13,7 @@ use super::{
     credentials::{Credentials, redacted},
     dial::{Dial, race},
     socks,
-    url::Endpoint,
+    url::{Endpoint, host},
 };
 use crate::{Error, Result, head::read_response, stream::Stream};
 
@@ -230,12 +230,7 @@ impl FromStr for Proxy {
         let (mut url, other) = (parse("http")?, parse("https")?);
         let default = if scheme == Scheme::Https { 443 } else { 1080 };
         let credentials = Credentials::take(&mut url);
-        let host = match url.host() {
-            Some(Host::Domain(name)) => name.to_owned(),
-            Some(Host::Ipv4(address)) => address.to_string(),
-            Some(Host::Ipv6(address)) => address.to_string(),
-            None => return Err(error("no host")),
-        };
+        let host = host(&url).ok_or_else(|| error("no host"))?;
         Ok(Self {
             scheme,
             host,

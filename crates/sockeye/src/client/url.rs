@@ -75,13 +75,9 @@ impl Endpoint {
             return Err("a WebSocket's URL has no fragment: write '#' as %23");
         }
         let credentials = Credentials::take(&mut url);
-        let host = match url.host() {
-            Some(Host::Domain(name)) => name.to_owned(),
-            Some(Host::Ipv4(address)) => address.to_string(),
-            Some(Host::Ipv6(address)) => address.to_string(),
-            None => return Err("no host"),
-        };
-        let (Some(port), Some(written)) = (url.port_or_known_default(), url.host_str()) else {
+        let (Some(host), Some(written), Some(port)) =
+            (host(&url), url.host_str(), url.port_or_known_default())
+        else {
             return Err("no host");
         };
         Ok(Self {
@@ -130,6 +126,15 @@ impl Endpoint {
     fn from_unix_url(_: &Url) -> Result<Self, &'static str> {
         Err("this system has no Unix sockets")
     }
+}
+
+/// The host of a URL: a name in its ASCII form, or an address without brackets.
+pub(super) fn host(url: &Url) -> Option<String> {
+    Some(match url.host()? {
+        Host::Domain(name) => name.to_owned(),
+        Host::Ipv4(address) => address.to_string(),
+        Host::Ipv6(address) => address.to_string(),
+    })
 }
 
 #[cfg(test)]
