@@ -111,6 +111,7 @@ impl Groups {
     ///
     /// As the other settings, it is one of this handle, of clones made of it later, and of members
     /// made with those.
+    #[must_use]
     pub fn slow(mut self, slow: Slow) -> Self {
         self.settings.slow = slow;
         self
@@ -118,18 +119,21 @@ impl Groups {
 
     /// Sets how many groups there may be. A group begins with the first that joins it and ends with
     /// the last that leaves. Default 100,000.
+    #[must_use]
     pub fn max_groups(mut self, count: usize) -> Self {
         self.settings.groups = count;
         self
     }
 
     /// Sets how many groups a member may be in. Default 100.
+    #[must_use]
     pub fn max_groups_per_member(mut self, count: usize) -> Self {
         self.settings.groups_per_member = count;
         self
     }
 
     /// Sets how long the name of a group may be, in bytes. Default 256.
+    #[must_use]
     pub fn max_name(mut self, bytes: usize) -> Self {
         self.settings.name = bytes;
         self
