@@ -12,8 +12,8 @@ use std::{
 };
 
 use sockeye::{
-    Client, CloseCode, DeflateConfig, Ended, Error, Event, Message, MessageKind, Receiver, Result,
-    Sender, WebSocket,
+    Client, CloseCode, DeflateConfig, Ended, Error, Event, Message, Receiver, Result, Sender,
+    WebSocket,
 };
 use sockeye_tests::{Random, Tally};
 use tokio::{
@@ -295,11 +295,7 @@ impl Talk {
 
     /// Sends a message in fragments.
     async fn in_parts(&mut self, sender: &Sender, message: &Message) -> Result<()> {
-        let kind = match message.is_text() {
-            true => MessageKind::Text,
-            false => MessageKind::Binary,
-        };
-        let mut writer = sender.send_stream(kind).await?;
+        let mut writer = sender.send_stream(message.kind()).await?;
         let mut rest = message.as_bytes();
         while !rest.is_empty() {
             let len = 1 + self.random.below(rest.len() as u64) as usize;

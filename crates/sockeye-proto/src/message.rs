@@ -62,6 +62,11 @@ impl Message {
         matches!(self, Self::Binary(_))
     }
 
+    /// Which of the two it is.
+    pub fn kind(&self) -> MessageKind {
+        self.as_ref().kind()
+    }
+
     /// Lends the message.
     #[allow(
         clippy::should_implement_trait,
@@ -150,6 +155,19 @@ impl<'a> MessageRef<'a> {
     /// Whether this is a text message.
     pub fn is_text(self) -> bool {
         matches!(self, Self::Text(_))
+    }
+
+    /// Whether this is a binary message.
+    pub fn is_binary(self) -> bool {
+        matches!(self, Self::Binary(_))
+    }
+
+    /// Which of the two it is.
+    pub fn kind(self) -> MessageKind {
+        match self {
+            Self::Text(_) => MessageKind::Text,
+            Self::Binary(_) => MessageKind::Binary,
+        }
     }
 
     /// Copies the message out of the buffer it was lent from.
@@ -302,6 +320,19 @@ mod tests {
         for bytes in [&b"ab"[..], b"a\xff"] {
             let text = String::from_utf8_lossy(bytes);
             assert_eq!(Message::from(text.clone()), &*text);
+        }
+    }
+
+    #[test]
+    fn a_message_is_of_one_kind() {
+        for (message, kind) in [
+            (Message::from("a"), MessageKind::Text),
+            (Message::from(b"a"), MessageKind::Binary),
+        ] {
+            assert_eq!((message.kind(), message.as_ref().kind()), (kind, kind));
+            let is_binary = kind == MessageKind::Binary;
+            assert_eq!(message.as_ref().is_binary(), is_binary);
+            assert_eq!(message.as_ref().is_text(), !is_binary);
         }
     }
 
