@@ -208,6 +208,23 @@ impl WebSocket {
         self.shared().send(Command::Message(message.into()))
     }
 
+    /// Sends a message unless that would have to wait: see [`Sender::try_send`].
+    ///
+    /// # Errors
+    /// [`Error::is_full`], and the message was not sent; else as [`send`](Self::send).
+    pub fn try_send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
+        self.shared().try_send(message.into())
+    }
+
+    /// Sends a message that replaces the one before with the same key, where that still waits: see
+    /// [`Sender::send_latest`]. It never waits.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_latest<'a>(&mut self, key: u64, message: impl Into<Outgoing<'a>>) -> Result<()> {
+        self.shared().send_latest(key, message.into())
+    }
+
     /// Sends a ping of at most 125 bytes. The pong comes as an event of
     /// [`recv_event`](Self::recv_event).
     ///

@@ -51,6 +51,36 @@ async fn the_same_bytes_as_send() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_whole_socket_sends_so_too() {
+    for role in BOTH {
+        let (mut socket, mut peer) = Setup::default().open(role).await;
+        socket.try_send("one").unwrap();
+        socket.send_latest(1, "another").unwrap();
+        peer.expect_text("one").await;
+        peer.expect_text("another").await;
+        let full = loop {
+            match socket.try_send("more ".repeat(10_000)) {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(full.is_full(), "{full}");
+        socket.send_latest(1, "old").unwrap();
+        socket.send_latest(1, "new").unwrap();
+        let reads = async {
+            loop {
+                match peer.next().await.unwrap().text() {
+                    "new" => break,
+                    text => assert!(text.starts_with("more "), "{text}"),
+                }
+            }
+        };
+        let (_, flushed) = within(async { tokio::join!(reads, socket.flush()) }).await;
+        flushed.unwrap();
+    }
+}
+
 /// A mark of nothing would never be gone below.
 #[tokio::test(start_paused = true)]
 async fn with_a_high_water_mark_of_nothing_each_message_waits_for_the_one_before() {
