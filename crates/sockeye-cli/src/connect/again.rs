@@ -204,7 +204,7 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
             }
         }
     }
-    outcome.ended = again.socket.ended().cloned();
+    outcome.ended = again.socket.ended();
     outcome
 }
 

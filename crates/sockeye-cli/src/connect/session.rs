@@ -85,7 +85,7 @@ pub(super) async fn run_again(
     let session = Session::new(&mut editor, &screen, &mut outcome);
     let flow = session.talk_again(&mut again, args, signals).await;
     outcome.ended = match flow {
-        ControlFlow::Continue(()) => again.socket.ended().cloned(),
+        ControlFlow::Continue(()) => again.socket.ended(),
         ControlFlow::Break(()) => None,
     };
     drop((again, screen));

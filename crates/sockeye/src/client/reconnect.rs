@@ -335,8 +335,8 @@ impl Reconnecting {
     }
 
     /// How the last connection that ended did so.
-    pub fn ended(&self) -> Option<&Ended> {
-        self.ended.as_ref()
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended.clone()
     }
 
     fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Update>>> {
