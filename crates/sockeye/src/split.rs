@@ -5,6 +5,7 @@ use std::any::Any;
 use std::{
     fmt,
     future::poll_fn,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -193,6 +194,11 @@ impl Sender {
         self.shared.is_open()
     }
 
+    /// The address of the peer, where the transport is a socket of the system.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.shared.info.peer_addr()
+    }
+
     /// What [`Answer::state`](crate::server::Answer::state) has this connection remember, at the server;
     /// `None` where there is nothing of that type.
     #[cfg(feature = "server")]
@@ -297,6 +303,11 @@ impl Receiver {
         MessageReader::next(self).await
     }
 
+    /// The address of the peer, where the transport is a socket of the system.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.shared.info.peer_addr()
+    }
+
     /// Another handle that sends on this connection.
     pub fn sender(&self) -> Sender {
         Sender {
@@ -324,6 +335,11 @@ impl Receiver {
     /// pong.
     pub fn rtt(&self) -> Option<Duration> {
         self.shared.pulse.rtt()
+    }
+
+    /// Whether messages can still be sent: no Close was sent or received, and the transport stands.
+    pub fn is_open(&self) -> bool {
+        self.shared.is_open()
     }
 
     /// Puts the halves together again.

@@ -8,7 +8,8 @@ use std::{pin::pin, time::Duration};
 
 use futures_util::{FutureExt, SinkExt, StreamExt, TryStreamExt, stream};
 use sockeye::{
-    CloseCode, Ended, Error, Groups, Handler, Message, MessageKind, Sender, Socket, WebSocket,
+    Client, CloseCode, Ended, Error, Groups, Handler, Message, MessageKind, Sender, Server, Socket,
+    WebSocket,
 };
 use tokio::{
     io::{AsyncWriteExt, duplex},
@@ -148,6 +149,24 @@ async fn halves_of_one_socket_reunite_and_others_do_not() {
     client.send("together").await.unwrap();
     let received = server.recv().await.unwrap();
     assert_eq!(received, Some("together".into()));
+}
+
+#[tokio::test]
+async fn both_halves_know_the_peer_and_whether_it_can_be_sent_to() {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(server.serve(async |mut socket| {
+        socket.recv().await?;
+        Ok(())
+    }));
+    let client = Client::new(format!("ws://{address}")).no_proxy();
+    let (sender, mut receiver) = client.connect().await.unwrap().split();
+    assert_eq!(sender.peer_addr(), Some(address));
+    assert_eq!(receiver.peer_addr(), Some(address));
+    assert!(sender.is_open() && receiver.is_open());
+    sender.send("leave").await.unwrap();
+    assert_eq!(within(receiver.recv()).await.unwrap(), None);
+    assert!(!sender.is_open() && !receiver.is_open());
 }
 
 #[tokio::test(start_paused = true)]
