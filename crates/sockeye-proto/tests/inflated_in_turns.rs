@@ -15,7 +15,7 @@ use wire::*;
 const KIB: usize = 1024;
 
 /// What is taken in a turn.
-const TURN: usize = 64 * KIB;
+const TURN: usize = 16 * KIB;
 
 /// Four blocks of the fixed codes with nothing in them: ten bits each.
 const EMPTY: [u8; 5] = [0x02, 0x08, 0x20, 0x80, 0x00];
@@ -170,6 +170,23 @@ fn what_comes_is_what_comes_in_one_go() {
     }
 }
 
+/// What comes to much is cut by that, and not by what is taken.
+#[test]
+fn of_a_long_message_a_mebibyte_is_made_in_a_turn() {
+    const MIB: usize = 1 << 20;
+    let message = [&noise(300 * KIB)[..], &vec![0; 8 * MIB]].concat();
+    let payload = deflated(&message, Level::FASTEST, 15);
+    let bytes = frame(0xC2, &payload).bytes();
+    for keeps_context in [false, true] {
+        let deflate = Some(direction(15, keeps_context));
+        let mut receiver = Receiver::new(CLIENT, Limits::default(), deflate).in_turns();
+        let seen = receive(&mut receiver, &mut Inflater::new(), &bytes, Way::Owned);
+        assert!(seen.events == [binary(&message)], "{:?}", seen.error);
+        let least = 300 * KIB / TURN + 8;
+        assert!((least..=least + 1).contains(&seen.turns), "{}", seen.turns);
+    }
+}
+
 #[test]
 fn a_message_of_just_the_limit_passes_and_of_one_byte_more_does_not() {
     let message = [&noise(1100 * KIB)[..], &vec![0; 2000 * KIB]].concat();
@@ -255,6 +272,57 @@ fn a_fault_in_a_later_turn_is_found_and_harms_nobody_else() {
             let seen = receive(&mut healthy, &mut inflater, &bytes, Way::Owned);
             assert_eq!(seen.events, [binary(b"Hello")], "{name}");
             assert_eq!(seen.error, Some(ProtocolError::CorruptDeflate), "{name}");
+        }
+    }
+}
+
+/// Where the context is not kept, not even what was made in turns can be referred to.
+#[test]
+fn nothing_of_a_message_is_left_for_whoever_is_lent_the_codec_next() {
+    let noise = deflated(&noise(300 * KIB), Level::STORED, 15);
+    let payload = [&noise[..], &EMPTY_STORED[1..], HELLO].concat();
+    let deflate = Some(direction(15, false));
+    for way in [Way::Lent, Way::Owned, Way::Parts(2)] {
+        let mut inflater = Inflater::new();
+        let mut receiver = Receiver::new(CLIENT, Limits::default(), deflate).in_turns();
+        let bytes = frame(0xC2, &payload).bytes();
+        let seen = receive(&mut receiver, &mut inflater, &bytes, way);
+        assert_eq!((seen.events.len(), seen.error), (1, None), "{way:?}");
+        assert!(seen.turns >= 2, "{way:?}");
+        let mut other = Receiver::new(CLIENT, Limits::default(), deflate);
+        let bytes = frame(0xC2, AGAIN).bytes();
+        let seen = receive(&mut other, &mut inflater, &bytes, Way::Owned);
+        let error = Some(ProtocolError::CorruptDeflate);
+        assert_eq!((seen.events, seen.error), (vec![], error), "{way:?}");
+    }
+}
+
+#[test]
+fn text_of_which_part_was_made_in_turns_is_checked_from_its_beginning() {
+    // Of what is text, a turn ends within a character in one of the two.
+    let beginnings = [
+        ("é".as_bytes(), true),
+        ("éa".as_bytes(), true),
+        (b"\xFF", false),
+    ];
+    for (begin, valid) in beginnings {
+        for keeps_context in [false, true] {
+            let message = [begin, "é".repeat(300 * KIB).as_bytes()].concat();
+            let payload = deflated(&message, Level::STORED, 15);
+            let bytes = frame(0xC1, &payload).bytes();
+            let deflate = Some(direction(15, keeps_context));
+            let mut receiver = Receiver::new(CLIENT, Limits::default(), deflate).in_turns();
+            let seen = receive(&mut receiver, &mut Inflater::new(), &bytes, Way::Parts(1));
+            let counted = receiver.meter().counters().received;
+            if valid {
+                assert!(seen.events == [binary(&message)], "{:?}", seen.error);
+                let len = message.len() as u64;
+                assert_eq!((counted.text.messages, counted.text.bytes), (1, len));
+                assert_eq!(counted.uncompressed, len);
+            } else {
+                assert_eq!(seen.error, Some(ProtocolError::InvalidUtf8));
+                assert_eq!((seen.events, counted.text.bytes), (vec![], 0));
+            }
         }
     }
 }
