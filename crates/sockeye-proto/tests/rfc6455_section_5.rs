@@ -3,7 +3,9 @@
 
 mod wire;
 
-use sockeye_proto::{CloseCode, Limits, OwnedEvent, ProtocolError, Role};
+use sockeye_proto::{
+    CloseCode, Limits, OwnedEvent, Part, ProtocolError, Receiver, Role, deflate::Inflater,
+};
 use wire::*;
 
 /// What a sequence of frames comes to: fails with this error, and this code is sent.
@@ -638,5 +640,68 @@ mod section_10_4_limits {
         end.read(frame(0x02, "a").to(Role::Server));
         end.read(claim(0x80, usize::MAX / 2));
         assert_eq!(end.error, None);
+    }
+
+    /// A client's receiver that has been given some bytes, in parts or not.
+    fn given(mut bytes: Vec<u8>, in_parts: bool) -> Receiver {
+        let limits = Limits::default().message(usize::MAX);
+        let mut receiver = Receiver::new(CLIENT, limits, None);
+        let mut input = &mut bytes[..];
+        if in_parts {
+            let mut part = || receiver.receive_part(&mut input, &mut [0; 100]).unwrap();
+            assert!(matches!(part(), Some(Part::Begin(_))));
+            while part().is_some() {}
+        } else {
+            let event = receiver.receive_owned(&mut input, &mut Inflater::new());
+            assert_eq!(event, Ok(None));
+        }
+        receiver
+    }
+
+    #[test]
+    fn a_claim_costs_one_step_and_then_no_more_than_has_arrived() {
+        let claimed = 1u64 << 30;
+        for first in [0x82, 0x02] {
+            let mut receiver = given([&[first, 127][..], &claimed.to_be_bytes()].concat(), false);
+            let mut arrived = 0;
+            while arrived < 8 << 20 {
+                let (buffer, limit) = receiver.payload_buffer(1).unwrap();
+                // Large steps, but of a claim alone no more than one.
+                let room = buffer.capacity();
+                let most = arrived + arrived.max(128 * 1024) + 4096;
+                assert!(room <= most, "{room} for {arrived}");
+                assert!(limit >= 64 * 1024 && buffer.len() + limit <= room);
+                let count = limit.min(100_000);
+                buffer.resize(buffer.len() + count, 7);
+                receiver.received(count).unwrap();
+                arrived += count;
+            }
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_offered_for_as_much_as_is_worthwhile_and_asked_for_where_there_is_none() {
+        let bytes = frame(0x82, [7; 1000]).bytes();
+        let mut receiver = given(bytes[..4 + 100].to_vec(), false);
+        assert!(receiver.payload_buffer(901).is_none());
+        let wanted = receiver.room_wanted().unwrap();
+        assert!((1000..10_000).contains(&wanted), "{wanted}");
+        receiver.adopt(Vec::with_capacity(wanted));
+        assert_eq!(receiver.room_wanted(), None);
+        let (buffer, limit) = receiver.payload_buffer(900).unwrap();
+        assert_eq!((limit, buffer.capacity()), (900, wanted));
+    }
+
+    #[test]
+    fn no_buffer_is_offered_or_asked_for_in_parts_or_for_a_control_frame() {
+        let message = frame(0x82, [7; 1000]).bytes();
+        let ping = frame(0x89, [7; 100]).bytes();
+        for mut receiver in [
+            given(message[..4 + 100].to_vec(), true),
+            given(ping[..50].to_vec(), false),
+        ] {
+            assert_eq!(receiver.room_wanted(), None);
+            assert!(receiver.payload_buffer(1).is_none());
+        }
     }
 }
