@@ -90,6 +90,15 @@ mod tests {
         assert_eq!(utf8.finish(), Ok(()));
     }
 
+    #[test]
+    fn after_an_error_it_begins_anew() {
+        let mut utf8 = Utf8::default();
+        assert_eq!(utf8.push(b"\xF0\x9F\x98"), Ok(()));
+        assert_eq!(utf8.push(b"a"), Err(ProtocolError::InvalidUtf8));
+        assert_eq!(utf8.push(b"a"), Ok(()));
+        assert_eq!(utf8.finish(), Ok(()));
+    }
+
     proptest! {
         #[test]
         fn section_8_1_any_cut_gives_the_same_verdict(

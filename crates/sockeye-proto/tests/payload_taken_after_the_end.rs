@@ -1,5 +1,5 @@
 //! Once an error or a Close has ended the events, no buffer is offered to read the rest of a message
-//! into, and the part that had arrived is let go.
+//! into, the part that had arrived is let go, and what follows is discarded.
 #![allow(clippy::unwrap_used)]
 
 mod wire;
@@ -47,6 +47,33 @@ fn a_close_between_two_fragments_lets_the_first_go() {
     assert_eq!(event, Ok(Some(OwnedEvent::Close(None))));
     assert_eq!(receiver.receive_owned(&mut input, &mut inflater), Ok(None));
     assert!(receiver.is_ended() && receiver.is_idle());
+}
+
+#[test]
+fn a_close_in_parts_lets_the_message_go() {
+    let mut receiver = Receiver::new(CLIENT, Limits::default(), None);
+    let mut bytes = frame(0x01, "abc").bytes();
+    bytes.extend(frame(0x88, "").bytes());
+    let mut input = &mut bytes[..];
+    let mut part = || receiver.receive_part(&mut input, &mut [0; 10]).unwrap();
+    while part().is_some() {}
+    assert!(receiver.is_ended() && receiver.is_idle());
+}
+
+#[test]
+fn behind_an_error_the_input_is_empty() {
+    let ways: [fn(&mut Receiver, &mut &mut [u8]) -> bool; 3] = [
+        |receiver, input| receiver.receive(input, &mut Inflater::new()).is_err(),
+        |receiver, input| receiver.receive_owned(input, &mut Inflater::new()).is_err(),
+        |receiver, input| receiver.receive_part(input, &mut [0; 10]).is_err(),
+    ];
+    for (at, fails) in ways.into_iter().enumerate() {
+        let mut receiver = Receiver::new(CLIENT, Limits::default(), None);
+        let mut bytes = [0x83, 0, 0x81, 1, b'a'];
+        let mut input = &mut bytes[..];
+        assert!(fails(&mut receiver, &mut input), "{at}");
+        assert!(input.is_empty(), "{at}");
+    }
 }
 
 /// What followed was read as frames of the message that the Close had left unfinished.

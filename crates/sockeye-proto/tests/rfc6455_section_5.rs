@@ -216,6 +216,16 @@ mod section_5_4_fragmentation {
     }
 
     #[test]
+    fn a_gathered_message_that_was_taken_leaves_it_fresh() {
+        let mut receiver = Receiver::new(CLIENT, Limits::default(), None);
+        let mut bytes = frame(0x01, "a").bytes();
+        bytes.extend(frame(0x80, "b").bytes());
+        let event = receiver.receive_owned(&mut &mut bytes[..], &mut Inflater::new());
+        assert_eq!(event, Ok(Some(text("ab"))));
+        assert!(receiver.is_fresh() && receiver.is_idle());
+    }
+
+    #[test]
     fn too_many_fragments_fail_empty_ones_counted() {
         for role in BOTH {
             let limits = Limits::default().fragments(3);
