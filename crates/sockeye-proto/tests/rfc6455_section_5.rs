@@ -4,7 +4,8 @@
 mod wire;
 
 use sockeye_proto::{
-    CloseCode, Limits, OwnedEvent, Part, ProtocolError, Receiver, Role, deflate::Inflater,
+    CloseCode, Limits, OwnedEvent, Part, ProtocolError, Receiver, Role, SendError,
+    deflate::Inflater,
 };
 use wire::*;
 
@@ -281,6 +282,22 @@ mod section_5_5_control_frames {
             });
             peer.read(&end.written);
             assert_eq!(peer.events, [OwnedEvent::Pong(vec![7; 125].into())]);
+        }
+    }
+
+    #[test]
+    fn a_user_sends_at_most_125_bytes() {
+        for role in BOTH {
+            let mut end = End::new(role);
+            let error = Err(SendError::ControlTooLong { len: 126 });
+            assert_eq!(end.connection.ping(&[7; 126]), error);
+            assert_eq!(end.connection.pong(&[7; 126]), error);
+            assert_eq!(end.connection.ping(&[7; 125]), Ok(()));
+            assert_eq!(end.connection.pong(&[7; 125]), Ok(()));
+            end.write();
+            // Masked is what a client sends.
+            let header = if matches!(role, Role::Server) { 2 } else { 6 };
+            assert_eq!(end.written.len(), 2 * (header + 125));
         }
     }
 }

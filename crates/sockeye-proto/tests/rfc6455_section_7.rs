@@ -5,7 +5,10 @@ mod wire;
 
 use std::time::Duration;
 
-use sockeye_proto::{CloseCode, CloseFrame, Config, OwnedEvent, ProtocolError, Role, SendError};
+use sockeye_proto::{
+    CloseCode, CloseFrame, Config, Event, FrameHeader, MessageRef, OpCode, OutputBuffer,
+    OwnedEvent, ProtocolError, Role, SendError, Sender,
+};
 use wire::*;
 
 fn closed(code: CloseCode, reason: &str) -> OwnedEvent {
@@ -135,6 +138,52 @@ mod section_7_1_3_nothing_follows_a_close {
             );
         }
     }
+
+    /// Frame by frame: a receiver would discard a second one.
+    fn closes(mut written: &[u8]) -> usize {
+        let mut closes = 0;
+        while let Some((header, len)) = FrameHeader::parse(written).unwrap() {
+            closes += usize::from(header.opcode == OpCode::Close);
+            written = &written[len + header.payload_len as usize..];
+        }
+        assert!(written.is_empty());
+        closes
+    }
+
+    #[test]
+    fn a_close_is_sent_once() {
+        for role in BOTH {
+            // A Close, and a frame that is none.
+            for (first, valid) in [(0x88, true), (0x83, false)] {
+                let mut end = End::new(role);
+                end.connection.close(CloseCode::NORMAL, "", NOW).unwrap();
+                end.read(frame(first, "").to(role));
+                assert_eq!(end.error.is_none(), valid);
+                assert_eq!(closes(&end.written), 1);
+                assert!(end.connection.is_finished());
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_ends_sending_nothing_goes_the_quick_way_then() {
+        let ends: [fn(&mut Sender); 4] = [
+            |sender| sender.close(CloseCode::NORMAL, "", NOW).unwrap(),
+            |sender| sender.respond(&Event::Close(None), NOW),
+            |sender| sender.fail(ProtocolError::InvalidUtf8, NOW),
+            Sender::peer_is_gone,
+        ];
+        for (at, end) in ends.into_iter().enumerate() {
+            let mut sender = Config::new(Role::Server).halves().1;
+            sender.output().lend_buffer(OutputBuffer::with_room(1000));
+            let late = MessageRef::Binary(b"late");
+            assert!(sender.send_quick(late));
+            end(&mut sender);
+            let before = sender.buffered();
+            assert!(!sender.send_quick(late), "{at}");
+            assert_eq!(sender.buffered(), before, "{at}");
+        }
+    }
 }
 
 mod section_7_1_7_fail_the_connection {
@@ -190,6 +239,20 @@ mod section_7_4_codes {
         end.connection
             .close(CloseCode::NORMAL, &long[..122], NOW)
             .unwrap();
+    }
+
+    #[test]
+    fn a_reason_of_just_123_bytes_is_sent_and_comes_back() {
+        for (role, other) in [(CLIENT, Role::Server), (Role::Server, CLIENT)] {
+            let (mut end, mut peer) = (End::new(role), End::new(other));
+            let reason = "x".repeat(CloseFrame::MAX_REASON);
+            let code = CloseCode::NORMAL;
+            end.connection.close(code, &reason, NOW).unwrap();
+            exchange(&mut end, &mut peer);
+            for end in [end, peer] {
+                assert_eq!(end.events, [closed(code, &reason)]);
+            }
+        }
     }
 
     #[test]
@@ -265,8 +328,6 @@ mod deadlines {
 /// A driver may make an event by itself.
 #[test]
 fn what_cannot_have_been_received_is_answered_as_far_as_it_can_be() {
-    use sockeye_proto::Event;
-
     let mut end = Config::new(Role::Server).halves().1;
     end.respond(&Event::Ping(&[0; 126]), NOW);
     assert!(end.output().is_empty());
