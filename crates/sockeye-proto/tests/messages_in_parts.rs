@@ -5,7 +5,8 @@ mod wire;
 
 use sockeye_proto::{
     CloseCode, Codecs, Config, Connection, Limits, Message, MessageKind, OwnedEvent, Part,
-    ProtocolError, Role, SendError,
+    ProtocolError, Receiver, Role, SendError,
+    deflate::{Deflaters, Inflater},
 };
 use wire::*;
 
@@ -189,6 +190,43 @@ mod section_5_4_fragmentation {
             assert_eq!(reader.end.events[2..], reader.end.events[..2].to_vec());
         }
     }
+
+    /// More of it than is discarded in a turn: that is for whoever asks for parts.
+    #[test]
+    fn what_was_begun_in_parts_is_discarded_whole_where_a_whole_message_is_asked_for() {
+        for role in BOTH {
+            for owned in [false, true] {
+                let mut bytes = frame(0x02, vec![7; 3 << 20]).to(role);
+                bytes.extend(frame(0x80, vec![7; 3 << 20]).to(role));
+                bytes.extend(frame(0x82, "next").to(role));
+                let mut receiver = Receiver::new(role, Limits::default(), None);
+                let (mut input, mut inflater) = (&mut bytes[..], Inflater::new());
+                let begun = receiver.receive_part(&mut input, &mut []);
+                assert_eq!(begun, Ok(Some(Part::Begin(MessageKind::Binary))));
+                let next = if owned {
+                    receiver.receive_owned(&mut input, &mut inflater)
+                } else {
+                    let next = receiver.receive(&mut input, &mut inflater);
+                    next.map(|next| next.map(|event| event.into_owned()))
+                };
+                assert_eq!(next, Ok(Some(binary(b"next"))));
+            }
+        }
+    }
+
+    #[test]
+    fn a_control_frame_is_all_there_is_to_discard() {
+        let mut ping = frame(0x89, "ping").bytes();
+        let (first, mut rest) = ping.split_at_mut(3);
+        let mut bytes = [&frame(0x02, "begun").bytes(), &*first].concat();
+        let mut receiver = Receiver::new(CLIENT, Limits::default(), None);
+        let mut input = &mut bytes[..];
+        let mut part = || receiver.receive_part(&mut input, &mut [0; 10]).unwrap();
+        while part().is_some() {}
+        assert_eq!(receiver.discard_part(&mut rest), Ok(true));
+        let event = receiver.receive_owned(&mut rest, &mut Inflater::new());
+        assert_eq!(event, Ok(Some(OwnedEvent::Ping("ping".into()))));
+    }
 }
 
 mod section_8_1_text {
@@ -355,6 +393,27 @@ mod sending {
     }
 
     #[test]
+    fn what_waits_for_a_message_in_parts_is_counted_and_a_close_lets_it_go() {
+        let (_, mut sender) = Config::new(Role::Server).halves();
+        let mut deflaters = Deflaters::new();
+        assert!(!sender.is_sending_parts());
+        for close in [false, true] {
+            sender.begin_message(MessageKind::Text).unwrap();
+            sender.send("held", &mut deflaters).unwrap();
+            sender.send(&[1u8, 2][..], &mut deflaters).unwrap();
+            assert!(sender.is_sending_parts());
+            assert_eq!((sender.held(), sender.buffered()), (6, 0));
+            if close {
+                sender.close(CloseCode::NORMAL, "", NOW).unwrap();
+            } else {
+                sender.finish_message(&mut deflaters).unwrap();
+            }
+            assert_eq!((sender.held(), sender.is_sending_parts()), (0, false));
+            sender.output().clear();
+        }
+    }
+
+    #[test]
     fn a_message_given_up_does_not_look_complete() {
         let (mut sender, mut codecs) = plain(Role::Server);
         sender.begin_message(MessageKind::Binary).unwrap();
@@ -407,7 +466,7 @@ mod sending {
 #[cfg(feature = "deflate")]
 mod rfc7692 {
     use proptest::prelude::*;
-    use sockeye_proto::deflate::{DeflateConfig, DeflateParams, Deflater, Inflater, WindowBits};
+    use sockeye_proto::deflate::{DeflateConfig, DeflateParams, Deflater, WindowBits};
 
     use super::*;
 
@@ -606,6 +665,30 @@ mod rfc7692 {
                 assert_eq!(reader.end.error, error);
                 assert_eq!(reader.parts.contains(&Part::End), !found);
             }
+        }
+    }
+
+    #[test]
+    fn section_7_1_2_what_came_in_parts_counts_as_history_of_what_comes_whole() {
+        // 600 bytes that do not repeat, then a message that is the first of them again.
+        let once: Vec<u8> = (0..600u32).map(|i| ((i * i * 7) >> 3) as u8).collect();
+        let mut deflater = Deflater::new(DeflateConfig::default().deflater(WindowBits::MAX));
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        deflater.compress(&once, &mut first);
+        deflater.compress(&once[..100], &mut second);
+        assert!(second.len() < 90, "nothing refers back: {}", second.len());
+        for (bits, found) in [(9, true), (10, false)] {
+            let bits = WindowBits::new(bits).unwrap();
+            let end = End::with(&with_window(CLIENT, true, bits));
+            let mut reader = Reader::of(end, 100);
+            reader.read(frame(0xC2, &first).bytes());
+            assert_eq!(reader.end.events, [binary(&once)]);
+            reader.end.read(frame(0xC2, &second).bytes());
+            let error = found.then_some(ProtocolError::CorruptDeflate);
+            assert_eq!(reader.end.error, error);
+            let expected = [binary(&once[..100])];
+            let expected = if found { &[] } else { &expected[..] };
+            assert_eq!(&reader.end.events[1..], expected);
         }
     }
 
