@@ -3,8 +3,12 @@
 
 mod wire;
 
+use std::ops::ControlFlow;
+
 use sockeye_proto::{
-    CloseCode, Codecs, Config, Connection, Counters, Message, MessageKind, Part, Role, Traffic,
+    CloseCode, Codecs, Config, Connection, Counters, Limits, Message, MessageKind, Part, Receiver,
+    Role, Traffic,
+    deflate::{Direction, Inflater},
 };
 #[cfg(feature = "deflate")]
 use sockeye_proto::{
@@ -171,6 +175,95 @@ fn a_message_that_is_no_text_is_not_counted() {
     }
 }
 
+/// How a receiver is asked for what comes.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Lent,
+    Owned,
+    EachWhole,
+    WholeOwned,
+    Parts,
+}
+
+/// What is counted of what comes in pieces of so many bytes.
+fn received(way: Way, mut receiver: Receiver, mut bytes: Vec<u8>, piece: usize) -> Traffic {
+    let mut inflater = Inflater::new();
+    for mut input in bytes.chunks_mut(piece) {
+        loop {
+            if let Way::EachWhole = way {
+                let flow = receiver.receive_each_whole(&mut input, |_| ControlFlow::Continue(()));
+                assert_eq!(flow, Ok(ControlFlow::Continue(())));
+            }
+            let more = match way {
+                Way::Lent | Way::EachWhole => {
+                    let event = receiver.receive(&mut input, &mut inflater);
+                    event.unwrap().is_some()
+                }
+                Way::Owned => {
+                    let event = receiver.receive_owned(&mut input, &mut inflater);
+                    event.unwrap().is_some()
+                }
+                Way::WholeOwned => match receiver.receive_whole_owned(&mut input) {
+                    Some(message) => message.is_ok(),
+                    None => {
+                        let event = receiver.receive_owned(&mut input, &mut inflater);
+                        event.unwrap().is_some()
+                    }
+                },
+                Way::Parts => {
+                    let part = receiver.receive_part(&mut input, &mut [0; 100]);
+                    part.unwrap().is_some()
+                }
+            };
+            if !more {
+                break;
+            }
+        }
+    }
+    receiver.meter().counters().received
+}
+
+fn assert_counted(role: Role, deflate: Option<Direction>, bytes: &[u8], expected: Traffic) {
+    for way in [
+        Way::Lent,
+        Way::Owned,
+        Way::EachWhole,
+        Way::WholeOwned,
+        Way::Parts,
+    ] {
+        for piece in [1, 7, usize::MAX] {
+            let receiver = Receiver::new(role, Limits::default(), deflate);
+            let counted = received(way, receiver, bytes.to_vec(), piece);
+            assert_eq!(counted, expected, "{way:?} in pieces of {piece}");
+        }
+    }
+}
+
+/// Messages of each kind, one of them with control frames within it.
+fn one_of_each(role: Role) -> (Vec<u8>, Traffic) {
+    let frames = [
+        frame(0x81, "text"),
+        frame(0x82, [7; 20_000]),
+        frame(0x89, "ping"),
+        frame(0x01, "te"),
+        frame(0x8A, "pong"),
+        frame(0x80, "xt"),
+    ];
+    let mut traffic = Traffic::default();
+    (traffic.text.messages, traffic.text.bytes) = (2, 8);
+    (traffic.binary.messages, traffic.binary.bytes) = (1, 20_000);
+    (traffic.pings, traffic.pongs) = (1, 1);
+    (frames.map(|frame| frame.to(role)).concat(), traffic)
+}
+
+#[test]
+fn whatever_way_it_is_received_it_counts_the_same() {
+    for role in BOTH {
+        let (bytes, traffic) = one_of_each(role);
+        assert_counted(role, None, &bytes, traffic);
+    }
+}
+
 /// Sends a message in parts, and one that waits for it.
 fn send_in_parts(pair: &mut Pair, kind: MessageKind) {
     let end = &mut pair.ends[SERVER_END];
@@ -225,6 +318,14 @@ fn what_is_skipped_of_a_message_has_come_and_was_not_given() {
 mod compressed {
     use super::*;
 
+    const AGREED: Direction = Direction {
+        keeps_context: false,
+        window: WindowBits::MAX,
+    };
+
+    /// "Hello", as RFC 7692 §7.2.3.1 compresses it.
+    const HELLO: [u8; 7] = [0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+
     /// How many bytes of all that has travelled were no headers, where each frame had a short one.
     fn payload(pair: &Pair, from: usize, frames: usize) -> u64 {
         let header = if from == CLIENT_END { 6 } else { 2 };
@@ -245,6 +346,31 @@ mod compressed {
             let ratio = sent.compression_ratio().unwrap();
             assert!(ratio > 50.0, "{ratio}");
         }
+    }
+
+    #[test]
+    fn whatever_way_it_is_received_it_counts_the_same() {
+        for role in BOTH {
+            let (mut bytes, mut traffic) = one_of_each(role);
+            bytes.extend(frame(0xC1, HELLO).to(role));
+            bytes.extend(frame(0x41, &HELLO[..3]).to(role));
+            bytes.extend(frame(0x80, &HELLO[3..]).to(role));
+            traffic.text.messages += 2;
+            traffic.text.bytes += 2 * 5;
+            (traffic.compressed, traffic.uncompressed) = (2 * 7, 2 * 5);
+            assert_counted(role, Some(AGREED), &bytes, traffic);
+        }
+    }
+
+    #[test]
+    fn what_was_gathered_before_a_message_is_asked_for_in_parts_counts_too() {
+        let mut bytes = frame(0xC1, HELLO).bytes();
+        let (mut first, rest) = bytes.split_at_mut(5);
+        let mut receiver = Receiver::new(CLIENT, Limits::default(), Some(AGREED));
+        let none = receiver.receive_owned(&mut first, &mut Inflater::new());
+        assert_eq!(none, Ok(None));
+        let counted = received(Way::Parts, receiver, rest.to_vec(), 100);
+        assert_eq!((counted.compressed, counted.uncompressed), (7, 5));
     }
 
     #[test]
