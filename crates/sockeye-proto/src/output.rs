@@ -580,4 +580,70 @@ mod tests {
         assert_eq!(output.take_buffer().map(|buffer| buffer.room()), Some(100));
         assert!(!output.has_buffer());
     }
+
+    #[test]
+    fn a_buffer_that_was_traded_is_empty_for_whoever_has_it_next() {
+        let mut output = Output::default();
+        output.lend_buffer(OutputBuffer::with_room(100));
+        output.append(3).copy_from_slice(b"one");
+        output.advance(1);
+        let lent = output.trade_buffer().unwrap();
+        let mut other = Output::default();
+        other.lend_buffer(lent);
+        assert!(other.is_empty() && other.next_chunk().is_none());
+        assert_eq!((other.only_chunk(), other.spare()), (Some(&[][..]), 100));
+        other.append(3).copy_from_slice(b"two");
+        assert_eq!(other.only_chunk(), Some(&b"two"[..]));
+        assert_eq!(output.only_chunk(), Some(&b"ne"[..]));
+    }
+
+    #[test]
+    fn what_waits_is_in_one_piece_only_without_a_large_payload() {
+        let mut output = Output::default();
+        output.append(2).copy_from_slice(b"ab");
+        assert_eq!(output.only_chunk(), Some(&b"ab"[..]));
+        output.append_large(Bytes::from_static(b"large"));
+        assert_eq!(output.only_chunk(), None);
+        output.advance(7);
+        assert_eq!(output.only_chunk(), Some(&[][..]));
+    }
+
+    #[test]
+    fn what_waits_behind_written_bytes_is_whole_once_it_was_moved_down() {
+        for with in [false, true] {
+            let mut output = Output::default();
+            for at in 0..100 {
+                output.append(1000).fill(at);
+            }
+            output.append_large(Bytes::from_static(b"large"));
+            output.append(3).copy_from_slice(b"end");
+            output.advance(99_500);
+            let room = output.spare();
+            if with {
+                output.append_with(|out| out.extend_from_slice(b"with"));
+            } else {
+                output.append(room).fill(b'x');
+            }
+            let all: Vec<u8> = output.chunks().flatten().copied().collect();
+            assert_eq!(all.len(), output.len());
+            let (front, rest) = all.split_at(500);
+            assert!(front.iter().all(|byte| *byte == 99));
+            let expected = if with {
+                b"largeendwith"
+            } else {
+                b"largeendxxxx"
+            };
+            assert!(rest.starts_with(expected));
+        }
+    }
+
+    #[test]
+    fn spare_is_what_no_waiting_byte_takes() {
+        let mut output = Output::default();
+        assert_eq!(output.spare(), 0);
+        output.lend_buffer(OutputBuffer::with_room(100));
+        output.append(30).fill(1);
+        output.advance(10);
+        assert_eq!(output.spare(), 80);
+    }
 }
