@@ -6,8 +6,8 @@ mod wire;
 
 use proptest::prelude::*;
 use sockeye_proto::{
-    CloseCode, Config, Limits, Message, OwnedEvent, ProtocolError, Role,
-    deflate::{DeflateConfig, DeflateParams, Deflater, WindowBits},
+    CloseCode, Config, Limits, Message, OwnedEvent, ProtocolError, Role, Sender,
+    deflate::{DeflateConfig, DeflateParams, Deflater, Deflaters, WindowBits},
 };
 use wire::*;
 
@@ -322,22 +322,41 @@ mod section_7_2_1_compression {
         assert_eq!(sizes, [4 + 400]);
     }
 
-    #[test]
-    fn below_the_threshold_a_message_is_sent_as_it_is() {
-        let deflate = DeflateConfig {
-            threshold: 59,
+    /// A server that compresses messages of so many bytes.
+    fn compressing_from(threshold: usize) -> Config {
+        let config = DeflateConfig {
+            threshold,
             ..DeflateConfig::default()
         };
-        let params = agreed(true, 15);
-        let config = Config {
-            deflate: Some((params, deflate)),
+        Config {
+            deflate: Some((agreed(true, 15), config)),
             ..Config::new(Role::Server)
-        };
-        let mut server = End::with(&config);
+        }
+    }
+
+    #[test]
+    fn below_the_threshold_a_message_is_sent_as_it_is() {
+        let mut server = End::with(&compressing_from(59));
         server.connection.send(JSON, &mut server.codecs).unwrap();
         server.write();
         assert_eq!(server.written[0], 0x82);
         assert_eq!(server.written.len(), 2 + JSON.len());
+    }
+
+    #[test]
+    fn a_message_of_just_the_threshold_is_compressed() {
+        let (_, mut sender) = compressing_from(100).halves();
+        assert_eq!([99, 100].map(|len| sender.compresses(len)), [false, true]);
+        for (len, first) in [(99, 0x82), (100, 0xC2)] {
+            sender.send(vec![7; len], &mut Deflaters::new()).unwrap();
+            let chunk = sender.output().next_chunk().unwrap();
+            assert_eq!(chunk[0], first);
+            sender.output().clear();
+        }
+        sender.peer_is_gone();
+        assert!(!sender.compresses(100), "nothing is sent any more");
+        let sender = Sender::new(Role::Server, None, NOW);
+        assert!(!sender.compresses(usize::MAX), "nothing was agreed");
     }
 }
 

@@ -411,6 +411,17 @@ mod section_7_1_2_window {
         }
     }
 
+    /// RFC 1951 §3.2.4: BFINAL and BTYPE are three bits, and what is left of their byte is passed over.
+    #[test]
+    fn bits_before_a_stored_block_mean_nothing_where_the_window_is_checked() {
+        let message = noise(600);
+        let payload = [&[0xF8, 0x58, 0x02, 0xA7, 0xFD][..], &message, &[0xF8]].concat();
+        let window = WindowBits::new(9).unwrap();
+        let mut inflater = Inflater::new();
+        let result = inflater.inflate(&payload, UNLIMITED, window, false);
+        assert_eq!(result, Ok(&message[..]));
+    }
+
     #[test]
     fn all_kinds_of_blocks_are_walked() {
         // Stored, fixed, dynamic, a last one and what follows it.
