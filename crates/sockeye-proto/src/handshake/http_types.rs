@@ -206,6 +206,12 @@ mod tests {
     }
 
     #[test]
+    fn the_stack_writes_the_length_of_a_refusal() {
+        let refusal = Refusal::new(403, "text").to_http();
+        assert!(!refusal.headers().contains_key("content-length"));
+    }
+
+    #[test]
     fn a_status_is_handed_on() {
         let mut response = http::Response::new(());
         *response.status_mut() = http::StatusCode::FOUND;

@@ -165,7 +165,7 @@ mod section_4_2_1 {
     fn host_is_a_host_and_perhaps_a_port() {
         let wrong = [
             "a b", "a/b", "user@a", "a, b", "a:b", "a:80:81", "::1", "[::1", "[]", "[::1]a",
-            "[a/b]", "a%2", "ä", "http://a", "a?b", "\"a\"",
+            "[a/b]", "a%", "a%2", "a%2g", "a%g2", "ä", "http://a", "a?b", "\"a\"",
         ];
         for wrong in wrong {
             let line = format!("Host: {wrong}");
@@ -339,6 +339,8 @@ fn what_is_found_in_one_pass_is_what_each_look_up_finds() {
         "Hose: a",
         "Sec-WebSocket-Kex: a",
         "Transfer-Encodinh: a",
+        "Sec-WebSocket-Protocom: a",
+        "Sec-WebSocket-Extensiont: a",
     ];
     for left_out in ["", "Host", "Upgrade", "Connection", "Sec-WebSocket-Key"] {
         for first in others {
@@ -346,6 +348,31 @@ fn what_is_found_in_one_pass_is_what_each_look_up_finds() {
             for second in others {
                 found(&request(left_out, &[first, second]));
             }
+        }
+    }
+}
+
+#[test]
+fn a_field_is_not_taken_for_another_whose_name_is_as_long() {
+    for known in [
+        "Host",
+        "Expect",
+        "Upgrade",
+        "Connection",
+        "Content-Length",
+        "Sec-WebSocket-Key",
+        "Transfer-Encoding",
+        "Sec-WebSocket-Version",
+    ] {
+        // Beside the handshake's own it changes nothing,
+        let other = format!("X{}: 1, ,;", &known[1..]);
+        let offer = judge(&request("", &[&other]));
+        assert!(offer.is_ok(), "{other}: {offer:?}");
+        // and in the place of one it is none.
+        if let Some(own) = GOOD.iter().find(|line| line.starts_with(known)) {
+            let other = format!("X{}", &own[1..]);
+            let offer = judge(&request(known, &[&other]));
+            assert!(offer.is_err(), "{other}");
         }
     }
 }

@@ -353,6 +353,14 @@ fn bodies_are_kept_up_to_the_limit() {
 }
 
 #[test]
+fn a_body_ends_with_its_length() {
+    let head = b"HTTP/1.1 500 x\r\nContent-Length: 3\r\n\r\n";
+    let mut response = Response::parse(head).unwrap();
+    assert!(response.set_body(b"no"));
+    assert!(!response.set_body(b"no!"));
+}
+
+#[test]
 fn chunked_bodies_are_joined() {
     let head = b"HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut response = Response::parse(head).unwrap();

@@ -284,8 +284,10 @@ mod section_7_1_2_1_server_max_window_bits {
         let (params, answer) = offered(&unlimited(), r#"server_max_window_bits="10""#).unwrap();
         assert_eq!(params.server_max_window_bits, bits(10));
         assert_eq!(answer, "server_max_window_bits=10");
-        let escaped = r#"server_max_window_bits="1\0""#;
-        assert_eq!(answered(&unlimited(), escaped), Ok(params));
+        for escaped in [r#""1\0""#, r#""\10""#, r#""\1\0""#] {
+            let parameters = ["server_max_window_bits=", escaped].concat();
+            assert_eq!(answered(&unlimited(), &parameters), Ok(params));
+        }
         assert!(answered(&unlimited(), r#"server_max_window_bits="16""#).is_err());
     }
 
