@@ -403,6 +403,11 @@ mod tests {
     }
 
     #[test]
+    fn texts_that_differ_are_hashed_differently() {
+        assert_ne!(hashed(&"a".into()), hashed(&"b".into()));
+    }
+
+    #[test]
     fn a_byte_beyond_ascii_is_seen_wherever_it_is() {
         for len in 1..=Short::MOST {
             for at in 0..len {
