@@ -325,7 +325,7 @@ impl Receiver {
                 compressed: false,
                 place: Place::Own,
             } => {
-                self.fresh = !self.ended;
+                self.fresh = true;
                 let unfinished = self.unfinished.take().unwrap_or_default();
                 own(text, true, unfinished.payload.into_bytes())
                     .inspect(|message| flow.message(text, message.len()))
@@ -362,7 +362,7 @@ impl Receiver {
         const STEP: usize = 128 * 1024;
         let unfinished = self.unfinished.as_deref_mut()?;
         unfinished.release();
-        if self.ended || unfinished.parts.is_some() {
+        if unfinished.parts.is_some() {
             return None;
         }
         let frame = unfinished
@@ -493,14 +493,14 @@ impl Receiver {
         }
         let mut unfinished = self.unfinished.take().unwrap_or_default();
         let found = self.advance_any(&mut unfinished, input);
-        self.keep(unfinished, found.is_ok());
+        self.keep(unfinished);
         found
     }
 
     /// Keeps what is unfinished, where anything is.
-    fn keep(&mut self, unfinished: Box<Unfinished>, valid: bool) {
+    fn keep(&mut self, unfinished: Box<Unfinished>) {
         let nothing = unfinished.is_idle() && unfinished.lent.is_none();
-        self.fresh = nothing && valid && !self.ended;
+        self.fresh = nothing;
         self.unfinished = (!nothing).then_some(unfinished);
     }
 
@@ -515,7 +515,7 @@ impl Receiver {
         };
         let FrameHeader { opcode, fin, .. } = header;
         let whole = header.payload_len <= (input.len() - len) as u64;
-        if !whole || !fin || opcode == OpCode::Continuation {
+        if !whole || !fin {
             return Ok(None);
         }
         let mut frame = self.begin(header, &mut Unfinished::default())?;
@@ -595,7 +595,6 @@ impl Receiver {
             };
             let (text, compressed) = (message.text, message.compressed);
             if whole && header.fin && unfinished.payload.is_empty() {
-                message.utf8.finish()?;
                 unfinished.message = None;
                 return Ok(Some(Found::Message {
                     text,

@@ -250,7 +250,6 @@ impl Sender {
             self.queue_close(&frame.to_payload(), now);
         }
         self.close_received = true;
-        self.end_messages();
     }
 
     /// Says that nothing more will come from the peer, though it sent no Close.
@@ -353,7 +352,6 @@ impl Sender {
     /// then shows to whoever gave it.
     fn answer_close(&mut self, frame: Option<&CloseFrame>, now: Duration) {
         self.close_received = true;
-        self.end_messages();
         if !self.close_sent {
             let mut payload = frame.map_or_else(Vec::new, CloseFrame::to_payload);
             if payload.len() > OpCode::MAX_CONTROL {
@@ -430,15 +428,13 @@ impl Sender {
         self.output.append_large(payload);
     }
 
-    /// Queues a message compressed, where that is worth it (RFC 7692 §7.2.1).
+    /// Queues a message compressed, where that is worth it (RFC 7692 §7.2.1). What that takes is there only while
+    /// messages can be sent.
     fn send_compressed(
         &mut self,
         message: Outgoing<'_>,
         deflaters: &mut Deflaters,
     ) -> Result<(), SendError> {
-        if !self.is_open() {
-            return Err(SendError::Closed);
-        }
         if self.parts.is_some() {
             return self.send_plain(message);
         }

@@ -123,17 +123,14 @@ impl Receiver {
         window: WindowBits,
         lent: &mut Inflater,
     ) -> Result<(), ProtocolError> {
-        let gathered = matches!(place, Place::Own);
         let compressed = place.bytes(payload(&mut self.unfinished));
         let limit = self.limits.message;
         match self.inflater.as_deref_mut() {
             Some(own) => own.inflate_into(lent, compressed, limit, window)?,
             None => lent.inflate(compressed, limit, window, false).map(drop)?,
         }
-        if gathered {
-            // Not held for as long as the message is handled, which may be as large.
-            (self.unfinished, self.fresh) = (None, true);
-        }
+        // Not held for as long as the message is handled, which may be as large.
+        (self.unfinished, self.fresh) = (None, true);
         Ok(())
     }
 

@@ -102,7 +102,7 @@ impl Receiver {
         }
         let mut unfinished = self.unfinished.take().unwrap_or_default();
         let step = self.step(&mut unfinished, input, room);
-        self.keep(unfinished, step.is_ok());
+        self.keep(unfinished);
         match step.map_err(|error| self.fail(input, error))? {
             Step::Begin(kind) => Ok(Some(Part::Begin(kind))),
             Step::Data(count) => Ok(Some(Part::Data(count))),
@@ -142,7 +142,7 @@ impl Receiver {
         };
         unfinished.release();
         let all = self.skip(&mut unfinished, input, true);
-        self.keep(unfinished, all.is_ok());
+        self.keep(unfinished);
         all.map_err(|error| self.fail(input, error))
     }
 
