@@ -69,8 +69,8 @@ pub(crate) struct Serve {
     pub(crate) subprotocol: Vec<String>,
 
     /// Let pages of this origin connect, as https://example.com or https://*.example.com; `same` for those of this
-    /// server, the default, and `any` for all. It can be repeated; naming any ends the default: add --origin same to
-    /// keep it
+    /// server, the default, and `any` for all. It can be repeated. Naming one ends the default: name
+    /// this server's own too, for its page
     ///
     /// Browsers say whose page asks, and other programs need not: what comes without an origin is let in.
     /// Without this flag, a server on loopback alone, and behind no proxy that it is told of, lets in pages of

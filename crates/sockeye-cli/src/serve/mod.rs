@@ -317,7 +317,7 @@ fn greeting(listeners: &[Listener], args: &Serve, tls: Option<&Tls>) -> String {
         text += &match lets_in_its_own_page(args, &page) {
             true => format!("Open {page}/ in a browser, or run: {command}\n"),
             false => format!(
-                "Try it with: {command}\nThe page at {page}/ may not connect; --origin same lets it in, too\n"
+                "Try it with: {command}\nThe page at {page}/ may not connect; --origin {page} lets it in, too\n"
             ),
         };
     }
@@ -329,7 +329,16 @@ fn greeting(listeners: &[Listener], args: &Serve, tls: Option<&Tls>) -> String {
 
 /// Whether the page that is served may connect: once origins are named, the default is gone.
 fn lets_in_its_own_page(args: &Serve, page: &str) -> bool {
-    let is_in = |origin: &String| ["same", "any", page].contains(&origin.as_str());
+    // As it is with the port that need not be said.
+    let bare = page
+        .strip_suffix(":80")
+        .filter(|it| it.starts_with("http:"));
+    let bare = bare.or_else(|| {
+        page.strip_suffix(":443")
+            .filter(|it| it.starts_with("https:"))
+    });
+    let own = ["same", "any", page, bare.unwrap_or(page)];
+    let is_in = |origin: &String| own.iter().any(|own| own.eq_ignore_ascii_case(origin));
     args.origin.is_empty() || args.origin.iter().any(is_in)
 }
 

@@ -3,20 +3,25 @@
 use std::net::IpAddr;
 
 use hyper::Uri;
-use sockeye::server::{Listener, Refusal, Request};
+use sockeye::{
+    Shown,
+    server::{Listener, Refusal, Request},
+};
 
 use crate::args::Serve;
 
 /// Whether only this machine reaches the server, and nobody has said whose pages may connect. Behind a proxy that is
 /// believed it has the names of that.
 pub(super) fn are_local(args: &Serve, listeners: &[Listener]) -> bool {
+    // A Unix socket is reached from this machine too.
     let is_local = |listener: &Listener| {
         let address = listener.local_addr();
-        address.is_some_and(|address| address.ip().to_canonical().is_loopback())
+        address.is_none_or(|address| address.ip().to_canonical().is_loopback())
     };
     let has_proxy =
         args.proxy_protocol.is_some() || args.forwarded.is_some() || args.x_forwarded_for.is_some();
-    args.origin.is_empty() && !has_proxy && listeners.iter().all(is_local)
+    let has_port = listeners.iter().any(|it| it.local_addr().is_some());
+    args.origin.is_empty() && !has_proxy && has_port && listeners.iter().all(is_local)
 }
 
 /// Refuses a page of another name. Whoever owns that can have it lead here once a browser shows their page, whose
@@ -30,8 +35,9 @@ pub(super) fn check(request: &Request) -> Result<(), Refusal> {
         return Ok(());
     }
     let why = format!(
-        "a page of {origin:?} may not connect here by default: only this machine reaches this server, and the name may \
-         be somebody else's that leads to it. `sockeye serve --origin {origin}` lets the page in\n"
+        "a page of {:?} may not connect by default: only this machine reaches this server, and the name may be \
+         somebody else's that leads here. `sockeye serve --origin` with it lets its pages in, in place of others\n",
+        Shown(origin)
     );
     Err(Refusal::new(403, why))
 }
@@ -39,6 +45,7 @@ pub(super) fn check(request: &Request) -> Result<(), Refusal> {
 /// Whether a host is this machine for every browser, or an address, which nobody can have lead elsewhere.
 fn is_local(host: &str) -> bool {
     let name = host.to_ascii_lowercase();
+    let name = name.strip_suffix('.').unwrap_or(&name);
     let address = host.trim_start_matches('[').trim_end_matches(']');
     name == "localhost" || name.ends_with(".localhost") || address.parse::<IpAddr>().is_ok()
 }

@@ -26,10 +26,10 @@ const DIM: Style = Style::new().dimmed();
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
 
-/// How much of a path is shown, in characters, and of why a client is refused, which may quote it: both are the
-/// client's to choose.
+/// How much of a path is shown, in characters, and of why a client is refused, which may quote it, and an origin and a
+/// host of 200 each: they are the client's to choose.
 const PATH_SHOWN: usize = 100;
-const REFUSAL_SHOWN: usize = 300;
+const REFUSAL_SHOWN: usize = 700;
 
 /// How long the end waits for what is left to be printed, however it is read.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -55,7 +55,7 @@ pub(super) struct Working<Fut> {
     held: Held,
 }
 
-/// What a connection holds for as long as it is open: its place, and that it is counted. As guards of their own
+/// What a connection holds for as long as it is open: its seat, and that it is counted. As guards of their own
 /// these would each know the server.
 struct Held {
     context: Arc<opening::Context>,
