@@ -81,8 +81,11 @@ impl<'a> MessageReader<'a> {
 /// Discards what is left of the message before, and waits for the next to begin.
 fn poll_begin(cx: &mut Context<'_>, receiver: &mut Receiver) -> Poll<Result<Option<MessageKind>>> {
     loop {
-        receiver.skip_message();
-        match ready!(receiver.poll_part(cx, &mut []))? {
+        let part = receiver.poll_but_pings(cx, |reader, cx| {
+            reader.skip_message();
+            reader.poll_part(cx, &mut [])
+        });
+        match ready!(part)? {
             Some(Part::Begin(kind)) => return Poll::Ready(Ok(Some(kind))),
             Some(_) => {}
             None => return Poll::Ready(Ok(None)),

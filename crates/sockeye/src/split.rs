@@ -394,7 +394,7 @@ impl Receiver {
 
     /// The next of what `take` takes off the reader, but for pings.
     #[inline]
-    fn poll_but_pings<T: Incoming>(
+    pub(crate) fn poll_but_pings<T: Incoming>(
         &mut self,
         cx: &mut Context<'_>,
         mut take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,

@@ -297,6 +297,32 @@ async fn a_message_that_meets_the_close_is_not_accepted() {
     assert_eq!(ACCEPTED.load(Ordering::Relaxed), 1);
 }
 
+/// Nor where messages are read in parts: it is passed over, and not asked for without end.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_meets_the_close_is_not_accepted_in_parts() {
+    let running = run(async |mut socket: WebSocket| {
+        while let Some(mut message) = socket.recv_stream().await? {
+            let mut text = String::new();
+            message.read_to_string(&mut text).await?;
+            socket.send(text).await?;
+        }
+        Ok(())
+    });
+    let mut peer = running.connect().await;
+    peer.expect_echo("in use").await;
+    let farewell = running
+        .handle
+        .shutdown(Shutdown::new().deadline(10 * SECOND));
+    assert_eq!(peer.expect_close().await.0, 1001);
+    for _ in 0..3 {
+        peer.send_frame(0x81, "too late").await;
+        sleep(SECOND / 10).await;
+    }
+    peer.send_close(1001, "").await;
+    peer.expect_end().await;
+    assert_eq!(running.ended(farewell).await.closed(), 1);
+}
+
 /// Nor one that has come with the message that its handler was too slow with.
 #[tokio::test(start_paused = true)]
 async fn a_message_that_had_come_before_the_close_is_not_accepted_after_it() {
