@@ -20,6 +20,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     task::Waker,
 };
@@ -163,7 +164,11 @@ struct Seldom {
 enum Closing {
     Timer(Pin<Box<Sleep>>),
     /// A thread of its own, where there is no runtime and so no timer.
-    Thread,
+    Thread {
+        wakes: Waker,
+        /// Dropped, it ends the thread.
+        _keeps: mpsc::Sender<()>,
+    },
 }
 
 /// Where the link is, as seen by whoever wants to send.

@@ -3,7 +3,7 @@
 
 use std::{
     future::Future as _,
-    sync::atomic::Ordering,
+    sync::{atomic::Ordering, mpsc},
     task::{Context, Poll, Waker},
     thread,
 };
@@ -56,16 +56,19 @@ impl Shared {
         }
         let mut state = self.lock();
         let closing = &mut state.seldom.get_or_insert_default().closing;
-        let closing = closing.get_or_insert_with(|| match Handle::try_current() {
-            Ok(_) => Closing::Timer(Box::pin(sleep_until(deadline))),
-            Err(_) => {
-                wake_at(deadline, cx.waker().clone());
-                Closing::Thread
-            }
+        let has_runtime = Handle::try_current().is_ok();
+        if let Some(Closing::Thread { wakes, .. }) = closing
+            && (has_runtime || !wakes.will_wake(cx.waker()))
+        {
+            *closing = None;
+        }
+        let closing = closing.get_or_insert_with(|| match has_runtime {
+            true => Closing::Timer(Box::pin(sleep_until(deadline))),
+            false => wake_at(deadline, cx.waker().clone()),
         });
         match closing {
             Closing::Timer(timer) => timer.as_mut().poll(cx),
-            Closing::Thread => Poll::Pending,
+            Closing::Thread { .. } => Poll::Pending,
         }
     }
 
@@ -247,12 +250,19 @@ impl Shared {
 
 /// Wakes a task that no runtime would wake. A system that has no thread for that leaves the peer as long as it likes.
 #[cold]
-fn wake_at(deadline: Instant, waker: Waker) {
+fn wake_at(deadline: Instant, waker: Waker) -> Closing {
+    let (keep, kept) = mpsc::channel();
+    let closing = Closing::Thread {
+        wakes: waker.clone(),
+        _keeps: keep,
+    };
     let left = deadline.saturating_duration_since(Instant::now());
     let _ = thread::Builder::new().spawn(move || {
-        thread::sleep(left);
-        waker.wake();
+        if kept.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Timeout) {
+            waker.wake();
+        }
     });
+    closing
 }
 
 impl State {
