@@ -214,9 +214,18 @@ impl Driver {
         self.shared.ended()
     }
 
-    /// As [`finish`](Self::finish), where the receiving side was let go of before. Stopping early leaves the
-    /// connection as it is.
+    /// As [`finish`](Self::finish), where the receiving side was let go of before. Stopping early leaves that to a
+    /// task of its own.
     pub(crate) async fn finish_left(shared: &Arc<Shared>, code: CloseCode) {
+        Self::finish_for(shared, Some(code)).await;
+    }
+
+    /// The same for a connection that is closing already.
+    pub(crate) async fn finish_closing(shared: Arc<Shared>) {
+        Self::finish_for(&shared, None).await;
+    }
+
+    async fn finish_for(shared: &Arc<Shared>, code: Option<CloseCode>) {
         let Some(driver) = Self::new(shared.clone()) else {
             return;
         };
@@ -226,18 +235,26 @@ impl Driver {
         let mut left = Receiver::new(shared.clone(), reader);
         // Behind it, so that this is let go of first.
         let mut driver = driver;
-        driver.close_and_wait(&mut left, code).await;
+        match code {
+            Some(code) => driver.close_and_wait(&mut left, code).await,
+            None => driver.wait(&mut left).await,
+        }
         drop(left.into_reader());
         driver.let_go();
     }
 
     async fn close_and_wait(&mut self, left: &mut Receiver, code: CloseCode) {
-        if let Some(reader) = left.reader() {
-            reader.let_run();
-        }
         let leaving = self.shared.take_leave();
         let close = leaving.filter(|_| code == CloseCode::NORMAL);
         self.close(close.unwrap_or_else(|| without_reason(code)));
+        self.wait(left).await;
+    }
+
+    /// Waits until the closing handshake is complete.
+    async fn wait(&mut self, left: &mut Receiver) {
+        if let Some(reader) = left.reader() {
+            reader.let_run();
+        }
         poll_fn(|cx| match left.reader() {
             Some(reader) => self.poll_finish(cx, reader),
             None => Poll::Ready(()),
@@ -279,6 +296,8 @@ impl Driver {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
+                    // Nor in this turn, and it is woken for the next.
+                    (Poll::Pending, Some(_)) if reader.is_between_turns() => return Poll::Pending,
                     (Poll::Pending, Some(lost)) => {
                         let lost = lost.clone();
                         self.shared.end(Ended::Lost(lost));

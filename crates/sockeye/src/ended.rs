@@ -27,7 +27,7 @@ use crate::{Deadline, Error};
 pub enum Ended {
     /// The peer closed first, with this code and reason if it gave any.
     ByPeer(Option<CloseFrame>),
-    /// This end closed first, with this code and reason, and the peer answered, or nobody was left to wait for that.
+    /// This end closed first, with this code and reason, and the peer answered.
     ByUs(CloseFrame),
     /// The transport ended or failed without a Close; [`io::ErrorKind::UnexpectedEof`] where the
     /// peer just went away.

@@ -14,6 +14,7 @@ use std::{
 
 use futures_core::Stream;
 use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event, Part};
+use tokio::runtime::Handle;
 
 use crate::{
     Counters, Ended, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
@@ -154,9 +155,6 @@ impl Sender {
         }
         // A transport that fails now is noticed by whoever receives.
         let _ = poll_fn(|cx| self.shared.poll_flush(cx, false)).await;
-        if self.shared.has_reader() {
-            self.shared.abandon();
-        }
         Ok(())
     }
 
@@ -571,12 +569,17 @@ impl Stream for Receiver {
 }
 
 /// Goes back to the connection, so that whoever closes that can complete the closing handshake. Where it is closing
-/// already, nobody does.
+/// already a task of its own does: whoever keeps a [`Sender`] would keep the transport.
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
             self.shared.put_reader(reader);
-            self.shared.abandon();
+            if Arc::strong_count(&self.shared) > 1
+                && self.shared.is_left_closing()
+                && let Ok(runtime) = Handle::try_current()
+            {
+                runtime.spawn(Driver::finish_closing(self.shared.clone()));
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ impl Shared {
     pub(crate) fn closed(&self) {
         #[cfg(any(feature = "metrics", feature = "tracing"))]
         if !self.watch.closed.swap(true, Ordering::Relaxed) {
-            let ended = self.ended();
+            let ended = self.ended_as_told();
             #[cfg(feature = "metrics")]
             if let Some(watched) = self.watch.watched.get() {
                 watched.closed(ended.as_ref());

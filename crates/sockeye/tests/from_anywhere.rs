@@ -9,7 +9,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::Arc,
-    task::{Context, Poll, Wake},
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
 };
@@ -371,6 +371,26 @@ async fn a_thread_waits_no_longer_for_a_close_than_a_task() {
     }
 }
 
+/// What a thread has begun to wait for is not left to wake that thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_goes_on_where_a_thread_has_waited_for_the_close() {
+    let setup = Setup {
+        close_timeout: Duration::from_millis(100),
+        ..Setup::default()
+    };
+    let (mut socket, _peer) = setup.open(Role::Server).await;
+    let begun = thread::spawn(move || {
+        {
+            let closing = pin!(socket.close(CloseCode::NORMAL, ""));
+            let polled = closing.poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending());
+        }
+        socket
+    });
+    let mut socket = begun.join().unwrap();
+    assert!(within(socket.recv()).await.unwrap_err().is_timeout());
+}
+
 /// Has tokio let the task do nothing more before it yields.
 async fn use_up_the_turn() {
     poll_fn(|cx| {
@@ -395,6 +415,27 @@ async fn the_peers_close_is_seen_by_a_task_that_is_to_yield() {
         let sender = socket.sender();
         while sender.send("?").await.is_ok() && sender.flush().await.is_ok() {}
         use_up_the_turn().await;
+        Ok(())
+    });
+    let ended = within(driven).await.unwrap().unwrap();
+    assert_eq!(ended.code(), 4000, "{ended}");
+}
+
+/// A bug: nor by one whose turn is over.
+#[tokio::test]
+async fn the_peers_close_is_seen_behind_more_than_a_turn() {
+    let setup = Setup {
+        pipe: 8 << 20,
+        ..Setup::default()
+    };
+    let (socket, mut peer) = setup.open(Role::Server).await;
+    let messages = peer.frame(0x82, vec![1; 100_000]).repeat(30);
+    peer.send(messages).await;
+    peer.send_close(4000, "").await;
+    drop(peer);
+    let driven = socket.drive(async |socket| {
+        let sender = socket.sender();
+        while sender.send("?").await.is_ok() && sender.flush().await.is_ok() {}
         Ok(())
     });
     let ended = within(driven).await.unwrap().unwrap();

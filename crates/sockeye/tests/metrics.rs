@@ -217,7 +217,8 @@ async fn ends_by_code_and_by_who() {
     let (client, fourth) = pair(&acceptor).await;
     let (sender, receiver) = fourth.split();
     sender.close(CloseCode::NORMAL, "").await.unwrap();
-    drop((receiver, sender));
+    drop(sender);
+    drop(receiver);
     drop(client);
     let samples = Samples::of(&metrics);
     assert_eq!(samples.get("sockeye_connections_open"), 0.0);

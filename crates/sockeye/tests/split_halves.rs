@@ -4,9 +4,9 @@
 
 mod wire;
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
-use futures_util::{FutureExt, SinkExt, StreamExt, TryStreamExt, stream};
+use futures_util::{SinkExt, StreamExt, TryStreamExt, stream};
 use sockeye::{
     Client, CloseCode, Ended, Error, Groups, Handler, Message, MessageKind, Sender, Server, Socket,
     WebSocket,
@@ -14,6 +14,7 @@ use sockeye::{
 use tokio::{
     io::{AsyncWriteExt, duplex},
     sync::oneshot,
+    task::yield_now,
     time::{sleep, timeout},
 };
 use wire::*;
@@ -353,18 +354,25 @@ async fn a_sender_alone_notes_that_the_connection_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn a_receiver_dropped_after_the_close_ends_the_connection() {
     for role in BOTH {
-        let (socket, mut peer) = Setup::default().open(role).await;
-        let (sender, receiver) = socket.split();
-        let groups = Groups::new();
-        let member = groups.member(sender.clone());
-        sender.close(CloseCode::NORMAL, "bye").await.unwrap();
-        drop(receiver);
-        assert_eq!(peer.expect_close().await, (1000, "bye".into()));
-        peer.expect_end().await;
-        let ended = sender.ended().unwrap();
-        assert!(matches!(ended, Ended::ByUs(_)), "{ended}");
-        assert_eq!(groups.members(), 0);
-        drop(member);
+        for answers in [false, true] {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let (sender, receiver) = socket.split();
+            let groups = Groups::new();
+            let _member = groups.member(sender.clone());
+            sender.close(CloseCode::NORMAL, "bye").await.unwrap();
+            drop(receiver);
+            assert_eq!(peer.expect_close().await, (1000, "bye".into()));
+            if answers {
+                peer.send_close(1000, "bye").await;
+            }
+            peer.expect_end().await;
+            match sender.ended().unwrap() {
+                Ended::ByUs(frame) if answers => assert_eq!(frame.reason, "bye"),
+                Ended::TimedOut if !answers => {}
+                other => panic!("{role:?} {answers}: {other}"),
+            }
+            assert_eq!(groups.members(), 0);
+        }
     }
 }
 
@@ -379,15 +387,15 @@ async fn a_receiver_dropped_within_the_close_leaves_the_writing_to_it() {
         let (socket, mut peer) = setup.open(role).await;
         let (sender, receiver) = socket.split();
         sender.try_send(vec![7; 1000]).unwrap();
-        let mut closing = pin!(sender.close(CloseCode::NORMAL, "bye"));
-        assert!(closing.as_mut().now_or_never().is_none());
+        let closing = sender.clone();
+        let closing = tokio::spawn(async move { closing.close(CloseCode::NORMAL, "bye").await });
+        yield_now().await;
         drop(receiver);
-        let peers = async {
-            assert_eq!(peer.expect(0x82).await.len(), 1000);
-            assert_eq!(peer.expect_close().await, (1000, "bye".into()));
-            peer.expect_end().await;
-        };
-        let (closed, ()) = tokio::join!(within(closing), peers);
-        closed.unwrap();
+        assert_eq!(peer.expect(0x82).await.len(), 1000);
+        assert_eq!(peer.expect_close().await, (1000, "bye".into()));
+        within(closing).await.unwrap().unwrap();
+        peer.send_close(1000, "").await;
+        peer.expect_end().await;
+        assert!(matches!(sender.ended(), Some(Ended::ByUs(_))));
     }
 }

@@ -39,6 +39,14 @@ impl Shared {
         self.lock().ended().cloned()
     }
 
+    /// The same, as far as it is known where nobody has waited for it: by the Close that the peer was sent.
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    pub(crate) fn ended_as_told(&self) -> Option<Ended> {
+        let state = self.lock();
+        let ended = state.ended().cloned();
+        ended.or_else(|| state.our_close().cloned().map(Ended::ByUs))
+    }
+
     /// Asks for a Close: it is sent as soon as whoever receives has handled all that has come, and waits
     /// for more. At once where nobody has received anything yet.
     #[cfg(feature = "server")]
@@ -93,27 +101,10 @@ impl Shared {
         self.left.load(Ordering::Acquire)
     }
 
-    /// Ends a connection that is closing or has ended, where nobody is left to wait for the peer, unless a driver does:
-    /// else whoever keeps a `Sender` would keep the transport. What was sent is written first.
-    pub(crate) fn abandon(&self) {
-        let is_over = self.access(|access| match access {
-            Access::Free(link, state) if state.has_close() => {
-                link.write_once();
-                // Else whoever closes is still writing it.
-                if state.ended().is_none() && !link.is_written() && link.broken().is_none() {
-                    return false;
-                }
-                if let Some(close) = state.our_close().cloned() {
-                    state.end(Ended::ByUs(close));
-                }
-                true
-            }
-            Access::Free(..) | Access::Driven(_) | Access::Remote(_) => false,
-        });
-        if is_over && self.let_go() {
-            drop(self.take_reader());
-            self.wake_ended();
-        }
+    /// Whether it is closing, or has ended, and nobody drives it.
+    pub(crate) fn is_left_closing(&self) -> bool {
+        let state = self.lock();
+        state.has_close() && state.link.is_some()
     }
 
     /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
