@@ -217,15 +217,6 @@ impl Driver {
     /// As [`finish`](Self::finish), where the receiving side was let go of before. Stopping early leaves that to a
     /// task of its own.
     pub(crate) async fn finish_left(shared: &Arc<Shared>, code: CloseCode) {
-        Self::finish_for(shared, Some(code)).await;
-    }
-
-    /// The same for a connection that is closing already.
-    pub(crate) async fn finish_closing(shared: Arc<Shared>) {
-        Self::finish_for(&shared, None).await;
-    }
-
-    async fn finish_for(shared: &Arc<Shared>, code: Option<CloseCode>) {
         let Some(driver) = Self::new(shared.clone()) else {
             return;
         };
@@ -235,12 +226,26 @@ impl Driver {
         let mut left = Receiver::new(shared.clone(), reader);
         // Behind it, so that this is let go of first.
         let mut driver = driver;
-        match code {
-            Some(code) => driver.close_and_wait(&mut left, code).await,
-            None => driver.wait(&mut left).await,
-        }
+        driver.close_and_wait(&mut left, code).await;
         drop(left.into_reader());
         driver.let_go();
+    }
+
+    /// Completes what has begun to close, for a driver that is yet to take over. Stopping early, or before it has begun,
+    /// ends the connection.
+    pub(crate) async fn finish_closing(mut self) {
+        self.take_back();
+        if self.link.is_none() {
+            return;
+        }
+        let Some(reader) = self.shared.take_reader() else {
+            return;
+        };
+        // Let go of before this where it stops early, as in `finish`.
+        let mut left = Receiver::new(self.shared.clone(), reader);
+        self.wait(&mut left).await;
+        drop(left.into_reader());
+        self.let_go();
     }
 
     async fn close_and_wait(&mut self, left: &mut Receiver, code: CloseCode) {

@@ -136,7 +136,8 @@ impl Sender {
 
     /// Sends a Close and returns once it is on its way; the [`Receiver`] then ends when the peer has
     /// answered, or after the close timeout. Where the receiver was dropped, this waits for that, unless
-    /// something drives the connection, as a server does: then that waits for it, once the handler is done.
+    /// something drives the connection, as a server does: then that waits for it, once the handler is done. A receiver
+    /// that is dropped later leaves it to a task of the runtime that it is dropped in, where there is one.
     ///
     /// # Errors
     /// [`Error::is_closed`](crate::Error::is_closed) where a Close was sent or received before; a reason
@@ -574,11 +575,12 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
             self.shared.put_reader(reader);
-            if Arc::strong_count(&self.shared) > 1
-                && self.shared.is_left_closing()
-                && let Ok(runtime) = Handle::try_current()
-            {
-                runtime.spawn(Driver::finish_closing(self.shared.clone()));
+            if Arc::strong_count(&self.shared) > 1 && self.shared.is_left_closing() {
+                // Dropped where there is no runtime: that ends the connection.
+                let driver = Driver::waiting(self.shared.clone());
+                if let Ok(runtime) = Handle::try_current() {
+                    runtime.spawn(driver.finish_closing());
+                }
             }
         }
     }

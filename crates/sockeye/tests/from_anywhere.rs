@@ -371,6 +371,20 @@ async fn a_thread_waits_no_longer_for_a_close_than_a_task() {
     }
 }
 
+/// Where there is a runtime, a task completes the closing handshake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_a_thread_drops_after_the_close_ends_the_connection() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let (sender, receiver) = socket.split();
+        sender.close(CloseCode::NORMAL, "bye").await.unwrap();
+        thread::spawn(move || drop(receiver)).join().unwrap();
+        assert_eq!(peer.expect_close().await, (1000, "bye".into()));
+        peer.expect_end().await;
+        assert!(matches!(sender.ended(), Some(Ended::TimedOut)));
+    }
+}
+
 /// What a thread has begun to wait for is not left to wake that thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_goes_on_where_a_thread_has_waited_for_the_close() {

@@ -62,13 +62,19 @@ impl Shared {
 
     /// Takes the link for a driver.
     pub(crate) fn take_link(&self) -> Option<Box<Link>> {
-        self.lock().take_link()
+        let mut state = self.lock();
+        let link = state.take_link()?;
+        self.driver_buffered
+            .store(link.sender.buffered(), Ordering::Relaxed);
+        Some(link)
     }
 
     /// Takes the link for a driver as soon as the one that holds it has given it up.
     pub(crate) fn poll_take_link(&self, cx: &mut Context<'_>) -> Poll<Box<Link>> {
         let mut state = self.lock();
         if let Some(link) = state.take_link() {
+            self.driver_buffered
+                .store(link.sender.buffered(), Ordering::Relaxed);
             return Poll::Ready(link);
         }
         state.seldom.get_or_insert_default().wanted = Some(cx.waker().clone());

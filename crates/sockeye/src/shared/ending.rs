@@ -43,7 +43,9 @@ impl Shared {
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     pub(crate) fn ended_as_told(&self) -> Option<Ended> {
         let state = self.lock();
-        let ended = state.ended().cloned();
+        let lost = state.link.as_ref().and_then(|link| link.broken());
+        let lost = lost.or(state.broken()).cloned().map(Ended::Lost);
+        let ended = state.ended().cloned().or(lost);
         ended.or_else(|| state.our_close().cloned().map(Ended::ByUs))
     }
 
