@@ -92,8 +92,13 @@ fn accept(request: &Request, offer: &Offer, config: &DeflateConfig) {
     assert_eq!(client.check_http(&acceptance.to_http()), Ok(agreed));
 }
 
-/// The rules see only header fields: those of the `http` crate give the same verdict.
+/// The rules see only header fields: those of the `http` crate give the same verdict. What is asked for is looked at
+/// before there is such a request.
 fn same_rules_on_http_types(request: &Request) {
+    let verdict = request.check();
+    if matches!(verdict, Err(HandshakeError::Malformed(_))) {
+        return;
+    }
     let (Ok(method), Some(fields)) = (
         http::Method::from_bytes(request.method().as_bytes()),
         http_fields(request.headers()),
@@ -106,5 +111,5 @@ fn same_rules_on_http_types(request: &Request) {
     if request.version() == Version::Http10 {
         *other.version_mut() = http::Version::HTTP_10;
     }
-    assert_eq!(Offer::check_http(&other), request.check());
+    assert_eq!(Offer::check_http(&other), verdict);
 }

@@ -375,11 +375,12 @@ impl Receiver {
         let payload = &mut unfinished.payload;
         if payload.spare() < remaining.min(STEP / 2) {
             let step = payload.len().max(STEP);
-            // Of a message in many frames, this is not the last.
-            payload.grow(match frame.header.fin {
-                true => remaining.min(step),
-                false => step,
-            });
+            // Of a message in many frames this is not the last: as much again as has arrived.
+            let wanted = match frame.header.fin {
+                true => remaining,
+                false => remaining.max(payload.len()),
+            };
+            payload.grow(wanted.min(step));
         }
         let limit = remaining.min(payload.spare());
         Some((payload.memory(), limit))
