@@ -707,6 +707,16 @@ mod section_10_4_limits {
     }
 
     #[test]
+    fn a_small_frame_costs_no_step_whether_or_not_it_is_the_last() {
+        for first in [0x82, 0x02] {
+            let mut receiver = given(vec![first, 126, 3, 232], false);
+            let (buffer, limit) = receiver.payload_buffer(1).unwrap();
+            assert!(buffer.capacity() < 10_000, "{}", buffer.capacity());
+            assert_eq!(limit, 1000);
+        }
+    }
+
+    #[test]
     fn a_buffer_is_offered_for_as_much_as_is_worthwhile_and_asked_for_where_there_is_none() {
         let bytes = frame(0x82, [7; 1000]).bytes();
         let mut receiver = given(bytes[..4 + 100].to_vec(), false);
