@@ -251,7 +251,7 @@ impl Driver {
     async fn close_and_wait(&mut self, left: &mut Receiver, code: CloseCode) {
         let leaving = self.shared.take_leave();
         let close = leaving.filter(|_| code == CloseCode::NORMAL);
-        self.close(close.unwrap_or_else(|| without_reason(code)));
+        self.close(close.unwrap_or_else(|| CloseFrame::new(code, "")));
         self.wait(left).await;
     }
 
@@ -395,7 +395,7 @@ impl Driver {
 
     /// Sends a Close as far as that needs no waiting, and no runtime.
     fn say_goodbye(&mut self, code: CloseCode) {
-        self.close(without_reason(code));
+        self.close(CloseFrame::new(code, ""));
         // Also where the Close is there already.
         self.take_posted();
         if let Some(link) = &mut self.link {
@@ -437,10 +437,6 @@ impl Broken {
             Self::End => (Command::PeerGone, Ended::gone()),
         }
     }
-}
-
-fn without_reason(code: CloseCode) -> CloseFrame {
-    CloseFrame::new(code, "")
 }
 
 /// The code that a handler's result closes the connection with.

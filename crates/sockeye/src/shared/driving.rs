@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::Shared;
+use super::{Shared, State};
 use crate::link::{Link, Lost};
 
 /// The link that the driver on this thread is polling its user's future with.
@@ -62,7 +62,11 @@ impl Shared {
 
     /// Takes the link for a driver.
     pub(crate) fn take_link(&self) -> Option<Box<Link>> {
-        let mut state = self.lock();
+        self.take_link_of(&mut self.lock())
+    }
+
+    /// The same, and says what waits in it to whoever asks from elsewhere.
+    fn take_link_of(&self, state: &mut State) -> Option<Box<Link>> {
         let link = state.take_link()?;
         self.driver_buffered
             .store(link.sender.buffered(), Ordering::Relaxed);
@@ -72,9 +76,7 @@ impl Shared {
     /// Takes the link for a driver as soon as the one that holds it has given it up.
     pub(crate) fn poll_take_link(&self, cx: &mut Context<'_>) -> Poll<Box<Link>> {
         let mut state = self.lock();
-        if let Some(link) = state.take_link() {
-            self.driver_buffered
-                .store(link.sender.buffered(), Ordering::Relaxed);
+        if let Some(link) = self.take_link_of(&mut state) {
             return Poll::Ready(link);
         }
         state.seldom.get_or_insert_default().wanted = Some(cx.waker().clone());
