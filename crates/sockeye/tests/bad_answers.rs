@@ -63,7 +63,7 @@ async fn answered(bytes: impl AsRef<[u8]>) -> (Error, Duration) {
 /// The same for a server that answers as it should, but for a part of its answer.
 async fn spoiled(part: &str, by: &str) -> Error {
     let (error, took) = failure(client(), async |stream, request| {
-        let accept = request.check().unwrap().accept;
+        let accept = request.check().unwrap().accept.unwrap();
         let right = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {}\r\nX-Server: spoiled\r\n\r\n",
@@ -377,7 +377,7 @@ mod extension {
     #[tokio::test(start_paused = true)]
     async fn was_not_offered_of_those_that_there_are() {
         let (error, _) = failure(client().deflate(None), async |stream, request| {
-            let accept = request.check().unwrap().accept;
+            let accept = request.check().unwrap().accept.unwrap();
             let answer = format!(
                 "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",

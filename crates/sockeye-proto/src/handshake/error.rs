@@ -94,7 +94,9 @@ impl fmt::Display for HandshakeError {
             Self::Method(method) => {
                 return write!(f, "a WebSocket is opened with GET, not {}", Shown(method));
             }
-            Self::HttpVersion => "a WebSocket is opened on HTTP/1.1",
+            Self::HttpVersion => {
+                "a WebSocket is opened on HTTP/1.1, or on HTTP/2 by extended CONNECT"
+            }
             Self::Body => "a request that opens a WebSocket has no body",
             Self::Expect => "a request that opens a WebSocket has nothing to wait for: no Expect",
             Self::Missing(name) => return write!(f, "the header {name} is missing"),

@@ -87,6 +87,24 @@ pub(super) fn check_host(value: &[u8]) -> Result<&[u8], HandshakeError> {
     }
 }
 
+/// Whether it is clear who is asked over HTTP/2, where `:authority` says it and `Host` may say it once more, but has
+/// no user (RFC 9113 §8.3.1): where two readers see two hosts, one of them is deceived.
+///
+/// # Errors
+/// [`HandshakeError::Repeated`] and [`HandshakeError::Malformed`].
+pub fn check_authority(
+    authority: Option<&[u8]>,
+    headers: &impl HeaderFields,
+) -> Result<(), HandshakeError> {
+    let is_clear = match (headers.at_most_one("Host")?, authority) {
+        (Some(host), Some(authority)) => is_host(authority) && host.eq_ignore_ascii_case(authority),
+        (said, None) | (None, said) => said.is_none_or(is_host),
+    };
+    is_clear.then_some(()).ok_or(HandshakeError::Malformed(
+        "Host and :authority are one host, with or without a port",
+    ))
+}
+
 /// Whether the bytes are a host and perhaps a port (RFC 9110 §7.2), or empty. A user before the host is none of it.
 ///
 /// ```

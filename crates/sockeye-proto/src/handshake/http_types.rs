@@ -36,6 +36,20 @@ impl Request {
             own(line, headers)
         })
     }
+
+    /// A request by extended CONNECT that says `websocket` as its `:protocol`, which the `http` crate has no place for
+    /// (RFC 8441 §4; RFC 9220 for HTTP/3).
+    ///
+    /// # Errors
+    /// As [`from_http`](Self::from_http).
+    pub fn from_extended_connect(
+        uri: &http::Uri,
+        version: http::Version,
+        headers: &http::HeaderMap,
+    ) -> Result<Self, HandshakeError> {
+        let target = uri.to_string();
+        Self::from_connect_parts(version.into(), &target, |line| own(line, headers))
+    }
 }
 
 impl Offer {
@@ -50,10 +64,12 @@ impl Offer {
 }
 
 impl Acceptance {
-    /// The response, 101 Switching Protocols.
+    /// The response: 101 Switching Protocols, or 200 to a request by extended CONNECT.
     pub fn to_http(&self) -> http::Response<()> {
         let mut response = http::Response::new(());
-        *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        if self.accept.is_some() {
+            *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        }
         append(response.headers_mut(), &self.to_headers());
         response
     }
@@ -192,6 +208,114 @@ mod tests {
         assert!(!refusal.headers().contains_key("connection"));
         let refusal = Refusal::from(HandshakeError::Upgrade).to_http();
         assert_eq!(refusal.headers()["connection"], "Upgrade");
+    }
+
+    /// RFC 8441 §4 and §5.
+    mod extended_connect {
+        use super::*;
+
+        fn request(url: &str, fields: &[(&'static str, &str)]) -> Request {
+            let mut headers = http::HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, value.parse().unwrap());
+            }
+            let url = url.parse().unwrap();
+            Request::from_extended_connect(&url, http::Version::HTTP_2, &headers).unwrap()
+        }
+
+        const VERSION: (&str, &str) = ("sec-websocket-version", "13");
+
+        #[test]
+        fn a_stream_is_opened_without_a_key() {
+            for url in [
+                "https://example.com/chat?a=1",
+                "http://example.com/chat?a=1",
+            ] {
+                let request = request(url, &[VERSION, ("sec-websocket-protocol", "a, b")]);
+                assert!(request.is_upgrade());
+                assert_eq!(
+                    (request.method(), request.version()),
+                    ("CONNECT", Version::Http2)
+                );
+                assert_eq!((request.path(), request.query()), ("/chat", Some("a=1")));
+                assert_eq!(request.authority(), Some("example.com"));
+                let offer = request.check().unwrap();
+                assert_eq!(offer.accept, None);
+                let mut answer = Acceptance::new(&offer);
+                answer.subprotocol("b").header("X-Name", "value").unwrap();
+                let response = answer.to_http();
+                assert_eq!(response.status(), 200);
+                let names = response.headers().keys().map(http::HeaderName::as_str);
+                let names: alloc::vec::Vec<_> = names.collect();
+                assert_eq!(names, ["sec-websocket-protocol", "x-name"]);
+            }
+        }
+
+        #[test]
+        fn it_is_one_of_a_later_version_too() {
+            let url = "https://example.com/".parse().unwrap();
+            let mut headers = http::HeaderMap::new();
+            headers.insert("sec-websocket-version", "13".parse().unwrap());
+            let version = http::Version::HTTP_3;
+            let request = Request::from_extended_connect(&url, version, &headers).unwrap();
+            assert_eq!(request.version(), Version::Http3);
+            assert!(request.check().is_ok());
+        }
+
+        #[test]
+        fn the_rules_hold() {
+            let url = "https://example.com/";
+            let error = |url, fields: &[_]| request(url, fields).check().unwrap_err();
+            for fields in [&[][..], &[("sec-websocket-version", "8")]] {
+                let error = error(url, fields);
+                assert!(
+                    matches!(error, HandshakeError::WebSocketVersion(_)),
+                    "{error}"
+                );
+            }
+            let twice = error(url, &[VERSION, VERSION]);
+            assert_eq!(twice, HandshakeError::Repeated("Sec-WebSocket-Version"));
+            // Without a scheme there is no authority either.
+            for url in ["/chat", "example.com"] {
+                let missing = error(url, &[VERSION]);
+                assert_eq!(missing, HandshakeError::Missing(":authority"), "{url}");
+            }
+            let scheme = error("ftp://example.com/", &[VERSION]);
+            assert!(matches!(scheme, HandshakeError::Malformed(_)), "{scheme}");
+            for field in [
+                ("host", "other"),
+                ("upgrade", "websocket"),
+                ("connection", "close"),
+            ] {
+                let malformed = error(url, &[VERSION, field]);
+                assert!(
+                    matches!(malformed, HandshakeError::Malformed(_)),
+                    "{field:?}"
+                );
+            }
+            let body = error(url, &[VERSION, ("content-length", "1")]);
+            assert_eq!(body, HandshakeError::Body);
+            let expect = error(url, &[VERSION, ("expect", "100-continue")]);
+            assert_eq!(expect, HandshakeError::Expect);
+            assert!(
+                request(url, &[VERSION, ("host", "Example.com")])
+                    .check()
+                    .is_ok()
+            );
+        }
+
+        #[test]
+        fn another_request_of_http_2_opens_nothing() {
+            let url = "https://example.com/".parse().unwrap();
+            let mut headers = http::HeaderMap::new();
+            headers.insert("sec-websocket-version", "13".parse().unwrap());
+            for method in [http::Method::GET, http::Method::CONNECT] {
+                let request = Request::from_http(&method, &url, http::Version::HTTP_2, &headers);
+                let request = request.unwrap();
+                assert!(!request.is_upgrade());
+                assert_eq!(request.check(), Err(HandshakeError::HttpVersion));
+            }
+        }
     }
 
     /// RFC 9110 §6.4.1 and §15.3.6.

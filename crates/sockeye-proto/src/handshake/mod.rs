@@ -34,7 +34,7 @@ mod subprotocol;
 pub use error::HandshakeError;
 pub use head::{HeadLimits, HeadScanner};
 pub(crate) use headers::is_token_byte;
-pub use headers::{HeaderFields, Headers, is_host, is_token};
+pub use headers::{HeaderFields, Headers, check_authority, is_host, is_token};
 pub use key::{Accept, Key};
 pub use request::{Offer, Request, UpgradeRequest, Version};
 pub use response::{Acceptance, Agreed, Refusal, Response};

@@ -5,7 +5,7 @@ use core::{fmt, mem::MaybeUninit, str};
 
 use super::{
     Accept, HandshakeError, HeaderFields, Headers, Key, Subprotocols,
-    headers::{Draft, check_host, has_token, is_host, is_same},
+    headers::{Draft, check_authority, check_host, has_token, is_host, is_same},
 };
 use crate::deflate::{DeflateConfig, DeflateParams, parse_extensions};
 
@@ -34,13 +34,26 @@ impl Version {
         }
     }
 
+    /// What stands for it where the request says `websocket` as its `:protocol`, which HTTP/2 alone and later can.
+    #[cfg(feature = "http")]
+    pub(super) fn connect_mark(self) -> &'static str {
+        match self {
+            Self::Http3 => "c",
+            _ => "b",
+        }
+    }
+
     fn from_mark(mark: u8) -> Self {
         match mark {
             b'1' => Self::Http11,
-            b'2' => Self::Http2,
-            b'3' => Self::Http3,
+            b'2' | b'b' => Self::Http2,
+            b'3' | b'c' => Self::Http3,
             _ => Self::Http10,
         }
+    }
+
+    fn is_connect_mark(mark: u8) -> bool {
+        matches!(mark, b'b' | b'c')
     }
 }
 
@@ -99,7 +112,17 @@ impl Request {
         own(&[version.mark(), method, " ", target]).map(Self)
     }
 
-    /// The method, `GET` for a WebSocket.
+    /// A request by extended CONNECT for a WebSocket, whose head was read.
+    #[cfg(feature = "http")]
+    pub(super) fn from_connect_parts(
+        version: Version,
+        target: &str,
+        own: impl FnOnce(&[&str]) -> Result<Headers, HandshakeError>,
+    ) -> Result<Self, HandshakeError> {
+        own(&[version.connect_mark(), "CONNECT", " ", target]).map(Self)
+    }
+
+    /// The method: `GET` for a WebSocket, or `CONNECT` over HTTP/2.
     pub fn method(&self) -> &str {
         let (method, _) = self.line();
         str::from_utf8(method).unwrap_or_default()
@@ -157,8 +180,11 @@ impl Request {
 
     /// The version of HTTP.
     pub fn version(&self) -> Version {
-        let mark = self.0.line().first().copied();
-        Version::from_mark(mark.unwrap_or_default())
+        Version::from_mark(self.mark())
+    }
+
+    fn mark(&self) -> u8 {
+        self.0.line().first().copied().unwrap_or_default()
     }
 
     /// The header fields.
@@ -166,19 +192,27 @@ impl Request {
         &self.0
     }
 
-    /// Whether the request asks for a WebSocket at all, however badly: `Upgrade` says so.
+    /// Whether the request asks for a WebSocket at all, however badly: `Upgrade` says so, or over HTTP/2 `:protocol`.
     ///
     /// Where it does not, it belongs to an HTTP service.
     pub fn is_upgrade(&self) -> bool {
-        self.0.contains_token("Upgrade", "websocket")
+        self.is_extended_connect() || self.0.contains_token("Upgrade", "websocket")
     }
 
-    /// Applies the rules of §4.2.1.
+    /// Whether it asks for a WebSocket by extended CONNECT (RFC 8441 §4).
+    fn is_extended_connect(&self) -> bool {
+        Version::is_connect_mark(self.mark())
+    }
+
+    /// Applies the rules of §4.2.1, or of RFC 8441 §5 to a request by extended CONNECT.
     ///
     /// # Errors
     /// The first rule that is broken; [`Refusal::from`](super::Refusal) it answers the client.
     pub fn check(&self) -> Result<Offer, HandshakeError> {
-        let offer = Offer::check(self.method(), self.version(), &self.0)?;
+        let offer = match self.is_extended_connect() {
+            true => Offer::check_connect(self.authority(), &self.0)?,
+            false => Offer::check(self.method(), self.version(), &self.0)?,
+        };
         // 1: a resource name, or a URL. What is decided by a path is decided by one that is.
         let target = self.target();
         let is_url = || {
@@ -227,8 +261,8 @@ fn is_scheme(text: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Offer {
-    /// What answers its key.
-    pub accept: Accept,
+    /// What answers its key; there is none over HTTP/2 (RFC 8441 §5).
+    pub accept: Option<Accept>,
     /// The subprotocols it offers.
     pub subprotocols: Subprotocols,
     /// The values of its `Sec-WebSocket-Extensions`, joined by commas as §9.1 permits: a list of
@@ -263,23 +297,47 @@ impl Offer {
         if !fields.connection {
             return Err(HandshakeError::Connection);
         }
+        // 6 before 5, so that a client of another version learns that, whatever its key is.
+        fields.check_version()?;
+        let key = Key::parse(fields.key.exactly_one("Sec-WebSocket-Key")?)?;
+        Self::of(headers, &fields, Some(key.accept()))
+    }
+
+    /// Applies the rules of RFC 8441 §5 to a request by extended CONNECT, which `:authority` says the host of. It has
+    /// no key, which would prove nothing that `:protocol` does not.
+    fn check_connect(authority: Option<&str>, headers: &Headers) -> Result<Self, HandshakeError> {
+        let Some(authority) = authority.filter(|authority| !authority.is_empty()) else {
+            return Err(HandshakeError::Missing(":authority"));
+        };
+        check_authority(Some(authority.as_bytes()), headers)?;
+        // "[They] MUST NOT be included": what they say is about a connection, and this is a stream.
+        if ["Upgrade", "Connection"]
+            .iter()
+            .any(|name| headers.first(name).is_some())
+        {
+            return Err(HandshakeError::Malformed(
+                "Upgrade and Connection are none of HTTP/2's headers",
+            ));
+        }
+        let fields = Known::of(headers);
+        fields.check_version()?;
+        Self::of(headers, &fields, None)
+    }
+
+    /// What is offered, by a request that is one for a WebSocket in all else.
+    fn of(
+        headers: &impl HeaderFields,
+        fields: &Known<'_>,
+        accept: Option<Accept>,
+    ) -> Result<Self, HandshakeError> {
         if fields.body {
             return Err(HandshakeError::Body);
         }
         if fields.expect {
             return Err(HandshakeError::Expect);
         }
-        // 6 before 5, so that a client of another version learns that, whatever its key is.
-        match fields.version.at_most_one("Sec-WebSocket-Version")? {
-            Some(b"13") => {}
-            other => {
-                let other = String::from_utf8_lossy(other.unwrap_or_default());
-                return Err(HandshakeError::WebSocketVersion(other.into_owned()));
-            }
-        }
-        let key = Key::parse(fields.key.exactly_one("Sec-WebSocket-Key")?)?;
         let mut offer = Self {
-            accept: key.accept(),
+            accept,
             subprotocols: Subprotocols::new(),
             extensions: Vec::new(),
         };
@@ -344,6 +402,17 @@ impl<'a> Known<'a> {
             }
         }
         known
+    }
+
+    /// §4.2.1, 6.
+    fn check_version(&self) -> Result<(), HandshakeError> {
+        match self.version.at_most_one("Sec-WebSocket-Version")? {
+            Some(b"13") => Ok(()),
+            other => {
+                let other = String::from_utf8_lossy(other.unwrap_or_default());
+                Err(HandshakeError::WebSocketVersion(other.into_owned()))
+            }
+        }
     }
 }
 

@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// A server's answer that opens the connection: 101 Switching Protocols (§4.2.2, 5).
+/// A server's answer that opens the connection: 101 Switching Protocols (§4.2.2, 5), or 200 over HTTP/2 (RFC 8441 §5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acceptance {
-    accept: Accept,
+    pub(super) accept: Option<Accept>,
     subprotocol: Option<String>,
     extensions: Option<String>,
     headers: Headers,
@@ -65,14 +65,14 @@ impl Acceptance {
         Ok(self)
     }
 
-    /// The response as it travels.
+    /// The response as it travels over HTTP/1.1, where alone a response is bytes of its own.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.write(&mut out);
         out
     }
 
-    /// Appends the response as it travels, such as to the memory that the request was read into, which
+    /// Appends the response as it travels over HTTP/1.1, such as to the memory that the request was read into, which
     /// mostly has room for it.
     pub fn write(&self, out: &mut Vec<u8>) {
         const BEGINNING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\
@@ -97,8 +97,9 @@ impl Acceptance {
     #[cfg(feature = "http")]
     pub(super) fn to_headers(&self) -> Headers {
         let mut all = Draft::default();
-        let own = [("Upgrade", &b"websocket"[..]), ("Connection", b"Upgrade")];
-        let own = own.into_iter().chain(self.chosen().into_iter().flatten());
+        let upgrade = [("Upgrade", &b"websocket"[..]), ("Connection", b"Upgrade")];
+        let upgrade = upgrade.into_iter().filter(|_| self.accept.is_some());
+        let own = upgrade.chain(self.chosen().into_iter().flatten());
         for (name, value) in own.chain(self.headers.iter()) {
             // They have been found to be fields before.
             let _ = all.push(name, value);
@@ -115,7 +116,10 @@ impl Acceptance {
             field_value(text.as_bytes())
         }
         [
-            ("Sec-WebSocket-Accept", Some(self.accept.as_bytes())),
+            (
+                "Sec-WebSocket-Accept",
+                self.accept.as_ref().map(Accept::as_bytes),
+            ),
             (
                 "Sec-WebSocket-Protocol",
                 self.subprotocol.as_deref().and_then(value),
