@@ -8,7 +8,7 @@ use axum_core::{
     response::{IntoResponse, Response},
 };
 use hyper::http::request::Parts;
-use sockeye_proto::handshake::{HandshakeError, Offer, Refusal, Request};
+use sockeye_proto::handshake::{HandshakeError, Offer, Refusal};
 
 use crate::{
     Acceptor, Error, Limits, WebSocket,
@@ -260,14 +260,17 @@ impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
     type Rejection = WebSocketUpgradeRejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let mut judged = || {
-            let request =
-                Request::from_http(&parts.method, &parts.uri, parts.version, &parts.headers)?;
-            let offer = request.check()?;
-            let on_upgrade = parts.extensions.remove();
-            Ok((Asked::new(request, on_upgrade), offer))
-        };
-        let judged = judged();
+        let asked = Asked::of(
+            &parts.method,
+            &parts.uri,
+            parts.version,
+            &parts.headers,
+            &mut parts.extensions,
+        );
+        let judged = asked.and_then(|asked| {
+            let offer = asked.head.check()?;
+            Ok((asked, offer))
+        });
         let peer = Peer::among(&parts.extensions);
         let acceptor = Acceptor::new();
         #[cfg(feature = "metrics")]

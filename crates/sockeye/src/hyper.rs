@@ -3,14 +3,14 @@
 
 use std::{
     error::Error as StdError,
-    fmt, io,
+    fmt, io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use hyper::{
-    Request, Response,
+    HeaderMap, Method, Request, Response, Uri, Version,
     body::Bytes,
     http::Extensions,
     upgrade::{OnUpgrade, Upgraded},
@@ -20,6 +20,8 @@ use tokio::{net::TcpStream, time::timeout};
 
 use sockeye_proto::handshake::{Acceptance, HandshakeError, Refusal, Request as Head};
 
+#[cfg(feature = "http2")]
+use crate::server::{Tunnel, Tunnelled};
 use crate::{
     Acceptor, Deadline, Error, Result, WebSocket,
     server::{Answer, Peer, Rewound, Terms},
@@ -136,8 +138,8 @@ impl Acceptor {
         mut peer: Peer,
         (acceptance, terms): (Acceptance, Terms),
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
-        let Asked { head, on_upgrade } = asked;
-        let on_upgrade = on_upgrade.ok_or_else(not_upgradable)?;
+        let on_upgrade = asked.on_upgrade.ok_or_else(not_upgradable)?;
+        let head = asked.head;
         let acceptor = self.clone();
         let open = async move {
             let upgraded = timeout(acceptor.handshake_time(), on_upgrade)
@@ -145,6 +147,11 @@ impl Acceptor {
                 .map_err(|_| Error::Timeout(Deadline::Handshake))?
                 .map_err(not_upgraded)?;
             let (stream, early) = take_back(upgraded);
+            #[cfg(feature = "http2")]
+            let stream = match asked.tunnel {
+                Some(tunnel) => Stream::new(Tunnelled::new(stream, tunnel)),
+                None => stream,
+            };
             stream.set_nodelay();
             peer.look_at(&stream);
             let established = acceptor.established(stream, early, head, terms, peer);
@@ -169,21 +176,61 @@ fn respond(begun: Result<(Response<()>, Upgrade), HandshakeError>) -> (Response<
 pub(crate) struct Asked {
     pub(crate) head: Arc<Head>,
     on_upgrade: Option<OnUpgrade>,
+    /// What keeps a connection of HTTP/2 in use for as long as the WebSocket in it is open.
+    #[cfg(feature = "http2")]
+    tunnel: Option<Tunnel>,
 }
 
 impl Asked {
     pub(crate) fn take<B>(request: &mut Request<B>) -> Result<Self, HandshakeError> {
-        let on_upgrade = request.extensions_mut().remove();
+        let mut extensions = mem::take(request.extensions_mut());
         let (method, uri, version) = (request.method(), request.uri(), request.version());
-        let head = Head::from_http(method, uri, version, request.headers())?;
-        Ok(Self::new(head, on_upgrade))
+        let asked = Self::of(method, uri, version, request.headers(), &mut extensions);
+        *request.extensions_mut() = extensions;
+        asked
     }
 
-    pub(crate) fn new(head: Head, on_upgrade: Option<OnUpgrade>) -> Self {
-        Self {
-            head: Arc::new(head),
-            on_upgrade,
-        }
+    /// A request in its parts.
+    pub(crate) fn of(
+        method: &Method,
+        uri: &Uri,
+        version: Version,
+        headers: &HeaderMap,
+        extensions: &mut Extensions,
+    ) -> Result<Self, HandshakeError> {
+        let head = match is_extended_connect(method, extensions) {
+            true => Head::from_extended_connect(uri, version, headers),
+            false => Head::from_http(method, uri, version, headers),
+        };
+        Ok(Self {
+            head: Arc::new(head?),
+            on_upgrade: extensions.remove(),
+            #[cfg(feature = "http2")]
+            tunnel: None,
+        })
+    }
+
+    /// A request in a tunnel, which is to be there for as long as the WebSocket.
+    #[cfg(feature = "http2")]
+    pub(crate) fn within(self, tunnel: Tunnel) -> Self {
+        let tunnel = Some(tunnel);
+        Self { tunnel, ..self }
+    }
+}
+
+/// Whether a request asks for a WebSocket over HTTP/2 (RFC 8441 §4).
+pub(crate) fn is_extended_connect(method: &Method, extensions: &Extensions) -> bool {
+    #[cfg(feature = "http2")]
+    {
+        let protocol = extensions.get::<hyper::ext::Protocol>();
+        let is_websocket =
+            |protocol: &hyper::ext::Protocol| protocol.as_str().eq_ignore_ascii_case("websocket");
+        method == Method::CONNECT && protocol.is_some_and(is_websocket)
+    }
+    #[cfg(not(feature = "http2"))]
+    {
+        let _ = (method, extensions);
+        false
     }
 }
 

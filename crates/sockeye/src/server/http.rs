@@ -19,7 +19,7 @@ use hyper::{
     service::Service,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal, is_host};
+use sockeye_proto::handshake::{HandshakeError, HeaderFields, Refusal, check_authority};
 use tokio::sync::watch;
 
 #[cfg(feature = "http2")]
@@ -27,12 +27,17 @@ use hyper::{Method, header::CONTENT_LENGTH};
 #[cfg(feature = "http2")]
 use tokio::time::Instant;
 
-#[cfg(feature = "http2")]
-use super::idle::{Busy, Idle, Piece};
 use super::{
     Acceptor, Peer, PlainHttp, Rewound,
     accept::{OnError, Unopened},
 };
+#[cfg(feature = "http2")]
+use super::{
+    idle::{Busy, Idle, Piece},
+    opening,
+};
+#[cfg(feature = "http2")]
+use crate::hyper::is_extended_connect;
 use crate::{
     Error, WebSocket,
     hyper::{Asked, Upgrade},
@@ -55,6 +60,19 @@ pub(super) struct Serving {
     /// Becomes true when the server ends.
     pub(super) ending: watch::Receiver<bool>,
     pub(super) on_error: Option<Arc<OnError>>,
+    /// The server, where streams of HTTP/2 may become connections of its own.
+    #[cfg(feature = "http2")]
+    pub(super) streams: Option<Arc<opening::Context>>,
+}
+
+impl Serving {
+    /// Tells of a request for a WebSocket that came to nothing.
+    fn refused(&self, peer: Option<SocketAddr>, error: &Error) {
+        self.acceptor.refused(peer, error);
+        if let Some(tell) = &self.on_error {
+            tell(peer, error);
+        }
+    }
 }
 
 /// Serves a connection until it ends, or becomes a WebSocket. What goes wrong before that is between
@@ -122,13 +140,18 @@ where
 
     let heads = serving.acceptor.heads();
     let (keep_alive, ending) = (serving.keep_alive, serving.ending.clone());
+    let takes_streams = serving.streams.is_some();
     let front = Front::new(service, serving, plain.peer.clone());
     let idle = front.idle.clone();
     let http = Arc::new(());
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
         .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX))
-        .serve_connection(TokioIo::new(Rewound::new(plain, &http)), front);
+        .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX));
+    if takes_streams {
+        http2.enable_connect_protocol();
+    }
+    let connection = http2.serve_connection(TokioIo::new(Rewound::new(plain, &http)), front);
     let mut connection = pin!(connection);
     let is_to_end = {
         let mut served = pin!(idle.bound(keep_alive, connection.as_mut()));
@@ -247,13 +270,61 @@ impl<S> Front<S> {
                     let response = Refusal::from(&error).to_http();
                     let error = peer.limited().map_or(error.into(), Error::from);
                     peer.goes_on();
-                    serving.acceptor.refused(peer.addr, &error);
-                    if let Some(tell) = &serving.on_error {
-                        tell(peer.addr, &error);
-                    }
+                    serving.refused(peer.addr, &error);
                     response.map(|text| Body::Text(text.into()))
                 }
             }
+        }
+    }
+
+    /// Answers a request for a WebSocket over HTTP/2 (RFC 8441), whose stream becomes a connection of the server's:
+    /// it is counted, told of and closed as those are that have a socket to themselves.
+    #[cfg(feature = "http2")]
+    fn connect<B, D>(
+        &self,
+        request: &mut Request<B>,
+        server: Arc<opening::Context>,
+    ) -> impl Future<Output = Response<Body<D>>> + Send + use<S, B, D> {
+        let asked = Asked::take(request).map(|asked| asked.within(self.idle.tunnel()));
+        let (serving, peer) = (self.serving.clone(), self.peer.clone());
+        async move {
+            let mut asking = Asking {
+                serving,
+                peer,
+                is_answered: false,
+            };
+            let begun = match asked {
+                Ok(asked) => server.open_stream(asked, &mut asking.peer).await,
+                Err(error) => Err((Refusal::from(&error), Some(error.into()))),
+            };
+            asking.is_answered = true;
+            match begun {
+                Ok(response) => response.map(|()| Body::Text(Bytes::new())),
+                Err((refusal, error)) => {
+                    if let Some(error) = error {
+                        asking.serving.refused(asking.peer.addr, &error);
+                    }
+                    refusal.to_http().map(|text| Body::Text(text.into()))
+                }
+            }
+        }
+    }
+}
+
+/// A request that is being decided about. Its client may be gone before that is done, which is told of too.
+#[cfg(feature = "http2")]
+struct Asking {
+    serving: Arc<Serving>,
+    peer: Peer,
+    is_answered: bool,
+}
+
+#[cfg(feature = "http2")]
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            let gone = io::Error::from(io::ErrorKind::ConnectionAborted);
+            self.serving.refused(self.peer.addr, &gone.into());
         }
     }
 }
@@ -273,6 +344,13 @@ where
             && request.headers().contains_token("Upgrade", "websocket")
         {
             let response = self.upgrade(&mut request);
+            return Box::pin(async { Ok(response.await) });
+        }
+        #[cfg(feature = "http2")]
+        if let Some(server) = &self.serving.streams
+            && is_extended_connect(request.method(), request.extensions())
+        {
+            let response = self.connect(&mut request, server.clone());
             return Box::pin(async { Ok(response.await) });
         }
         let acceptor = &self.serving.acceptor;
@@ -319,26 +397,14 @@ where
 /// Whether it is clear who is asked (RFC 9112 §3.2): where two readers see two hosts, one of them is deceived.
 fn check_host<B>(request: &Request<B>) -> Result<(), HandshakeError> {
     if request.version() > Version::HTTP_11 {
-        return check_authority(request);
+        let authority = request.uri().authority();
+        let authority = authority.map(|authority| authority.as_str().as_bytes());
+        return check_authority(authority, request.headers());
     }
     match request.headers().host() {
         Err(HandshakeError::Missing(_)) if request.version() < Version::HTTP_11 => Ok(()),
         host => host.map(drop),
     }
-}
-
-/// The same over HTTP/2, where `:authority` says it and `Host` may say it once more, but has no user (RFC 9113 §8.3.1).
-fn check_authority<B>(request: &Request<B>) -> Result<(), HandshakeError> {
-    let host = request.headers().at_most_one("Host")?;
-    let authority = request.uri().authority();
-    let authority = authority.map(|authority| authority.as_str().as_bytes());
-    let is_clear = match (host, authority) {
-        (Some(host), Some(authority)) => is_host(authority) && host.eq_ignore_ascii_case(authority),
-        (said, None) | (None, said) => said.is_none_or(is_host),
-    };
-    is_clear.then_some(()).ok_or(HandshakeError::Malformed(
-        "Host and :authority are one host, with or without a port",
-    ))
 }
 
 /// The body of a response: of the service's, or of the handshake's.
@@ -534,6 +600,7 @@ mod tests {
             keep_alive,
             ending,
             on_error: None,
+            streams: None,
         };
         let plain = PlainHttp {
             stream: Stream::new(server),
@@ -678,6 +745,7 @@ mod tests {
             keep_alive: SECOND,
             ending,
             on_error: None,
+            streams: None,
         };
         let plain = PlainHttp {
             stream: Stream::new(server),

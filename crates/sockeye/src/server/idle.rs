@@ -2,7 +2,8 @@
 //!
 //! It is in one of four states:
 //!
-//! - A request has become a tunnel, of which hyper tells nothing any more: it stays until its client ends it.
+//! - A request has become a tunnel, of which hyper tells nothing any more: it stays until its client ends it, or a
+//!   WebSocket in it has ended.
 //! - Something of a response waits for the client, with hyper or with h2 below it. It is given up where none of
 //!   that has moved for a minute, whatever other requests do.
 //! - A request waits for the service, and nothing for the client: for as long as that takes.
@@ -27,7 +28,6 @@ pub(super) struct Idle(Mutex<Use>);
 
 struct Use {
     requests: usize,
-    /// Of those that there were.
     tunnels: usize,
     /// How much waits for the client: pieces of data, and requests for whose next piece hyper does not ask, as
     /// each stream has a window.
@@ -80,6 +80,12 @@ impl Idle {
         }
     }
 
+    /// A tunnel that is in use until this is dropped.
+    pub(super) fn tunnel(self: &Arc<Self>) -> Tunnel {
+        self.lock().tunnels += 1;
+        Tunnel(self.clone())
+    }
+
     /// Runs a connection until it has not been used for `limit`; or until its client has taken nothing of any
     /// response for a minute. Tells whether it could go on, as all that was wrong is that nobody used it.
     pub(super) async fn bound<C: Future>(
@@ -100,9 +106,16 @@ impl Idle {
                 let used = self.lock();
                 let since = used.since.max(begin);
                 let (until, unused) = match *used {
-                    Use { tunnels: 1.., .. } => (now + STALLED, false),
-                    Use { offered: 1.., .. } => (since + STALLED, false),
-                    Use { requests: 0, .. } => (since + limit, true),
+                    Use {
+                        tunnels: 0,
+                        offered: 1..,
+                        ..
+                    } => (since + STALLED, false),
+                    Use {
+                        tunnels: 0,
+                        requests: 0,
+                        ..
+                    } => (since + limit, true),
                     _ => (now + limit.clamp(OFTEN, STALLED), false),
                 };
                 drop(used);
@@ -170,6 +183,18 @@ impl Drop for Busy {
             true => used.done(),
             false => used.ends(),
         }
+    }
+}
+
+/// A tunnel that ends when this is dropped.
+pub(crate) struct Tunnel(Arc<Idle>);
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let mut used = self.0.lock();
+        used.tunnels -= 1;
+        // Meanwhile nobody had to take anything.
+        used.since = Instant::now();
     }
 }
 

@@ -17,6 +17,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+#[cfg(feature = "http2")]
+use super::opening::RunStream;
 #[cfg(feature = "hyper")]
 use super::opening::ServeHttp;
 use super::{
@@ -78,6 +80,8 @@ pub struct Server {
     http: Option<Arc<ServeHttp>>,
     #[cfg(feature = "hyper")]
     keep_alive: Duration,
+    #[cfg(feature = "http2")]
+    websockets_over_http2: bool,
     on_error: Option<Arc<OnError>>,
     /// When it was last told that no connection can be accepted.
     told_not_accepted: Option<Instant>,
@@ -138,6 +142,8 @@ impl Server {
             http: None,
             #[cfg(feature = "hyper")]
             keep_alive: KEEP_ALIVE,
+            #[cfg(feature = "http2")]
+            websockets_over_http2: false,
             on_error: None,
             told_not_accepted: None,
             failed: 0,
@@ -396,6 +402,18 @@ impl Server {
         self
     }
 
+    /// Sets whether WebSockets are opened over HTTP/2 too (RFC 8441), where there is an HTTP service: each is a stream
+    /// of a connection that pages come on as well, and a browser that has one opens its sockets there. Default: no,
+    /// as a socket of its own costs less for each message.
+    ///
+    /// Such a socket is counted by all limits as if it had come by itself, besides the connection that it is on; its
+    /// keepalive, deadlines and close are its own. Where its client ends the connection, all on it end.
+    #[cfg(feature = "http2")]
+    pub fn websockets_over_http2(mut self, open: bool) -> Self {
+        self.websockets_over_http2 = open;
+        self
+    }
+
     /// Counts connections, messages, refusals and more in `metrics`, which a
     /// [`PerCore`](super::PerCore) shares by a clone for each server.
     #[cfg(feature = "metrics")]
@@ -497,6 +515,23 @@ impl Server {
             #[cfg(feature = "hyper")]
             keep_alive: self.keep_alive,
             on_error: self.on_error.clone(),
+            #[cfg(feature = "http2")]
+            run_stream: self.websockets_over_http2.then(|| {
+                let (connections, work) = (connections.clone(), work.clone());
+                let run: Box<RunStream> = Box::new(move |context, place, opening| {
+                    connections.spawn(|entry| {
+                        Task::Opening(Box::new(Opening {
+                            stage: Stage::Opening(opening),
+                            entry,
+                            place,
+                            context,
+                            work: work.clone(),
+                            peer: None,
+                        }))
+                    });
+                });
+                run
+            }),
         });
         let open = |(stream, peer): Accepted| {
             let Some((stream, place)) = context.admit(stream, peer) else {

@@ -30,6 +30,8 @@ mod task;
 mod tls;
 #[cfg(feature = "tls")]
 mod tls_identity;
+#[cfg(feature = "http2")]
+mod tunnelled;
 
 pub use crate::{rate::Rate, throttle::Excess};
 #[cfg(feature = "hyper")]
@@ -42,6 +44,8 @@ pub use admission::Limit;
 pub(crate) use connections::{Connections, Entry};
 pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
+#[cfg(feature = "http2")]
+pub(crate) use idle::Tunnel;
 pub use listen::Server;
 pub use listener::Listener;
 pub use networks::Networks;
@@ -58,6 +62,8 @@ pub use sockeye_proto::handshake::{Refusal, Request};
 pub use tls::ServerTls;
 #[cfg(feature = "tls")]
 pub use tls_identity::TlsIdentity;
+#[cfg(feature = "http2")]
+pub(crate) use tunnelled::Tunnelled;
 
 /// All limits, and what a peer sees of them.
 #[doc = include_str!("../../docs/limits.md")]

@@ -1,11 +1,19 @@
 //! From an accepted stream to an open connection of a server: let in, handed on by a proxy, its handshake.
 
+#[cfg(feature = "http2")]
+use std::mem;
 use std::{future::Future, net::SocketAddr, sync::Arc};
 #[cfg(feature = "hyper")]
 use std::{pin::Pin, time::Duration};
 
+#[cfg(feature = "http2")]
+use hyper::Response;
+#[cfg(feature = "http2")]
+use sockeye_proto::handshake::Refusal;
 use tokio::time::timeout;
 
+#[cfg(feature = "http2")]
+use super::admission::Refused;
 #[cfg(feature = "hyper")]
 use super::http::Serving;
 use super::{
@@ -16,6 +24,8 @@ use super::{
     networks::Source,
     proxy_protocol::read_header,
 };
+#[cfg(feature = "http2")]
+use crate::hyper::Asked;
 use crate::{Deadline, Error, Result, WebSocket, stream::Stream};
 
 /// What the connections of a server have in common.
@@ -30,6 +40,9 @@ pub(super) struct Context {
     #[cfg(feature = "hyper")]
     pub(super) keep_alive: Duration,
     pub(super) on_error: Option<Arc<OnError>>,
+    /// Where streams of HTTP/2 may become connections.
+    #[cfg(feature = "http2")]
+    pub(super) run_stream: Option<Box<RunStream>>,
 }
 
 impl Context {
@@ -146,6 +159,8 @@ impl Context {
                     keep_alive: self.keep_alive,
                     ending: seat.serving(),
                     on_error: self.on_error.clone(),
+                    #[cfg(feature = "http2")]
+                    streams: self.run_stream.is_some().then(|| self.clone()),
                 };
                 return serve(plain, serving).await;
             }
@@ -153,7 +168,56 @@ impl Context {
             Err(Unopened { peer, error })
         }
     }
+
+    /// Lets a stream of HTTP/2 in as a connection, and answers what it asks for. It runs once hyper has sent that.
+    ///
+    /// # Errors
+    /// Why not: what its client is told, and what the user is, unless they were already.
+    #[cfg(feature = "http2")]
+    pub(super) async fn open_stream(
+        self: &Arc<Self>,
+        asked: Asked,
+        peer: &mut Peer,
+    ) -> Result<Response<()>, (Refusal, Option<Error>)> {
+        let limited = |refused: Refused| (refused.refusal(), Some(refused.into()));
+        let place = self.gate.enter(&self.limits).map_err(limited)?;
+        let place = Arc::new(place);
+        *peer = mem::take(peer).counted(&place);
+        if let Some(addr) = peer.addr
+            && !self.acceptor.believes(peer.source())
+        {
+            place.count_address(addr.ip()).map_err(limited)?;
+        }
+        let handshake = place.handshake(peer.addr);
+        let begun = self.acceptor.begin(asked, peer).await;
+        if !handshake.finish() {
+            return Err((Refused::given_up(peer.addr).refusal(), None));
+        }
+        let (response, upgrade) = begun.map_err(|error| {
+            let refusal = Refusal::from(&error);
+            let error = place.refused().map_or(error.into(), Error::from);
+            (refusal, Some(error))
+        })?;
+        let addr = peer.addr;
+        let opened = async move {
+            let opened = upgrade.await.map(Some);
+            opened.map_err(|error| Unopened { peer: addr, error })
+        };
+        if let Some(run) = &self.run_stream {
+            run(self.clone(), place, Box::pin(opened));
+        }
+        Ok(response)
+    }
 }
+
+/// Runs what a stream of HTTP/2 becomes, as what is accepted is run.
+#[cfg(feature = "http2")]
+pub(super) type RunStream = dyn Fn(
+        Arc<Context>,
+        Arc<Place>,
+        Pin<Box<dyn Future<Output = Result<Option<WebSocket>, Unopened>> + Send>>,
+    ) + Send
+    + Sync;
 
 /// Serves a connection that asks for something else than a WebSocket, until it does.
 #[cfg(feature = "hyper")]

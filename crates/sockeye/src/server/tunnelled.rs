@@ -1,0 +1,60 @@
+//! A stream of HTTP/2 that has become a WebSocket's (RFC 8441 §5): its connection is in use for as long as it is there.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::idle::Tunnel;
+use crate::stream::Stream;
+
+/// The most that is written at once, in bytes: hyper copies what it is given, and holds two such pieces and h2 one
+/// before anybody has to wait.
+const PIECE: usize = 64 * 1024;
+
+/// The stream.
+pub(crate) struct Tunnelled {
+    stream: Stream,
+    _tunnel: Tunnel,
+}
+
+impl Tunnelled {
+    pub(crate) fn new(stream: Stream, tunnel: Tunnel) -> Self {
+        Self {
+            stream,
+            _tunnel: tunnel,
+        }
+    }
+}
+
+impl AsyncRead for Tunnelled {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tunnelled {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let piece = &bytes[..bytes.len().min(PIECE)];
+        Pin::new(&mut self.stream).poll_write(cx, piece)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,539 @@
+//! WebSockets on streams of HTTP/2, at a server (RFC 8441).
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod wire;
+
+use std::{future::pending, net::SocketAddr, time::Duration};
+
+use axum::{
+    Router,
+    routing::{any, get},
+};
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http2::{self, SendRequest},
+    ext::Protocol,
+    http::request,
+    upgrade::Upgraded,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use sockeye::{
+    Acceptor, Ended, Error, Metrics, Result, Server,
+    server::{Farewell, Limit, Refusal, Routes, Shutdown, ShutdownHandle},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+    task::JoinHandle,
+};
+use wire::{Peer, frame, within};
+
+const NO_CONTEXT: &str = wire::NO_CONTEXT;
+
+type Stream = Peer<TokioIo<Upgraded>>;
+
+fn pages() -> Router {
+    Router::new()
+        .route("/", get(async || "a page"))
+        .fallback(any(async || {
+            (StatusCode::NOT_IMPLEMENTED, "something else")
+        }))
+}
+
+/// A server that echoes, with pages, on whose connections WebSockets come over HTTP/2.
+async fn serve(
+    set_up: impl FnOnce(Server) -> Server,
+) -> (SocketAddr, ShutdownHandle, JoinHandle<Result<()>>) {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let server = set_up(server.router(pages()).websockets_over_http2(true));
+    let handle = server.shutdown_handle();
+    let served = tokio::spawn(server.serve(async |mut socket| {
+        while let Some(message) = socket.recv().await? {
+            socket.send(message).await?;
+        }
+        Ok(())
+    }));
+    (address, handle, served)
+}
+
+/// A connection of HTTP/2 whose client knows what the server permits.
+struct Http2 {
+    ask: SendRequest<Empty<Bytes>>,
+    connection: JoinHandle<hyper::Result<()>>,
+    local: SocketAddr,
+    /// The connection's own, to cut it off.
+    tcp: std::net::TcpStream,
+}
+
+impl Http2 {
+    async fn connect(address: SocketAddr) -> Self {
+        let tcp = std::net::TcpStream::connect(address).unwrap();
+        let (local, clone) = (tcp.local_addr().unwrap(), tcp.try_clone().unwrap());
+        tcp.set_nonblocking(true).unwrap();
+        let tcp = TcpStream::from_std(tcp).unwrap();
+        let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(tcp));
+        let (ask, connection) = opened.await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut http2 = Self {
+            ask,
+            connection,
+            local,
+            tcp: clone,
+        };
+        http2.expect_page().await;
+        http2
+    }
+
+    async fn expect_page(&mut self) {
+        let page = Request::get("http://peer/").body(Empty::new()).unwrap();
+        let answer = within(self.ask.send_request(page)).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let body = answer.into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "a page");
+    }
+
+    async fn send(&mut self, request: request::Builder) -> hyper::Result<Response<Incoming>> {
+        let request = request.body(Empty::new()).unwrap();
+        within(self.ask.send_request(request)).await
+    }
+
+    /// A stream that has become a WebSocket, and the answer that made it one.
+    async fn open(&mut self, request: request::Builder) -> (Stream, Response<()>) {
+        let mut answer = self.send(request).await.unwrap();
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        let upgraded = within(hyper::upgrade::on(&mut answer)).await.unwrap();
+        (Peer::opened(TokioIo::new(upgraded)), answer.map(drop))
+    }
+
+    /// What a request is refused with.
+    async fn refused(&mut self, request: request::Builder) -> (Response<()>, String) {
+        let answer = self.send(request).await.unwrap();
+        let (head, body) = answer.into_parts();
+        let body = within(body.collect()).await.unwrap().to_bytes();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        (Response::from_parts(head, ()), text)
+    }
+}
+
+fn connect(url: &str) -> request::Builder {
+    Request::builder()
+        .method(Method::CONNECT)
+        .uri(url)
+        .extension(Protocol::from_static("websocket"))
+}
+
+fn websocket() -> request::Builder {
+    connect("http://peer/socket?a=1").header("sec-websocket-version", "13")
+}
+
+#[tokio::test]
+async fn a_stream_becomes_a_socket_and_the_connection_goes_on() {
+    let (address, ..) = serve(|server| server).await;
+    let mut http2 = Http2::connect(address).await;
+    for _ in 0..2 {
+        let (mut one, answer) = http2.open(websocket()).await;
+        for name in [
+            "upgrade",
+            "connection",
+            "sec-websocket-accept",
+            "content-length",
+        ] {
+            assert!(!answer.headers().contains_key(name), "{answer:?}");
+        }
+        let (mut other, _) = http2.open(websocket()).await;
+        one.expect_echo("one").await;
+        other.expect_echo("other").await;
+        http2.expect_page().await;
+        // RFC 6455 §7.1.1, and RFC 8441 §5: what closes TCP ends the stream.
+        one.send_close(1000, "").await;
+        assert_eq!(one.expect_close().await, (1000, String::new()));
+        one.expect_end().await;
+        other.expect_echo("still").await;
+    }
+    assert!(!http2.connection.is_finished());
+}
+
+#[tokio::test]
+async fn a_message_of_any_size_passes_both_ways() {
+    let (address, ..) = serve(|server| server).await;
+    let (mut stream, _) = Http2::connect(address).await.open(websocket()).await;
+    for len in [0, 1, 70_000, 5 << 20] {
+        let text = "x".repeat(len);
+        let echo = async {
+            stream.send_frame(0x81, &text).await;
+            stream.expect_text(&text).await;
+        };
+        within(echo).await;
+    }
+}
+
+#[tokio::test]
+async fn compression_and_a_subprotocol_are_agreed() {
+    let chat = |server: Server| server.acceptor(Acceptor::new().subprotocol("chat"));
+    let (address, ..) = serve(chat).await;
+    let request = websocket()
+        .header("sec-websocket-protocol", "other, chat")
+        .header("sec-websocket-extensions", NO_CONTEXT);
+    let (mut stream, answer) = Http2::connect(address).await.open(request).await;
+    let headers = answer.headers();
+    assert_eq!(headers["sec-websocket-protocol"], "chat");
+    assert_eq!(headers["sec-websocket-extensions"], NO_CONTEXT);
+    // RFC 7692 §7.2.3.1: "Hello" compressed.
+    let hello = [0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+    stream.send_frame(0xC1, hello).await;
+    let frame = stream.next().await.unwrap();
+    // It is too short to be compressed.
+    assert_eq!((frame.first, &frame.payload[..]), (0x81, &b"Hello"[..]));
+}
+
+#[tokio::test]
+async fn what_is_asked_and_by_whom_is_known() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let acceptor = Acceptor::new().on_request(move |request| {
+        let said = (
+            request.path().to_owned(),
+            request.query().map(str::to_owned),
+            request.authority().map(str::to_owned),
+            request.headers().first_str("X-Name").map(str::to_owned),
+            request.peer_addr(),
+        );
+        tell.send(said).unwrap();
+        async { Ok::<_, Refusal>(sockeye::server::Answer::new().header("X-Answer", "yes")) }
+    });
+    let (address, ..) = serve(|server| server.acceptor(acceptor)).await;
+    let mut http2 = Http2::connect(address).await;
+    let (_stream, answer) = http2.open(websocket().header("x-name", "value")).await;
+    assert_eq!(answer.headers()["x-answer"], "yes");
+    let some = |text: &str| Some(text.to_owned());
+    let said = (
+        "/socket".into(),
+        some("a=1"),
+        some("peer"),
+        some("value"),
+        Some(http2.local),
+    );
+    assert_eq!(told.recv().await.unwrap(), said);
+}
+
+/// RFC 8441 §3: whoever is not told that it may does not ask.
+#[tokio::test]
+async fn by_default_none_are_opened() {
+    /// SETTINGS_ENABLE_CONNECT_PROTOCOL = 1.
+    const ENABLED: [u8; 6] = [0, 8, 0, 0, 0, 1];
+    for open in [false, true] {
+        let (address, ..) = serve(|server| server.websockets_over_http2(open)).await;
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        tcp.write_all(begin).await.unwrap();
+        let mut head = [0; 9];
+        within(tcp.read_exact(&mut head)).await.unwrap();
+        let [0, 0, len, 4, ..] = head else {
+            panic!("no SETTINGS: {head:?}");
+        };
+        let mut settings = vec![0; usize::from(len)];
+        within(tcp.read_exact(&mut settings)).await.unwrap();
+        assert_eq!(
+            settings.chunks(6).any(|one| one == ENABLED),
+            open,
+            "{settings:?}"
+        );
+    }
+}
+
+mod section_5_opening {
+    use super::*;
+
+    async fn refused(request: request::Builder) -> (Response<()>, String) {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let telling =
+            |server: Server| server.on_error(move |_, error| tell.send(error.clone()).unwrap());
+        let (address, ..) = serve(telling).await;
+        let mut http2 = Http2::connect(address).await;
+        let refused = http2.refused(request).await;
+        let error = within(told.recv()).await.unwrap();
+        assert!(error.is_handshake(), "{error}");
+        // It ends nothing but its stream.
+        let (mut stream, _) = http2.open(websocket()).await;
+        stream.expect_echo("text").await;
+        refused
+    }
+
+    #[tokio::test]
+    async fn another_version_is_told_which_one_is_spoken() {
+        for request in [
+            connect("http://peer/"),
+            connect("http://peer/").header("sec-websocket-version", "8"),
+        ] {
+            let (answer, text) = refused(request).await;
+            assert_eq!(answer.status(), 426, "{text}");
+            assert_eq!(answer.headers()["sec-websocket-version"], "13");
+            assert!(text.contains("13 is spoken here"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_clear_which_host_is_asked() {
+        for host in ["other", "peer:81", ""] {
+            let (answer, text) = refused(websocket().header("host", host)).await;
+            assert_eq!(answer.status(), 400);
+            assert!(text.contains("Host and :authority are one host"), "{text}");
+        }
+    }
+
+    /// RFC 6455 §10.2: `:authority` is what a page's host is compared with.
+    #[tokio::test]
+    async fn pages_of_others_are_refused() {
+        let (answer, text) = refused(websocket().header("origin", "http://other")).await;
+        assert_eq!(answer.status(), 403, "{text}");
+        let (address, ..) = serve(|server| server).await;
+        let mut http2 = Http2::connect(address).await;
+        let own = websocket().header("origin", "http://peer");
+        http2.open(own).await.0.expect_echo("text").await;
+    }
+
+    #[tokio::test]
+    async fn lists_are_lists() {
+        for (name, value) in [
+            ("sec-websocket-protocol", "a, a"),
+            ("sec-websocket-protocol", "a b"),
+            ("sec-websocket-extensions", "a;;b"),
+        ] {
+            let (answer, text) = refused(websocket().header(name, value)).await;
+            assert_eq!(answer.status(), 400, "{name}: {value}");
+            assert!(text.to_ascii_lowercase().contains(name), "{text}");
+        }
+    }
+
+    /// It proves nothing here, so that nothing is asked of it.
+    #[tokio::test]
+    async fn a_key_is_not_looked_at() {
+        let (address, ..) = serve(|server| server).await;
+        let request = websocket().header("sec-websocket-key", "none");
+        let (mut stream, answer) = Http2::connect(address).await.open(request).await;
+        assert!(!answer.headers().contains_key("sec-websocket-accept"));
+        stream.expect_echo("text").await;
+    }
+}
+
+/// RFC 8441 §4: the value says what the stream is for.
+#[tokio::test]
+async fn another_protocol_is_the_services() {
+    let (address, ..) = serve(|server| server).await;
+    let mut http2 = Http2::connect(address).await;
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .uri("http://peer/")
+        .extension(Protocol::from_static("connect-udp"));
+    let (answer, text) = http2.refused(request).await;
+    assert_eq!((answer.status().as_u16(), &*text), (405, ""));
+}
+
+#[tokio::test]
+async fn routes_are_found() {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let routes = Routes::new().at("/room/{name}", async |mut socket: sockeye::WebSocket| {
+        let name = socket.param("name").unwrap().to_owned();
+        socket.send(name).await
+    });
+    let server = server.router(pages()).websockets_over_http2(true);
+    tokio::spawn(server.serve_routes(routes));
+    let mut http2 = Http2::connect(address).await;
+    let at = |url| connect(url).header("sec-websocket-version", "13");
+    let (mut stream, _) = http2.open(at("http://peer/room/blue")).await;
+    stream.expect_text("blue").await;
+    let (answer, _) = http2.refused(at("http://peer/nowhere")).await;
+    assert_eq!(answer.status(), 404);
+}
+
+/// Each is a connection besides the one that it is on.
+#[tokio::test]
+async fn limits_hold_for_each_stream() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let metrics = Metrics::new();
+    let (address, ..) = serve(|server| {
+        let server = server.max_connections(3).metrics(&metrics);
+        server.on_error(move |peer, error| tell.send((peer, error.clone())).unwrap())
+    })
+    .await;
+    let mut http2 = Http2::connect(address).await;
+    let (first, _) = http2.open(websocket()).await;
+    let (mut second, _) = http2.open(websocket()).await;
+    let (answer, text) = http2.refused(websocket()).await;
+    assert_eq!(answer.status(), 503, "{text}");
+    assert!(answer.headers().contains_key("retry-after"));
+    let (peer, error) = told.recv().await.unwrap();
+    assert_eq!(peer, Some(http2.local));
+    let limit = Limit::Connections;
+    assert!(
+        matches!(error, Error::Limit { limit: it, .. } if it == limit),
+        "{error}"
+    );
+    let encoded = metrics.encode();
+    assert!(
+        encoded.contains("sockeye_connections_open 2\n"),
+        "{encoded}"
+    );
+    // What is given back can be had, also where a client resets its stream.
+    drop(first);
+    let (peer, error) = within(told.recv()).await.unwrap();
+    assert!(error.is_lost(), "{error}");
+    assert_eq!(peer, Some(http2.local));
+    let (mut third, _) = http2.open(websocket()).await;
+    third.expect_echo("third").await;
+    second.expect_echo("second").await;
+}
+
+#[tokio::test]
+async fn an_address_is_counted_for_each_stream() {
+    let (address, ..) = serve(|server| server.max_connections_per_address(2)).await;
+    let mut http2 = Http2::connect(address).await;
+    let (_first, _) = http2.open(websocket()).await;
+    let (answer, _) = http2.refused(websocket()).await;
+    assert_eq!(answer.status(), 429);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_is_decided_about_is_told_of() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let (begin, mut begun) = mpsc::unbounded_channel();
+    let acceptor = Acceptor::new().on_request(move |_| {
+        begin.send(()).unwrap();
+        pending::<Result<_, Refusal>>()
+    });
+    let (address, ..) = serve(|server| {
+        let server = server.acceptor(acceptor);
+        server.on_error(move |peer, error| tell.send((peer, error.clone())).unwrap())
+    })
+    .await;
+    let mut http2 = Http2::connect(address).await;
+    let request = websocket().body(Empty::new()).unwrap();
+    let asking = http2.ask.send_request(request);
+    {
+        let mut asking = std::pin::pin!(asking);
+        tokio::select! {
+            _ = &mut asking => panic!("it was decided"),
+            begun = begun.recv() => begun.unwrap(),
+        }
+    }
+    let (peer, error) = within(told.recv()).await.unwrap();
+    assert_eq!(peer, Some(http2.local));
+    assert!(error.is_lost(), "{error}");
+    http2.expect_page().await;
+}
+
+#[tokio::test]
+async fn a_server_that_ends_says_so_to_each() {
+    let (address, handle, served) = serve(|server| server).await;
+    let mut http2 = Http2::connect(address).await;
+    let (mut one, _) = http2.open(websocket()).await;
+    let (mut other, _) = http2.open(websocket()).await;
+    let ending = tokio::spawn(async move { handle.shutdown(Shutdown::new()).await });
+    for stream in [&mut one, &mut other] {
+        assert_eq!(stream.expect_close().await.0, 1001);
+        let close = stream.frame(0x88, 1001_u16.to_be_bytes());
+        stream.send(close).await;
+        stream.expect_end().await;
+    }
+    let farewell: Farewell = within(ending).await.unwrap();
+    assert_eq!(farewell.connections.len(), 2);
+    for departed in &farewell.connections {
+        assert_eq!(departed.peer, Some(http2.local));
+        let ended = departed.ended.as_ref().unwrap();
+        assert!(matches!(ended, Ended::ByUs(_)), "{ended:?}");
+    }
+    within(served).await.unwrap().unwrap();
+    // RFC 9113 §6.8.
+    within(http2.connection).await.unwrap().unwrap();
+}
+
+/// A connection without a request is ended; one with a WebSocket on it has a use.
+#[tokio::test]
+async fn a_socket_keeps_its_connection() {
+    let (address, ..) = serve(|server| server.http_keep_alive(Duration::from_millis(20))).await;
+    let mut http2 = Http2::connect(address).await;
+    let (mut stream, _) = http2.open(websocket()).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stream.expect_echo("text").await;
+    stream.send_close(1000, "").await;
+    stream.expect_close().await;
+    stream.expect_end().await;
+    let _ = within(&mut http2.connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_takes_its_sockets_along() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let telling =
+        |server: Server| server.on_error(move |_, error| tell.send(error.clone()).unwrap());
+    let (address, ..) = serve(telling).await;
+    let mut http2 = Http2::connect(address).await;
+    let (mut one, _) = http2.open(websocket()).await;
+    let (mut other, _) = http2.open(websocket()).await;
+    one.expect_echo("text").await;
+    other.expect_echo("text").await;
+    http2.tcp.shutdown(std::net::Shutdown::Both).unwrap();
+    for _ in 0..2 {
+        let error = within(told.recv()).await.unwrap();
+        assert!(error.is_lost(), "{error}");
+    }
+}
+
+/// RFC 6455 §5.1 holds on streams too: what a client sends is masked.
+#[tokio::test]
+async fn a_broken_rule_ends_one_socket_alone() {
+    let (address, ..) = serve(|server| server).await;
+    let mut http2 = Http2::connect(address).await;
+    let (mut one, _) = http2.open(websocket()).await;
+    let (mut other, _) = http2.open(websocket()).await;
+    one.send(frame(0x81, false, b"not masked")).await;
+    assert_eq!(one.expect_close().await.0, 1002);
+    one.expect_end().await;
+    other.expect_echo("text").await;
+}
+
+mod in_an_application {
+    use super::*;
+    use hyper::server::conn::http2 as server;
+    use hyper_util::service::TowerToHyperService;
+    use sockeye::axum::WebSocketUpgrade;
+    use tokio::net::TcpListener;
+
+    /// RFC 8441 §4: the method is CONNECT, so that the route is for any.
+    #[tokio::test]
+    async fn the_extractor_takes_streams() {
+        let app = Router::new().route("/", get(async || "a page")).route(
+            "/socket",
+            any(async |upgrade: WebSocketUpgrade| {
+                upgrade.protocols(["chat"]).on_upgrade(async |mut socket| {
+                    while let Some(message) = socket.recv().await? {
+                        socket.send(message).await?;
+                    }
+                    Ok(())
+                })
+            }),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let served = server::Builder::new(TokioExecutor::new())
+                .enable_connect_protocol()
+                .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(app));
+            served.await.unwrap();
+        });
+        let mut http2 = Http2::connect(address).await;
+        let request = websocket().header("sec-websocket-protocol", "chat");
+        let (mut stream, answer) = http2.open(request).await;
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "chat");
+        stream.expect_echo("text").await;
+        stream.send_close(1000, "").await;
+        stream.expect_close().await;
+        stream.expect_end().await;
+        http2.expect_page().await;
+    }
+}
