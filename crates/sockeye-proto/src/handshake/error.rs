@@ -61,8 +61,10 @@ pub enum HandshakeError {
     /// Refused with an answer of its own: by the server's user, for a path that leads nowhere, or for what a
     /// proxy says of the client.
     Refused(Box<Refusal>),
-    /// The server did not switch protocols: its answer has another status than 101 (§4.1, 1).
+    /// The server did not switch protocols: its answer has another status than 101 (§4.1, 1), or over HTTP/2 than 2xx.
     Status(Box<Response>),
+    /// The server opens no WebSockets over HTTP/2: it has not announced extended CONNECT (RFC 8441 §3).
+    ExtendedConnect,
     /// `Sec-WebSocket-Accept` does not belong to the key that was sent (§4.1, 4).
     Accept,
     /// The server chose a subprotocol that was not offered (§4.1, 6).
@@ -122,10 +124,11 @@ impl fmt::Display for HandshakeError {
                 return write!(f, "the request was refused with {refusal}");
             }
             Self::Status(response) => {
-                return write!(
-                    f,
-                    "the server answered {response} instead of 101 Switching Protocols"
-                );
+                let wanted = response.wanted();
+                return write!(f, "the server answered {response} instead of {wanted}");
+            }
+            Self::ExtendedConnect => {
+                "the server opens no WebSockets over HTTP/2: its settings do not permit extended CONNECT"
             }
             Self::Accept => "the server's Sec-WebSocket-Accept does not answer the key it was sent",
             Self::SubprotocolNotOffered(name) => {

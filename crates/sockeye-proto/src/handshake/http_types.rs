@@ -4,8 +4,8 @@
 use alloc::string::{String, ToString};
 
 use super::{
-    Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, Request, UpgradeRequest, Version,
-    headers::Draft, request::LINE_TOO_LONG,
+    Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, Request, Response, UpgradeRequest,
+    Version, headers::Draft, request::LINE_TOO_LONG,
 };
 
 impl From<http::Version> for Version {
@@ -114,6 +114,25 @@ impl UpgradeRequest {
         Ok(request)
     }
 
+    /// The request by extended CONNECT, for a `wss` URL where it is `secure` (RFC 8441 §5). That it is for a WebSocket is
+    /// to be said as its `:protocol`, which the `http` crate has no place for.
+    ///
+    /// # Errors
+    /// As [`to_bytes`](Self::to_bytes), and for headers that are about a connection.
+    pub fn to_extended_connect(&self, secure: bool) -> Result<http::Request<()>, HandshakeError> {
+        let mut request = http::Request::new(());
+        append(request.headers_mut(), &self.to_connect_headers()?);
+        *request.method_mut() = http::Method::CONNECT;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.uri_mut() = http::Uri::builder()
+            .scheme(if secure { "https" } else { "http" })
+            .authority(self.host())
+            .path_and_query(self.target())
+            .build()
+            .map_err(|_| HandshakeError::InvalidTarget(self.target().into()))?;
+        Ok(request)
+    }
+
     /// Judges the server's answer by the rules of RFC 6455 §4.1.
     ///
     /// # Errors
@@ -125,8 +144,19 @@ impl UpgradeRequest {
         let headers = own(&[], response.headers())?;
         let status = response.status().as_u16();
         Err(HandshakeError::Status(
-            super::Response::from_parts(status, headers).into(),
+            Response::from_parts(status, headers, false).into(),
         ))
+    }
+}
+
+impl Response {
+    /// The answer to extended CONNECT that an HTTP stack has read.
+    ///
+    /// # Errors
+    /// As [`Request::from_http`].
+    pub fn of_connect<B>(response: &http::Response<B>) -> Result<Self, HandshakeError> {
+        let headers = own(&[], response.headers())?;
+        Ok(Self::from_parts(response.status().as_u16(), headers, true))
     }
 }
 
@@ -248,6 +278,69 @@ mod tests {
                 let names = response.headers().keys().map(http::HeaderName::as_str);
                 let names: alloc::vec::Vec<_> = names.collect();
                 assert_eq!(names, ["sec-websocket-protocol", "x-name"]);
+            }
+        }
+
+        #[test]
+        fn both_roles_agree() {
+            let request = client().to_extended_connect(true).unwrap();
+            assert_eq!(request.method(), http::Method::CONNECT);
+            assert_eq!(request.uri(), "https://example.com/chat?a=1");
+            let names = request.headers().keys().map(http::HeaderName::as_str);
+            let names: alloc::vec::Vec<_> = names.collect();
+            assert_eq!(names, ["sec-websocket-version", "x-name"]);
+            let (uri, version) = (request.uri(), request.version());
+            let read = Request::from_extended_connect(uri, version, request.headers()).unwrap();
+            let answer = Acceptance::new(&read.check().unwrap()).to_http();
+            let answer = Response::of_connect(&answer).unwrap();
+            assert_eq!(client().check_connect(&answer).unwrap().subprotocol, None);
+        }
+
+        #[test]
+        fn an_answer_of_another_status_declines() {
+            for (status, opens) in [
+                (101, false),
+                (200, true),
+                (204, true),
+                (300, false),
+                (403, false),
+            ] {
+                let answer = http::Response::builder().status(status).body(()).unwrap();
+                let answer = Response::of_connect(&answer).unwrap();
+                let checked = client().check_connect(&answer);
+                assert_eq!(checked.is_ok(), opens, "{status}");
+                if let Err(error) = checked {
+                    let told = error.to_string();
+                    assert!(told.contains("instead of 200 OK"), "{told}");
+                }
+            }
+        }
+
+        #[test]
+        fn what_was_not_offered_is_refused() {
+            for (name, value) in [
+                ("sec-websocket-protocol", "chat"),
+                ("sec-websocket-extensions", "permessage-deflate"),
+            ] {
+                let answer = http::Response::builder()
+                    .header(name, value)
+                    .body(())
+                    .unwrap();
+                let answer = Response::of_connect(&answer).unwrap();
+                assert!(client().check_connect(&answer).is_err(), "{name}");
+            }
+        }
+
+        #[test]
+        fn what_is_about_a_connection_cannot_be_sent() {
+            for name in ["Keep-Alive", "Proxy-Connection", "te"] {
+                let mut client = client();
+                client.header(name, "trailers").unwrap();
+                let error = client.to_extended_connect(false).unwrap_err();
+                assert!(
+                    matches!(error, HandshakeError::ReservedHeader(_)),
+                    "{error}"
+                );
             }
         }
 

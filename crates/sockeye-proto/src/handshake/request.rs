@@ -532,6 +532,38 @@ impl UpgradeRequest {
 
     /// All header fields, the handshake's own first.
     pub(super) fn to_headers(&self) -> Result<Headers, HandshakeError> {
+        self.check_target()?;
+        let mut all = Draft::default();
+        all.push("Host", self.host.as_bytes())?;
+        all.push("Upgrade", b"websocket")?;
+        all.push("Connection", b"Upgrade")?;
+        all.push("Sec-WebSocket-Key", self.key.as_str().as_bytes())?;
+        self.push_offer(&mut all)?;
+        Ok(all.finish())
+    }
+
+    /// All header fields by extended CONNECT, where the host is said elsewhere, a key proves nothing, and what is about
+    /// a connection says nothing of a stream (RFC 8441 §5, RFC 9113 §8.2.2).
+    #[cfg(feature = "http")]
+    pub(super) fn to_connect_headers(&self) -> Result<Headers, HandshakeError> {
+        self.check_target()?;
+        for name in ["Keep-Alive", "Proxy-Connection", "TE"] {
+            if self.headers.first(name).is_some() {
+                return Err(HandshakeError::ReservedHeader(name.into()));
+            }
+        }
+        let mut all = Draft::default();
+        self.push_offer(&mut all)?;
+        Ok(all.finish())
+    }
+
+    /// The host, with its port where that is not the scheme's own.
+    #[cfg(feature = "http")]
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn check_target(&self) -> Result<(), HandshakeError> {
         let visible = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
         if self.host.is_empty() || !is_host(self.host.as_bytes()) {
             return Err(HandshakeError::InvalidTarget(self.host.clone()));
@@ -539,11 +571,11 @@ impl UpgradeRequest {
         if !self.target.starts_with('/') || !visible(&self.target) || self.target.contains('#') {
             return Err(HandshakeError::InvalidTarget(self.target.clone()));
         }
-        let mut all = Draft::default();
-        all.push("Host", self.host.as_bytes())?;
-        all.push("Upgrade", b"websocket")?;
-        all.push("Connection", b"Upgrade")?;
-        all.push("Sec-WebSocket-Key", self.key.as_str().as_bytes())?;
+        Ok(())
+    }
+
+    /// Appends what is offered, and the user's own fields.
+    fn push_offer(&self, all: &mut Draft) -> Result<(), HandshakeError> {
         all.push("Sec-WebSocket-Version", b"13")?;
         if let Some(origin) = &self.origin {
             all.push("Origin", origin.as_bytes())?;
@@ -560,7 +592,7 @@ impl UpgradeRequest {
         for (name, value) in self.headers.iter() {
             all.push(name, value)?;
         }
-        Ok(all.finish())
+        Ok(())
     }
 }
 

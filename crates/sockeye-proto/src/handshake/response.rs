@@ -306,6 +306,8 @@ pub struct Response {
     reason: String,
     headers: Headers,
     body: Vec<u8>,
+    /// Whether it answers extended CONNECT (RFC 8441).
+    over_stream: bool,
 }
 
 impl Response {
@@ -354,23 +356,33 @@ impl Response {
             reason: response.reason.unwrap_or_default().into(),
             headers: own_fields(&[], response.headers)?,
             body: Vec::new(),
+            over_stream: false,
         })
     }
 
     /// A response whose head was read elsewhere.
     #[cfg(feature = "http")]
-    pub(super) fn from_parts(status: u16, headers: Headers) -> Self {
+    pub(super) fn from_parts(status: u16, headers: Headers, over_stream: bool) -> Self {
         Self {
             status,
             reason: String::new(),
             headers,
             body: Vec::new(),
+            over_stream,
         }
     }
 
-    /// The status code; 101 where the server agrees.
+    /// The status code; where the server agrees 101, and 200 over HTTP/2.
     pub fn status(&self) -> u16 {
         self.status
+    }
+
+    /// The answer that would have opened a WebSocket.
+    pub(super) fn wanted(&self) -> &'static str {
+        match self.over_stream {
+            true => "200 OK",
+            false => "101 Switching Protocols",
+        }
     }
 
     /// Whether it only says that another answer is to come (RFC 9110 §15.2): then read on, from the next byte
@@ -514,7 +526,22 @@ impl UpgradeRequest {
         if accept != self.key().accept().as_bytes() {
             return Err(HandshakeError::Accept);
         }
-        // 5 and 6.
+        self.check_agreed(headers)
+    }
+
+    /// Judges the server's answer to extended CONNECT (RFC 8441 §5), where a status of 2xx says that it agrees.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check_connect(&self, response: &Response) -> Result<Agreed, HandshakeError> {
+        if !(200..=299).contains(&response.status) {
+            return Err(HandshakeError::Status(response.clone().into()));
+        }
+        self.check_agreed(&response.headers)
+    }
+
+    /// Judges what is agreed to (§4.1, 5 and 6).
+    fn check_agreed(&self, headers: &impl HeaderFields) -> Result<Agreed, HandshakeError> {
         let extensions = extension_list(headers)?;
         self.check_extension_names(&extensions)?;
         Ok(Agreed {
