@@ -537,3 +537,312 @@ mod in_an_application {
         http2.expect_page().await;
     }
 }
+
+/// The client of this crate.
+mod with_our_client {
+    use std::sync::Arc;
+
+    use super::*;
+    use sockeye::{
+        Client, CloseCode, Deadline,
+        client::{ClientTls, Http2},
+        proto::handshake::HandshakeError,
+        server::ServerTls,
+    };
+    use tokio::sync::Notify;
+
+    fn client(address: SocketAddr, path: &str) -> Client {
+        Client::new(format!("ws://{address}{path}")).no_proxy()
+    }
+
+    async fn connect(address: SocketAddr) -> Http2 {
+        within(Http2::connect(&client(address, "/"))).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn many_sockets_on_one_connection() {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let acceptor = Acceptor::new()
+            .subprotocol("chat")
+            .on_request(move |request| {
+                tell.send((request.path().to_owned(), request.peer_addr()))
+                    .unwrap();
+                async { Ok::<_, Refusal>(sockeye::server::Answer::new().header("X-Answer", "yes")) }
+            });
+        let (address, handle, served) = serve(|server| server.acceptor(acceptor)).await;
+        let http2 = connect(address).await;
+        assert_eq!(http2.peer_addr(), Some(address));
+        let mut sockets = Vec::new();
+        for number in 0..20 {
+            let client = client(address, &format!("/{number}")).subprotocol("chat");
+            let mut socket = within(http2.open(&client)).await.unwrap();
+            assert_eq!(socket.subprotocol(), Some("chat"));
+            assert_eq!(socket.peer_addr(), Some(address));
+            let response = socket.response().unwrap();
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers().first_str("X-Answer"), Some("yes"));
+            socket.send(format!("{number}")).await.unwrap();
+            sockets.push(socket);
+        }
+        let peers: Vec<_> = (0..20).map(|_| told.try_recv().unwrap()).collect();
+        for (number, (path, peer)) in peers.iter().enumerate() {
+            assert_eq!((path, peer), (&format!("/{number}"), &peers[0].1));
+        }
+        for (number, socket) in sockets.iter_mut().enumerate() {
+            let message = within(socket.recv()).await.unwrap().unwrap();
+            assert_eq!(message, *format!("{number}"));
+        }
+        let mut last = sockets.pop().unwrap();
+        within(last.close(CloseCode::NORMAL, "bye")).await.unwrap();
+        assert!(
+            matches!(last.ended(), Some(Ended::ByUs(_))),
+            "{:?}",
+            last.ended()
+        );
+        // Without a use the connection ends, and so can the server.
+        drop((http2, sockets, last));
+        within(handle.shutdown(Shutdown::new())).await;
+        within(served).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_message_of_any_size_passes_both_ways_compressed_too() {
+        let (address, ..) = serve(|server| server).await;
+        let http2 = connect(address).await;
+        for deflate in [None, sockeye::DeflateConfig::available()] {
+            let mut socket = within(http2.open(&client(address, "/").deflate(deflate)))
+                .await
+                .unwrap();
+            for len in [0, 1, 70_000, 5 << 20] {
+                let text: String = (0..len)
+                    .map(|at| char::from(b'a' + (at % 23) as u8))
+                    .collect();
+                let echoed = async {
+                    socket.send(text.clone()).await.unwrap();
+                    socket.recv().await.unwrap().unwrap()
+                };
+                assert!(within(echoed).await == *text, "{len} {deflate:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn whom_a_server_does_not_read_holds_up_nobody_else() {
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let server = server.router(pages()).websockets_over_http2(true);
+        tokio::spawn(server.serve(async |mut socket| {
+            if socket.request().unwrap().path() == "/deaf" {
+                pending::<()>().await;
+            }
+            while let Some(message) = socket.recv().await? {
+                socket.send(message).await?;
+            }
+            Ok(())
+        }));
+        let http2 = connect(address).await;
+        let mut deaf = Vec::new();
+        for _ in 0..2 {
+            let client = client(address, "/deaf").deflate(None);
+            let mut socket = within(http2.open(&client)).await.unwrap();
+            let flood = async { while socket.send(vec![7; 100_000]).await.is_ok() {} };
+            let flooded = tokio::time::timeout(Duration::from_millis(300), flood).await;
+            assert!(flooded.is_err(), "all of it was read");
+            deaf.push(socket);
+        }
+        let mut other = within(http2.open(&client(address, "/"))).await.unwrap();
+        for _ in 0..100 {
+            other.send("text").await.unwrap();
+            assert_eq!(within(other.recv()).await.unwrap().unwrap(), "text");
+        }
+    }
+
+    /// Each has a window of its own.
+    #[tokio::test]
+    async fn who_does_not_read_holds_up_nobody_else() {
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let server = server.router(pages()).websockets_over_http2(true);
+        tokio::spawn(server.serve(async |mut socket| {
+            if socket.request().unwrap().path() == "/flood" {
+                loop {
+                    socket.send(vec![7; 100_000]).await?;
+                }
+            }
+            while let Some(message) = socket.recv().await? {
+                socket.send(message).await?;
+            }
+            Ok(())
+        }));
+        let http2 = connect(address).await;
+        let flooded = within(http2.open(&client(address, "/flood")))
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut other = within(http2.open(&client(address, "/"))).await.unwrap();
+        for _ in 0..100 {
+            other.send("text").await.unwrap();
+            assert_eq!(within(other.recv()).await.unwrap().unwrap(), "text");
+        }
+        drop(flooded);
+        other.send("still").await.unwrap();
+        assert_eq!(within(other.recv()).await.unwrap().unwrap(), "still");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_has_not_announced_it_is_told_apart() {
+        let (address, ..) = serve(|server| server.websockets_over_http2(false)).await;
+        let error = within(Http2::connect(&client(address, "/")))
+            .await
+            .unwrap_err();
+        let Error::Handshake(HandshakeError::ExtendedConnect) = &error else {
+            panic!("{error:?}");
+        };
+        assert!(
+            error.to_string().contains("no WebSockets over HTTP/2"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_http_2_is_told_apart() {
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        tokio::spawn(server.serve(async |_| Ok(())));
+        let error = within(Http2::connect(&client(address, "/")))
+            .await
+            .unwrap_err();
+        assert!(error.is_lost(), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_with_its_words() {
+        let acceptor = Acceptor::new().on_request(async |_| {
+            Err::<sockeye::server::Answer, _>(Refusal::new(403, "not you\n"))
+        });
+        let (address, ..) = serve(|server| server.acceptor(acceptor)).await;
+        let http2 = connect(address).await;
+        let error = within(http2.open(&client(address, "/"))).await.unwrap_err();
+        let Error::Handshake(HandshakeError::Status(response)) = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(
+            (response.status(), response.body()),
+            (403, &b"not you\n"[..])
+        );
+        let told = error.to_string();
+        assert!(told.contains("403 Forbidden instead of 200 OK"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_another_server_is_not_opened_here() {
+        let (address, ..) = serve(|server| server).await;
+        let http2 = connect(address).await;
+        for url in ["ws://127.0.0.1:1/", "wss://127.0.0.1/", "ws://localhost/"] {
+            let error = within(http2.open(&Client::new(url))).await.unwrap_err();
+            assert!(error.is_user(), "{error:?}");
+            assert!(error.to_string().contains("another server"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_shown_before_it_is_sent() {
+        let (address, ..) = serve(|server| server).await;
+        let http2 = connect(address).await;
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let client = client(address, "/a?b=c")
+            .deflate(None)
+            .header("X-Name", "value")
+            .inspect_request(move |head| tell.send(head.to_vec()).unwrap());
+        within(http2.open(&client)).await.unwrap();
+        let shown = String::from_utf8(told.recv().await.unwrap()).unwrap();
+        let expected = format!(
+            "CONNECT http://{address}/a?b=c HTTP/2\r\n:protocol: websocket\r\n\
+             sec-websocket-version: 13\r\nx-name: value\r\n\r\n"
+        );
+        assert_eq!(shown, expected);
+    }
+
+    /// Dropping what opens a socket gives up its stream alone.
+    #[tokio::test]
+    async fn a_server_that_does_not_decide_is_given_up() {
+        let acceptor = Acceptor::new().on_request(async |request| {
+            if request.path() == "/never" {
+                pending::<()>().await;
+            }
+            Ok::<_, Refusal>(sockeye::server::Answer::new())
+        });
+        let (address, ..) = serve(|server| server.acceptor(acceptor)).await;
+        let http2 = connect(address).await;
+        let never = client(address, "/never").handshake_timeout(Duration::from_millis(50));
+        let error = within(http2.open(&never)).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Timeout(Deadline::Handshake)),
+            "{error:?}"
+        );
+        let mut socket = within(http2.open(&client(address, "/"))).await.unwrap();
+        socket.send("text").await.unwrap();
+        assert_eq!(within(socket.recv()).await.unwrap().unwrap(), "text");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_goes_away_takes_all_along() {
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let server = server.router(pages()).websockets_over_http2(true);
+        let begun = Arc::new(Notify::new());
+        let begin = begun.clone();
+        let served = tokio::spawn(server.serve(move |mut socket| {
+            begin.notify_one();
+            async move { socket.recv().await.map(drop) }
+        }));
+        let http2 = connect(address).await;
+        let mut socket = within(http2.open(&client(address, "/"))).await.unwrap();
+        begun.notified().await;
+        // It says goodbye where it can.
+        served.abort();
+        let ended = within(socket.recv()).await;
+        assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
+        let error = within(async {
+            loop {
+                if let Err(error) = http2.open(&client(address, "/")).await {
+                    break error;
+                }
+            }
+        });
+        let error = error.await;
+        assert!(error.is_lost(), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn with_tls_http_2_is_chosen_or_nothing() {
+        let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let certificate = key.cert.pem();
+        let secret = key.signing_key.serialize_pem();
+        let tls = || ServerTls::from_pem(certificate.as_bytes(), secret.as_bytes()).unwrap();
+        let trust = ClientTls::new().ca_pem(certificate.as_bytes()).unwrap();
+        let client = |address: SocketAddr| {
+            let url = format!("wss://localhost:{}/", address.port());
+            Client::new(url).no_proxy().tls(trust.clone())
+        };
+
+        let (address, ..) = serve(|server| server.acceptor(Acceptor::new().tls(tls()))).await;
+        let http2 = within(Http2::connect(&client(address))).await.unwrap();
+        let mut socket = within(http2.open(&client(address))).await.unwrap();
+        assert_eq!(socket.peer_addr(), Some(address));
+        socket.send("text").await.unwrap();
+        assert_eq!(within(socket.recv()).await.unwrap().unwrap(), "text");
+        // The client is one of HTTP/1.1 still.
+        let mut socket = within(client(address).connect()).await.unwrap();
+        socket.send("text").await.unwrap();
+        assert_eq!(within(socket.recv()).await.unwrap().unwrap(), "text");
+
+        // Without a service there is no HTTP/2.
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let server = server.acceptor(Acceptor::new().tls(tls()));
+        tokio::spawn(server.serve(async |_| Ok(())));
+        let error = within(Http2::connect(&client(address))).await.unwrap_err();
+        assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+    }
+}

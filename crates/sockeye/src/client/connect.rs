@@ -471,7 +471,7 @@ impl Client {
         .await
     }
 
-    fn endpoint(&self) -> Result<Endpoint> {
+    pub(super) fn endpoint(&self) -> Result<Endpoint> {
         #[cfg_attr(not(unix), expect(unused_mut, reason = "there are no Unix sockets"))]
         let mut endpoint = Endpoint::parse(&self.url)?;
         #[cfg(unix)]
@@ -482,7 +482,7 @@ impl Client {
     }
 
     /// Connects to the server, by whichever way leads to it. Tells whether that begins with TLS to a proxy.
-    async fn reach(&self, endpoint: &Endpoint) -> Result<(Stream, bool)> {
+    pub(super) async fn reach(&self, endpoint: &Endpoint) -> Result<(Stream, bool)> {
         #[cfg(unix)]
         if let Some(path) = &endpoint.unix_socket {
             let unix = in_time(
@@ -517,11 +517,28 @@ impl Client {
     /// Sets up TLS for a `wss` URL. Strangers are not told who we are.
     #[cfg(feature = "tls")]
     async fn secure(&self, endpoint: &Endpoint, stream: Stream, is_abroad: bool) -> Result<Stream> {
+        let anonymous = is_abroad.then(|| self.tls.without_certificate());
+        let tls = anonymous.as_ref().unwrap_or(&self.tls);
+        self.secure_by(tls, endpoint, stream).await
+    }
+
+    /// The same for HTTP/2.
+    #[cfg(all(feature = "tls", feature = "http2"))]
+    pub(super) async fn secure_http2(&self, endpoint: &Endpoint, stream: Stream) -> Result<Stream> {
+        let tls = self.tls.for_http2().await?;
+        self.secure_by(&tls, endpoint, stream).await
+    }
+
+    #[cfg(feature = "tls")]
+    async fn secure_by(
+        &self,
+        tls: &ClientTls,
+        endpoint: &Endpoint,
+        stream: Stream,
+    ) -> Result<Stream> {
         if !endpoint.secure {
             return Ok(stream);
         }
-        let anonymous = is_abroad.then(|| self.tls.without_certificate());
-        let tls = anonymous.as_ref().unwrap_or(&self.tls);
         let host = &endpoint.host;
         in_time(self.tls_timeout, Deadline::Tls, async {
             Ok(match stream {
@@ -539,6 +556,11 @@ impl Client {
             return Err(Error::Url(problem.into()));
         }
         Ok(stream)
+    }
+
+    #[cfg(all(not(feature = "tls"), feature = "http2"))]
+    pub(super) async fn secure_http2(&self, endpoint: &Endpoint, stream: Stream) -> Result<Stream> {
+        self.secure(endpoint, stream, false).await
     }
 }
 

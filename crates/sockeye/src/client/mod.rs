@@ -18,6 +18,8 @@
 mod connect;
 mod credentials;
 mod dial;
+#[cfg(feature = "http2")]
+mod http2;
 mod proxy;
 mod proxy_env;
 mod reconnect;
@@ -30,6 +32,8 @@ mod upgrade;
 mod url;
 
 pub use connect::{Client, connect};
+#[cfg(feature = "http2")]
+pub use http2::Http2;
 pub use proxy::{Proxy, ProxyError};
 pub use reconnect::{Reconnecting, Update};
 pub use redirect::RedirectError;

@@ -38,6 +38,9 @@ pub struct ClientTls {
     accept_any_certificate: bool,
 }
 
+/// The name of HTTP/2 with TLS (RFC 9113 §3.2).
+const HTTP2: &[u8] = b"h2";
+
 impl ClientTls {
     /// The platform's roots, no certificate of our own.
     pub fn new() -> Self {
@@ -113,6 +116,14 @@ impl ClientTls {
         }
     }
 
+    /// The same for HTTP/2, which alone is offered then: what `h2` is not chosen for fails.
+    #[cfg(feature = "http2")]
+    pub(super) async fn for_http2(&self) -> Result<Self> {
+        let mut config = self.config().await?;
+        Arc::make_mut(&mut config).alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(Self::from_config(config))
+    }
+
     /// Speaks TLS on a connection, as the client of that host.
     ///
     /// # Errors
@@ -125,10 +136,14 @@ impl ClientTls {
         let name =
             ServerName::try_from(host.to_owned()).map_err(|error| Error::tls(host, error))?;
         let config = self.config().await?;
-        TlsConnector::from(config)
-            .connect(name, stream)
-            .await
-            .map_err(|error| Error::tls(host, error))
+        let is_http2 = config.alpn_protocols == [HTTP2];
+        let connecting = TlsConnector::from(config).connect(name, stream);
+        let stream = connecting.await.map_err(|error| Error::tls(host, error))?;
+        // A server that knows nothing of ALPN chooses nothing.
+        if is_http2 && stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
+            return Err(Error::tls(host, "it has not chosen HTTP/2 (h2 by ALPN)"));
+        }
+        Ok(stream)
     }
 
     async fn config(&self) -> Result<Arc<ClientConfig>> {

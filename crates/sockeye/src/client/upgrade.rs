@@ -6,8 +6,9 @@ use tokio::{io::AsyncWriteExt, time::timeout_at};
 
 use sockeye_proto::{
     Role,
+    deflate::{DeflateConfig, DeflateParams},
     handshake::{
-        HandshakeError, HeadLimits, Key, Response, Subprotocols, UpgradeRequest, is_token,
+        Agreed, HandshakeError, HeadLimits, Key, Response, Subprotocols, UpgradeRequest, is_token,
     },
 };
 
@@ -32,10 +33,17 @@ const SECRETS: [&str; 3] = ["Authorization", "Cookie", "Proxy-Authorization"];
 
 /// A request, and its bytes.
 pub(super) struct Asked {
-    request: UpgradeRequest,
+    pub(super) request: UpgradeRequest,
     bytes: Vec<u8>,
     #[cfg(feature = "tracing")]
-    url: Box<str>,
+    pub(super) url: Box<str>,
+}
+
+/// What is agreed with a server.
+pub(super) struct Judged {
+    pub(super) subprotocol: Option<Box<str>>,
+    pub(super) deflate: Option<(DeflateConfig, DeflateParams)>,
+    pub(super) response: Response,
 }
 
 impl Client {
@@ -161,24 +169,7 @@ impl Client {
             })
             .await;
         }
-        let agreed = request.check(&response).and_then(|agreed| {
-            let deflate = match self.deflate {
-                Some(config) => agreed.deflate(&config)?.map(|params| (config, params)),
-                // None was offered, so none was agreed to.
-                None => None,
-            };
-            Ok((agreed.subprotocol, deflate))
-        });
-        let (subprotocol, deflate) = match agreed {
-            Ok(agreed) => agreed,
-            Err(declined @ HandshakeError::Status(_)) => return Err(declined.into()),
-            Err(problem) => {
-                return Err(Error::Answer {
-                    problem,
-                    response: Arc::new(response),
-                });
-            }
-        };
+        let judged = self.judge(request.check(&response), response)?;
         Ok(Established {
             peer_addr: stream.peer_addr(),
             stream,
@@ -186,18 +177,49 @@ impl Client {
             role: Role::Client {
                 masks: entropy::mask,
             },
-            subprotocol: subprotocol.map(Into::into),
-            deflate,
+            subprotocol: judged.subprotocol,
+            deflate: judged.deflate,
             limits: self.limits.clone(),
             settings: self.settings.clone(),
             rates: Rates::default(),
-            peer_head: PeerHead::Response(Box::new(response)),
+            peer_head: PeerHead::Response(Box::new(judged.response)),
             admitted: None,
             #[cfg(feature = "tracing")]
             url: Some(url),
             #[cfg(feature = "metrics")]
             metrics: None,
         })
+    }
+
+    /// What is agreed by an answer that is found to agree, or why nothing is.
+    ///
+    /// # Errors
+    /// [`Error::Handshake`] where the server declines, [`Error::Answer`] where its answer breaks a rule.
+    pub(super) fn judge(
+        &self,
+        agreed: Result<Agreed, HandshakeError>,
+        response: Response,
+    ) -> Result<Judged> {
+        let agreed = agreed.and_then(|agreed| {
+            let deflate = match self.deflate {
+                Some(config) => agreed.deflate(&config)?.map(|params| (config, params)),
+                // None was offered, so none was agreed to.
+                None => None,
+            };
+            Ok((agreed.subprotocol, deflate))
+        });
+        match agreed {
+            Ok((subprotocol, deflate)) => Ok(Judged {
+                subprotocol: subprotocol.map(Into::into),
+                deflate,
+                response,
+            }),
+            Err(declined @ HandshakeError::Status(_)) => Err(declined.into()),
+            Err(problem) => Err(Error::Answer {
+                problem,
+                response: Arc::new(response),
+            }),
+        }
     }
 }
 

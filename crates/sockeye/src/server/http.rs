@@ -50,6 +50,14 @@ const LEAST_BUFFER: usize = 8 * 1024;
 #[cfg(feature = "http2")]
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// How many bytes of a stream a client may send ahead of who reads it, where a WebSocket may be one.
+#[cfg(feature = "http2")]
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// And of all streams together: some that nobody reads do not hold up the others.
+#[cfg(feature = "http2")]
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
 type Failure = Box<dyn StdError + Send + Sync>;
 
 /// What a connection that serves HTTP needs of its server.
@@ -149,7 +157,10 @@ where
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX));
     if takes_streams {
-        http2.enable_connect_protocol();
+        http2
+            .enable_connect_protocol()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
     }
     let connection = http2.serve_connection(TokioIo::new(Rewound::new(plain, &http)), front);
     let mut connection = pin!(connection);

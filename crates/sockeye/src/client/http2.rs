@@ -1,0 +1,405 @@
+//! A connection of HTTP/2, on which WebSockets are opened as streams (RFC 8441).
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream, client::SendRequest, ext::Protocol};
+use hyper::Request;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+    time::{timeout, timeout_at},
+};
+
+use sockeye_proto::{
+    Role,
+    handshake::{HandshakeError, Response},
+};
+
+use super::{Client, upgrade::BODY_PATIENCE, url::Endpoint};
+use crate::{
+    Deadline, Error, Result, WebSocket, entropy,
+    established::{Established, PeerHead},
+    keepalive::after,
+    stream::Stream,
+    throttle::Rates,
+};
+
+/// How many bytes of a stream the server may send ahead of who reads it.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// And of all streams together: some that nobody reads do not hold up the others.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// The most that is written at once, in bytes: it is copied.
+const PIECE: usize = 64 * 1024;
+
+/// How long what was sent may take to go out once nothing uses a connection any more.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// A connection of HTTP/2 to a server, on which any number of WebSockets are opened, each a stream of its own
+/// (RFC 8441). Clones are of the same connection.
+///
+/// ```no_run
+/// # async fn example() -> sockeye::Result<()> {
+/// use sockeye::{Client, client::Http2};
+///
+/// let http2 = Http2::connect(&Client::new("wss://example.com/")).await?;
+/// let mut chat = http2.open(&Client::new("wss://example.com/chat")).await?;
+/// let mut news = http2.open(&Client::new("wss://example.com/news")).await?;
+/// chat.send("Привет").await?;
+/// println!("{:?}", news.recv().await?);
+/// # Ok(()) }
+/// ```
+///
+/// Connecting and TLS are paid once, and a socket more costs the server a stream and no descriptor; a message costs
+/// both ends more than on a connection of its own. What happens to the connection happens to all sockets on it. It
+/// ends once this, its clones and all that were opened on it are gone.
+///
+/// The server has to announce that it opens WebSockets so: [`Server::websockets_over_http2`] here.
+///
+/// [`Server::websockets_over_http2`]: crate::Server::websockets_over_http2
+#[derive(Clone)]
+pub struct Http2 {
+    ask: SendRequest<Bytes>,
+    server: Arc<Server>,
+    used: Used,
+}
+
+/// Whom a connection leads to.
+struct Server {
+    endpoint: Endpoint,
+    peer_addr: Option<SocketAddr>,
+}
+
+/// There for as long as the connection has a use.
+type Used = Arc<oneshot::Sender<()>>;
+
+impl Http2 {
+    /// Connects to the server of a client's URL as the client would: by its addresses, proxy and TLS, and within its
+    /// timeouts. With TLS, `h2` alone is offered by ALPN; on `ws`, HTTP/2 is spoken as it is (prior knowledge).
+    ///
+    /// # Errors
+    /// As [`Client::connect`]; [`Error::Tls`] where the server does not choose HTTP/2, [`Error::Handshake`] with
+    /// [`HandshakeError::ExtendedConnect`] where it opens no WebSockets over it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the connection up.
+    pub async fn connect(client: &Client) -> Result<Self> {
+        Box::pin(async {
+            let endpoint = client.endpoint()?;
+            let (stream, _) = client.reach(&endpoint).await?;
+            let peer_addr = stream.peer_addr();
+            let stream = client.secure_http2(&endpoint, stream).await?;
+            let server = Server {
+                peer_addr: stream.peer_addr().or(peer_addr),
+                endpoint,
+            };
+            let begun = Self::begin(client, stream, server);
+            timeout(client.handshake_timeout, begun)
+                .await
+                .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
+        })
+        .await
+    }
+
+    async fn begin(client: &Client, stream: Stream, server: Server) -> Result<Self> {
+        let heads = u32::try_from(client.head_limits.bytes).unwrap_or(u32::MAX);
+        let opened = h2::client::Builder::new()
+            .enable_push(false)
+            .max_header_list_size(heads)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(stream);
+        let (ask, mut connection) = opened.await.map_err(broken)?;
+        let ping = connection.ping_pong();
+        let (used, unused) = oneshot::channel::<()>();
+        tokio::spawn(run(connection, unused));
+        // Its settings are the first that a server sends (RFC 9113 §3.4), so that they have come with the answer to this.
+        if let Some(mut ping) = ping {
+            ping.ping(h2::Ping::opaque()).await.map_err(broken)?;
+        }
+        if !ask.is_extended_connect_protocol_enabled() {
+            return Err(HandshakeError::ExtendedConnect.into());
+        }
+        Ok(Self {
+            ask,
+            server: Arc::new(server),
+            used: Arc::new(used),
+        })
+    }
+
+    /// Opens a WebSocket on the connection, as a client asks for it: path, headers, subprotocols, compression, limits,
+    /// timeouts. How the server is reached is settled, and redirects are not followed. Where the server has as many
+    /// streams as it permits, this waits until one has ended, within the handshake timeout.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] for a URL that leads to another server (scheme, host and port), [`Error::Url`] and
+    /// [`Error::Handshake`] for what cannot be sent; [`Error::Handshake`] and [`Error::Answer`] for an answer that
+    /// declines or breaks a rule; [`Error::Timeout`]; [`Error::Lost`], also where the connection has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the stream up, and not the connection.
+    pub async fn open(&self, client: &Client) -> Result<WebSocket> {
+        Box::pin(self.establish(client)).await.map(WebSocket::new)
+    }
+
+    async fn establish(&self, client: &Client) -> Result<Established> {
+        let endpoint = client.endpoint()?;
+        self.server.check(&endpoint)?;
+        let asked = client.ask(&endpoint, false)?;
+        let mut request = asked.request.to_extended_connect(endpoint.secure)?;
+        if let Some(look) = &client.inspect {
+            look(&shown(&request));
+        }
+        let protocol = Protocol::from_static("websocket");
+        request.extensions_mut().insert(protocol);
+        let deadline = after(client.handshake_timeout);
+        let answered = timeout_at(deadline, async {
+            let mut ask = self.ask.clone().ready().await.map_err(broken)?;
+            let (answer, send) = ask.send_request(request, false).map_err(broken)?;
+            Ok::<_, Error>((answer.await.map_err(broken)?, send))
+        });
+        let Ok(answered) = answered.await else {
+            return Err(Error::Timeout(Deadline::Handshake));
+        };
+        let (answer, send) = answered?;
+        let mut response = Response::of_connect(&answer)?;
+        let mut receive = answer.into_body();
+        if !(200..=299).contains(&response.status()) {
+            let by = deadline.min(after(BODY_PATIENCE));
+            // What has come by then is kept, however it ends.
+            let _ = timeout_at(by, read_body(&mut receive, &mut response)).await;
+        }
+        let agreed = asked.request.check_connect(&response);
+        let stream = Stream::new(Streamed {
+            send,
+            receive,
+            read: Bytes::new(),
+            _used: self.used.clone(),
+        });
+        let agreed = client.judge(agreed, response)?;
+        Ok(Established {
+            stream,
+            early: Vec::new(),
+            role: Role::Client {
+                masks: entropy::mask,
+            },
+            subprotocol: agreed.subprotocol,
+            deflate: agreed.deflate,
+            limits: client.limits.clone(),
+            settings: client.settings.clone(),
+            rates: Rates::default(),
+            peer_addr: self.server.peer_addr,
+            peer_head: PeerHead::Response(Box::new(agreed.response)),
+            admitted: None,
+            #[cfg(feature = "tracing")]
+            url: Some(asked.url),
+            #[cfg(feature = "metrics")]
+            metrics: None,
+        })
+    }
+
+    /// The address of the server, where the connection is a socket of the system; behind a proxy it is the proxy's.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.server.peer_addr
+    }
+}
+
+impl Server {
+    /// Whether a URL leads to it.
+    ///
+    /// # Errors
+    /// [`Error::Setup`].
+    fn check(&self, to: &Endpoint) -> Result<()> {
+        let here = &self.endpoint;
+        let is_here = (here.secure, &here.host, here.port) == (to.secure, &to.host, to.port);
+        #[cfg(unix)]
+        let is_here = is_here && here.unix_socket == to.unix_socket;
+        if is_here {
+            return Ok(());
+        }
+        let origin = |endpoint: &Endpoint| {
+            let scheme = if endpoint.secure { "wss" } else { "ws" };
+            format!("{scheme}://{}", endpoint.host_header)
+        };
+        let (to, here) = (origin(to), origin(here));
+        let why = format!("{to} is another server than {here}, to which this connection leads");
+        Err(Error::Setup(why.into()))
+    }
+}
+
+impl fmt::Debug for Http2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http2")
+            .field("peer_addr", &self.server.peer_addr)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a connection until it has ended, of which whoever has a stream is told there, or has no use any more.
+async fn run(connection: impl Future, unused: oneshot::Receiver<()>) {
+    let (mut connection, mut unused) = (pin!(connection), pin!(unused));
+    let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(true),
+        Poll::Pending => unused.as_mut().poll(cx).map(|_| false),
+    });
+    if !ended.await {
+        let _ = timeout(GOODBYE, connection).await;
+    }
+}
+
+/// A request as somebody reads it, in the shape that it has over HTTP/1.1.
+fn shown(request: &Request<()>) -> Vec<u8> {
+    let mut shown = format!(
+        "CONNECT {} HTTP/2\r\n:protocol: websocket\r\n",
+        request.uri()
+    )
+    .into_bytes();
+    for (name, value) in request.headers() {
+        let line = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+        shown.extend_from_slice(&line.concat());
+    }
+    shown.extend_from_slice(b"\r\n");
+    shown
+}
+
+/// Reads what a server has to say about its refusal.
+async fn read_body(receive: &mut RecvStream, response: &mut Response) -> Result<(), h2::Error> {
+    let mut body = Vec::new();
+    while let Some(data) = receive.data().await.transpose()? {
+        receive.flow_control().release_capacity(data.len())?;
+        body.extend_from_slice(&data);
+        if !response.set_body(&body) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How HTTP/2 ended, as the end of a connection.
+fn broken(error: h2::Error) -> Error {
+    to_io(error).into()
+}
+
+fn to_io(error: h2::Error) -> io::Error {
+    let kind = match error.get_io() {
+        Some(error) => error.kind(),
+        None if error.is_reset() => io::ErrorKind::ConnectionReset,
+        None => io::ErrorKind::ConnectionAborted,
+    };
+    io::Error::new(kind, error)
+}
+
+/// A stream that is a WebSocket's: what would end TCP ends it (RFC 8441 §5).
+struct Streamed {
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+    /// What has come and was not read.
+    read: Bytes,
+    _used: Used,
+}
+
+impl AsyncRead for Streamed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.read.is_empty() {
+            match ready!(self.receive.poll_data(cx)) {
+                Some(Ok(data)) => self.read = data,
+                // It has ended, and nothing more was wanted (RFC 9113 §8.1).
+                Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => {
+                    return Poll::Ready(Ok(()));
+                }
+                Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = self.read.len().min(buffer.remaining());
+        buffer.put_slice(&self.read[..count]);
+        self.read.advance(count);
+        // Refused only where the stream has ended, which is heard when there is no more to read.
+        let _ = self.receive.flow_control().release_capacity(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Streamed {
+    /// Waits for room: how many bytes there is room for, of so many.
+    fn poll_room(&mut self, cx: &mut Context<'_>, len: usize) -> Poll<io::Result<usize>> {
+        self.send.reserve_capacity(len);
+        while self.send.capacity() == 0 {
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        Poll::Ready(Ok(self.send.capacity().min(len)))
+    }
+
+    fn send(&mut self, data: Bytes) -> Poll<io::Result<usize>> {
+        let len = data.len();
+        let sent = self.send.send_data(data, false);
+        // What is left is others'.
+        self.send.reserve_capacity(0);
+        Poll::Ready(sent.map(|()| len).map_err(to_io))
+    }
+}
+
+impl AsyncWrite for Streamed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let room = ready!(self.poll_room(cx, bytes.len().min(PIECE)))?;
+        self.send(Bytes::copy_from_slice(&bytes[..room]))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let len: usize = slices.iter().map(|slice| slice.len()).sum();
+        if len == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let room = ready!(self.poll_room(cx, len.min(PIECE)))?;
+        let mut data = Vec::with_capacity(room);
+        for slice in slices {
+            let left = room - data.len();
+            data.extend_from_slice(&slice[..slice.len().min(left)]);
+        }
+        self.send(data.into())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// h2 writes by itself.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = self.send.send_data(Bytes::new(), true);
+        Poll::Ready(ended.map_err(to_io))
+    }
+}
