@@ -310,3 +310,52 @@ test('the browser and the server really compress', options, async () => {
     await server.stop();
   }
 });
+
+describe('over HTTP/2 (RFC 8441)', options, () => {
+  let server;
+  let page;
+  before(async () => {
+    server = await serve('--tls-self-signed', '--http2');
+    page = await visit(server);
+  });
+  after(async () => {
+    await page?.context().close();
+    await server?.stop();
+  });
+
+  test('sockets are streams of the connection that the page came on', async () => {
+    const seen = await page.run(async (url) => {
+      const sockets = ['a', 'b', 'c'].map((path) => window.open(url + path));
+      const seen = [];
+      for (const socket of sockets) await socket.next('open');
+      for (const socket of sockets) {
+        const large = 'Привет '.repeat(100_000);
+        socket.send(large);
+        const echo = (await socket.next('message')).data;
+        socket.close(1000, 'done');
+        seen.push({ same: echo === large, extensions: socket.extensions, end: window.told(await socket.next('close')) });
+      }
+      return seen;
+    }, server.ws);
+    for (const { same, extensions, end } of seen) {
+      assert.ok(same, 'what came back has changed');
+      assert.match(extensions, /^permessage-deflate/);
+      isAnswered(end, 1000, 'done');
+    }
+    await server.output(/(^.* close {3}#[^]*){3}/m);
+    const peers = [...server.stdout.matchAll(/ open {4}#\d (\S+) /g)].map(([, peer]) => peer);
+    assert.equal(peers.length, 3);
+    assert.equal(new Set(peers).size, 1, `they came on connections of their own: ${peers}`);
+  });
+
+  test('a server that ends says so to each', async () => {
+    await page.run(async (url) => {
+      window.left = ['a', 'b'].map((path) => window.open(url + path));
+      for (const socket of window.left) await socket.next('open');
+    }, server.ws);
+    server.child.kill('SIGINT');
+    const ends = await page.run(() => Promise.all(window.left.map(async (socket) => window.told(await socket.next('close')))));
+    for (const end of ends) isAnswered(end, 1001, '');
+    assert.equal(await server.end(), 0);
+  });
+});

@@ -162,6 +162,9 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
         Error::Unreadable { .. } => CHECK_PORT.into(),
         Error::Handshake(error) => return handshake_advice(error),
         // How an open connection ends is told elsewhere.
+        Error::Lost(_) if args.is_some_and(|args| args.http2) => {
+            format!("the server may not speak HTTP/2: {NO_HTTP2}, or {CHECK_PORT}")
+        }
         Error::Lost(_) => {
             format!("the server hung up before it answered: {CHECK_PORT}")
         }
@@ -171,6 +174,7 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
 
 const SLOW: &str = "check the address and the network, or allow it more with --connect-timeout";
 const CHECK_PORT: &str = "check the port, and whether it is ws:// or wss://";
+const NO_HTTP2: &str = "try without --http2";
 const WHO: &str = "give them with --proxy and --proxy-user, or in the proxy's URL";
 const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
 
@@ -211,7 +215,12 @@ fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
 fn tls_advice(problem: &str, args: Option<&Connect>) -> Option<String> {
     // What the server says of this client comes as an alert (RFC 8446 §6.2).
     let alert = problem.split("received fatal alert: ").nth(1);
-    let advice = if let Some(alert) = alert {
+    let is_http2 = args.is_some_and(|args| args.http2);
+    let advice = if is_http2 && problem.contains("NoApplicationProtocol")
+        || problem.contains("has not chosen HTTP/2")
+    {
+        NO_HTTP2
+    } else if let Some(alert) = alert {
         alert_advice(alert)?
     } else if problem.contains("KeyMismatch") {
         "the key is not that of the certificate: check --cert and --key"
@@ -272,6 +281,7 @@ fn handshake_advice(error: &HandshakeError) -> Option<String> {
     match error {
         HandshakeError::Status(response) => http_advice(response, None),
         HandshakeError::Tls => Some("try wss:// instead of ws://".into()),
+        HandshakeError::ExtendedConnect => Some(NO_HTTP2.into()),
         HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
         _ => None,
     }

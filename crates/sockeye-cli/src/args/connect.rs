@@ -67,6 +67,12 @@ pub(crate) struct Connect {
     )]
     pub(crate) max_redirs: usize,
 
+    /// Open the WebSocket as a stream of HTTP/2 (RFC 8441), where the server permits that
+    ///
+    /// With wss, TLS offers HTTP/2 alone; with ws it is spoken without being asked for (prior knowledge).
+    #[arg(long, conflicts_with_all = ["location", "reconnect"])]
+    pub(crate) http2: bool,
+
     /// Connect through a proxy: http://…, https://…, socks5://… (names are resolved here) or socks5h://… (by
     /// the proxy)
     ///

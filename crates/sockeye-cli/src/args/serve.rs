@@ -93,6 +93,12 @@ pub(crate) struct Serve {
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"], help_heading = "TLS")]
     pub(crate) tls_self_signed: bool,
 
+    /// Open WebSockets as streams of HTTP/2 too (RFC 8441), where a client asks for that
+    ///
+    /// A browser does once the page has come over HTTP/2, which takes TLS. Each message costs more so.
+    #[arg(long)]
+    pub(crate) http2: bool,
+
     /// Never compress, even where a client offers it (permessage-deflate)
     #[arg(long)]
     pub(crate) no_compress: bool,

@@ -19,7 +19,7 @@ use std::{
 
 use sockeye::{
     Client, CloseCode, Ended, Limits, WebSocket,
-    client::{ClientTls, Proxy, Response},
+    client::{ClientTls, Http2, Proxy, Response},
 };
 
 use crate::{
@@ -61,7 +61,10 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         };
         return outcome.tell(&args, began);
     }
-    let connected = client.connect().await;
+    let connected = match args.http2 {
+        true => over_http2(&client).await,
+        false => client.connect().await,
+    };
     if args.verbose {
         let answer = match &connected {
             Ok(socket) => socket.response(),
@@ -90,6 +93,11 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         }
     };
     outcome.tell(&args, opened)
+}
+
+/// On a connection of HTTP/2 that is there for this alone.
+async fn over_http2(client: &Client) -> sockeye::Result<WebSocket> {
+    Http2::connect(client).await?.open(client).await
 }
 
 /// What shows a server who the user is: a log is no place for its value.
@@ -259,6 +267,7 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
         (.., Some(ca)) => format!("TLS, with a certificate by {}", ca.display()),
         (.., None) => "TLS, with a certificate that the system trusts".into(),
     };
+    let over = if args.http2 { "over HTTP/2; " } else { "" };
     let subprotocol = match socket.subprotocol() {
         Some(name) => format!("subprotocol {name}"),
         None => "no subprotocol".into(),
@@ -273,7 +282,7 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
             one_line(&without_password(&args.url)),
             Took(began.elapsed())
         ),
-        format!("{tls}; {subprotocol}; {extensions}"),
+        format!("{tls}; {over}{subprotocol}; {extensions}"),
     ]
 }
 

@@ -182,6 +182,7 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         .http(page::service(
             args.example.map_or(page::CLIENT, Example::page),
         ))
+        .websockets_over_http2(args.http2)
         .on_error(move |peer, error| match error {
             Error::Accept(_) => refused.stalled(error),
             _ if before_open(error) => refused.refused(peer, error),
