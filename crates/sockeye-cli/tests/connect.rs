@@ -87,6 +87,27 @@ fn what_was_agreed_and_how_it_ended_is_told_on_standard_error() {
         .expect("no subprotocol, no extensions");
 }
 
+/// RFC 8441.
+#[test]
+fn a_stream_of_http_2_is_a_connection() {
+    let server = serve(&["--http2"]);
+    let lines: String = (0..5_000)
+        .map(|number| format!("line {number}\n"))
+        .collect();
+    let end = run(
+        &["connect", "--http2", "--linger", "0", &server.url],
+        &lines,
+    );
+    assert_eq!(end.status, Some(0), "{}", end.stderr);
+    assert!(end.stdout == lines, "{} bytes came back", end.stdout.len());
+    assert!(
+        end.stderr.contains("no TLS; over HTTP/2; no subprotocol"),
+        "{}",
+        end.stderr
+    );
+    server.program.stdout.expect("5,000 messages");
+}
+
 #[test]
 fn two_hear_each_other_through_a_broadcast() {
     let server = serve(&["--broadcast"]);
@@ -411,6 +432,14 @@ mod failures {
             line.contains("refused") && line.contains("start the server"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn no_websockets_are_opened_over_http_2() {
+        let server = serve(&[]);
+        let line = one_line(&["--http2", &server.url], "");
+        assert!(line.contains("opens no WebSockets over HTTP/2"), "{line}");
+        assert!(line.contains("try without --http2"), "{line}");
     }
 
     #[cfg(target_os = "linux")]
