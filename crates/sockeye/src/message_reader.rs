@@ -156,6 +156,9 @@ impl Incoming for Part {
     }
 
     fn is_message(&self) -> bool {
-        !matches!(self, Self::Event(_))
+        match self {
+            Self::Event(event) => event.is_message(),
+            Self::Begin(_) | Self::Data(_) | Self::End => true,
+        }
     }
 }

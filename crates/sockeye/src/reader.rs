@@ -222,6 +222,16 @@ impl Reader {
         self.poll_any_part(cx, room)
     }
 
+    /// As [`poll_part`](Self::poll_part) between messages, but for one that is there whole: that is an event, by the quick
+    /// way of [`poll_whole`](Self::poll_whole).
+    #[cfg(feature = "client")]
+    pub(crate) fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, Broken>> {
+        match self.poll_whole(cx) {
+            Some(whole) => whole.map(|message| Ok(Part::Event(OwnedEvent::Message(message)))),
+            None => self.poll_part(cx, &mut []),
+        }
+    }
+
     fn poll_any_part(
         &mut self,
         cx: &mut Context<'_>,

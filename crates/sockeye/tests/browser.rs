@@ -626,6 +626,59 @@ mod a_blob {
         assert_eq!(within(reading).await.unwrap(), 3 + 1000 * 64 * 1024);
     }
 
+    /// Of one that has come whole, in one read with what is behind it, as of one that arrives: else as many could wait here
+    /// as a peer sends. Of an empty one there is nothing to read.
+    #[tokio::test]
+    async fn that_is_whole_and_not_read_holds_back_what_is_behind_it() {
+        let (_socket, mut peer, mut data) = given().await;
+        for text in ["one", ""] {
+            let mut frames = peer.frame(0x82, text);
+            frames.extend(peer.frame(0x89, "ping"));
+            frames.extend(peer.frame(0x81, "next"));
+            peer.send(frames).await;
+            let mut blob = blob(&mut data).await.stream();
+            let mut read = String::new();
+            if !text.is_empty() {
+                // The ping is behind it too: nothing comes until someone reads.
+                tokio::time::pause();
+                let early = peer.next_in_time(Duration::from_millis(10)).await;
+                assert!(early.is_none() && data.try_recv().is_err());
+                tokio::time::resume();
+                within(blob.read_to_string(&mut read)).await.unwrap();
+            }
+            assert_eq!(peer.expect(0x8A).await, b"ping");
+            assert_eq!(within(data.recv()).await.unwrap().to_string(), "next");
+            within(blob.read_to_string(&mut read)).await.unwrap();
+            assert_eq!(read, text);
+        }
+    }
+
+    #[tokio::test]
+    async fn that_is_whole_and_dropped_holds_back_nothing() {
+        let (_socket, mut peer, mut data) = given().await;
+        for text in ["one", ""] {
+            let mut frames = peer.frame(0x82, text);
+            frames.extend(peer.frame(0x81, "next"));
+            peer.send(frames).await;
+            drop(blob(&mut data).await);
+            assert_eq!(within(data.recv()).await.unwrap().to_string(), "next");
+        }
+    }
+
+    #[tokio::test]
+    async fn that_is_whole_is_given_up_when_the_socket_is_closed_too() {
+        let (socket, mut peer, mut data) = given().await;
+        peer.send_frame(0x82, "one").await;
+        let mut blob = blob(&mut data).await;
+        socket.close(1000, "").unwrap();
+        assert_eq!(peer.expect_close().await.0, 1000);
+        peer.send_close(1000, "").await;
+        drop(peer);
+        within(socket.closed()).await;
+        let error = within(blob.read_to_end(&mut Vec::new())).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+    }
+
     #[tokio::test]
     async fn with_more_than_may_be_held_is_read_as_a_stream_alone() {
         let door = Door::new().await;
@@ -844,24 +897,35 @@ mod feedback_from_the_protocol {
             let (tell, mut told) = mpsc::unbounded_channel();
             socket.set_binary_type(BinaryType::ArrayBuffer);
             socket.on_message(move |event| tell.send(event.data).unwrap());
-            for len in [0, 10, 1000, 5000, 100_000] {
-                peer.send_frame(0x82, vec![0; len]).await;
-                let Some(Data::ArrayBuffer(bytes)) = within(told.recv()).await else {
-                    panic!("it is binary")
-                };
-                assert_eq!(bytes.len(), len);
-                let memory = bytes.try_into_mut().map_or(0, |bytes| bytes.capacity());
-                assert!(memory <= 2 * len, "{memory} for {len}");
-            }
-            for len in [0, 10, 1000] {
-                peer.send_frame(0x81, vec![b'a'; len]).await;
-                let Some(Data::Text(text)) = within(told.recv()).await else {
-                    panic!("it is text")
-                };
-                assert_eq!(text.len(), len);
-                let bytes = text.into_bytes();
-                let memory = bytes.try_into_mut().map_or(0, |bytes| bytes.capacity());
-                assert!(memory <= 2 * len, "{memory} for {len}");
+            // Whole in a frame, and gathered of two.
+            for two in [false, true] {
+                for len in [0, 10, 1000, 5000, 100_000] {
+                    if two {
+                        peer.send_frame(0x02, "").await;
+                    }
+                    let first = if two { 0x80 } else { 0x82 };
+                    peer.send_frame(first, vec![0; len]).await;
+                    let Some(Data::ArrayBuffer(bytes)) = within(told.recv()).await else {
+                        panic!("it is binary")
+                    };
+                    assert_eq!(bytes.len(), len);
+                    let memory = bytes.try_into_mut().map_or(0, |bytes| bytes.capacity());
+                    assert!(memory <= 2 * len, "{memory} for {len}");
+                }
+                for len in [0, 10, 1000] {
+                    if two {
+                        peer.send_frame(0x01, "").await;
+                    }
+                    let first = if two { 0x80 } else { 0x81 };
+                    peer.send_frame(first, vec![b'a'; len]).await;
+                    let Some(Data::Text(text)) = within(told.recv()).await else {
+                        panic!("it is text")
+                    };
+                    assert_eq!(text.len(), len);
+                    let bytes = text.into_bytes();
+                    let memory = bytes.try_into_mut().map_or(0, |bytes| bytes.capacity());
+                    assert!(memory <= 2 * len, "{memory} for {len}");
+                }
             }
         }
 

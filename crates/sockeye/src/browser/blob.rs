@@ -153,14 +153,28 @@ impl Pour {
     pub(super) async fn room(&self) -> Option<Room<'_>> {
         self.0.reserve().await.ok().map(Room)
     }
+
+    /// Pours a message that is there whole.
+    pub(super) async fn whole(&self, bytes: Bytes) {
+        // Of nothing, a blob would have its end.
+        if !bytes.is_empty() {
+            let Some(room) = self.room().await else {
+                return;
+            };
+            room.bytes(bytes);
+        }
+        if let Some(room) = self.room().await {
+            room.end();
+        }
+    }
 }
 
 /// Room for one thing.
 pub(super) struct Room<'a>(mpsc::Permit<'a, Piece>);
 
 impl Room<'_> {
-    pub(super) fn bytes(self, bytes: &[u8]) {
-        self.0.send(Piece::Bytes(Bytes::copy_from_slice(bytes)));
+    pub(super) fn bytes(self, bytes: Bytes) {
+        self.0.send(Piece::Bytes(bytes));
     }
 
     pub(super) fn end(self) {

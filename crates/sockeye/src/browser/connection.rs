@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use sockeye_proto::{CloseFrame, MessageKind, OwnedEvent, Part, ProtocolError};
+use sockeye_proto::{CloseFrame, Message, MessageKind, OwnedEvent, Part, ProtocolError};
 use tokio::{sync::mpsc, time::timeout_at};
 
 use super::{
@@ -17,7 +17,10 @@ use super::{
     MessageEvent, OVERHEAD, ReadyState, WebSocket,
     blob::{Pour, blob},
 };
-use crate::{Client, Ended, Error, Receiver, Sender, link, reader::Broken};
+use crate::{
+    Client, Ended, Error, Receiver, Sender, link,
+    reader::{Broken, Reader},
+};
 
 /// How many messages are written at once, and from how many bytes on no more: what is written counts until all of that is.
 const BATCH: usize = 64;
@@ -157,55 +160,45 @@ async fn receive(
 ) {
     socket.opened().await;
     // How it ended is asked later.
-    while let Some(part) = next(&mut receiver, &mut []).await {
-        match part {
-            Part::Begin(kind) => {
-                socket
-                    .wait_for(|callbacks| callbacks.message.is_some())
-                    .await;
-                let binary_type = socket.lock().binary_type;
-                let data = match (kind, binary_type) {
-                    (MessageKind::Binary, BinaryType::Blob) => {
-                        let (pour, blob) = blob(socket.inner.most_message);
-                        socket.message(Data::Blob(blob));
-                        fill(socket, pour, &mut receiver, heard).await;
-                        continue;
-                    }
-                    (MessageKind::Binary, BinaryType::ArrayBuffer) => {
-                        let bytes = gather(socket, &mut receiver, heard).await;
-                        bytes.map(|bytes| {
-                            Data::ArrayBuffer(match is_roomy(bytes.len(), bytes.capacity()) {
-                                true => Bytes::copy_from_slice(&bytes),
-                                false => bytes.into(),
-                            })
-                        })
-                    }
-                    (MessageKind::Text, _) => {
-                        let bytes = gather(socket, &mut receiver, heard).await;
-                        // It was found to be text while it came.
-                        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-                        text.map(|text| {
-                            Data::Text(match is_roomy(text.len(), text.capacity()) {
-                                true => text.as_str().into(),
-                                false => text.into(),
-                            })
-                        })
-                    }
-                };
-                if let Some(data) = data {
-                    socket.message(data);
-                }
-            }
-            Part::Event(event) => socket.event(event, heard),
-            Part::Data(_) | Part::End => {}
+    while let Some((kind, whole)) = begin(socket, &mut receiver, heard).await {
+        socket
+            .wait_for(|callbacks| callbacks.message.is_some())
+            .await;
+        if kind == MessageKind::Binary && socket.lock().binary_type == BinaryType::Blob {
+            let (pour, blob) = blob(socket.inner.most_message);
+            socket.message(Data::Blob(blob));
+            fill(socket, pour, whole, &mut receiver, heard).await;
+            continue;
+        }
+        let message = match whole {
+            None => gather(socket, kind, &mut receiver, heard).await,
+            whole => whole,
+        };
+        match message {
+            Some(Message::Text(text)) => socket.message(Data::Text(text)),
+            Some(Message::Binary(bytes)) => socket.message(Data::ArrayBuffer(bytes)),
+            None => {}
         }
     }
 }
 
-/// Whether a message is copied to memory of its own size, as it may be kept: what it was gathered in is more than
-/// twice as large. A short text is then in the text itself.
-fn is_roomy(len: usize, capacity: usize) -> bool {
-    capacity / 2 > len
+/// Waits for a message: of which kind it is, and all of it where it is there whole. `None` once the connection has ended.
+async fn begin(
+    socket: &WebSocket,
+    receiver: &mut Receiver,
+    heard: &mut Option<Option<CloseFrame>>,
+) -> Option<(MessageKind, Option<Message>)> {
+    loop {
+        let part = poll_fn(|cx| receiver.poll_next_with(cx, Reader::poll_begin)).await;
+        match part.ok().flatten()? {
+            Part::Event(OwnedEvent::Message(message)) => {
+                return Some((message.kind(), Some(message)));
+            }
+            Part::Begin(kind) => return Some((kind, None)),
+            Part::Event(event) => socket.event(event, heard),
+            Part::Data(_) | Part::End => {}
+        }
+    }
 }
 
 /// The next part of what comes, with bytes put into `room`; `None` once the connection has ended.
@@ -218,9 +211,10 @@ async fn next(receiver: &mut Receiver, room: &mut [u8]) -> Option<Part> {
 /// The rest of a message that is told when it is whole; `None` where the connection ends before.
 async fn gather(
     socket: &WebSocket,
+    kind: MessageKind,
     receiver: &mut Receiver,
     heard: &mut Option<Option<CloseFrame>>,
-) -> Option<Vec<u8>> {
+) -> Option<Message> {
     let limit = socket.inner.most_message;
     let (mut bytes, mut len) = (Vec::new(), 0);
     loop {
@@ -246,7 +240,7 @@ async fn gather(
             Part::Data(count) => len += count,
             Part::End => {
                 bytes.truncate(len);
-                return Some(bytes);
+                return gathered(kind, bytes);
             }
             Part::Event(event) => socket.event(event, heard),
             Part::Begin(_) => {}
@@ -254,16 +248,35 @@ async fn gather(
     }
 }
 
-/// Carries a message to its blob as it comes, until it has ended or nobody wants the rest.
+/// A message that was gathered. It is copied to memory of its own size, as it may be kept, where what it was gathered
+/// in is more than twice as large.
+fn gathered(kind: MessageKind, bytes: Vec<u8>) -> Option<Message> {
+    let is_roomy = bytes.capacity() / 2 > bytes.len();
+    Some(match (kind, is_roomy) {
+        (MessageKind::Binary, true) => Message::Binary(Bytes::copy_from_slice(&bytes)),
+        (MessageKind::Binary, false) => Message::Binary(bytes.into()),
+        // It was found to be text while it came.
+        (MessageKind::Text, true) => Message::Text(str::from_utf8(&bytes).ok()?.into()),
+        (MessageKind::Text, false) => Message::Text(String::from_utf8(bytes).ok()?.into()),
+    })
+}
+
+/// Carries a message to its blob, as it comes where it is not there `whole`, until it has ended or nobody wants the rest.
 async fn fill(
     socket: &WebSocket,
     pour: Pour,
+    whole: Option<Message>,
     receiver: &mut Receiver,
     heard: &mut Option<Option<CloseFrame>>,
 ) {
     let shared = receiver.shared().clone();
     first_of([
-        pin!(fill_whole(socket, &pour, receiver, heard)),
+        pin!(async {
+            match whole {
+                Some(message) => pour.whole(message.into_bytes()).await,
+                None => fill_whole(socket, &pour, receiver, heard).await,
+            }
+        }),
         // As what is told after that: discarded.
         pin!(socket.when(|socket| socket.ready_state() >= ReadyState::Closing)),
         // Where the blob is not read, nobody receives, and so nobody else sees the end. It wakes this
@@ -289,7 +302,7 @@ async fn fill_whole(
         match next(receiver, &mut buffer).await {
             // Of nothing, a blob would have its end.
             Some(Part::Data(0) | Part::Begin(_)) => {}
-            Some(Part::Data(count)) => room.bytes(&buffer[..count]),
+            Some(Part::Data(count)) => room.bytes(Bytes::copy_from_slice(&buffer[..count])),
             Some(Part::End) => return room.end(),
             Some(Part::Event(event)) => socket.event(event, heard),
             None => {
@@ -414,7 +427,7 @@ impl WebSocket {
                 self.closing();
                 *heard = Some(frame);
             }
-            // No message comes whole here.
+            // A message is taken before.
             OwnedEvent::Message(_) | OwnedEvent::Ping(_) | OwnedEvent::Pong(_) => {}
         }
     }
@@ -536,7 +549,12 @@ impl WebSocket {
 
     /// Waits until a callback is set, while patience lasts and someone is there to set it.
     async fn wait_for(&self, is_set: impl Fn(&Callbacks) -> bool) {
-        let set = self.when(|socket| socket.is_alone() || is_set(&socket.lock().callbacks));
+        let is_over = |socket: &Self| socket.is_alone() || is_set(&socket.lock().callbacks);
+        // For most events it is: a timer and a place among those who wait cost as much as a message does else.
+        if is_over(self) {
+            return;
+        }
+        let set = self.when(is_over);
         // Whether it came is seen by whoever takes it.
         let _ = timeout_at(self.inner.patience, set).await;
     }
