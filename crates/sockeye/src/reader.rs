@@ -345,8 +345,9 @@ impl Reader {
 
     /// Whether the peer is held back: then nothing is read, whatever has come.
     #[inline]
-    pub(crate) fn is_held_back(&self) -> bool {
-        matches!(&self.throttle, Some(throttle) if throttle.is_spent())
+    pub(crate) fn is_held_back(&mut self) -> bool {
+        let throttle = self.throttle.as_mut();
+        throttle.is_some_and(|throttle| throttle.is_spent())
     }
 
     /// Holds the peer back no more, as where its Close is waited for.

@@ -36,6 +36,10 @@ pub(crate) struct Rates {
 pub(crate) struct Throttle {
     rates: Rates,
     begin: Instant,
+    /// When the clock was last read, in nanoseconds since then. That is done for each read, and what has come with it counts
+    /// for that moment; for each message it would cost as much as the message. Only where it says that there was too
+    /// much is the clock read again: of what comes with one read, part may be taken long after.
+    now: u64,
     messages: Bucket,
     bytes: Bucket,
     /// Runs while the peer is held back.
@@ -48,6 +52,7 @@ impl Throttle {
             Box::new(Self {
                 rates,
                 begin: Instant::now(),
+                now: 0,
                 messages: Bucket::default(),
                 bytes: Bucket::default(),
                 sleep: None,
@@ -72,7 +77,7 @@ impl Throttle {
     }
 
     /// Whether the peer has to wait before more is taken of it.
-    pub(crate) fn is_spent(&self) -> bool {
+    pub(crate) fn is_spent(&mut self) -> bool {
         self.sleep.is_some() || self.wait().is_some()
     }
 
@@ -81,10 +86,10 @@ impl Throttle {
     /// # Errors
     /// Where they are too many, and the peer is to be closed for it.
     pub(crate) fn read(&mut self, count: usize) -> Result<(), ProtocolError> {
-        let now = self.now();
+        self.look();
         if let Some(rate) = self.rates.bytes {
-            self.bytes.take(rate, now, count as u64);
-            if self.rates.excess == Excess::Close && self.bytes.is_owing(rate, now) {
+            self.bytes.take(rate, self.now, count as u64);
+            if self.rates.excess == Excess::Close && self.bytes.is_owing(rate, self.now) {
                 return Err(ProtocolError::TooManyBytes {
                     limit: rate.count(),
                 });
@@ -98,32 +103,111 @@ impl Throttle {
     /// # Errors
     /// As [`read`](Self::read).
     pub(crate) fn message(&mut self) -> Result<(), ProtocolError> {
-        let now = self.now();
         if let Some(rate) = self.rates.messages {
-            self.messages.take(rate, now, 1);
-            if self.rates.excess == Excess::Close && self.messages.is_owing(rate, now) {
-                return Err(ProtocolError::TooManyMessages {
-                    limit: rate.count(),
-                });
+            self.messages.take(rate, self.now, 1);
+            if self.rates.excess == Excess::Close && self.messages.is_owing(rate, self.now) {
+                self.look();
+                if self.messages.is_owing(rate, self.now) {
+                    return Err(ProtocolError::TooManyMessages {
+                        limit: rate.count(),
+                    });
+                }
             }
         }
         Ok(())
     }
 
-    fn wait(&self) -> Option<Duration> {
+    /// How long the peer has to wait, where it does.
+    fn wait(&mut self) -> Option<Duration> {
         if self.rates.excess == Excess::Close {
             return None;
         }
-        let now = self.now();
-        let messages = self
-            .rates
-            .messages
-            .and_then(|rate| self.messages.wait(rate, now));
-        let bytes = self.rates.bytes.and_then(|rate| self.bytes.wait(rate, now));
-        messages.max(bytes)
+        self.wait_from_now()?;
+        self.look();
+        self.wait_from_now()
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn wait_from_now(&self) -> Option<Duration> {
+        let wait = |rate: Option<Rate>, bucket: Bucket| bucket.wait(rate?, self.now);
+        let messages = wait(self.rates.messages, self.messages);
+        messages.max(wait(self.rates.bytes, self.bytes))
+    }
+
+    /// Reads the clock.
+    fn look(&mut self) {
+        self.now = u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    /// Ten messages a second, and five at once.
+    fn throttle(excess: Excess) -> Box<Throttle> {
+        let rates = Rates {
+            messages: Some(Rate::per_second(10).burst(5)),
+            bytes: None,
+            excess,
+        };
+        Throttle::new(rates).unwrap()
+    }
+
+    /// What was read at once may be taken by and by, as by a handler that asks a database for each.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_by_and_by_is_not_too_fast() {
+        let mut throttle = throttle(Excess::Close);
+        throttle.read(1000).unwrap();
+        for _ in 0..100 {
+            throttle.message().unwrap();
+            advance(MILLISECOND * 100).await;
+        }
+        for _ in 0..5 {
+            throttle.message().unwrap();
+        }
+        throttle.message().unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_has_it_to_wait() {
+        let mut throttle = throttle(Excess::SlowDown);
+        throttle.read(1000).unwrap();
+        for _ in 0..5 {
+            assert!(!throttle.is_spent());
+            throttle.message().unwrap();
+        }
+        for _ in 0..100 {
+            assert!(throttle.is_spent());
+            advance(MILLISECOND * 100).await;
+            assert!(!throttle.is_spent());
+            throttle.message().unwrap();
+        }
+    }
+
+    /// However reads, messages and the time that each takes come one after another.
+    #[tokio::test(start_paused = true)]
+    async fn on_the_whole_there_are_no_more_than_the_rate() {
+        let mut throttle = throttle(Excess::SlowDown);
+        let begin = Instant::now();
+        let mut taken = 0;
+        for step in 0..10_000_u32 {
+            if step % 7 == 0 {
+                throttle.read(1).unwrap();
+            }
+            if throttle.is_spent() {
+                sleep(MILLISECOND * (step % 13 * 20)).await;
+            } else {
+                throttle.message().unwrap();
+                taken += 1;
+                sleep(MILLISECOND * (step % 3 * step % 5 * 40)).await;
+            }
+            let most = 5 + begin.elapsed().as_millis() / 100;
+            assert!(taken <= most, "{taken} of {most}");
+        }
+        assert!(taken > 1000, "{taken}");
     }
 }
