@@ -14,6 +14,9 @@ use std::time::Duration;
 pub struct Rate {
     per_second: u64,
     burst: u64,
+    /// The nanoseconds that one takes, and that a burst takes: asked for each time, and each is a division.
+    one: u64,
+    all: u64,
 }
 
 impl Rate {
@@ -23,6 +26,8 @@ impl Rate {
         Self {
             per_second: count,
             burst: count,
+            one: time(1, count),
+            all: time(count, count),
         }
     }
 
@@ -30,6 +35,7 @@ impl Rate {
     #[must_use]
     pub const fn burst(mut self, count: u64) -> Self {
         self.burst = if count == 0 { 1 } else { count };
+        self.all = time(self.burst, self.per_second);
         self
     }
 
@@ -40,9 +46,20 @@ impl Rate {
 
     /// The nanoseconds that so many take.
     fn time(self, count: u64) -> u64 {
-        let time = u128::from(count) * 1_000_000_000 / u128::from(self.per_second);
-        u64::try_from(time).unwrap_or(u64::MAX)
+        match count {
+            1 => self.one,
+            count => time(count, self.per_second),
+        }
     }
+}
+
+/// The nanoseconds that so many take at so many a second.
+const fn time(count: u64, per_second: u64) -> u64 {
+    let time = count as u128 * 1_000_000_000 / per_second as u128;
+    if time > u64::MAX as u128 {
+        return u64::MAX;
+    }
+    time as u64
 }
 
 /// What is left of a burst: a token bucket, told by when it is full again, in nanoseconds since
@@ -58,13 +75,13 @@ impl Bucket {
 
     /// Whether more was taken than there was.
     pub(crate) fn is_owing(self, rate: Rate, now: u64) -> bool {
-        self.0 > now.saturating_add(rate.time(rate.burst))
+        self.0 > now.saturating_add(rate.all)
     }
 
     /// How long until another one is there; `None` where it is.
     pub(crate) fn wait(self, rate: Rate, now: u64) -> Option<Duration> {
-        let after = self.0.saturating_add(rate.time(1).max(1));
-        let wait = after.saturating_sub(now.saturating_add(rate.time(rate.burst)));
+        let after = self.0.saturating_add(rate.one.max(1));
+        let wait = after.saturating_sub(now.saturating_add(rate.all));
         (wait > 0).then(|| Duration::from_nanos(wait))
     }
 
