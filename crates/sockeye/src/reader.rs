@@ -183,12 +183,46 @@ impl Reader {
     /// where there is more to it, for [`poll_event`](Self::poll_event).
     #[inline(always)]
     pub(crate) fn poll_whole(&mut self, cx: &mut Context<'_>) -> Option<Poll<Message>> {
+        if self.throttle.is_some() {
+            return match self.poll_whole_counted(cx) {
+                Poll::Ready(whole) => whole.map(Poll::Ready),
+                Poll::Pending => Some(Poll::Pending),
+            };
+        }
         if let Some(message) = self.take_whole() {
             return Some(Poll::Ready(message));
         }
+        self.poll_read_whole(cx)
+    }
+
+    /// The same, of a peer that may only go so fast. Where it has to wait, or is too fast, that too is left to be found.
+    #[cold]
+    fn poll_whole_counted(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        if self.is_held_back() {
+            return Poll::Ready(None);
+        }
+        let whole = match self.take_whole() {
+            Some(message) => Some(message),
+            None => match self.poll_read_whole(cx) {
+                Some(read) => Some(ready!(read)),
+                None => None,
+            },
+        };
+        if whole.is_some()
+            && let Some(throttle) = &mut self.throttle
+            && let Err(error) = throttle.message()
+        {
+            self.failed = Some(Box::new(Broken::Protocol(error)));
+            return Poll::Ready(None);
+        }
+        Poll::Ready(whole)
+    }
+
+    /// Reads where nothing is there, and takes a message off that.
+    #[inline(always)]
+    fn poll_read_whole(&mut self, cx: &mut Context<'_>) -> Option<Poll<Message>> {
         if self.input.is_some()
             || self.failed.is_some()
-            || self.throttle.is_some()
             || self.has_had_its_turn()
             || !self.receiver.is_fresh()
         {
@@ -392,7 +426,7 @@ impl Reader {
     /// with one is left to be found by [`poll_event`](Self::poll_event).
     #[inline(always)]
     fn take_whole(&mut self) -> Option<Message> {
-        if self.input.is_none() || self.failed.is_some() || self.throttle.is_some() {
+        if self.input.is_none() || self.failed.is_some() {
             return None;
         }
         let mut input = unread(&mut self.input);

@@ -263,6 +263,27 @@ mod closed {
         }
     }
 
+    /// Nothing else comes that would be too much as well.
+    #[tokio::test(start_paused = true)]
+    async fn for_one_that_came_together_with_as_many_as_may() {
+        let rate = Rate::per_second(10).burst(5);
+        let acceptor = acceptor().message_rate(rate).on_excess(Excess::Close);
+        for form in FORMS {
+            let (_sender, mut peer, seen) = run(form, &acceptor).await;
+            let frames: Vec<u8> = (0..6).flat_map(|_| peer.frame(0x81, "echo")).collect();
+            peer.send(frames).await;
+            for _ in 0..5 {
+                peer.expect_text("echo").await;
+            }
+            assert_eq!(peer.expect_close().await.0, 1008, "{form:?}");
+            drop(peer);
+            let seen = within(seen).await.unwrap();
+            assert_eq!(seen.messages.len(), 5, "{form:?}");
+            let error = ProtocolError::TooManyMessages { limit: 10 };
+            seen.assert_ended(|ended| matches!(ended, Ended::Protocol(e) if *e == error));
+        }
+    }
+
     /// A Close is no message: one behind as many as there may be is answered as any other.
     #[tokio::test(start_paused = true)]
     async fn not_for_a_close() {
