@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::{
     CloseFrame, FrameHeader, Limits, Message, MessageRef, Meter, OpCode, ProtocolError, Role, Text,
     TextRef,
-    deflate::{Direction, Inflater, WindowBits},
+    deflate::{Direction, Inflater},
     mask::Mask,
     utf8::Utf8,
 };
@@ -82,23 +82,49 @@ impl OwnedEvent {
 pub struct Receiver {
     /// Frames from a client are masked, frames from a server are not (§5.1).
     peer_masks: bool,
-    /// Whether a Close or an error has ended the stream of events (§7.1.7).
-    ended: bool,
-    /// Whether neither has, and nothing is unfinished, so that the input begins with a header.
-    fresh: bool,
+    stage: Stage,
     /// Whether long messages are inflated in turns.
     turns: bool,
-    /// The window of the peer's compressor, where compression was agreed.
-    window: Option<WindowBits>,
+    /// The window of the peer's compressor, and 0 where no compression was agreed: an `Option` would be twice as large, and
+    /// what idle connections take with it.
+    window: u8,
     /// The codec of this connection, where the context outlives the message.
     inflater: Option<Box<Inflater>>,
     /// The largest message that [`Wholes`](whole) may take: within every limit, and no more than they can.
     most_whole: u16,
+    /// How many bytes of a message that has [begun](Stage::is_begun) are still to be taken.
+    left: u16,
     /// Those of all connections of a server, which has them once.
     limits: Arc<Limits>,
     /// There while something is: of an idle connection, it would be most of what it takes in memory.
     unfinished: Option<Box<Unfinished>>,
     meter: Arc<Meter>,
+}
+
+/// What comes next. Of a message that is received in parts, and was there whole when it began, that is the rest of it:
+/// nothing else is unfinished then. In one enum, since this is asked for each message: with its three cases in one of their
+/// own that took three instructions more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A header: nothing is unfinished.
+    Fresh,
+    /// More of what is unfinished.
+    Unfinished,
+    /// The rest of such a message, binary.
+    Binary,
+    /// The rest of such a text, which is yet to be checked.
+    Text,
+    /// The rest of one that is known to be ASCII.
+    Ascii,
+    /// Nothing: a Close or an error has ended the stream of events (§7.1.7).
+    Ended,
+}
+
+impl Stage {
+    /// Whether it is the rest of a message that was there whole when it began.
+    fn is_begun(self) -> bool {
+        matches!(self, Self::Binary | Self::Text | Self::Ascii)
+    }
 }
 
 /// What has begun and not ended, and what still lends the last event.
@@ -200,13 +226,13 @@ impl Receiver {
         let keeps_context = deflate.as_ref().is_some_and(|agreed| agreed.keeps_context);
         Self {
             peer_masks: matches!(role, Role::Server),
-            ended: false,
-            fresh: true,
+            stage: Stage::Fresh,
             turns: false,
-            window: deflate.map(|agreed| agreed.window),
+            window: deflate.map_or(0, |agreed| agreed.window.as_u8()),
             inflater: keeps_context.then(|| Box::new(Inflater::new())),
             most_whole: u16::try_from(limits.message.min(limits.frame).min(limits.retained))
                 .unwrap_or(u16::MAX),
+            left: 0,
             limits,
             unfinished: None,
             meter,
@@ -252,7 +278,7 @@ impl Receiver {
             Ok(None) => return Ok(None),
             Err(error) => return Err(self.fail(input, error)),
         };
-        let (ended, fresh) = (&mut self.ended, &mut self.fresh);
+        let stage = &mut self.stage;
         let flow = self.meter.received();
         let event = match found {
             Found::Message {
@@ -274,14 +300,12 @@ impl Receiver {
             Found::Control { opcode, place } => {
                 flow.control(opcode);
                 if opcode == OpCode::Close {
-                    (*ended, *fresh) = (true, false);
+                    *stage = Stage::Ended;
                 }
                 control_event(opcode, place.bytes(control(&mut self.unfinished)))
             }
         };
-        event
-            .map(Some)
-            .inspect_err(|_| (*ended, *fresh) = (true, false))
+        event.map(Some).inspect_err(|_| *stage = Stage::Ended)
     }
 
     /// As [`receive`](Self::receive), with the event owned: a small payload is copied out of the
@@ -325,7 +349,7 @@ impl Receiver {
                 compressed: false,
                 place: Place::Own,
             } => {
-                self.fresh = true;
+                self.stage = Stage::Fresh;
                 let unfinished = self.unfinished.take().unwrap_or_default();
                 own(text, true, unfinished.payload.into_bytes())
                     .inspect(|message| flow.message(text, message.len()))
@@ -339,15 +363,13 @@ impl Receiver {
             Found::Control { opcode, place } => {
                 flow.control(opcode);
                 if opcode == OpCode::Close {
-                    (self.ended, self.fresh) = (true, false);
+                    self.stage = Stage::Ended;
                 }
                 control_event(opcode, place.bytes(control(&mut self.unfinished)))
                     .map(Event::into_owned)
             }
         };
-        event
-            .map(Some)
-            .inspect_err(|_| (self.ended, self.fresh) = (true, false))
+        event.map(Some).inspect_err(|_| self.stage = Stage::Ended)
     }
 
     /// Where to read the rest of a large message, and how many bytes of it at most.
@@ -436,7 +458,7 @@ impl Receiver {
 
     /// Whether a Close or an error has ended the stream of events.
     pub fn is_ended(&self) -> bool {
-        self.ended
+        matches!(self.stage, Stage::Ended)
     }
 
     /// Whether part of a message has been gathered in a buffer of its own, so that the message will
@@ -451,14 +473,13 @@ impl Receiver {
     /// messages.
     #[inline]
     pub fn is_fresh(&self) -> bool {
-        self.fresh
+        matches!(self.stage, Stage::Fresh)
     }
 
     /// Whether nothing is held between two calls: no part of a header and no part of a message.
     pub fn is_idle(&self) -> bool {
-        self.unfinished
-            .as_ref()
-            .is_none_or(|unfinished| unfinished.is_idle())
+        let unfinished = self.unfinished.as_ref();
+        !self.stage.is_begun() && unfinished.is_none_or(|unfinished| unfinished.is_idle())
     }
 
     #[cold]
@@ -470,7 +491,7 @@ impl Receiver {
 
     /// Lets go of all that has arrived, since nothing will come of it.
     fn end(&mut self) {
-        (self.ended, self.fresh) = (true, false);
+        self.stage = Stage::Ended;
         self.unfinished = None;
     }
 
@@ -479,12 +500,12 @@ impl Receiver {
         &mut self,
         input: &mut &'i mut [u8],
     ) -> Result<Option<Found<'i>>, ProtocolError> {
-        if self.ended {
+        if self.is_ended() {
             *input = &mut [];
             self.end();
             return Ok(None);
         }
-        if self.fresh {
+        if self.is_fresh() {
             if let Some(single) = self.take_single(input)? {
                 return Ok(Some(single));
             }
@@ -492,16 +513,27 @@ impl Receiver {
                 return Ok(None);
             }
         }
-        let mut unfinished = self.unfinished.take().unwrap_or_default();
+        let mut unfinished = self.take_unfinished();
         let found = self.advance_any(&mut unfinished, input);
         self.keep(unfinished);
         found
     }
 
+    /// What is unfinished, to go on with it and [keep](Self::keep) it.
+    fn take_unfinished(&mut self) -> Box<Unfinished> {
+        if self.stage.is_begun() {
+            return self.unfold();
+        }
+        self.unfinished.take().unwrap_or_default()
+    }
+
     /// Keeps what is unfinished, where anything is.
     fn keep(&mut self, unfinished: Box<Unfinished>) {
         let nothing = unfinished.is_idle() && unfinished.lent.is_none();
-        self.fresh = nothing;
+        self.stage = match nothing {
+            true => Stage::Fresh,
+            false => Stage::Unfinished,
+        };
         self.unfinished = (!nothing).then_some(unfinished);
     }
 
@@ -639,7 +671,7 @@ impl Receiver {
         }
         // RFC 7692 §6: RSV1 marks the first frame of a compressed message, and no other.
         let starts_message = matches!(header.opcode, OpCode::Text | OpCode::Binary);
-        if header.rsv1 && !(starts_message && self.window.is_some()) {
+        if header.rsv1 && !(starts_message && self.window != 0) {
             return Err(ProtocolError::ReservedBits);
         }
         if !header.opcode.is_control() {

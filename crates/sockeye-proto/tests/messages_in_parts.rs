@@ -229,6 +229,159 @@ mod section_5_4_fragmentation {
     }
 }
 
+/// A message that is there whole when it begins comes by a way of its own; nothing else is to tell it from one of which only
+/// the header was there.
+mod there_whole {
+    use super::*;
+
+    /// What is done once, after so many parts.
+    #[derive(Clone, Copy, Debug)]
+    enum Way {
+        Parts,
+        Skip,
+        Discard,
+        Lent,
+        Owned,
+    }
+
+    /// All that can be told of a message, and of one behind it.
+    #[derive(Debug, PartialEq)]
+    struct Told {
+        log: Vec<String>,
+        counters: sockeye_proto::Counters,
+    }
+
+    struct Case<'a> {
+        role: Role,
+        first: u8,
+        payload: &'a [u8],
+        room: usize,
+        way: Way,
+        after: usize,
+        /// How many bytes behind the header come before the others.
+        cut: usize,
+    }
+
+    fn told(case: &Case<'_>, whole: bool) -> Told {
+        let mut message = frame(case.first, case.payload).to(case.role);
+        let header = message.len() - case.payload.len();
+        message.extend(frame(0x81, "next").to(case.role));
+        let mut receiver = Receiver::new(case.role, Limits::default(), None);
+        let (mut inflater, mut room) = (Inflater::new(), vec![0; case.room]);
+        let mut rest = &mut message[..];
+        if !whole {
+            let (head, behind) = rest.split_at_mut(header);
+            let (mut some, mut other) = head.split_at_mut(1);
+            rest = behind;
+            assert_eq!(receiver.receive_part(&mut some, &mut []), Ok(None));
+            receiver.receive_part(&mut other, &mut []).unwrap().unwrap();
+        } else {
+            receiver.receive_part(&mut rest, &mut []).unwrap().unwrap();
+        }
+        let (mut log, mut steps) = (Vec::new(), 0);
+        let (some, other) = rest.split_at_mut(case.cut);
+        for mut input in [some, other] {
+            loop {
+                let states = (
+                    receiver.is_idle(),
+                    receiver.is_fresh(),
+                    receiver.is_ended(),
+                    receiver.is_gathering(),
+                    receiver.room_wanted(),
+                    receiver.payload_buffer(1).is_some(),
+                );
+                log.push(format!("{states:?}, {} left", input.len()));
+                let way = match steps == case.after {
+                    true => case.way,
+                    false => Way::Parts,
+                };
+                steps += 1;
+                let more = match way {
+                    Way::Skip => {
+                        receiver.skip_message();
+                        true
+                    }
+                    Way::Discard => {
+                        log.push(format!("{:?}", receiver.discard_part(&mut input)));
+                        true
+                    }
+                    Way::Lent => {
+                        let event = receiver.receive(&mut input, &mut inflater);
+                        log.push(format!("{event:?}"));
+                        matches!(event, Ok(Some(_)))
+                    }
+                    Way::Owned => {
+                        let event = receiver.receive_owned(&mut input, &mut inflater);
+                        log.push(format!("{event:?}"));
+                        matches!(event, Ok(Some(_)))
+                    }
+                    Way::Parts => {
+                        let part = receiver.receive_part(&mut input, &mut room);
+                        log.push(format!("{part:?}"));
+                        if let Ok(Some(Part::Data(count))) = part {
+                            log.push(format!("{:?}", &room[..count]));
+                        }
+                        matches!(part, Ok(Some(_)))
+                    }
+                };
+                if !more {
+                    break;
+                }
+            }
+            assert!(input.is_empty());
+        }
+        Told {
+            log,
+            counters: receiver.meter().counters(),
+        }
+    }
+
+    #[test]
+    fn is_received_as_one_that_arrives() {
+        let smiles = "😀".repeat(80);
+        let payloads: [&[u8]; 8] = [
+            b"",
+            b"a",
+            b"Hello, world",
+            smiles.as_bytes(),
+            &smiles.as_bytes()[..319],
+            &[b'a'; 300],
+            b"fine \xFF, never seen",
+            &[0xFF; 130],
+        ];
+        for role in BOTH {
+            for (first, payload) in [0x81, 0x82]
+                .into_iter()
+                .flat_map(|first| payloads.map(|payload| (first, payload)))
+            {
+                let len = payload.len();
+                for room in [1, 11, len.max(1), 1000] {
+                    for way in [Way::Parts, Way::Skip, Way::Discard, Way::Lent, Way::Owned] {
+                        for after in 0..3 {
+                            for cut in [0, len / 2, len, len + 1] {
+                                let case = Case {
+                                    role,
+                                    first,
+                                    payload,
+                                    room,
+                                    way,
+                                    after,
+                                    cut,
+                                };
+                                assert_eq!(
+                                    told(&case, true),
+                                    told(&case, false),
+                                    "{first:x} of {len}, room {room}, {way:?} after {after}, cut at {cut}"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 mod section_8_1_text {
     use super::*;
 

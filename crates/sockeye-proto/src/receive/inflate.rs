@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use core::mem;
 
-use super::{Event, OwnedEvent, Place, Receiver, Unfinished, borrow, own, payload};
+use super::{Event, OwnedEvent, Place, Receiver, Stage, Unfinished, borrow, own, payload};
 use crate::{
     ProtocolError,
     deflate::{Inflater, Turns, WindowBits},
@@ -99,7 +99,7 @@ impl Receiver {
             Place::Own => payload(&mut self.unfinished).len(),
         };
         // RSV1 is refused where nothing was agreed, so there is always an agreement here.
-        let result = match self.window {
+        let result = match WindowBits::new(self.window) {
             None => Err(ProtocolError::ReservedBits),
             Some(window) if self.turns && compressed > LONG => {
                 self.inflate_turn(text, place, window, lent)
@@ -130,7 +130,7 @@ impl Receiver {
             None => lent.inflate(compressed, limit, window, false).map(drop)?,
         }
         // Not held for as long as the message is handled, which may be as large.
-        (self.unfinished, self.fresh) = (None, true);
+        (self.unfinished, self.stage) = (None, Stage::Fresh);
         Ok(())
     }
 
@@ -167,14 +167,14 @@ impl Receiver {
         let result = inflater.inflate_turn(payload, self.limits.message, keep_context, turns);
         if matches!(result, Ok(false)) {
             unfinished.lent = None;
-            (self.unfinished, self.fresh) = (Some(unfinished), false);
+            (self.unfinished, self.stage) = (Some(unfinished), Stage::Unfinished);
         } else {
             match (inflating.inflater.take(), self.inflater.as_deref_mut()) {
                 (Some(inflater), _) => *lent = inflater,
                 (None, Some(own)) => lent.take_room(own),
                 (None, None) => {}
             }
-            self.fresh = true;
+            self.stage = Stage::Fresh;
         }
         result
     }

@@ -4,10 +4,13 @@ use alloc::boxed::Box;
 
 use bytes::{Buf, Bytes};
 
-use super::{OwnedEvent, Partial, Receiver, Unfinished, gathered::Gathered, inflate::Inflating};
+use super::{
+    Frame, OwnedEvent, Partial, Receiver, Stage, Unfinished, check, gathered::Gathered,
+    inflate::Inflating,
+};
 use crate::{
-    MessageKind, ProtocolError,
-    deflate::{Inflater, Progress},
+    FrameHeader, MessageKind, OpCode, ProtocolError,
+    deflate::{Inflater, Progress, WindowBits},
     utf8::Utf8,
 };
 
@@ -92,15 +95,35 @@ impl Receiver {
         input: &mut &mut [u8],
         room: &mut [u8],
     ) -> Result<Option<Part>, ProtocolError> {
-        if self.ended {
-            *input = &mut [];
-            self.end();
-            return Ok(None);
+        match self.stage {
+            Stage::Fresh if input.is_empty() => return Ok(None),
+            Stage::Fresh => {
+                if let Some(kind) = self.begin_whole(input) {
+                    return Ok(Some(Part::Begin(kind)));
+                }
+            }
+            Stage::Binary | Stage::Text | Stage::Ascii => {
+                if let Some(part) = self.take_begun(input, room) {
+                    return Ok(Some(part));
+                }
+            }
+            Stage::Unfinished => {}
+            Stage::Ended => {
+                *input = &mut [];
+                self.end();
+                return Ok(None);
+            }
         }
-        if self.fresh && input.is_empty() {
-            return Ok(None);
-        }
-        let mut unfinished = self.unfinished.take().unwrap_or_default();
+        self.receive_any_part(input, room)
+    }
+
+    /// As [`receive_part`](Self::receive_part), whatever comes.
+    fn receive_any_part(
+        &mut self,
+        input: &mut &mut [u8],
+        room: &mut [u8],
+    ) -> Result<Option<Part>, ProtocolError> {
+        let mut unfinished = self.take_unfinished();
         let step = self.step(&mut unfinished, input, room);
         self.keep(unfinished);
         match step.map_err(|error| self.fail(input, error))? {
@@ -116,9 +139,64 @@ impl Receiver {
         }
     }
 
+    /// Takes all of a message that was there whole when it began, and then its end, with nothing allocated. `None` where there
+    /// is no room for it, or it is not there in one any more, or is no text: then it is received as if it had come in pieces,
+    /// by [`receive_any_part`](Self::receive_any_part).
+    #[inline]
+    fn take_begun(&mut self, input: &mut &mut [u8], room: &mut [u8]) -> Option<Part> {
+        let (text, len) = (self.stage != Stage::Binary, usize::from(self.left));
+        if len == 0 {
+            self.stage = Stage::Fresh;
+            self.meter.received().end(text);
+            return Some(Part::End);
+        }
+        let (payload, room) = (input.get(..len)?, room.get_mut(..len)?);
+        if self.stage == Stage::Text {
+            check(false, payload).ok()?;
+        }
+        room.copy_from_slice(payload);
+        *input = &mut core::mem::take(input)[len..];
+        self.left = 0;
+        self.meter.received().part(text, len);
+        Some(Part::Data(len))
+    }
+
+    /// What is left of a message that was there whole when it began, as if it had come in pieces.
+    #[cold]
+    pub(super) fn unfold(&mut self) -> Box<Unfinished> {
+        let (text, left) = (self.stage != Stage::Binary, self.left);
+        self.stage = Stage::Unfinished;
+        // Unmasked when it began.
+        let frame = FrameHeader {
+            fin: true,
+            rsv1: false,
+            opcode: if text { OpCode::Text } else { OpCode::Binary },
+            mask: None,
+            payload_len: left.into(),
+        };
+        Box::new(Unfinished {
+            frame: (left > 0).then(|| Frame::new(frame)),
+            message: Some(Partial {
+                text,
+                compressed: false,
+                fragments: 1,
+                utf8: Utf8::default(),
+            }),
+            parts: Some(Box::new(Parts {
+                complete: left == 0,
+                text,
+                ..Parts::default()
+            })),
+            ..Unfinished::default()
+        })
+    }
+
     /// Says that nobody wants the rest of a message that is being received in parts: it is
     /// discarded as it comes, and is inflated only where the next message may refer back to it.
     pub fn skip_message(&mut self) {
+        if self.stage.is_begun() {
+            self.unfinished = Some(self.unfold());
+        }
         if let Some(unfinished) = &mut self.unfinished {
             unfinished.skip_message();
         }
@@ -132,10 +210,13 @@ impl Receiver {
     /// # Errors
     /// As [`receive_part`](Self::receive_part).
     pub fn discard_part(&mut self, input: &mut &mut [u8]) -> Result<bool, ProtocolError> {
-        if self.ended {
+        if self.is_ended() {
             *input = &mut [];
             self.end();
             return Ok(true);
+        }
+        if self.stage.is_begun() {
+            self.unfinished = Some(self.unfold());
         }
         let Some(mut unfinished) = self.unfinished.take_if(|it| it.parts.is_some()) else {
             return Ok(true);
@@ -225,7 +306,7 @@ impl Receiver {
         }
         if message.compressed
             && !parts.complete
-            && let Some(window) = self.window
+            && let Some(window) = WindowBits::new(self.window)
         {
             parts.progress = Progress::new(window);
             if self.inflater.is_none() {

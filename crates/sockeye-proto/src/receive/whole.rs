@@ -4,9 +4,9 @@ use core::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::{Receiver, borrow, check, own, placement};
+use super::{Receiver, Stage, borrow, check, own, placement};
 use crate::{
-    Message, MessageRef, ProtocolError, Text,
+    Message, MessageKind, MessageRef, ProtocolError, Text,
     mask::{Mask, is_short_ascii},
 };
 
@@ -88,6 +88,25 @@ impl Receiver {
         })
     }
 
+    /// Begins a message as [`receive_whole`](Self::receive_whole) takes it: takes its header off the front of `input`, and
+    /// unmasks what is behind. `None` where something else comes next.
+    #[inline]
+    pub(super) fn begin_whole(&mut self, input: &mut &mut [u8]) -> Option<MessageKind> {
+        let mut ahead = &mut **input;
+        let mut whole = self.whole()?.take(&mut ahead)?;
+        let ascii = whole.unmask();
+        let (text, start, len) = (whole.text, whole.start, whole.frame.len() - whole.start);
+        *input = &mut core::mem::take(input)[start..];
+        self.left = len as u16;
+        let (stage, kind) = match (text, ascii) {
+            (false, _) => (Stage::Binary, MessageKind::Binary),
+            (true, false) => (Stage::Text, MessageKind::Text),
+            (true, true) => (Stage::Ascii, MessageKind::Text),
+        };
+        self.stage = stage;
+        Some(kind)
+    }
+
     /// The message that has this payload, which travels masked with the key: as [`Whole::into_owned`], where it
     /// matters in which memory.
     #[cold]
@@ -113,7 +132,7 @@ impl Receiver {
     /// with a header.
     #[inline]
     fn whole(&self) -> Option<Wholes> {
-        self.fresh.then_some(Wholes {
+        self.is_fresh().then_some(Wholes {
             masked: self.peer_masks,
             most: self.most_whole.into(),
         })
