@@ -18,10 +18,12 @@ use hyper::{
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::{net::TcpStream, time::timeout};
 
+#[cfg(feature = "http2")]
+use sockeye_proto::handshake::Version as HttpVersion;
 use sockeye_proto::handshake::{Acceptance, HandshakeError, Refusal, Request as Head};
 
 #[cfg(feature = "http2")]
-use crate::server::{Tunnel, Tunnelled};
+use crate::server::{Idle, Tunnelled};
 use crate::{
     Acceptor, Deadline, Error, Result, WebSocket,
     server::{Answer, Peer, Rewound, Terms},
@@ -148,9 +150,12 @@ impl Acceptor {
                 .map_err(not_upgraded)?;
             let (stream, early) = take_back(upgraded);
             #[cfg(feature = "http2")]
-            let stream = match asked.tunnel {
-                Some(tunnel) => Stream::new(Tunnelled::new(stream, tunnel)),
-                None => stream,
+            let stream = match head.version() {
+                HttpVersion::Http2 => {
+                    let tunnel = asked.connection.map(|connection| connection.tunnel());
+                    Stream::new(Tunnelled::new(stream, tunnel))
+                }
+                _ => stream,
             };
             stream.set_nodelay();
             peer.look_at(&stream);
@@ -176,9 +181,9 @@ fn respond(begun: Result<(Response<()>, Upgrade), HandshakeError>) -> (Response<
 pub(crate) struct Asked {
     pub(crate) head: Arc<Head>,
     on_upgrade: Option<OnUpgrade>,
-    /// What keeps a connection of HTTP/2 in use for as long as the WebSocket in it is open.
+    /// The connection of HTTP/2, to be in use for as long as the WebSocket in it is open.
     #[cfg(feature = "http2")]
-    tunnel: Option<Tunnel>,
+    connection: Option<Arc<Idle>>,
 }
 
 impl Asked {
@@ -206,15 +211,15 @@ impl Asked {
             head: Arc::new(head?),
             on_upgrade: extensions.remove(),
             #[cfg(feature = "http2")]
-            tunnel: None,
+            connection: None,
         })
     }
 
-    /// A request in a tunnel, which is to be there for as long as the WebSocket.
+    /// A request on a connection of HTTP/2 of this crate's.
     #[cfg(feature = "http2")]
-    pub(crate) fn within(self, tunnel: Tunnel) -> Self {
-        let tunnel = Some(tunnel);
-        Self { tunnel, ..self }
+    pub(crate) fn within(self, connection: Arc<Idle>) -> Self {
+        let connection = Some(connection);
+        Self { connection, ..self }
     }
 }
 

@@ -496,6 +496,140 @@ async fn a_broken_rule_ends_one_socket_alone() {
     other.expect_echo("text").await;
 }
 
+/// The decision is made in a task of the connection, as with one that has a socket to itself.
+mod a_decision {
+    use super::*;
+
+    fn undecided() -> (Acceptor, mpsc::UnboundedReceiver<()>) {
+        let (begin, begun) = mpsc::unbounded_channel();
+        let acceptor = Acceptor::new().handshake_timeout(Duration::from_secs(60));
+        let acceptor = acceptor.on_request(move |request| {
+            let is_known = request.path() == "/known";
+            begin.send(()).unwrap();
+            async move {
+                if !is_known {
+                    pending::<()>().await;
+                }
+                Ok::<_, Refusal>(sockeye::server::Answer::new())
+            }
+        });
+        (acceptor, begun)
+    }
+
+    /// What is asked of it and not awaited.
+    fn ask(http2: &mut Http2) -> JoinHandle<hyper::Result<Response<Incoming>>> {
+        tokio::spawn(
+            http2
+                .ask
+                .send_request(websocket().body(Empty::new()).unwrap()),
+        )
+    }
+
+    #[tokio::test]
+    async fn does_not_hold_up_the_end() {
+        let (acceptor, mut begun) = undecided();
+        let (address, handle, served) = serve(|server| server.acceptor(acceptor)).await;
+        let mut http2 = Http2::connect(address).await;
+        let asking = ask(&mut http2);
+        begun.recv().await.unwrap();
+        let begin = std::time::Instant::now();
+        let farewell = within(handle.shutdown(Shutdown::new())).await;
+        assert!(begin.elapsed() < Duration::from_secs(4), "{farewell}");
+        assert_eq!(farewell.handshakes_cut, 1, "{farewell}");
+        within(served).await.unwrap().unwrap();
+        // It was answered where that could still go out.
+        if let Ok(answer) = within(asking).await.unwrap() {
+            assert_eq!(answer.status(), 503);
+        }
+    }
+
+    /// It went on, and its client was not answered.
+    #[tokio::test]
+    async fn is_given_up_for_a_newer_one() {
+        let (acceptor, mut begun) = undecided();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let (address, ..) = serve(|server| {
+            let server = server.acceptor(acceptor).max_handshakes(1);
+            server.on_error(move |_, error| tell.send(error.clone()).unwrap())
+        })
+        .await;
+        let mut http2 = Http2::connect(address).await;
+        let asking = ask(&mut http2);
+        begun.recv().await.unwrap();
+        // Another connection has to wait for room, until this one has had its time.
+        Http2::connect(address).await;
+        let answer = within(asking).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 503);
+        let error = told.recv().await.unwrap();
+        let limit = Limit::Handshakes;
+        assert!(
+            matches!(error, Error::Limit { limit: it, .. } if it == limit),
+            "{error}"
+        );
+        let (mut stream, _) = http2
+            .open(connect("http://peer/known").header("sec-websocket-version", "13"))
+            .await;
+        stream.expect_echo("text").await;
+        assert!(told.try_recv().is_err());
+    }
+}
+
+/// What hyper holds of a socket that was given up was counted nowhere: a client could pile it up.
+#[tokio::test]
+async fn who_takes_nothing_of_many_sockets_is_cut_off() {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let server = server.router(pages()).websockets_over_http2(true);
+    tokio::spawn(server.serve(async |mut socket| {
+        // It has gone to hyper, which cannot send it.
+        socket.send(vec![7; 1000]).await?;
+        let mute = Duration::from_millis(10);
+        let _ = tokio::time::timeout(mute, pending::<()>()).await;
+        panic!("as a handler may");
+    }));
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    let opened = builder.initial_window_size(0).handshake::<_, Bytes>(tcp);
+    let (ask, mut connection) = opened.await.unwrap();
+    let mut ping = connection.ping_pong().unwrap();
+    let connection = tokio::spawn(connection);
+    // The server's settings come before it.
+    ping.ping(h2::Ping::opaque()).await.unwrap();
+    let mut streams = Vec::new();
+    for number in 0..200 {
+        let Ok(mut ask) = ask.clone().ready().await else {
+            assert!(number > 10, "{number}");
+            break;
+        };
+        let request = Request::builder()
+            .method(Method::CONNECT)
+            .uri("http://peer/")
+            .header("sec-websocket-version", "13")
+            .extension(h2::ext::Protocol::from_static("websocket"));
+        match ask.send_request(request.body(()).unwrap(), false) {
+            Ok((answer, send)) => streams.push((within(answer).await, send)),
+            Err(_) => break,
+        }
+    }
+    let _ = within(connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_ends_opens_no_more() {
+    let (address, handle, _) = serve(|server| server).await;
+    let mut http2 = Http2::connect(address).await;
+    let (mut stream, _) = http2.open(websocket()).await;
+    let ending = tokio::spawn(async move { handle.shutdown(Shutdown::new()).await });
+    assert_eq!(stream.expect_close().await.0, 1001);
+    match http2.send(websocket()).await {
+        Ok(answer) => assert_eq!(answer.status(), 503),
+        // It has heard already that no more are taken (RFC 9113 §6.8).
+        Err(error) => assert!(!error.is_user(), "{error}"),
+    }
+    drop(stream);
+    within(ending).await.unwrap();
+}
+
 mod in_an_application {
     use super::*;
     use hyper::server::conn::http2 as server;
@@ -642,11 +776,11 @@ mod with_our_client {
         }));
         let http2 = connect(address).await;
         let mut deaf = Vec::new();
-        for _ in 0..2 {
+        for _ in 0..8 {
             let client = client(address, "/deaf").deflate(None);
             let mut socket = within(http2.open(&client)).await.unwrap();
             let flood = async { while socket.send(vec![7; 100_000]).await.is_ok() {} };
-            let flooded = tokio::time::timeout(Duration::from_millis(300), flood).await;
+            let flooded = tokio::time::timeout(Duration::from_millis(100), flood).await;
             assert!(flooded.is_err(), "all of it was read");
             deaf.push(socket);
         }
@@ -687,6 +821,112 @@ mod with_our_client {
         drop(flooded);
         other.send("still").await.unwrap();
         assert_eq!(within(other.recv()).await.unwrap().unwrap(), "still");
+    }
+
+    /// h2 has a budget for unread frames of few bytes, and ended the connection after some 2,000.
+    #[tokio::test]
+    async fn small_messages_that_nobody_reads_end_nothing() {
+        const COUNT: usize = 20_000;
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let server = server.router(pages()).websockets_over_http2(true);
+        tokio::spawn(server.serve(async |mut socket| {
+            match socket.request().unwrap().path() {
+                "/deaf" => pending::<()>().await,
+                "/flood" => {
+                    for _ in 0..COUNT {
+                        socket.send("x").await?;
+                        // Each is written by itself.
+                        tokio::task::yield_now().await;
+                    }
+                }
+                _ => {}
+            }
+            while let Some(message) = socket.recv().await? {
+                socket.send(message).await?;
+            }
+            Ok(())
+        }));
+        let http2 = connect(address).await;
+        let mut other = within(http2.open(&client(address, "/"))).await.unwrap();
+        let mut deaf = within(http2.open(&client(address, "/deaf"))).await.unwrap();
+        let mut flooded = within(http2.open(&client(address, "/flood")))
+            .await
+            .unwrap();
+        let flood = async {
+            for _ in 0..COUNT {
+                deaf.send("x").await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), flood).await;
+        other.send("text").await.unwrap();
+        assert_eq!(within(other.recv()).await.unwrap().unwrap(), "text");
+        for _ in 0..COUNT {
+            assert_eq!(within(flooded.recv()).await.unwrap().unwrap(), "x");
+        }
+    }
+
+    /// What it waited with was kept from all others of the connection, for as long as it was not used.
+    #[tokio::test]
+    async fn a_message_that_was_given_up_holds_up_nobody_else() {
+        let read = Arc::new(Notify::new());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let begin = read.clone();
+        // A server with the standard's window for the connection, which is less than a message.
+        tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut builder = h2::server::Builder::new();
+            builder.enable_connect_protocol();
+            let mut connection = builder.handshake::<_, Bytes>(tcp).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let begin = begin.clone();
+                tokio::spawn(async move {
+                    let mut send = respond.send_response(Response::new(()), false).unwrap();
+                    let is_late = request.uri().path() == "/late";
+                    let mut receive = request.into_body();
+                    if is_late {
+                        begin.notified().await;
+                    }
+                    let mut received = 0;
+                    while let Some(Ok(data)) = receive.data().await {
+                        received += data.len();
+                        let _ = receive.flow_control().release_capacity(data.len());
+                        if received > 1_000_000 {
+                            send.send_data(frame(0x81, false, b"much").into(), false)
+                                .unwrap();
+                            received = 0;
+                        }
+                    }
+                });
+            }
+        });
+        let http2 = connect(address).await;
+        let open = async |path| {
+            let client = client(address, path).deflate(None);
+            within(http2.open(&client)).await.unwrap()
+        };
+        let (mut late, mut given_up, mut other) =
+            (open("/late").await, open("/a").await, open("/b").await);
+        // All of the window goes to one that is not read, and another waits for it.
+        for socket in [&mut late, &mut given_up] {
+            let sent = async {
+                for _ in 0..40 {
+                    socket.send(vec![7; 100_000]).await.unwrap();
+                }
+            };
+            let sent = tokio::time::timeout(Duration::from_millis(100), sent).await;
+            assert!(sent.is_err());
+        }
+        read.notify_one();
+        let sent = async {
+            for _ in 0..20 {
+                other.send(vec![7; 100_000]).await.unwrap();
+            }
+            other.recv().await.unwrap().unwrap()
+        };
+        assert_eq!(within(sent).await, "much");
     }
 
     #[tokio::test]

@@ -373,8 +373,10 @@ mod tests {
                 let missing = error(url, &[VERSION]);
                 assert_eq!(missing, HandshakeError::Missing(":authority"), "{url}");
             }
-            let scheme = error("ftp://example.com/", &[VERSION]);
-            assert!(matches!(scheme, HandshakeError::Malformed(_)), "{scheme}");
+            for url in ["ftp://example.com/", "ws://example.com/"] {
+                let scheme = error(url, &[VERSION]);
+                assert!(matches!(scheme, HandshakeError::Malformed(_)), "{scheme}");
+            }
             for field in [
                 ("host", "other"),
                 ("upgrade", "websocket"),

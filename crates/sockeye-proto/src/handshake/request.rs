@@ -213,6 +213,15 @@ impl Request {
             true => Offer::check_connect(self.authority(), &self.0)?,
             false => Offer::check(self.method(), self.version(), &self.0)?,
         };
+        if self.is_extended_connect()
+            && !["http://", "https://"]
+                .iter()
+                .any(|scheme| self.target().starts_with(scheme))
+        {
+            return Err(HandshakeError::Malformed(
+                ":scheme is neither http nor https",
+            ));
+        }
         // 1: a resource name, or a URL. What is decided by a path is decided by one that is.
         let target = self.target();
         let is_url = || {

@@ -37,8 +37,12 @@ use crate::{
 /// How many bytes of a stream the server may send ahead of who reads it.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// And of all streams together: some that nobody reads do not hold up the others.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// And of all streams together: as many as servers permit, so that those which nobody reads do not hold up the others.
+const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+
+/// What h2 lets wait unread of frames below 256 bytes, by what they lack of that: as many as there is room for. Each small
+/// message is one.
+const SMALL_FRAMES: usize = 256 * CONNECTION_WINDOW as usize;
 
 /// The most that is written at once, in bytes: it is copied.
 const PIECE: usize = 64 * 1024;
@@ -63,7 +67,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 ///
 /// Connecting and TLS are paid once, and a socket more costs the server a stream and no descriptor; a message costs
 /// both ends more than on a connection of its own. What happens to the connection happens to all sockets on it. It
-/// ends once this, its clones and all that were opened on it are gone.
+/// ends once this, its clones and all that were opened on it are gone, and what was sent has gone out, for which the runtime
+/// has to be there: a socket that is [closed](WebSocket::close) has that behind it.
 ///
 /// The server has to announce that it opens WebSockets so: [`Server::websockets_over_http2`] here.
 ///
@@ -119,6 +124,7 @@ impl Http2 {
             .max_header_list_size(heads)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .data_frame_budget(SMALL_FRAMES)
             .handshake(stream);
         let (ask, mut connection) = opened.await.map_err(broken)?;
         let ping = connection.ping_pong();
@@ -145,7 +151,8 @@ impl Http2 {
     /// # Errors
     /// [`Error::Setup`] for a URL that leads to another server (scheme, host and port), [`Error::Url`] and
     /// [`Error::Handshake`] for what cannot be sent; [`Error::Handshake`] and [`Error::Answer`] for an answer that
-    /// declines or breaks a rule; [`Error::Timeout`]; [`Error::Lost`], also where the connection has ended.
+    /// declines or breaks a rule; [`Error::Lost`], also where the connection has ended; [`Error::Timeout`], also where
+    /// the network has. Connect anew after either.
     ///
     /// # Cancel safety
     /// Dropping the future gives the stream up, and not the connection.
@@ -336,9 +343,10 @@ impl AsyncRead for Streamed {
 }
 
 impl Streamed {
-    /// Waits for room: how many bytes there is room for, of so many.
-    fn poll_room(&mut self, cx: &mut Context<'_>, len: usize) -> Poll<io::Result<usize>> {
-        self.send.reserve_capacity(len);
+    /// Waits until any bytes have room. h2 takes a whole piece then, and sends of it what there is room for.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // No more than one byte is kept from the other streams by who waits, or has ceased to.
+        self.send.reserve_capacity(1);
         while self.send.capacity() == 0 {
             match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
@@ -346,14 +354,12 @@ impl Streamed {
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
-        Poll::Ready(Ok(self.send.capacity().min(len)))
+        Poll::Ready(Ok(()))
     }
 
     fn send(&mut self, data: Bytes) -> Poll<io::Result<usize>> {
         let len = data.len();
         let sent = self.send.send_data(data, false);
-        // What is left is others'.
-        self.send.reserve_capacity(0);
         Poll::Ready(sent.map(|()| len).map_err(to_io))
     }
 }
@@ -367,8 +373,8 @@ impl AsyncWrite for Streamed {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let room = ready!(self.poll_room(cx, bytes.len().min(PIECE)))?;
-        self.send(Bytes::copy_from_slice(&bytes[..room]))
+        ready!(self.poll_room(cx))?;
+        self.send(Bytes::copy_from_slice(&bytes[..bytes.len().min(PIECE)]))
     }
 
     fn poll_write_vectored(
@@ -380,7 +386,8 @@ impl AsyncWrite for Streamed {
         if len == 0 {
             return Poll::Ready(Ok(0));
         }
-        let room = ready!(self.poll_room(cx, len.min(PIECE)))?;
+        ready!(self.poll_room(cx))?;
+        let room = len.min(PIECE);
         let mut data = Vec::with_capacity(room);
         for slice in slices {
             let left = room - data.len();

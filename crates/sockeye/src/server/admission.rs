@@ -484,12 +484,6 @@ impl Refused {
         }
     }
 
-    /// One whose opening handshake was given up for one that is newer.
-    #[cfg(feature = "http2")]
-    pub(super) fn given_up(peer: Option<SocketAddr>) -> Self {
-        Self::new(Limit::Handshakes, peer.map(|peer| peer.ip()))
-    }
-
     fn until(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self

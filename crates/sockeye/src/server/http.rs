@@ -52,11 +52,12 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How many bytes of a stream a client may send ahead of who reads it, where a WebSocket may be one.
 #[cfg(feature = "http2")]
-const STREAM_WINDOW: u32 = 256 * 1024;
+const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// And of all streams together: some that nobody reads do not hold up the others.
+/// And of all streams together: more than the 200 that hyper permits can have, so that those which nobody reads do not
+/// hold up the others. h2 ends a connection with much unread in frames of less than 256 bytes, by half of this.
 #[cfg(feature = "http2")]
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
@@ -294,50 +295,43 @@ impl<S> Front<S> {
     fn connect<B, D>(
         &self,
         request: &mut Request<B>,
-        server: Arc<opening::Context>,
+        server: &Arc<opening::Context>,
     ) -> impl Future<Output = Response<Body<D>>> + Send + use<S, B, D> {
-        let asked = Asked::take(request).map(|asked| asked.within(self.idle.tunnel()));
-        let (serving, peer) = (self.serving.clone(), self.peer.clone());
-        async move {
-            let mut asking = Asking {
-                serving,
-                peer,
-                is_answered: false,
-            };
-            let begun = match asked {
-                Ok(asked) => server.open_stream(asked, &mut asking.peer).await,
-                Err(error) => Err((Refusal::from(&error), Some(error.into()))),
-            };
-            asking.is_answered = true;
-            match begun {
-                Ok(response) => response.map(|()| Body::Text(Bytes::new())),
-                Err((refusal, error)) => {
-                    if let Some(error) = error {
-                        asking.serving.refused(asking.peer.addr, &error);
-                    }
-                    refusal.to_http().map(|text| Body::Text(text.into()))
+        let refused = |error: Error, refusal: Refusal| {
+            self.serving.refused(self.peer.addr, &error);
+            Err(refusal)
+        };
+        let answer = match Asked::take(request) {
+            _ if *self.serving.ending.borrow() => Err(ending()),
+            Err(error) => refused(error.clone().into(), Refusal::from(&error)),
+            Ok(asked) => match server.place_stream(&self.peer) {
+                Err(limited) => refused(limited.into(), limited.refusal()),
+                Ok((place, peer)) => {
+                    let asked = asked.within(self.idle.clone());
+                    Ok(server.open_stream(asked, place, peer))
                 }
+            },
+        };
+        let busy = self.idle.busy();
+        async move {
+            let answer = match answer {
+                // Where there is none, it was given up for a newer one, or the server has ended.
+                Ok(answer) => answer.await.unwrap_or_else(|_| Err(ending())),
+                Err(refusal) => Err(refusal),
+            };
+            drop(busy);
+            match answer {
+                Ok(response) => response.map(|()| Body::Text(Bytes::new())),
+                Err(refusal) => refusal.to_http().map(|text| Body::Text(text.into())),
             }
         }
     }
 }
 
-/// A request that is being decided about. Its client may be gone before that is done, which is told of too.
+/// What a client is told that asks for a WebSocket which nobody has time for (RFC 9110 §15.6.4).
 #[cfg(feature = "http2")]
-struct Asking {
-    serving: Arc<Serving>,
-    peer: Peer,
-    is_answered: bool,
-}
-
-#[cfg(feature = "http2")]
-impl Drop for Asking {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            let gone = io::Error::from(io::ErrorKind::ConnectionAborted);
-            self.serving.refused(self.peer.addr, &gone.into());
-        }
-    }
+fn ending() -> Refusal {
+    Refusal::new(503, "the server ends, or has too much to do\n")
 }
 
 impl<S, B> Service<Request<body::Incoming>> for Front<S>
@@ -361,7 +355,7 @@ where
         if let Some(server) = &self.serving.streams
             && is_extended_connect(request.method(), request.extensions())
         {
-            let response = self.connect(&mut request, server.clone());
+            let response = self.connect(&mut request, server);
             return Box::pin(async { Ok(response.await) });
         }
         let acceptor = &self.serving.acceptor;

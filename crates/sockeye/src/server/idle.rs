@@ -14,7 +14,7 @@ use std::{
     io::IoSlice,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use super::rewound::STALLED;
 
 /// How much goes on on a connection.
-pub(super) struct Idle(Mutex<Use>);
+pub(crate) struct Idle(Mutex<Use>);
 
 struct Use {
     requests: usize,
@@ -32,6 +32,12 @@ struct Use {
     /// How much waits for the client: pieces of data, and requests for whose next piece hyper does not ask, as
     /// each stream has a window.
     offered: usize,
+    /// How many tunnels have ended whose last bytes wait for the client.
+    leaving: usize,
+    /// Whether there were more of those than there may be.
+    overrun: bool,
+    /// The connection's, to be told of that.
+    waker: Option<Waker>,
     /// When any of that has moved; where nothing is offered, when it last was, or a request ended.
     since: Instant,
 }
@@ -63,6 +69,9 @@ impl Idle {
             requests: 0,
             tunnels: 0,
             offered: 0,
+            leaving: 0,
+            overrun: false,
+            waker: None,
             since,
         }))
     }
@@ -81,7 +90,7 @@ impl Idle {
     }
 
     /// A tunnel that is in use until this is dropped.
-    pub(super) fn tunnel(self: &Arc<Self>) -> Tunnel {
+    pub(crate) fn tunnel(self: &Arc<Self>) -> Tunnel {
         self.lock().tunnels += 1;
         Tunnel(self.clone())
     }
@@ -103,7 +112,14 @@ impl Idle {
                     return Poll::Ready(false);
                 }
                 let now = Instant::now();
-                let used = self.lock();
+                let mut used = self.lock();
+                if used.overrun {
+                    return Poll::Ready(false);
+                }
+                match &mut used.waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
                 let since = used.since.max(begin);
                 let (until, unused) = match *used {
                     Use {
@@ -193,8 +209,35 @@ impl Drop for Tunnel {
     fn drop(&mut self) {
         let mut used = self.0.lock();
         used.tunnels -= 1;
-        // Meanwhile nobody had to take anything.
-        used.since = Instant::now();
+        used.ends();
+    }
+}
+
+impl Tunnel {
+    /// Ends it, but for what its client has not taken yet. hyper holds that, and says no more of it than that it has gone
+    /// out; a client that has too many such streams is given up.
+    pub(super) fn leave(self) -> Leaving {
+        const MOST: usize = 16;
+        let mut used = self.0.lock();
+        used.offer();
+        used.leaving += 1;
+        if used.leaving > MOST {
+            used.overrun = true;
+            used.waker.iter().for_each(Waker::wake_by_ref);
+        }
+        drop(used);
+        Leaving(self.0.clone())
+    }
+}
+
+/// The last bytes of a tunnel, until this is dropped.
+pub(super) struct Leaving(Arc<Idle>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut used = self.0.lock();
+        used.leaving -= 1;
+        used.done();
     }
 }
 

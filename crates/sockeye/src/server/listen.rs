@@ -528,7 +528,7 @@ impl Server {
                             work: work.clone(),
                             peer: None,
                         }))
-                    });
+                    })
                 });
                 run
             }),

@@ -45,7 +45,7 @@ pub(crate) use connections::{Connections, Entry};
 pub use decision::{Answer, IncomingRequest};
 pub(crate) use decision::{Peer, State};
 #[cfg(feature = "http2")]
-pub(crate) use idle::Tunnel;
+pub(crate) use idle::Idle;
 pub use listen::Server;
 pub use listener::Listener;
 pub use networks::Networks;

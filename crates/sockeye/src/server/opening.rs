@@ -1,8 +1,8 @@
 //! From an accepted stream to an open connection of a server: let in, handed on by a proxy, its handshake.
 
-#[cfg(feature = "http2")]
-use std::mem;
 use std::{future::Future, net::SocketAddr, sync::Arc};
+#[cfg(feature = "http2")]
+use std::{future::poll_fn, io, pin::pin, task::Poll};
 #[cfg(feature = "hyper")]
 use std::{pin::Pin, time::Duration};
 
@@ -11,6 +11,8 @@ use hyper::Response;
 #[cfg(feature = "http2")]
 use sockeye_proto::handshake::Refusal;
 use tokio::time::timeout;
+#[cfg(feature = "http2")]
+use tokio::{sync::oneshot, task::AbortHandle};
 
 #[cfg(feature = "http2")]
 use super::admission::Refused;
@@ -169,44 +171,67 @@ impl Context {
         }
     }
 
-    /// Lets a stream of HTTP/2 in as a connection, and answers what it asks for. It runs once hyper has sent that.
+    /// Lets a stream of HTTP/2 in as a connection, whose client is that of the connection as far as is known.
     ///
     /// # Errors
-    /// Why not: what its client is told, and what the user is, unless they were already.
+    /// Why not.
     #[cfg(feature = "http2")]
-    pub(super) async fn open_stream(
-        self: &Arc<Self>,
-        asked: Asked,
-        peer: &mut Peer,
-    ) -> Result<Response<()>, (Refusal, Option<Error>)> {
-        let limited = |refused: Refused| (refused.refusal(), Some(refused.into()));
-        let place = self.gate.enter(&self.limits).map_err(limited)?;
-        let place = Arc::new(place);
-        *peer = mem::take(peer).counted(&place);
+    pub(super) fn place_stream(&self, peer: &Peer) -> Result<(Arc<Place>, Peer), Refused> {
+        let place = self.gate.enter(&self.limits)?;
         if let Some(addr) = peer.addr
             && !self.acceptor.believes(peer.source())
         {
-            place.count_address(addr.ip()).map_err(limited)?;
+            place.count_address(addr.ip())?;
         }
+        let place = Arc::new(place);
+        let peer = peer.clone().counted(&place);
+        Ok((place, peer))
+    }
+
+    /// Decides about what a stream of HTTP/2 asks for, in the task of the connection that it then becomes, and gives the
+    /// answer. Where that is not waited for any more, the client is gone.
+    #[cfg(feature = "http2")]
+    pub(super) fn open_stream(
+        self: &Arc<Self>,
+        asked: Asked,
+        place: Arc<Place>,
+        mut peer: Peer,
+    ) -> oneshot::Receiver<Result<Response<()>, Refusal>> {
+        let (mut answer, answered) = oneshot::channel();
         let handshake = place.handshake(peer.addr);
-        let begun = self.acceptor.begin(asked, peer).await;
-        if !handshake.finish() {
-            return Err((Refused::given_up(peer.addr).refusal(), None));
-        }
-        let (response, upgrade) = begun.map_err(|error| {
-            let refusal = Refusal::from(&error);
-            let error = place.refused().map_or(error.into(), Error::from);
-            (refusal, Some(error))
-        })?;
-        let addr = peer.addr;
-        let opened = async move {
-            let opened = upgrade.await.map(Some);
-            opened.map_err(|error| Unopened { peer: addr, error })
-        };
+        let (id, context) = (handshake.id(), self.clone());
+        let opening = Box::pin(async move {
+            let begun = {
+                let mut gone = pin!(answer.closed());
+                let mut begun = pin!(context.acceptor.begin(asked, &mut peer));
+                poll_fn(|cx| match gone.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(None),
+                    Poll::Pending => begun.as_mut().poll(cx).map(Some),
+                })
+                .await
+            };
+            if !handshake.finish() {
+                return Ok(None);
+            }
+            let opened = match begun {
+                Some(Ok((response, upgrade))) => {
+                    let _ = answer.send(Ok(response));
+                    upgrade.await
+                }
+                Some(Err(error)) => {
+                    let _ = answer.send(Err(Refusal::from(&error)));
+                    Err(error.into())
+                }
+                None => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+            };
+            let peer = peer.addr;
+            opened.map(Some).map_err(|error| Unopened { peer, error })
+        });
         if let Some(run) = &self.run_stream {
-            run(self.clone(), place, Box::pin(opened));
+            let task = run(self.clone(), place, opening);
+            self.gate.runs(id, task);
         }
-        Ok(response)
+        answered
     }
 }
 
@@ -216,7 +241,8 @@ pub(super) type RunStream = dyn Fn(
         Arc<Context>,
         Arc<Place>,
         Pin<Box<dyn Future<Output = Result<Option<WebSocket>, Unopened>> + Send>>,
-    ) + Send
+    ) -> AbortHandle
+    + Send
     + Sync;
 
 /// Serves a connection that asks for something else than a WebSocket, until it does.

@@ -6,26 +6,40 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    runtime::Handle,
+};
 
 use super::idle::Tunnel;
 use crate::stream::Stream;
 
-/// The most that is written at once, in bytes: hyper copies what it is given, and holds two such pieces and h2 one
+/// The most that is written at once, in bytes: hyper copies what it is given, and holds three such pieces and h2 one
 /// before anybody has to wait.
 const PIECE: usize = 64 * 1024;
 
 /// The stream.
 pub(crate) struct Tunnelled {
     stream: Stream,
-    _tunnel: Tunnel,
+    /// None where the connection is not this crate's, or once this has ended.
+    tunnel: Option<Tunnel>,
 }
 
 impl Tunnelled {
-    pub(crate) fn new(stream: Stream, tunnel: Tunnel) -> Self {
-        Self {
-            stream,
-            _tunnel: tunnel,
+    pub(crate) fn new(stream: Stream, tunnel: Option<Tunnel>) -> Self {
+        Self { stream, tunnel }
+    }
+}
+
+/// What hyper has of it waits for the client still, and is known of until that is gone, or the connection.
+impl Drop for Tunnelled {
+    fn drop(&mut self) {
+        if let (Some(tunnel), Ok(runtime)) = (self.tunnel.take(), Handle::try_current()) {
+            let (mut stream, leaving) = (self.stream.take_out(), tunnel.leave());
+            runtime.spawn(async move {
+                let _ = stream.shutdown().await;
+                drop(leaving);
+            });
         }
     }
 }
@@ -55,6 +69,11 @@ impl AsyncWrite for Tunnelled {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        if shut.is_ready() {
+            // hyper has nothing of it any more.
+            self.tunnel = None;
+        }
+        shut
     }
 }
