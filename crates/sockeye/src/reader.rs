@@ -205,7 +205,12 @@ impl Reader {
             Some(message) => Some(message),
             None => match self.poll_read_whole(cx) {
                 Some(read) => Some(ready!(read)),
-                None => None,
+                None => {
+                    if let Some(throttle) = &mut self.throttle {
+                        throttle.let_pass();
+                    }
+                    None
+                }
             },
         };
         if whole.is_some()
@@ -309,7 +314,10 @@ impl Reader {
         take: impl FnOnce(&mut Self, &mut Context<'_>) -> Poll<Result<T, Broken>>,
         is: impl FnOnce(&T) -> bool,
     ) -> Poll<Result<T, Broken>> {
-        ready!(self.poll_ready(cx));
+        let passes = self.throttle.as_mut().is_some_and(|it| it.passes());
+        if !passes {
+            ready!(self.poll_ready(cx));
+        }
         let taken = ready!(take(self, cx))?;
         if let Some(throttle) = &mut self.throttle
             && is(&taken)

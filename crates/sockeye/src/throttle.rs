@@ -1,6 +1,7 @@
 //! How fast a peer may go: messages and bytes a second, and what becomes of one that is faster.
 
 use std::{
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -38,10 +39,13 @@ pub(crate) struct Throttle {
     begin: Instant,
     /// When the clock was last read, in nanoseconds since then. That is done for each read, and what has come with it counts
     /// for that moment; for each message it would cost as much as the message. Only where it says that there was too
-    /// much is the clock read again: of what comes with one read, part may be taken long after.
+    /// much is the clock read again: of what comes with one read, part may be taken long after. What was left of it then is
+    /// another burst, which comes at once with the next.
     now: u64,
     messages: Bucket,
     bytes: Bucket,
+    /// Whether what comes next was found to be in time, before it was read.
+    passes: bool,
     /// Runs while the peer is held back.
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -53,6 +57,7 @@ impl Throttle {
                 rates,
                 begin: Instant::now(),
                 now: 0,
+                passes: false,
                 messages: Bucket::default(),
                 bytes: Bucket::default(),
                 sleep: None,
@@ -74,6 +79,16 @@ impl Throttle {
             let wait = wait.max(Duration::from_millis(1));
             self.sleep = Some(Box::pin(sleep_until(Instant::now() + wait)));
         }
+    }
+
+    /// Notes that the peer need not wait, of which what is now read is counted already: that would make it wait for itself.
+    pub(crate) fn let_pass(&mut self) {
+        self.passes = true;
+    }
+
+    /// Whether that was noted. It is so once.
+    pub(crate) fn passes(&mut self) -> bool {
+        mem::take(&mut self.passes)
     }
 
     /// Whether the peer has to wait before more is taken of it.

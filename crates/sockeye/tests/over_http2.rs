@@ -556,6 +556,11 @@ mod a_decision {
         let mut http2 = Http2::connect(address).await;
         let asking = ask(&mut http2);
         begun.recv().await.unwrap();
+        // Who asks beside it is told at once.
+        let (answer, _) = http2.refused(websocket()).await;
+        assert_eq!(answer.status(), 503);
+        assert!(answer.headers().contains_key("retry-after"));
+        assert!(matches!(told.recv().await.unwrap(), Error::Limit { .. }));
         // Another connection has to wait for room, until this one has had its time.
         Http2::connect(address).await;
         let answer = within(asking).await.unwrap().unwrap();
@@ -927,6 +932,55 @@ mod with_our_client {
             other.recv().await.unwrap().unwrap()
         };
         assert_eq!(within(sent).await, "much");
+    }
+
+    /// h2 resets a stream that is dropped, and what it holds of it was lost.
+    #[tokio::test]
+    async fn what_was_sent_arrives_though_the_socket_is_dropped() {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let server = server.router(pages()).websockets_over_http2(true);
+        tokio::spawn(server.serve(move |mut socket| {
+            let tell = tell.clone();
+            async move {
+                while let Ok(Some(message)) = socket.recv().await {
+                    tell.send(message.len()).unwrap();
+                }
+                tell.send(0).unwrap();
+                Ok(())
+            }
+        }));
+        for count in [1, 5] {
+            let http2 = connect(address).await;
+            let mut socket = within(http2.open(&client(address, "/"))).await.unwrap();
+            for _ in 0..count {
+                socket.send("x".repeat(20_000)).await.unwrap();
+            }
+            drop((http2, socket));
+            for _ in 0..count {
+                assert_eq!(within(told.recv()).await.unwrap(), 20_000);
+            }
+            assert_eq!(within(told.recv()).await.unwrap(), 0);
+        }
+    }
+
+    /// More at once than may wait for a client that takes nothing.
+    #[tokio::test]
+    async fn many_that_are_dropped_together_end_nothing_else() {
+        let (address, ..) = serve(|server| server).await;
+        let http2 = connect(address).await;
+        let mut other = within(http2.open(&client(address, "/"))).await.unwrap();
+        let mut many = Vec::new();
+        for _ in 0..60 {
+            many.push(within(http2.open(&client(address, "/"))).await.unwrap());
+        }
+        drop(many);
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            other.send("text").await.unwrap();
+            assert_eq!(within(other.recv()).await.unwrap().unwrap(), "text");
+        }
     }
 
     #[tokio::test]

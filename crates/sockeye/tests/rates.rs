@@ -84,6 +84,37 @@ mod slowed_down {
         }
     }
 
+    /// A Close, and whatever is no message that has come whole, waited for the bytes that it was read with itself.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_waits_for_itself() {
+        let acceptor = acceptor()
+            .byte_rate(Rate::per_second(10).burst(10))
+            .keepalive(None);
+        let close = [&1000_u16.to_be_bytes(), &[b'a'; 98][..]].concat();
+        let cases: [&[(u8, &[u8])]; 6] = [
+            &[(0x82, &[7; 100])],
+            &[(0x88, &close)],
+            &[(0x89, &[7; 100])],
+            &[(0x02, &[]), (0x80, &[7; 100])],
+            &[(0x83, &[7; 100])],
+            &[(0x81, &[0xFF; 100])],
+        ];
+        for frames in cases {
+            for form in FORMS {
+                let (_sender, mut peer, _seen) = run(form, &acceptor).await;
+                let begin = Instant::now();
+                let frames = frames
+                    .iter()
+                    .map(|(first, payload)| peer.frame(*first, payload));
+                let frames: Vec<u8> = frames.flatten().collect();
+                peer.send(frames).await;
+                let answer = peer.next().await;
+                assert!(answer.is_some(), "{form:?}");
+                assert!(begin.elapsed() < SECOND / 10, "{form:?}: {answer:?}");
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_large_message_as_it_arrives() {
         let acceptor = acceptor().byte_rate(Rate::per_second(1 << 20));

@@ -73,7 +73,8 @@ impl Receiver {
     /// Takes the next part of a message off the front of `input`, and puts it, unmasked and
     /// inflated, into `room`.
     ///
-    /// Call it until it gives `None`: then the input is empty, and what comes next needs more bytes.
+    /// Call it until it gives `None`: then the input is empty, and what comes next needs more bytes. What a call leaves in
+    /// `input` is what the next one begins with, as it was left: more may be unmasked than was taken.
     /// It gives [`Part::Data`] only between [`Part::Begin`] and [`Part::End`]; only then is `room`
     /// needed, and it must not be empty. `Part::Data(0)` says that there is more to do, so that whoever has other
     /// things to do can do them first: of a message that is [skipped](Self::skip_message) a mebibyte has been

@@ -16,6 +16,7 @@ use h2::{Reason, RecvStream, SendStream, client::SendRequest, ext::Protocol};
 use hyper::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    runtime::Handle,
     sync::oneshot,
     time::{timeout, timeout_at},
 };
@@ -40,9 +41,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// And of all streams together: as many as servers permit, so that those which nobody reads do not hold up the others.
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 
-/// What h2 lets wait unread of frames below 256 bytes, by what they lack of that: as many as there is room for. Each small
-/// message is one.
-const SMALL_FRAMES: usize = 256 * CONNECTION_WINDOW as usize;
+/// What h2 lets wait unread of frames below 256 bytes, by what they lack of that, before it ends the connection: each small
+/// message is one, and takes some hundred bytes of memory. It is a quarter of a million of them.
+const SMALL_FRAMES: usize = 64 * 1024 * 1024;
 
 /// The most that is written at once, in bytes: it is copied.
 const PIECE: usize = 64 * 1024;
@@ -67,8 +68,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 ///
 /// Connecting and TLS are paid once, and a socket more costs the server a stream and no descriptor; a message costs
 /// both ends more than on a connection of its own. What happens to the connection happens to all sockets on it. It
-/// ends once this, its clones and all that were opened on it are gone, and what was sent has gone out, for which the runtime
-/// has to be there: a socket that is [closed](WebSocket::close) has that behind it.
+/// ends once this, its clones and all that were opened on it are gone, and what was sent has gone out, within 5 s. For that the
+/// runtime has to be there: a socket that is [closed](WebSocket::close) has it behind itself.
 ///
 /// The server has to announce that it opens WebSockets so: [`Server::websockets_over_http2`] here.
 ///
@@ -188,13 +189,12 @@ impl Http2 {
             let _ = timeout_at(by, read_body(&mut receive, &mut response)).await;
         }
         let agreed = asked.request.check_connect(&response);
-        let stream = Stream::new(Streamed {
-            send,
-            receive,
-            read: Bytes::new(),
-            _used: self.used.clone(),
-        });
         let agreed = client.judge(agreed, response)?;
+        let stream = Stream::new(Streamed {
+            halves: Some((send, receive)),
+            read: Bytes::new(),
+            used: self.used.clone(),
+        });
         Ok(Established {
             stream,
             early: Vec::new(),
@@ -309,11 +309,36 @@ fn to_io(error: h2::Error) -> io::Error {
 
 /// A stream that is a WebSocket's: what would end TCP ends it (RFC 8441 §5).
 struct Streamed {
-    send: SendStream<Bytes>,
-    receive: RecvStream,
+    /// Both directions; nothing once this has ended.
+    halves: Option<(SendStream<Bytes>, RecvStream)>,
     /// What has come and was not read.
     read: Bytes,
-    _used: Used,
+    used: Used,
+}
+
+/// What was sent goes out still, as with TCP: h2 resets a stream that is dropped, and all that it holds of it is lost then.
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        let (Some((mut send, mut receive)), Ok(runtime)) =
+            (self.halves.take(), Handle::try_current())
+        else {
+            return;
+        };
+        if receive.is_end_stream() {
+            return;
+        }
+        let used = self.used.clone();
+        runtime.spawn(async move {
+            let _used = used;
+            let _ = send.send_data(Bytes::new(), true);
+            let ended = async {
+                while let Some(Ok(data)) = receive.data().await {
+                    let _ = receive.flow_control().release_capacity(data.len());
+                }
+            };
+            let _ = timeout(GOODBYE, ended).await;
+        });
+    }
 }
 
 impl AsyncRead for Streamed {
@@ -322,9 +347,13 @@ impl AsyncRead for Streamed {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.read.is_empty() {
-            match ready!(self.receive.poll_data(cx)) {
-                Some(Ok(data)) => self.read = data,
+        let this = &mut *self;
+        let Some((_, receive)) = &mut this.halves else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        while this.read.is_empty() {
+            match ready!(receive.poll_data(cx)) {
+                Some(Ok(data)) => this.read = data,
                 // It has ended, and nothing more was wanted (RFC 9113 §8.1).
                 Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => {
                     return Poll::Ready(Ok(()));
@@ -333,22 +362,30 @@ impl AsyncRead for Streamed {
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let count = self.read.len().min(buffer.remaining());
-        buffer.put_slice(&self.read[..count]);
-        self.read.advance(count);
+        let count = this.read.len().min(buffer.remaining());
+        buffer.put_slice(&this.read[..count]);
+        this.read.advance(count);
         // Refused only where the stream has ended, which is heard when there is no more to read.
-        let _ = self.receive.flow_control().release_capacity(count);
+        let _ = receive.flow_control().release_capacity(count);
         Poll::Ready(Ok(()))
     }
 }
 
 impl Streamed {
+    fn sending(&mut self) -> io::Result<&mut SendStream<Bytes>> {
+        let halves = self.halves.as_mut();
+        halves
+            .map(|(send, _)| send)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
     /// Waits until any bytes have room. h2 takes a whole piece then, and sends of it what there is room for.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let send = self.sending()?;
         // No more than one byte is kept from the other streams by who waits, or has ceased to.
-        self.send.reserve_capacity(1);
-        while self.send.capacity() == 0 {
-            match ready!(self.send.poll_capacity(cx)) {
+        send.reserve_capacity(1);
+        while send.capacity() == 0 {
+            match ready!(send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
@@ -359,7 +396,7 @@ impl Streamed {
 
     fn send(&mut self, data: Bytes) -> Poll<io::Result<usize>> {
         let len = data.len();
-        let sent = self.send.send_data(data, false);
+        let sent = self.sending()?.send_data(data, false);
         Poll::Ready(sent.map(|()| len).map_err(to_io))
     }
 }
@@ -406,7 +443,7 @@ impl AsyncWrite for Streamed {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let ended = self.send.send_data(Bytes::new(), true);
+        let ended = self.sending()?.send_data(Bytes::new(), true);
         Poll::Ready(ended.map_err(to_io))
     }
 }

@@ -156,6 +156,9 @@ impl Acceptor {
     /// Sets how many messages a client may send a second, pings and pongs counted: one that sends more
     /// is slowed down, or what [`on_excess`](Self::on_excess) says. Default: any number.
     ///
+    /// What was read together counts for when it was read. So where a handler takes long over it, as much again as the burst
+    /// may come right behind; it is never more than the burst and the rate since the beginning.
+    ///
     /// ```
     /// use sockeye::server::{Acceptor, Excess, Rate};
     /// let acceptor = Acceptor::new()

@@ -239,6 +239,16 @@ impl Gate {
         })
     }
 
+    /// Whether another opening handshake may begin, where it cannot wait for room.
+    #[cfg(feature = "http2")]
+    pub(super) fn begin(&self, limits: &Limits, peer: Option<SocketAddr>) -> Result<(), Refused> {
+        let most = limits.handshakes.map_or(usize::MAX, |most| most.max(1));
+        let has_room = lock(&self.handshakes).unfinished < most;
+        has_room
+            .then_some(())
+            .ok_or_else(|| Refused::new(Limit::Handshakes, peer.map(|peer| peer.ip())))
+    }
+
     /// Takes a place for a connection.
     pub(super) fn enter(self: &Arc<Self>, limits: &Arc<Limits>) -> Result<Place, Refused> {
         let most = limits.connections.unwrap_or(usize::MAX);

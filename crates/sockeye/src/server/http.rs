@@ -52,12 +52,17 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How many bytes of a stream a client may send ahead of who reads it, where a WebSocket may be one.
 #[cfg(feature = "http2")]
-const STREAM_WINDOW: u32 = 64 * 1024;
+const STREAM_WINDOW: u32 = 128 * 1024;
 
-/// And of all streams together: more than the 200 that hyper permits can have, so that those which nobody reads do not
-/// hold up the others. h2 ends a connection with much unread in frames of less than 256 bytes, by half of this.
+/// How many streams there may be then at a time (RFC 9113 §6.5.2 recommends no fewer than 100).
 #[cfg(feature = "http2")]
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const STREAMS: u32 = 128;
+
+/// How many bytes of all streams together a client may send ahead: more than these can have, so that those which nobody
+/// reads do not hold up the others. h2 ends a connection with too much unread in frames of less than 256 bytes, by what
+/// they lack of that: half of this.
+#[cfg(feature = "http2")]
+const CONNECTION_WINDOW: u32 = 2 * STREAMS * STREAM_WINDOW;
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
@@ -160,6 +165,7 @@ where
     if takes_streams {
         http2
             .enable_connect_protocol()
+            .max_concurrent_streams(STREAMS)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
     }
@@ -308,18 +314,16 @@ impl<S> Front<S> {
                 Err(limited) => refused(limited.into(), limited.refusal()),
                 Ok((place, peer)) => {
                     let asked = asked.within(self.idle.clone());
-                    Ok(server.open_stream(asked, place, peer))
+                    Ok(server.open_stream(asked, place, peer, self.idle.busy()))
                 }
             },
         };
-        let busy = self.idle.busy();
         async move {
             let answer = match answer {
                 // Where there is none, it was given up for a newer one, or the server has ended.
                 Ok(answer) => answer.await.unwrap_or_else(|_| Err(ending())),
                 Err(refusal) => Err(refusal),
             };
-            drop(busy);
             match answer {
                 Ok(response) => response.map(|()| Body::Text(Bytes::new())),
                 Err(refusal) => refusal.to_http().map(|text| Body::Text(text.into())),
@@ -331,7 +335,10 @@ impl<S> Front<S> {
 /// What a client is told that asks for a WebSocket which nobody has time for (RFC 9110 §15.6.4).
 #[cfg(feature = "http2")]
 fn ending() -> Refusal {
-    Refusal::new(503, "the server ends, or has too much to do\n")
+    let refusal = Refusal::new(503, "the server ends, or has too much to do\n");
+    let again = refusal.clone().header("Retry-After", "1");
+    // Only a name that is reserved would be refused.
+    again.unwrap_or(refusal)
 }
 
 impl<S, B> Service<Request<body::Incoming>> for Front<S>

@@ -14,8 +14,6 @@ use tokio::time::timeout;
 #[cfg(feature = "http2")]
 use tokio::{sync::oneshot, task::AbortHandle};
 
-#[cfg(feature = "http2")]
-use super::admission::Refused;
 #[cfg(feature = "hyper")]
 use super::http::Serving;
 use super::{
@@ -26,6 +24,8 @@ use super::{
     networks::Source,
     proxy_protocol::read_header,
 };
+#[cfg(feature = "http2")]
+use super::{admission::Refused, idle::Busy};
 #[cfg(feature = "http2")]
 use crate::hyper::Asked;
 use crate::{Deadline, Error, Result, WebSocket, stream::Stream};
@@ -177,6 +177,7 @@ impl Context {
     /// Why not.
     #[cfg(feature = "http2")]
     pub(super) fn place_stream(&self, peer: &Peer) -> Result<(Arc<Place>, Peer), Refused> {
+        self.gate.begin(&self.limits, peer.addr)?;
         let place = self.gate.enter(&self.limits)?;
         if let Some(addr) = peer.addr
             && !self.acceptor.believes(peer.source())
@@ -196,6 +197,7 @@ impl Context {
         asked: Asked,
         place: Arc<Place>,
         mut peer: Peer,
+        busy: Busy,
     ) -> oneshot::Receiver<Result<Response<()>, Refusal>> {
         let (mut answer, answered) = oneshot::channel();
         let handshake = place.handshake(peer.addr);
@@ -224,6 +226,8 @@ impl Context {
                 }
                 None => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
             };
+            // From here on it is a tunnel.
+            drop(busy);
             let peer = peer.addr;
             opened.map(Some).map_err(|error| Unopened { peer, error })
         });

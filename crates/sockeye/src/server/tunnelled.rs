@@ -4,11 +4,13 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     runtime::Handle,
+    time::timeout,
 };
 
 use super::idle::Tunnel;
@@ -17,6 +19,9 @@ use crate::stream::Stream;
 /// The most that is written at once, in bytes: hyper copies what it is given, and holds three such pieces and h2 one
 /// before anybody has to wait.
 const PIECE: usize = 64 * 1024;
+
+/// How long a client may take for the last bytes of a stream before that counts as waiting for it.
+const SOON: Duration = Duration::from_secs(2);
 
 /// The stream.
 pub(crate) struct Tunnelled {
@@ -31,14 +36,17 @@ impl Tunnelled {
     }
 }
 
-/// What hyper has of it waits for the client still, and is known of until that is gone, or the connection.
+/// What hyper has of it goes out still; where the client does not take that soon, it is known of until it is gone, or the
+/// connection.
 impl Drop for Tunnelled {
     fn drop(&mut self) {
         if let (Some(tunnel), Ok(runtime)) = (self.tunnel.take(), Handle::try_current()) {
-            let (mut stream, leaving) = (self.stream.take_out(), tunnel.leave());
+            let mut stream = self.stream.take_out();
             runtime.spawn(async move {
-                let _ = stream.shutdown().await;
-                drop(leaving);
+                if timeout(SOON, stream.shutdown()).await.is_err() {
+                    let _leaving = tunnel.leave();
+                    let _ = stream.shutdown().await;
+                }
             });
         }
     }
