@@ -263,6 +263,18 @@ pub(crate) async fn run(suite: &mut Suite) -> io::Result<()> {
             .await;
     }
     suite
+        .case(
+            on,
+            "first bytes: HTTP/2, and then no frames of it",
+            |at| async move {
+                let mut stream = at.stream().await;
+                let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nGET / HTTP/1.1\r\n\r\n";
+                stream.write_all(begin).await.unwrap();
+                assert_eq!(last_frame(stream).await, GOAWAY);
+            },
+        )
+        .await;
+    suite
         .case(on, "a line without an end: 431", |at| async move {
             let mut stream = at.stream().await;
             stream.write_all(b"GET /").await.unwrap();
@@ -322,7 +334,6 @@ pub(crate) async fn run(suite: &mut Suite) -> io::Result<()> {
 /// Other protocols than HTTP/1.1, and the status that they get.
 const NO_HTTP: &[(&str, &[u8], u16)] = &[
     ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03", 400),
-    ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     ("SSH", b"SSH-2.0-OpenSSH_9.9\r\n\r\n", 400),
     ("zeros", &[0; 100], 400),
     (
@@ -331,6 +342,22 @@ const NO_HTTP: &[(&str, &[u8], u16)] = &[
         400,
     ),
 ];
+
+/// RFC 9113 §6.8.
+const GOAWAY: u8 = 7;
+
+/// The type of the last frame of HTTP/2 that comes, before the stream ends.
+async fn last_frame(mut stream: TcpStream) -> u8 {
+    let mut all = Vec::new();
+    // It may be reset, as not all was read.
+    let _ = within(stream.read_to_end(&mut all)).await;
+    let (mut rest, mut last) = (&all[..], 0);
+    while let [a, b, c, kind, _, _, _, _, _, payload @ ..] = rest {
+        let len = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        (rest, last) = (payload.get(len..).unwrap_or_default(), *kind);
+    }
+    last
+}
 
 /// What the answer says in a line, where a request said `offer` in it; empty where it has no such line.
 async fn agreed_on(at: &At, line: &str, offer: &str) -> String {
