@@ -38,10 +38,10 @@ use crate::{
 /// let app: Router = Router::new().route("/chat", get(chat));
 /// ```
 ///
-/// The route has to be one for GET, or `any`, where WebSockets may come over HTTP/2 too (RFC 8441, by CONNECT). A request that breaks a rule of RFC 6455 is refused with the
-/// status and the words that fit it, and the handler is not called. Pages of another origin than this
-/// server's are refused with 403 by [`on_upgrade`](Self::on_upgrade), unless [`origins`](Self::origins)
-/// lets them in.
+/// The route has to be one for GET, or `any`, where WebSockets may come over HTTP/2 too (RFC 8441, by
+/// CONNECT). A request that breaks a rule of RFC 6455 is refused with the status and the words that fit
+/// it, and the handler is not called. Pages of another origin than this server's are refused with 403 by
+/// [`on_upgrade`](Self::on_upgrade), unless [`origins`](Self::origins) lets them in.
 ///
 /// With [`axum::serve`](https://docs.rs/axum/latest/axum/fn.serve.html) the TCP stream itself is taken
 /// back, so that a socket is as fast as one of [`Server`](crate::Server). Over HTTP/2 it is a stream of hyper's, with this
