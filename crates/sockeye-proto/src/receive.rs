@@ -521,10 +521,7 @@ impl Receiver {
 
     /// What is unfinished, to go on with it and [keep](Self::keep) it.
     fn take_unfinished(&mut self) -> Box<Unfinished> {
-        if self.stage.is_begun() {
-            return self.unfold();
-        }
-        self.unfinished.take().unwrap_or_default()
+        self.unfold().take().unwrap_or_default()
     }
 
     /// Keeps what is unfinished, where anything is.

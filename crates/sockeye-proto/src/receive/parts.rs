@@ -162,9 +162,16 @@ impl Receiver {
         Some(Part::Data(len))
     }
 
-    /// What is left of a message that was there whole when it began, as if it had come in pieces.
+    /// What is unfinished; of a message that was there whole when it began, what is left, as if it had come in pieces.
+    pub(super) fn unfold(&mut self) -> &mut Option<Box<Unfinished>> {
+        if self.stage.is_begun() {
+            self.unfinished = Some(self.unfold_begun());
+        }
+        &mut self.unfinished
+    }
+
     #[cold]
-    pub(super) fn unfold(&mut self) -> Box<Unfinished> {
+    fn unfold_begun(&mut self) -> Box<Unfinished> {
         let (text, left) = (self.stage != Stage::Binary, self.left);
         self.stage = Stage::Unfinished;
         // Unmasked when it began.
@@ -195,10 +202,7 @@ impl Receiver {
     /// Says that nobody wants the rest of a message that is being received in parts: it is
     /// discarded as it comes, and is inflated only where the next message may refer back to it.
     pub fn skip_message(&mut self) {
-        if self.stage.is_begun() {
-            self.unfinished = Some(self.unfold());
-        }
-        if let Some(unfinished) = &mut self.unfinished {
+        if let Some(unfinished) = self.unfold() {
             unfinished.skip_message();
         }
     }
@@ -216,10 +220,7 @@ impl Receiver {
             self.end();
             return Ok(true);
         }
-        if self.stage.is_begun() {
-            self.unfinished = Some(self.unfold());
-        }
-        let Some(mut unfinished) = self.unfinished.take_if(|it| it.parts.is_some()) else {
+        let Some(mut unfinished) = self.unfold().take_if(|it| it.parts.is_some()) else {
             return Ok(true);
         };
         unfinished.release();
