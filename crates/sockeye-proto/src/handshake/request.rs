@@ -209,31 +209,32 @@ impl Request {
     /// # Errors
     /// The first rule that is broken; [`Refusal::from`](super::Refusal) it answers the client.
     pub fn check(&self) -> Result<Offer, HandshakeError> {
-        let offer = match self.is_extended_connect() {
-            true => Offer::check_connect(self.authority(), &self.0)?,
-            false => Offer::check(self.method(), self.version(), &self.0)?,
-        };
-        if self.is_extended_connect()
-            && !["http://", "https://"]
-                .iter()
-                .any(|scheme| self.target().starts_with(scheme))
-        {
-            return Err(HandshakeError::Malformed(
-                ":scheme is neither http nor https",
-            ));
-        }
-        // 1: a resource name, or a URL. What is decided by a path is decided by one that is.
+        const NOT_A_TARGET: HandshakeError =
+            HandshakeError::Malformed("what is asked for is neither a path nor a URL");
         let target = self.target();
-        let is_url = || {
+        let has_scheme = |known: &[&str]| {
             let scheme = target.split_once("://").map_or("", |(scheme, _)| scheme);
-            let known = ["http", "https", "ws", "wss"];
             known.iter().any(|known| scheme.eq_ignore_ascii_case(known))
         };
+        let offer = if self.is_extended_connect() {
+            let offer = Offer::check_connect(self.authority(), &self.0)?;
+            if !has_scheme(&["http", "https"]) {
+                return Err(HandshakeError::Malformed(
+                    ":scheme is neither http nor https",
+                ));
+            }
+            offer
+        } else {
+            let offer = Offer::check(self.method(), self.version(), &self.0)?;
+            // 1: a resource name, or a URL. What is decided by a path is decided by one that is.
+            if !target.starts_with('/') && !has_scheme(&["http", "https", "ws", "wss"]) {
+                return Err(NOT_A_TARGET);
+            }
+            offer
+        };
         // A fragment is none of a request's (RFC 9110 §4.2.5).
-        if target.contains('#') || !(target.starts_with('/') || is_url()) {
-            return Err(HandshakeError::Malformed(
-                "what is asked for is neither a path nor a URL",
-            ));
+        if target.contains('#') {
+            return Err(NOT_A_TARGET);
         }
         Ok(offer)
     }
