@@ -187,12 +187,13 @@ impl Http2 {
         let (answer, send) = answered?;
         let mut response = Response::of_connect(&answer)?;
         let mut receive = answer.into_body();
-        if !(200..=299).contains(&response.status()) {
+        let mut agreed = asked.request.check_connect(&response);
+        if let Err(HandshakeError::Status(_)) = agreed {
             let by = deadline.min(after(BODY_PATIENCE));
             // What has come by then is kept, however it ends.
             let _ = timeout_at(by, read_body(&mut receive, &mut response)).await;
+            agreed = asked.request.check_connect(&response);
         }
-        let agreed = asked.request.check_connect(&response);
         let agreed = client.judge(agreed, response)?;
         let stream = Stream::new(Streamed {
             halves: Some((send, receive)),
