@@ -116,10 +116,10 @@ pub enum Error {
         limit: usize,
     },
     /// As much output waits as may, so that the message was not sent; the connection is unharmed.
-    /// Only `try_send` of a [`Sender`](crate::Sender::try_send) or a [`Socket`](crate::Socket::try_send) says
-    /// so.
+    /// Only `try_send` and `send_latest` say so, of a [`WebSocket`](crate::WebSocket::try_send), a
+    /// [`Sender`](crate::Sender::try_send) or a [`Socket`](crate::Socket::try_send).
     Full {
-        /// The high-water mark, in bytes.
+        /// As much as may wait, in bytes: for `try_send` the high-water mark, for `send_latest` the output limit.
         high_water: usize,
     },
     /// A member may not join a group; nothing has changed.

@@ -10,7 +10,7 @@ use std::{
 
 use sockeye_proto::{CloseCode, CloseFrame};
 
-use crate::{Outgoing, Prepared, Result, Sender};
+use crate::{Error, Outgoing, Prepared, Result, Sender};
 
 /// Connections, and the groups that they are in. Clones are the same registry.
 ///
@@ -203,7 +203,7 @@ impl Groups {
 
     /// Sends a message of which only the newest is worth having to everyone in a group, and gives the
     /// number of members it was given to: where one with the same key still waits for a member, this
-    /// replaces it, as with [`Sender::send_latest`]. So nobody is too slow for it.
+    /// replaces it, as with [`Sender::send_latest`]. So nobody is too slow for it while the keys are few.
     pub fn send_latest_to<'a>(
         &self,
         group: &str,
@@ -245,9 +245,9 @@ impl Groups {
             }
             match send(sender) {
                 Ok(()) => count += 1,
-                Err(error) if error.is_full() => {
-                    if let Slow::Close { code, above } = self.settings.slow {
-                        give_up(sender, code, above);
+                Err(Error::Full { high_water }) => {
+                    if let Slow::Close { code, .. } = self.settings.slow {
+                        give_up(sender, code, high_water);
                         left.push(*number);
                     }
                 }

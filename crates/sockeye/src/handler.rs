@@ -189,10 +189,11 @@ impl Socket {
     /// [`Sender::send_latest`].
     ///
     /// # Errors
-    /// [`Error::is_closed`], [`Error::is_lost`].
+    /// [`Error::is_full`], [`Error::is_closed`], [`Error::is_lost`].
     pub fn send_latest<'a>(&mut self, key: u64, message: impl Into<Outgoing<'a>>) -> Result<()> {
+        let most = self.driver.shared.info.settings.output.limit;
         match self.driver.link() {
-            Some(link) => link.send_latest(key, message.into()),
+            Some(link) => link.send_latest(key, message.into(), most),
             None => Err(crate::SendError::Closed.into()),
         }
     }

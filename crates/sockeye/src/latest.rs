@@ -5,6 +5,11 @@ use std::collections::{HashMap, VecDeque};
 
 use sockeye_proto::Outgoing;
 
+use crate::{Error, Result};
+
+/// What a message takes in memory beside its bytes, roughly: so that keys cannot pile up either.
+const OVERHEAD: usize = 2 * size_of::<(u64, Outgoing<'static>)>();
+
 /// What waits, one message for each key, in the order in which the keys began to wait: a key that is
 /// replaced often keeps its place, so that none is passed over.
 #[derive(Debug, Default)]
@@ -15,8 +20,32 @@ pub(crate) struct Latest {
 }
 
 impl Latest {
-    /// Puts a message in the place of the one that waits for the same key.
-    pub(crate) fn put(&mut self, key: u64, message: Outgoing<'_>) {
+    /// Puts a message where such messages wait, in the place of the one that waits for the same key, unless the others
+    /// take as much memory as they may.
+    ///
+    /// # Errors
+    /// [`Error::Full`], and what waits still does.
+    pub(crate) fn put_into(
+        waiting: &mut Option<Box<Self>>,
+        most: usize,
+        key: u64,
+        message: Outgoing<'_>,
+    ) -> Result<()> {
+        let others = waiting.as_ref().map_or(0, |latest| latest.others(key));
+        if others >= most {
+            return Err(Error::Full { high_water: most });
+        }
+        waiting.get_or_insert_default().put(key, message);
+        Ok(())
+    }
+
+    /// How much memory the messages of other keys take.
+    fn others(&self, key: u64) -> usize {
+        let own = self.messages.get(&key);
+        self.memory() - own.map_or(0, |message| OVERHEAD + message.as_ref().len())
+    }
+
+    fn put(&mut self, key: u64, message: Outgoing<'_>) {
         let message = message.into_static();
         self.size += message.as_ref().len();
         match self.messages.insert(key, message) {
@@ -53,6 +82,11 @@ impl Latest {
     /// How many bytes wait.
     pub(crate) fn size(&self) -> usize {
         self.size
+    }
+
+    /// Roughly how much memory that takes.
+    pub(crate) fn memory(&self) -> usize {
+        self.size + self.messages.len() * OVERHEAD
     }
 }
 

@@ -158,6 +158,12 @@ impl Link {
         matches!(&self.seldom, Some(seldom) if seldom.latest.is_some())
     }
 
+    /// How much memory what is replaced while it waits takes.
+    pub(crate) fn latest_memory(&self) -> usize {
+        let latest = self.seldom.as_ref().and_then(|it| it.latest.as_ref());
+        latest.map_or(0, |latest| latest.memory())
+    }
+
     /// Lets go of what is replaced while it waits.
     fn drop_latest(&mut self) {
         if let Some(seldom) = &mut self.seldom {
@@ -213,8 +219,13 @@ impl Link {
     }
 
     /// Queues a message where nothing waits; else puts it in place of the one that waits for the same
-    /// key.
-    pub(crate) fn send_latest(&mut self, key: u64, message: Outgoing<'_>) -> Result<()> {
+    /// key. Of others, no more than `most` bytes may wait so.
+    pub(crate) fn send_latest(
+        &mut self,
+        key: u64,
+        message: Outgoing<'_>,
+        most: usize,
+    ) -> Result<()> {
         if self.broken().is_some() {
             return Err(self.refusal());
         }
@@ -226,8 +237,7 @@ impl Link {
             return Ok(self.send(message)?);
         }
         let seldom = self.seldom.get_or_insert_default();
-        seldom.latest.get_or_insert_default().put(key, message);
-        Ok(())
+        Latest::put_into(&mut seldom.latest, most, key, message)
     }
 
     /// Takes what was left for the driver by [`send_latest`](Self::send_latest) from elsewhere.

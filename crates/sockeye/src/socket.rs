@@ -220,7 +220,7 @@ impl WebSocket {
     /// [`Sender::send_latest`]. It never waits.
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// [`Error::is_full`], and the message was not sent; else as [`send`](Self::send).
     pub fn send_latest<'a>(&mut self, key: u64, message: impl Into<Outgoing<'a>>) -> Result<()> {
         self.shared().send_latest(key, message.into())
     }

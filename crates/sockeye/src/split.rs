@@ -84,6 +84,9 @@ impl Sender {
     /// It goes out when nothing else waits, keys in the order in which they began to wait; a Close
     /// sends what waits before it. It is not part of [`buffered_amount`](Self::buffered_amount).
     ///
+    /// What waits of all keys together is bounded by `output_limit` of the `Client` or `Acceptor`, 32 MiB by default, or
+    /// for a moment twice that: where so much waits, a message is refused, be it of a key that waits. So keep the keys few.
+    ///
     /// ```
     /// use sockeye::{Prepared, Sender};
     ///
@@ -94,7 +97,7 @@ impl Sender {
     /// ```
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// [`Error::is_full`](crate::Error::is_full), and the message was not sent; else as [`send`](Self::send).
     pub fn send_latest<'a>(&self, key: u64, message: impl Into<Outgoing<'a>>) -> Result<()> {
         self.shared.send_latest(key, message.into())
     }

@@ -25,6 +25,8 @@ pub(crate) struct Waiting {
     /// How many bytes of messages a driver holds behind one that is sent in parts: here, as few connections
     /// ever send one.
     pub(crate) held: AtomicUsize,
+    /// How much memory messages take with a driver that are replaced while they wait.
+    pub(crate) latest: AtomicUsize,
 }
 
 #[derive(Debug, Default)]

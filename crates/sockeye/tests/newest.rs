@@ -106,6 +106,76 @@ async fn a_peer_that_does_not_read_gets_the_newest_of_each_key() {
     }
 }
 
+/// What replaces another takes no more room, wherever that one is.
+#[tokio::test(start_paused = true)]
+async fn keys_that_fit_into_the_output_limit_can_be_replaced_for_ever() {
+    const KEYS: usize = 40;
+    const ROUNDS: usize = 50;
+    let message = |key: usize, round: usize| format!("{key} {round} {:01000}", 0);
+    for role in BOTH {
+        for form in FORMS {
+            let (sender, mut peer, _seen) = run(form, role, &narrow()).await;
+            for round in 0..ROUNDS {
+                for key in 0..KEYS {
+                    let sent = sender.send_latest(key as u64, message(key, round));
+                    sent.unwrap_or_else(|error| panic!("{form:?} {role:?} {round}: {error}"));
+                    if (key + round) % 9 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+            let flushed = tokio::spawn({
+                let sender = sender.clone();
+                async move { sender.flush().await }
+            });
+            let mut newest = 0;
+            while newest < KEYS {
+                let text = String::from_utf8(peer.expect(0x81).await).unwrap();
+                newest += usize::from(text.split(' ').nth(1) == Some("49"));
+            }
+            within(flushed).await.unwrap().unwrap();
+        }
+    }
+}
+
+/// Keys may be chosen by whoever sends, and so many of them are a backlog too.
+#[tokio::test(start_paused = true)]
+async fn no_more_wait_than_the_output_limit() {
+    const KEYS: u64 = 1000;
+    let message = |key: u64| format!("{key:01000}");
+    for role in BOTH {
+        for form in FORMS {
+            let setup = narrow();
+            let (sender, mut peer, _seen) = run(form, role, &setup).await;
+            let mut taken = Vec::new();
+            for key in 0..KEYS {
+                match sender.send_latest(key, message(key)) {
+                    Ok(()) => taken.push(key),
+                    Err(error) => assert!(error.is_full(), "{form:?} {role:?}: {error}"),
+                }
+                tokio::task::yield_now().await;
+            }
+            // With a driver as many again, which it has taken over and has yet to count.
+            let most = 2 * (setup.output_limit + setup.pipe) / message(0).len() + 20;
+            assert!(
+                (setup.output_limit / 2000..=most).contains(&taken.len()),
+                "{form:?} {role:?}: {} wait",
+                taken.len()
+            );
+            let flushed = tokio::spawn({
+                let sender = sender.clone();
+                async move { sender.flush().await }
+            });
+            for key in taken {
+                peer.expect_text(&message(key)).await;
+            }
+            within(flushed).await.unwrap().unwrap();
+            sender.send_latest(KEYS, "there is room again").unwrap();
+            peer.expect_text("there is room again").await;
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_goes_out_as_soon_as_the_peer_reads_though_nobody_sends() {
     for role in BOTH {

@@ -197,7 +197,8 @@ impl Acceptor {
     }
 
     /// Sets how many bytes may wait to be written at all, where a callback sends and cannot wait:
-    /// more ends the connection. Default 32 MiB.
+    /// more ends the connection. And how many messages may take that only wait to be replaced
+    /// ([`Sender::send_latest`](crate::Sender::send_latest)): more are refused. Default 32 MiB.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         Arc::make_mut(&mut self.settings).output.limit = bytes;
         self

@@ -102,6 +102,9 @@ impl Shared {
             let _ = link.apply(command);
         }
         self.driver_buffered.store(0, Ordering::Relaxed);
+        if let Some(waiting) = self.waiting.get() {
+            waiting.latest.store(0, Ordering::Relaxed);
+        }
         state.driver = None;
         if link.has_latest() || !link.is_written() {
             // What has come from elsewhere since the driver wrote: whoever sent it is not there to do so.
@@ -174,6 +177,7 @@ impl Shared {
             return result;
         };
         waiting.held.store(link.sender.held(), Ordering::Relaxed);
+        self.count_latest(link);
         let has_room = || buffered < self.info.settings.output.high_water;
         // Who waits for room where nothing can be sent any more is told so.
         let room = waiting.room.any() && (has_room() || !link.sender.is_open());

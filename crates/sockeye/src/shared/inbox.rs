@@ -83,6 +83,20 @@ impl Shared {
             self.driver_buffered
                 .fetch_add(latest.size(), Ordering::Relaxed);
             link.absorb_latest(latest);
+            self.count_latest(link);
+        }
+    }
+
+    /// Says how much memory the messages take that are replaced while they wait with the driver, to whoever sends from
+    /// elsewhere.
+    pub(super) fn count_latest(&self, link: &Link) {
+        let memory = link.latest_memory();
+        let counted = match self.waiting.get() {
+            None if memory >= self.info.settings.output.limit => Some(self.waiting()),
+            waiting => waiting,
+        };
+        if let Some(waiting) = counted {
+            waiting.latest.store(memory, Ordering::Relaxed);
         }
     }
 
@@ -96,6 +110,12 @@ impl Shared {
     /// How many bytes wait, as far as is known without the link.
     pub(crate) fn buffered_remote(&self, state: &State) -> usize {
         state.posted() + self.driver_buffered.load(Ordering::Relaxed)
+    }
+
+    /// How much memory that is, as far as it was said.
+    pub(super) fn latest_remote(&self) -> usize {
+        let waiting = self.waiting.get();
+        waiting.map_or(0, |waiting| waiting.latest.load(Ordering::Relaxed))
     }
 
     /// How many bytes of messages a driver holds behind one that is sent in parts. Nobody can wait for them to

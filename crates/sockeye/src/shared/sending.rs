@@ -12,6 +12,7 @@ use sockeye_proto::{CloseCode, CloseFrame, MessageRef, Outgoing, SendError};
 use super::{Access, Shared, State};
 use crate::{
     Ended, Error, Result,
+    latest::Latest,
     link::{Command, Link, Lost},
     waiting::Wakers,
 };
@@ -274,10 +275,11 @@ impl Shared {
     /// Queues a message where nothing waits, and writes it as [`try_send`](Self::try_send) does; else
     /// puts it in place of the one that waits for the same key.
     pub(crate) fn send_latest(&self, key: u64, message: Outgoing<'_>) -> Result<()> {
+        let most = self.info.settings.output.limit;
         let sent = self.access(|access| match access {
-            Access::Driven(link) => link.send_latest(key, message),
+            Access::Driven(link) => link.send_latest(key, message, most),
             Access::Free(link, state) => {
-                link.send_latest(key, message)?;
+                link.send_latest(key, message, most)?;
                 let cx = &mut Context::from_waker(Waker::noop());
                 match self.poll_flush_sent(cx, link, state) {
                     Poll::Ready(written) => written.map_err(Error::Lost),
@@ -286,12 +288,17 @@ impl Shared {
             }
             Access::Remote(state) => {
                 state.check_open()?;
-                if !state.has_latest() {
+                // More of the same keys might be there. Where that is too much, the peer is to take of it first.
+                if self.latest_remote() >= most {
+                    return Err(Error::Full { high_water: most });
+                }
+                let is_first = !state.has_latest();
+                let inbox = state.inbox.get_or_insert_default();
+                Latest::put_into(&mut inbox.latest, most, key, message)?;
+                if is_first {
                     self.posted.store(true, Ordering::Release);
                     state.wake_driver();
                 }
-                let inbox = state.inbox.get_or_insert_default();
-                inbox.latest.get_or_insert_default().put(key, message);
                 Ok(())
             }
         });
