@@ -39,7 +39,7 @@ const USAGE: &str = "usage: bench/run [OPTION...]
   --level N          level of compression (1)
   --connections N    connections held for memory and scale, more than 1000 (15000, or what descriptors allow),
                      and for broadcast (10000)
-  --core N           core of the load, and of the servers unless (the last)
+  --core N           core of the load, and of the servers without --server-core (the last)
   --server-core N    the servers have a core of their own
   --under COMMAND    run the servers under a command, such as valgrind --tool=callgrind
   --docs             also put the result into docs/performance.md

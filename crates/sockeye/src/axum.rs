@@ -43,7 +43,7 @@ use crate::{
 /// it, and the handler is not called. Pages of another origin than this server's are refused with 403 by
 /// [`on_upgrade`](Self::on_upgrade), unless [`origins`](Self::origins) lets them in.
 ///
-/// With [`axum::serve`](https://docs.rs/axum/latest/axum/fn.serve.html) the TCP stream itself is taken
+/// With `axum::serve` the TCP stream itself is taken
 /// back, so that a socket is as fast as one of [`Server`](crate::Server). Over HTTP/2 it is a stream of hyper's, with this
 /// crate's feature `http2` and where whoever serves the connection has announced that, as `axum::serve` does with axum's.
 ///

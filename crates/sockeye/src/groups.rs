@@ -322,7 +322,7 @@ impl Member {
     /// Joins a group, and tells whether it was not in it before. A group needs no preparation.
     ///
     /// # Errors
-    /// [`Error::Join`](crate::Error::Join) where that would be one group too many, of this member or
+    /// [`Error::Join`] where that would be one group too many, of this member or
     /// in all, or the name is too long; [`Error::is_closed`](crate::Error::is_closed) once it
     /// has left everything, as where its connection has ended.
     pub fn join(&self, group: &str) -> Result<bool> {

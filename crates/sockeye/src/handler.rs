@@ -263,7 +263,8 @@ impl Socket {
         self.driver.link().is_some_and(|link| link.sender.is_open())
     }
 
-    /// How many bytes wait to be written, and behind a message that another task sends in parts.
+    /// How many bytes wait: to be written, or for the end of a message that another task sends in parts. What
+    /// [`send_latest`](Self::send_latest) keeps is not counted.
     pub fn buffered_amount(&mut self) -> usize {
         self.driver.link().map_or(0, |link| link.waiting())
     }
@@ -284,7 +285,7 @@ impl Socket {
         self.driver.shared.info.extensions()
     }
 
-    /// The address of the peer, where the transport is a socket of the system.
+    /// The address of the peer: as [`WebSocket::peer_addr`].
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.driver.shared.info.peer_addr()
     }

@@ -334,7 +334,9 @@ impl WebSocket {
         self.shared().info.extensions()
     }
 
-    /// The address of the peer, where the transport is a socket of the system.
+    /// The address of the peer, where the transport is a socket of the system. At a server behind a proxy that is
+    /// believed it is the client's, or `None` where the proxy does not tell it; at a client it is the proxy's where
+    /// there is one.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared().info.peer_addr()
     }

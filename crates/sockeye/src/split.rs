@@ -196,7 +196,7 @@ impl Sender {
         self.shared.is_open()
     }
 
-    /// The address of the peer, where the transport is a socket of the system.
+    /// The address of the peer: as [`WebSocket::peer_addr`].
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared.info.peer_addr()
     }
@@ -305,7 +305,7 @@ impl Receiver {
         MessageReader::next(self).await
     }
 
-    /// The address of the peer, where the transport is a socket of the system.
+    /// The address of the peer: as [`WebSocket::peer_addr`].
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared.info.peer_addr()
     }

@@ -25,7 +25,7 @@ use crate::quantity::{parse_count, parse_seconds, parse_size};
 #[derive(Debug, Args)]
 #[command(after_long_help = CONNECT_HELP)]
 pub(crate) struct Connect {
-    /// The server: ws://… or wss://… (http:// and https:// stand for the same)
+    /// The server: ws://… or wss://… (http:// and https:// stand for the same), or ws+unix:SOCKET:PATH
     #[arg(value_name = "URL")]
     pub(crate) url: String,
 
@@ -270,7 +270,7 @@ Exit status:
   2    the command line was not understood, or asks for what cannot be: a URL, a header
   3    closed by the peer with another code than 1000
   4    lost: the connection broke, or the peer broke the protocol or did not answer a Close
-  130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM
+  130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM or SIGHUP
 
 Colour is used on a terminal, unless NO_COLOR is set.";
 

@@ -143,7 +143,8 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = "The end")]
     pub(crate) restart: bool,
 
-    /// Cut off what has not ended so long after the signal; default --drain, a second and --close-timeout
+    /// Cut off what has not ended so long after the signal; default --drain, a second and --close-timeout.
+    /// Less than --drain and --close-timeout together shortens --drain
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "The end")]
     pub(crate) shutdown_timeout: Option<Duration>,
 
@@ -181,7 +182,7 @@ Examples:
       Beside the version before; a SIGTERM then sends its clients away within 30 seconds
 
 Exit status:
-  0  ended by Ctrl-C or SIGTERM, every connection closed
+  0  ended by Ctrl-C, SIGTERM, or SIGHUP without --tls-cert; every connection closed
   1  it could not serve; one line on standard error says why and what to do
   2  the command line, or the file of --config, was not understood
   130  ended at once by a second Ctrl-C; 143 by a second SIGTERM";

@@ -4,7 +4,7 @@ use super::params::{DeflaterSettings, Level, MemLevel, WindowBits};
 
 /// What this endpoint wants of permessage-deflate.
 ///
-/// Exists only in builds with the feature `deflate`: without it, `available` gives nothing.
+/// A value of it can be had only in builds with the feature `deflate`: without it, `available` gives nothing.
 ///
 /// ```
 /// use sockeye_proto::deflate::{DeflateConfig, Level};

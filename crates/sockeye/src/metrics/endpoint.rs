@@ -28,8 +28,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 impl Metrics {
     /// Answers `GET /metrics` on a port of its own, for as long as it is polled: run it in a task. It
-    /// speaks HTTP/1.1, closes each connection after its answer, and bounds heads, time and how many
-    /// are answered at once.
+    /// speaks HTTP/1.1, closes each connection after its answer, and answers eight at once, each within 10 s.
     ///
     /// Anyone who reaches the port can read the metrics; listen where the public does not. To have them
     /// on the port of the server, answer with [`encode`](Self::encode) from its HTTP service.

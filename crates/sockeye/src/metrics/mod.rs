@@ -48,7 +48,7 @@ use live::{Live, Totals};
 ///
 /// Clones count together, and so do all servers and acceptors that are given one. What each metric is
 /// stands in the [`guide`]. A connection counts for itself while it is open, whether anyone asks or not;
-/// asking adds that up, for a few hundred connections at a time, so that the others are not held up.
+/// asking adds that up, for a sixty-fourth of them at a time, so that the others are not held up.
 ///
 /// It is a [`Collector`]: `registry.register_collector(Box::new(metrics.clone()))` adds it to a
 /// registry of your own.

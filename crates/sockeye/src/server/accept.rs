@@ -72,7 +72,7 @@ impl Acceptor {
     /// # Errors
     /// [`Error::is_handshake`] once the client has been answered with the same words; a request for
     /// anything else than a WebSocket is such an error too. [`Error::is_timeout`],
-    /// [`Error::is_lost`].
+    /// [`Error::is_lost`]; [`Error::Tls`] where [`tls`](Self::tls) was set.
     ///
     /// # Panics
     /// As tokio does, in a runtime without time, and for a `TcpStream` in one without I/O, also where the stream

@@ -113,7 +113,7 @@ impl Acceptor {
     }
 
     /// Sets how often the client is sent a ping that keeps the connection, or with `None` that it never
-    /// is. Default 30 s.
+    /// is, and so with zero. Default 30 s; held to between 1 ms and a year.
     ///
     /// Each keeps what is on the way from forgetting the connection, measures the
     /// [round trip](crate::WebSocket::rtt), and finds out whether the client is still there: see
@@ -126,7 +126,8 @@ impl Acceptor {
         self
     }
 
-    /// Sets how long the client may be silent after such a ping. Default 20 s.
+    /// Sets how long the client may be silent after such a ping. Default 20 s. Zero gives up every client at the first
+    /// ping; for no pings, see [`keepalive`](Self::keepalive).
     ///
     /// Anything that comes will do, not only the pong, and where much waits to be sent, so will that the
     /// client takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
@@ -137,8 +138,8 @@ impl Acceptor {
     }
 
     /// Sets after how long without a message in either direction the connection is closed, with 1001
-    /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default
-    /// never.
+    /// and the reason `idle`; pings and pongs are none. It may be up to a quarter longer. Default, and
+    /// with zero, never.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         Arc::make_mut(&mut self.settings).staying.idle = some_time(timeout);
         self

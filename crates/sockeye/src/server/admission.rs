@@ -39,7 +39,7 @@ pub enum Limit {
     Connections,
     /// [`Server::max_connections_per_address`](crate::Server::max_connections_per_address).
     ConnectionsPerAddress,
-    /// [`Server::max_handshakes`](crate::Server::max_handshakes): it was given up for one that is newer.
+    /// [`Server::max_handshakes`](crate::Server::max_handshakes): it was given up for one that is newer; over HTTP/2, refused.
     Handshakes,
     /// [`Server::handshake_rate`](crate::Server::handshake_rate).
     HandshakeRate,

@@ -258,7 +258,7 @@ impl Server {
     /// who connect and say nothing keep nobody out; `on_error` is told of it. Younger ones are not: until one is
     /// done, that one waits, and no more are accepted, which wait with the system. So many who come at once, as
     /// after a restart, are served one after another. How long each may take is
-    /// [`Acceptor::handshake_timeout`].
+    /// [`Acceptor::handshake_timeout`]. Over HTTP/2, where all wait on one connection, the newcomer is refused with 503.
     pub fn max_handshakes(mut self, most: impl Into<Option<usize>>) -> Self {
         self.limits.handshakes = most.into();
         self
@@ -299,7 +299,7 @@ impl Server {
         self
     }
 
-    /// Has every connection told that failed: in the opening handshake, or by an error that its
+    /// Calls `tell` for every connection that failed: in the opening handshake, or by an error that its
     /// handler returned. By default nobody is. It is also told, once a second, that connections wait
     /// because the system gives none, as where descriptors have run out ([`Error::Accept`]).
     ///
@@ -327,8 +327,8 @@ impl Server {
     /// A connection serves requests until one asks for a WebSocket, which goes to the handler
     /// whatever its path is ([`Acceptor::on_request`] looks at it), or none has come for
     /// [`http_keep_alive`](Self::http_keep_alive). [`Acceptor::head_limits`] bounds the heads, and a client that
-    /// takes nothing of its response for a minute is given up. How long a request's body may take is
-    /// up to the service.
+    /// takes nothing of its response for a minute is given up (over HTTP/2, unless a WebSocket is open on the
+    /// connection). How long a request's body may take is up to the service.
     ///
     /// What the service upgrades itself over HTTP/1.1, to a tunnel or another protocol, is its own: it counts for
     /// [`max_connections`](Self::max_connections) while its stream is there, but the server's end does not

@@ -73,7 +73,6 @@ pub mod limits {}
 #[doc = include_str!("../../docs/server.md")]
 pub mod guide {}
 
-#[cfg(feature = "tls")]
 #[doc = include_str!("../../docs/leaving.md")]
 pub mod leaving {}
 

@@ -206,6 +206,7 @@ impl ShutdownHandle {
     /// are accepted, requests over HTTP that have arrived are answered, and WebSockets are closed as
     /// `how` says.
     ///
+    /// # Cancel safety
     /// It begins with the call, and goes on whether or not the future is waited for. Where an end has
     /// begun before, that goes on as it is. A server that has not been served ends as it is dropped, and not before:
     /// whoever still has it would wait for itself.
@@ -339,7 +340,7 @@ pub struct Farewell {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Departed {
-    /// The address of the peer, where the transport is a socket of the system.
+    /// The address of the peer: as [`WebSocket::peer_addr`](crate::WebSocket::peer_addr).
     pub peer: Option<SocketAddr>,
     /// When its handler was done with it, from the beginning of the shutdown.
     pub after: Duration,
