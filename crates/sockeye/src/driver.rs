@@ -11,7 +11,7 @@ use std::{
 };
 
 use sockeye_proto::{CloseCode, CloseFrame, OwnedEvent};
-use tokio::task::coop::has_budget_remaining;
+use tokio::{runtime::Handle, task::coop::has_budget_remaining};
 
 use crate::{
     Ended, Error, Receiver,
@@ -229,6 +229,18 @@ impl Driver {
         driver.close_and_wait(&mut left, code).await;
         drop(left.into_reader());
         driver.let_go();
+    }
+
+    /// Has a task complete what has begun to close, where the receiving side was let go of and nobody drives the
+    /// connection: nobody else would, for as long as anyone keeps a [`Sender`](crate::Sender). Where there is no runtime,
+    /// that ends the connection.
+    pub(crate) fn finish_unattended(shared: &Arc<Shared>) {
+        if shared.has_reader() && shared.is_left_closing() {
+            let driver = Self::waiting(shared.clone());
+            if let Ok(runtime) = Handle::try_current() {
+                runtime.spawn(driver.finish_closing());
+            }
+        }
     }
 
     /// Completes what has begun to close, for a driver that is yet to take over. Stopping early, or before it has begun,

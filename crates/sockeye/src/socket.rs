@@ -429,6 +429,11 @@ impl Stream for WebSocket {
 macro_rules! sink {
     ($type:ty, $self:ident => $shared:expr) => {
         /// Messages, as by `send`.
+        ///
+        /// To flush waits until all is handed to the transport, unless something drives the connection, as a server
+        /// does: then all that was sent goes out in one write when the task yields, and to wait for each message would
+        /// undo that. Its own `flush` waits there too. To close sends a Close with 1000 behind all that waits, and returns
+        /// once that is on its way; where the transport fails before, it says so.
         impl<T: Into<Outgoing<'static>>> Sink<T> for $type {
             type Error = Error;
 
@@ -445,13 +450,14 @@ macro_rules! sink {
             }
 
             fn poll_close($self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-                let close = CloseFrame::new(CloseCode::NORMAL, "");
-                if $shared.apply(Command::Close(Some(close))).is_ok() {
-                    $shared.wake_reading();
+                // Refused where it is closing, as when this is polled again.
+                let _ = $shared.close_without_waiting(CloseFrame::new(CloseCode::NORMAL, ""));
+                match ready!($shared.poll_flush(cx, false)) {
+                    Err(lost) if !$shared.ended().is_some_and(|ended| ended.was_clean()) => {
+                        Poll::Ready(Err(Error::Lost(lost)))
+                    }
+                    _ => Poll::Ready(Ok(())),
                 }
-                // A transport that has failed is closed too.
-                let _ = ready!($shared.poll_flush(cx, false));
-                Poll::Ready(Ok(()))
             }
         }
     };

@@ -14,7 +14,6 @@ use std::{
 
 use futures_core::Stream;
 use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event, Part};
-use tokio::runtime::Handle;
 
 use crate::{
     Counters, Ended, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
@@ -578,12 +577,8 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
             self.shared.put_reader(reader);
-            if Arc::strong_count(&self.shared) > 1 && self.shared.is_left_closing() {
-                // Dropped where there is no runtime: that ends the connection.
-                let driver = Driver::waiting(self.shared.clone());
-                if let Ok(runtime) = Handle::try_current() {
-                    runtime.spawn(driver.finish_closing());
-                }
+            if Arc::strong_count(&self.shared) > 1 {
+                Driver::finish_unattended(&self.shared);
             }
         }
     }

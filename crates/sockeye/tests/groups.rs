@@ -366,6 +366,33 @@ async fn who_reads_nothing_ever_is_given_up_after_the_close_timeout() {
     }
 }
 
+/// Its handler has let go of it, and only the registry's sender is left.
+#[tokio::test(start_paused = true)]
+async fn who_reads_nothing_is_given_up_though_nobody_receives() {
+    for role in BOTH {
+        let groups = Groups::new().slow(Slow::Close {
+            above: 1000,
+            code: CloseCode::POLICY_VIOLATION,
+        });
+        let (socket, peer) = narrow().open(role).await;
+        let (sender, receiver) = socket.split();
+        drop(receiver);
+        let _member = groups.member(sender.clone());
+        while groups.send_to_all("0123456789".repeat(10)) == 1 {
+            tokio::task::yield_now().await;
+        }
+        within(async {
+            while sender.ended().is_none() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+        let ended = sender.ended();
+        assert!(matches!(ended, Some(Ended::TimedOut)), "{ended:?}");
+        drop(peer);
+    }
+}
+
 /// A handler that has joined "room" and gives what it is sent to everyone there.
 struct Visitor {
     groups: Groups,

@@ -30,6 +30,15 @@ async fn pair(setup: &Setup) -> (WebSocket, WebSocket) {
     (client.unwrap(), server.unwrap())
 }
 
+async fn end_of(sender: &Sender) -> Ended {
+    loop {
+        if let Some(ended) = sender.ended() {
+            return ended;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// One message of a task: its number, the message's, and a payload of some length.
 fn message(task: usize, number: usize) -> Vec<u8> {
     let mut message = vec![task as u8; 8 + (task * 31 + number * 97) % 700];
@@ -313,6 +322,45 @@ mod combinators {
             drop(peer);
             assert!(socket.next().await.is_none());
             assert!(socket.ended().unwrap().was_clean());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_the_sink_ends_a_connection_that_nobody_receives_on() {
+        for role in BOTH {
+            for answers in [true, false] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let (mut sender, receiver) = socket.split();
+                drop(receiver);
+                SinkExt::<&'static str>::close(&mut sender).await.unwrap();
+                assert_eq!(peer.expect_close().await.0, 1000);
+                if answers {
+                    peer.send_close(1000, "").await;
+                    peer.stream.shutdown().await.unwrap();
+                }
+                peer.expect_end().await;
+                let ended = within(end_of(&sender)).await;
+                assert_eq!(ended.was_clean(), answers, "{role:?}: {ended:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_the_sink_tells_that_what_was_fed_is_lost() {
+        for role in BOTH {
+            for peer_is_there in [true, false] {
+                let setup = Setup {
+                    pipe: 1000,
+                    ..Setup::default()
+                };
+                let (mut socket, peer) = setup.open(role).await;
+                let peer = peer_is_there.then_some(peer);
+                let messages = (0..10).map(|_| Ok(Message::from(vec![7; 1000])));
+                let forwarded = stream::iter(messages).forward(&mut socket);
+                let error = within(forwarded).await.unwrap_err();
+                assert!(error.is_lost(), "{role:?}: {error}");
+                drop(peer);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -12,6 +12,7 @@ use sockeye_proto::{CloseCode, CloseFrame, MessageRef, Outgoing, SendError};
 use super::{Access, Shared, State};
 use crate::{
     Ended, Error, Result,
+    driver::Driver,
     latest::Latest,
     link::{Command, Link, Lost},
     waiting::Wakers,
@@ -263,12 +264,13 @@ impl Shared {
         sent.map_err(|error| self.noted(error))
     }
 
-    /// Sends a Close, which goes out with what waits before it.
-    pub(crate) fn close_without_waiting(&self, close: CloseFrame) -> Result<()> {
+    /// Sends a Close, which goes out with what waits before it, and ends the connection where nobody receives on it.
+    pub(crate) fn close_without_waiting(self: &Arc<Self>, close: CloseFrame) -> Result<()> {
         self.apply(Command::Close(Some(close)))?;
         self.wake_reading();
         // Nobody is there to be told of a transport that fails.
         let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()), false);
+        Driver::finish_unattended(self);
         Ok(())
     }
 
