@@ -201,6 +201,40 @@ async fn a_local_address_is_of_the_proxys_family_and_not_of_the_servers() {
     assert_eq!(asked.await.unwrap()[..6], [5, 1, 0, 4, 0x20, 0x01]);
 }
 
+/// A bug: a password that is wrong was sent once for each address of the server, and accounts are locked for that.
+#[tokio::test]
+async fn a_proxy_that_refuses_a_password_is_given_it_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Seen::new();
+    tokio::spawn({
+        let asked = asked.clone();
+        async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 100];
+                for answer in [[5, 2], [1, 1]] {
+                    let read = stream.read(&mut request).await.unwrap();
+                    stream.write_all(&answer).await.unwrap();
+                    asked.push(request[..read].to_vec());
+                }
+            }
+        }
+    });
+    let addresses = (1..=20).map(|last| SocketAddr::from(([192, 0, 2, last], 0)));
+    let client = via(
+        &format!("socks5://user:secret@{address}"),
+        "ws://many.invalid/",
+    )
+    .resolve("many.invalid", addresses.collect::<Vec<_>>());
+    let (error, message) = refusal(&client, address).await;
+    assert!(
+        matches!(error, ProxyError::Credentials { given: true }),
+        "{message}"
+    );
+    let greeting_and_password = 2;
+    assert_eq!(asked.all().len(), greeting_and_password);
+}
+
 /// A bug: a server without an address was said to be what is wrong with the proxy.
 #[tokio::test]
 async fn a_server_without_an_address_is_no_fault_of_the_proxy() {

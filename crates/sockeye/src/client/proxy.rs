@@ -125,14 +125,17 @@ impl Proxy {
                 let mut stream = self.reach(dial, deadline).await?;
                 let host = address.ip().to_string();
                 let credentials = self.credentials.as_ref();
-                socks::connect(&mut stream, credentials, &host, address.port()).await?;
-                Ok(stream)
+                match socks::connect(&mut stream, credentials, &host, address.port()).await {
+                    // So it would be for each of the server's addresses, and accounts are locked for that.
+                    Err(refused @ ProxyError::Credentials { .. }) => Ok(Err(refused)),
+                    connected => connected.map(|()| Ok(stream)),
+                }
             })
             .await
             .map_err(|mut failed: Vec<(_, ProxyError)>| match failed.pop() {
                 Some((_, error)) => error,
                 None => ProxyError::Malformed("there is no address to ask for"),
-            }),
+            })?,
         }
     }
 
