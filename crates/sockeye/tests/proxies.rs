@@ -9,7 +9,7 @@ use std::{net::SocketAddr, time::Duration};
 use network::*;
 use sockeye::{
     Acceptor, Client, Deadline, Error, HandshakeError,
-    client::{Cause, Proxy, ProxyError},
+    client::{Cause, Proxy, ProxyError, Reconnecting, Update},
     server::Answer,
 };
 use tokio::{
@@ -233,6 +233,20 @@ async fn a_proxy_that_refuses_a_password_is_given_it_once() {
     );
     let greeting_and_password = 2;
     assert_eq!(asked.all().len(), greeting_and_password);
+}
+
+/// A bug: only a server's `Retry-After` was obeyed.
+#[tokio::test]
+async fn a_proxy_that_asks_to_be_left_alone_is() {
+    let address = scripted(b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\n\r\n").await;
+    let client = via(&format!("http://{address}"), "ws://a.invalid/");
+    let mut socket = Reconnecting::new(client).base_delay(Duration::from_secs(1));
+    loop {
+        if let Some(Update::Waiting { delay, .. }) = socket.recv_update().await.unwrap() {
+            assert!((7..=8).contains(&delay.as_secs()), "{delay:?}");
+            break;
+        }
+    }
 }
 
 /// A bug: a server without an address was said to be what is wrong with the proxy.

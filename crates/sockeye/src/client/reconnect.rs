@@ -206,7 +206,7 @@ impl Reconnecting {
         self
     }
 
-    /// Sets how much of a server's `Retry-After` is obeyed at most. Default 5 min. The usual delay
+    /// Sets how much of a server's `Retry-After`, or a proxy's, is obeyed at most. Default 5 min. The usual delay
     /// is added to it.
     pub fn max_retry_after(mut self, time: Duration) -> Self {
         self.schedule.max_retry_after = time;

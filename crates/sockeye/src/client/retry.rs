@@ -59,12 +59,19 @@ impl Cause {
         }
     }
 
-    /// How long the server asks to be left alone.
+    /// How long the server, or the proxy on the way, asks to be left alone.
     fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Attempt(error) => retry_after(error.response()?, SystemTime::now()),
-            Self::Connection(_) => None,
-        }
+        let Self::Attempt(error) = self else {
+            return None;
+        };
+        let response = match error {
+            Error::Proxy { source, .. } => match &**source {
+                ProxyError::Status { response, .. } => Some(&**response),
+                _ => None,
+            },
+            error => error.response(),
+        };
+        retry_after(response?, SystemTime::now())
     }
 }
 
