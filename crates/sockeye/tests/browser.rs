@@ -253,6 +253,8 @@ mod the_attributes {
         );
         peer.send_frame(0x82, [0, 255]).await;
         assert_eq!(blob(&mut data).await.text().await.unwrap(), "\0\u{FFFD}");
+        peer.send_frame(0x82, "\u{FEFF}a\u{FEFF}").await;
+        assert_eq!(blob(&mut data).await.text().await.unwrap(), "a\u{FEFF}");
         peer.send_frame(0x82, [0, 255]).await;
         let data_of_blob = Data::Blob(blob(&mut data).await);
         assert_eq!(data_of_blob.to_string(), "[object Blob]");

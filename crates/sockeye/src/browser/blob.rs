@@ -82,7 +82,7 @@ impl Blob {
         Ok(bytes.into())
     }
 
-    /// All bytes as text (`text()`), once they are there; what is not UTF-8 becomes U+FFFD.
+    /// All bytes as text (`text()`), once they are there, without a byte order mark; what is not UTF-8 becomes U+FFFD.
     ///
     /// # Errors
     /// As [`array_buffer`](Self::array_buffer).
@@ -91,7 +91,9 @@ impl Blob {
     /// As [`array_buffer`](Self::array_buffer).
     pub async fn text(self) -> io::Result<String> {
         let bytes = self.array_buffer().await?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        // "UTF-8 decode" (Encoding §6).
+        let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+        Ok(String::from_utf8_lossy(text).into_owned())
     }
 
     /// The bytes as they come (`stream()`): a blob is that stream itself.
