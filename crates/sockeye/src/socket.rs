@@ -217,7 +217,8 @@ impl WebSocket {
     }
 
     /// Sends a message that replaces the one before with the same key, where that still waits: see
-    /// [`Sender::send_latest`]. It never waits.
+    /// [`Sender::send_latest`]. It never waits; what is left goes out while something drives the socket or
+    /// [`recv`](Self::recv) is polled.
     ///
     /// # Errors
     /// [`Error::is_full`], and the message was not sent; else as [`send`](Self::send).

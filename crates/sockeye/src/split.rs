@@ -81,7 +81,7 @@ impl Sender {
     /// sent. (The system's own buffer for the connection comes on top of it.)
     ///
     /// It goes out when nothing else waits, keys in the order in which they began to wait; a Close
-    /// sends what waits before it. It is not part of [`buffered_amount`](Self::buffered_amount).
+    /// sends what waits before it. Where nothing drives the connection, keep its [`Receiver`] receiving for that. It is not part of [`buffered_amount`](Self::buffered_amount).
     ///
     /// What waits of all keys together is bounded by `output_limit` of the `Client` or `Acceptor`, 32 MiB by default, or
     /// for a moment twice that: where so much waits, a message is refused, be it of a key that waits. So keep the keys few.
