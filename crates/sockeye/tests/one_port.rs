@@ -160,6 +160,54 @@ async fn a_client_that_leaves_while_it_is_decided_about_is_told_of() {
     assert!(metrics.encode().contains(counted), "{}", metrics.encode());
 }
 
+/// A bug: only requests that came first on their connection were bounded.
+#[tokio::test]
+async fn decisions_behind_pages_count_as_unfinished_handshakes() {
+    let (begin, mut begun) = mpsc::unbounded_channel();
+    let decide = Arc::new(Notify::new());
+    let decided = decide.clone();
+    let acceptor = Acceptor::new().on_request(move |_| {
+        begin.send(()).unwrap();
+        let decided = decided.clone();
+        async move {
+            decided.notified().await;
+            Ok::<_, sockeye::server::Refusal>(sockeye::server::Answer::new())
+        }
+    });
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let (address, _stop, _) = serve(|server| {
+        let server = server.acceptor(acceptor).router(pages()).max_handshakes(2);
+        server.on_error(move |_, error| tell.send(error.clone()).unwrap())
+    })
+    .await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let (mut stream, _) = connect(address).await;
+        within(http::get(&mut stream, "/")).await;
+        streams.push(stream);
+    }
+    let mut last = streams.pop().unwrap();
+    let request = http::with("nothing", "");
+    for stream in &mut streams {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        within(begun.recv()).await.unwrap();
+    }
+    let answer = within(http::ask(&mut last, &request)).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.head.contains("\r\nretry-after: "), "{answer:?}");
+    assert!(within(told.recv()).await.unwrap().is_limit());
+    // It has done no harm, and there is room again once the others are done.
+    assert_eq!(within(http::get(&mut last, "/")).await.status, 200);
+    decide.notify_waiters();
+    for stream in &mut streams {
+        assert_eq!(within(http::answer(stream)).await.status, 101);
+    }
+    let asked = tokio::spawn(async move { http::ask(&mut last, &request).await.status });
+    within(begun.recv()).await.unwrap();
+    decide.notify_waiters();
+    assert_eq!(within(asked).await.unwrap(), 101);
+}
+
 #[tokio::test]
 async fn a_kept_connection_is_bounded() {
     let acceptor = Acceptor::new().head_limits(HeadLimits::default().bytes(1000).headers(10));

@@ -39,7 +39,8 @@ pub enum Limit {
     Connections,
     /// [`Server::max_connections_per_address`](crate::Server::max_connections_per_address).
     ConnectionsPerAddress,
-    /// [`Server::max_handshakes`](crate::Server::max_handshakes): it was given up for one that is newer; over HTTP/2, refused.
+    /// [`Server::max_handshakes`](crate::Server::max_handshakes): it was given up for one that is newer; over
+    /// HTTP/2, and behind a page on its connection, refused.
     Handshakes,
     /// [`Server::handshake_rate`](crate::Server::handshake_rate).
     HandshakeRate,
@@ -240,7 +241,7 @@ impl Gate {
     }
 
     /// Whether another opening handshake may begin, where it cannot wait for room.
-    #[cfg(feature = "http2")]
+    #[cfg(feature = "hyper")]
     pub(super) fn begin(&self, limits: &Limits, peer: Option<SocketAddr>) -> Result<(), Refused> {
         let most = limits.handshakes.map_or(usize::MAX, |most| most.max(1));
         let has_room = lock(&self.handshakes).unfinished < most;
@@ -382,6 +383,22 @@ impl Place {
         let handshake = gate.handshake(peer);
         self.handshake.get_or_init(|| handshake.id);
         handshake
+    }
+
+    /// Begins one that comes behind other requests of the connection, whose task is to be ended where it is given up.
+    #[cfg(feature = "hyper")]
+    pub(super) fn later_handshake(
+        &self,
+        peer: Option<SocketAddr>,
+        task: Option<AbortHandle>,
+    ) -> Result<Handshake, Refused> {
+        let gate = lock(&self.counting).gate.clone();
+        gate.begin(&self.limits, peer)?;
+        let handshake = gate.handshake(peer);
+        if let Some(task) = task {
+            gate.runs(handshake.id, task);
+        }
+        Ok(handshake)
     }
 
     /// Says whose that is, where it is not who has connected.

@@ -348,6 +348,21 @@ impl Seat {
         }
         self.registry.ending.subscribe()
     }
+
+    /// The connection's task, where that is known by now.
+    #[cfg(feature = "hyper")]
+    pub(super) fn task(&self) -> Option<AbortHandle> {
+        let mut open = self.registry.lock();
+        open.connections.at(self.number)?.task.clone()
+    }
+
+    #[cfg(all(test, feature = "hyper"))]
+    pub(super) fn of_nobody() -> Self {
+        Self {
+            registry: Arc::default(),
+            number: 0,
+        }
+    }
 }
 
 impl Entry {

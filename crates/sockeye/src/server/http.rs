@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use super::{
     Acceptor, Peer, PlainHttp, Rewound,
     accept::{OnError, Unopened},
+    connections::Seat,
 };
 #[cfg(feature = "http2")]
 use super::{
@@ -77,6 +78,8 @@ pub(super) struct Serving {
     pub(super) keep_alive: Duration,
     /// Becomes true when the server ends.
     pub(super) ending: watch::Receiver<bool>,
+    /// The connection's own.
+    pub(super) seat: Seat,
     pub(super) on_error: Option<Arc<OnError>>,
     /// The server, where streams of HTTP/2 may become connections of its own.
     #[cfg(feature = "http2")]
@@ -274,7 +277,18 @@ impl<S> Front<S> {
         let asked = Asked::take(request);
         let (serving, upgrade) = (self.serving.clone(), self.upgrade.clone());
         let mut peer = self.peer.clone();
+        // There while the connection is.
+        let place = peer.place.upgrade();
+        let handshake = place.map(|place| place.later_handshake(peer.addr, serving.seat.task()));
         async move {
+            let handshake = match handshake.transpose() {
+                Ok(handshake) => handshake,
+                Err(limited) => {
+                    serving.refused(peer.addr, &limited.into());
+                    let response = limited.refusal().to_http();
+                    return response.map(|text| Body::Text(text.into()));
+                }
+            };
             let becomes = |becoming| {
                 *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = becoming;
             };
@@ -284,6 +298,7 @@ impl<S> Front<S> {
                 Err(error) => Err(error),
             };
             becomes(None);
+            drop(handshake);
             match begun {
                 Ok((response, begun)) => {
                     becomes(Some((peer.addr, Becoming::Open(begun))));
@@ -613,6 +628,7 @@ mod tests {
         let (client, server) = duplex(1 << 20);
         let (end, ending) = watch::channel(false);
         let serving = Serving {
+            seat: Seat::of_nobody(),
             acceptor: Arc::default(),
             keep_alive,
             ending,
@@ -758,6 +774,7 @@ mod tests {
         let (mut client, server) = duplex(1000);
         let (_end, ending) = watch::channel(false);
         let serving = Serving {
+            seat: Seat::of_nobody(),
             acceptor: Arc::default(),
             keep_alive: SECOND,
             ending,

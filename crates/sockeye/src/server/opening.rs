@@ -160,6 +160,7 @@ impl Context {
                     acceptor: self.acceptor.clone(),
                     keep_alive: self.keep_alive,
                     ending: seat.serving(),
+                    seat,
                     on_error: self.on_error.clone(),
                     #[cfg(feature = "http2")]
                     streams: self.run_stream.is_some().then(|| self.clone()),
