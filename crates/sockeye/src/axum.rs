@@ -13,7 +13,7 @@ use sockeye_proto::handshake::{HandshakeError, Offer, Refusal};
 use crate::{
     Acceptor, Error, Limits, WebSocket,
     established::Settings,
-    hyper::Asked,
+    hyper::{Answered, Asked},
     server::{Answer, Connections, Entry, Farewell, Origins, Peer, Shutdown},
     unshared::Unshared,
 };
@@ -145,8 +145,8 @@ impl WebSocketUpgrade {
     /// the place of what was set before. Its TLS and its [`head_limits`](Acceptor::head_limits) do not apply:
     /// hyper has done that already.
     ///
-    /// It waits for the decision of the acceptor's [`on_request`](Acceptor::on_request), whose refusal is
-    /// the error; the client's address and what TLS says of it are known where they are among the
+    /// It waits for the decision of the acceptor's [`on_request`](Acceptor::on_request), which in a nested router sees
+    /// the path without the prefix, as axum has it, and whose refusal is the error; the client's address and what TLS says of it are known where they are among the
     /// extensions of the request, as a [`SocketAddr`](std::net::SocketAddr) and a
     /// [`TlsIdentity`](crate::server::TlsIdentity).
     ///
@@ -205,16 +205,16 @@ impl WebSocketUpgrade {
     /// closed: with 1000, or with 1011 where it returns an error, of which nobody else learns. `work`
     /// may return nothing, or a `sockeye::Result<()>` so that `?` works in it.
     ///
-    /// The response has to be sent. Whoever may connect is to be decided before this is called: where
-    /// something around the handler sends another response in place of this one, hyper still hands
-    /// the connection over if it ends within the handshake timeout.
+    /// The response has to be sent, with its body, which is empty. Where something around the handler sends another
+    /// response in place of this one, no socket opens: `work` is dropped, within the handshake timeout.
     pub fn on_upgrade<F, Fut>(mut self, work: F) -> Response
     where
         F: FnOnce(WebSocket) -> Fut + Send + 'static,
         Fut: Future<Output: Outcome> + Send + 'static,
     {
-        let acceptor = self.acceptor;
-        let begun = acceptor.begin_with(self.asked, &mut self.peer, self.answer);
+        let (acceptor, body) = (self.acceptor, Answered::default());
+        let asked = self.asked.answered_with(&body);
+        let begun = acceptor.begin_with(asked, &mut self.peer, self.answer);
         let (response, upgrade) = match begun {
             Ok(agreed) => agreed,
             Err(error) => {
@@ -252,7 +252,7 @@ impl WebSocketUpgrade {
             }
             None => drop(tokio::spawn(run(None))),
         }
-        response.map(|()| Body::empty())
+        response.map(|()| Body::new(body))
     }
 }
 

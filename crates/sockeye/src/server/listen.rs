@@ -183,7 +183,7 @@ impl Server {
     }
 
     /// Has `signal` end the server: no more connections are accepted, every open one is closed with
-    /// 1001, HTTP requests that have arrived are answered, and `serve` returns when all have ended.
+    /// 1001, HTTP requests that are being answered still are, and `serve` returns when all have ended.
     /// A handler that goes on although its connection has closed is dropped a second after the close
     /// timeout, and so is an answer that takes longer. Of several signals the first one does.
     ///

@@ -203,7 +203,7 @@ impl ShutdownHandle {
     }
 
     /// Begins to end the server, and gives how each connection ended once it has. No more connections
-    /// are accepted, requests over HTTP that have arrived are answered, and WebSockets are closed as
+    /// are accepted, requests over HTTP that are being answered still are, and WebSockets are closed as
     /// `how` says.
     ///
     /// # Cancel safety
