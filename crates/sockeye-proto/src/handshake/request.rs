@@ -226,8 +226,13 @@ impl Request {
             offer
         } else {
             let offer = Offer::check(self.method(), self.version(), &self.0)?;
-            // 1: a resource name, or a URL. What is decided by a path is decided by one that is.
-            if !target.starts_with('/') && !has_scheme(&["http", "https", "ws", "wss"]) {
+            // 1: a resource name, or a URL, which has a host and no user (RFC 9110 §4.2). What is decided by a path is
+            // decided by one that is.
+            let is_host = |host: &str| !host.is_empty() && is_host(host.as_bytes());
+            let is_url = || {
+                has_scheme(&["http", "https", "ws", "wss"]) && self.authority().is_some_and(is_host)
+            };
+            if !target.starts_with('/') && !is_url() {
                 return Err(NOT_A_TARGET);
             }
             offer

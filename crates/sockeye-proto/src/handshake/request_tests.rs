@@ -91,6 +91,10 @@ mod section_4_2_1 {
             "://a",
             "/a#b",
             "http://a/#",
+            "ws:///a",
+            "http://?a",
+            "https://",
+            "ws://user@a/",
         ] {
             let error = asking(target).expect_err(target);
             assert_eq!(Refusal::from(&error).status(), 400, "{target}");
