@@ -50,7 +50,7 @@ const ENCODED: &AsciiSet = &CONTROLS
 /// ```
 ///
 /// A path is written as it is read, `/комната/{id}`, and compared with what the client sends, percent
-/// signs and all. `{name}` is a segment of it, or the end of one, behind fixed text; `{*name}`, at the end, all that is
+/// signs and all, whose digits may have small letters. `{name}` is a segment of it, or the end of one, behind fixed text; `{*name}`, at the end, all that is
 /// left and not empty; `{{` and `}}` stand for a brace. What is fixed goes before what is not, in whichever
 /// order they are added. A slash at the end makes another path.
 ///
@@ -186,7 +186,7 @@ impl Table {
     /// # Errors
     /// [`HandshakeError::Refused`] with 404 where there is none, with 400 for a parameter that is not UTF-8.
     pub(super) fn find(self: &Arc<Self>, path: &str) -> Result<Matched, HandshakeError> {
-        let encoded: Cow<'_, str> = utf8_percent_encode(path, ENCODED).into();
+        let encoded = in_capitals(&Cow::from(utf8_percent_encode(path, ENCODED)));
         let Ok(found) = self.router.at(&encoded) else {
             let body = format!("there is no WebSocket at {}\n", Shown(path));
             return Err(refused(404, body));
@@ -242,7 +242,25 @@ fn read(path: &str) -> Result<(String, Vec<Box<str>>), String> {
         }
     }
     encoded.extend(utf8_percent_encode(rest, ENCODED));
-    Ok((encoded, names))
+    Ok((in_capitals(&encoded), names))
+}
+
+/// The digits behind percent signs as most write them: those in small letters stand for the same (RFC 3986 §6.2.2.1).
+fn in_capitals(path: &str) -> String {
+    let digits_of = |piece: &str| {
+        let digits = piece.get(..2)?;
+        let are_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        are_digits.then(|| digits.to_ascii_uppercase())
+    };
+    let mut pieces = path.split('%');
+    let mut capitals = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let digits = digits_of(piece).unwrap_or_default();
+        capitals.push('%');
+        capitals.push_str(&digits);
+        capitals.push_str(&piece[digits.len()..]);
+    }
+    capitals
 }
 
 /// The route of a request.
@@ -348,6 +366,7 @@ mod tests {
         let table = table(&["/комната/{имя}", "/a b", "/{{x}}", "/a^b"]);
         let path = "/%D0%BA%D0%BE%D0%BC%D0%BD%D0%B0%D1%82%D0%B0/1";
         assert_eq!(table.find(path).unwrap().param("имя"), Some("1"));
+        assert_eq!(table.find(&path.to_lowercase()).unwrap().number, 0);
         assert_eq!(table.find("/a%20b").unwrap().number, 1);
         // Some clients write them with percent signs, and some do not.
         for (paths, number) in [(["/{x}", "/%7Bx%7D"], 2), (["/a^b", "/a%5Eb"], 3)] {
