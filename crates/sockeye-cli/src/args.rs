@@ -5,7 +5,10 @@ mod serve;
 
 use std::time::Duration;
 
-use clap::{Args as ArgGroup, Parser, Subcommand};
+use clap::{
+    Args as ArgGroup, Error, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::quantity::parse_seconds;
 pub(crate) use connect::{Connect, Interface, Resolve, User};
@@ -22,6 +25,50 @@ pub(crate) use serve::Serve;
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// What this program was started with. Where that is not understood, it is told, and the program ends.
+    pub(crate) fn given() -> Self {
+        Self::try_parse().unwrap_or_else(|error| without_secrets(error).exit())
+    }
+}
+
+/// Whose values may show who the user is.
+const SECRETS: [&str; 4] = ["--user ", "--proxy-user ", "--header ", "--cookie "];
+
+/// What was not understood, without its text where that may be secret: a password of which the colon is missing, a token
+/// of which the quotes are, a second URL.
+fn without_secrets(mut error: Error) -> Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let argument = text(ContextKind::InvalidArg);
+    let is_word = |text: &str| text.chars().all(|c| c.is_ascii_alphabetic());
+    let kind = match error.kind() {
+        ErrorKind::ValueValidation if SECRETS.iter().any(|flag| argument.starts_with(flag)) => {
+            ContextKind::InvalidValue
+        }
+        ErrorKind::UnknownArgument if !argument.starts_with('-') && is_connect(&error) => {
+            let advice = "there is one URL, and what has spaces stands between quotes".into();
+            let advice = ContextValue::StyledStrs(vec![advice]);
+            error.insert(ContextKind::Suggested, advice);
+            ContextKind::InvalidArg
+        }
+        ErrorKind::InvalidSubcommand if !is_word(text(ContextKind::InvalidSubcommand)) => {
+            ContextKind::InvalidSubcommand
+        }
+        _ => return error,
+    };
+    error.insert(kind, ContextValue::String("…".into()));
+    error
+}
+
+/// Whether it is about `sockeye connect`, as far as clap says.
+fn is_connect(error: &Error) -> bool {
+    let usage = error.get(ContextKind::Usage);
+    usage.is_some_and(|usage| usage.to_string().contains("sockeye connect"))
 }
 
 const EXAMPLES: &str = "\

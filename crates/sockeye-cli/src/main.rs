@@ -14,12 +14,11 @@ mod signals;
 use std::process::ExitCode;
 
 use args::{Args, Command};
-use clap::Parser;
 use failure::{Failure, MISUNDERSTOOD};
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    let result = match Args::given().command {
         Command::Serve(args) => match serve::with_file(*args) {
             Ok(settings) => {
                 // Everyone is in one room. On one thread, whoever has seen its connection open is in it:

@@ -470,6 +470,52 @@ mod failures {
         }
     }
 
+    /// What is misspelt may be a password all the same.
+    #[test]
+    fn what_was_not_understood_is_not_told_where_it_may_be_secret() {
+        for (args, told) in [
+            (&["connect", "-u", "s3cret", "ws://a"][..], "a colon"),
+            (&["connect", "-us3cret", "ws://a"], "--user"),
+            (
+                &["connect", "-x", "a", "--proxy-user=s3cret", "ws://a"],
+                "--proxy-user",
+            ),
+            (
+                &["connect", "-H", "Authorization Bearer s3cret", "ws://a"],
+                "'Accept-Language: fi'",
+            ),
+            (&["connect", "-b", "s3cret", "ws://a"], "a cookie is"),
+            (
+                &["connect", "ws://a", "ws://user:s3cret@b/"],
+                "unexpected argument",
+            ),
+            (
+                &["connect", "ws://a", "-H", "X-Token:", "s3cret"],
+                "between quotes",
+            ),
+            (&["ws://user:s3cret@a/"], "unrecognized subcommand"),
+        ] {
+            let end = run(args, "");
+            assert_eq!(end.status, Some(2), "{}", end.stderr);
+            assert!(!end.stderr.contains("s3cret"), "{}", end.stderr);
+            assert!(end.stderr.contains(told), "{}", end.stderr);
+        }
+        for (args, told) in [
+            (&["connct"][..], "connct"),
+            (&["serve", "8080"], "8080"),
+            (&["connect", "ws://a", "--usr"], "--usr"),
+            (&["connect", "ws://a", "-u"], "a value is required"),
+            (
+                &["connect", "ws://a", "--linger", "soon"],
+                "invalid value 'soon'",
+            ),
+        ] {
+            let end = run(args, "");
+            assert_eq!(end.status, Some(2), "{}", end.stderr);
+            assert!(end.stderr.contains(told), "{}", end.stderr);
+        }
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_path_with_an_at_sign_is_told_whole() {
