@@ -137,8 +137,8 @@ pub enum Error {
         /// Where the client came from: itself, not a proxy on the way that is trusted to say.
         address: Option<std::net::IpAddr>,
     },
-    /// What a server or a client is to be set up with cannot be: an origin, a route, a cookie; the text says what
-    /// is wrong with it.
+    /// What a server or a client is to be set up with cannot be: an origin, a route, a cookie, a subprotocol that is
+    /// offered; the text says what is wrong with it.
     Setup(Box<str>),
     /// A proxy that has to say whose connection it hands on does not, or not by the rules.
     #[cfg(feature = "server")]

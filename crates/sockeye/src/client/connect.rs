@@ -577,14 +577,15 @@ async fn in_time<T, E: From<Error>>(
         .unwrap_or_else(|_| Err(Error::Timeout(deadline).into()))
 }
 
-/// Without what a log must not hold: passwords, cookies, the values of headers.
+/// Without what a log must not hold: passwords, cookies, the values of headers, and queries and subprotocols, in which
+/// tokens are.
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
         f.debug_struct("Client")
             .field("url", &redacted(&self.url))
             .field("headers", &names)
-            .field("subprotocols", &self.subprotocols)
+            .field("subprotocols", &self.subprotocols.len())
             .field("deflate", &self.deflate)
             .field("redirects", &self.redirects)
             .field("proxy", &self.proxy)

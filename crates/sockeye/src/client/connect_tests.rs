@@ -289,8 +289,19 @@ async fn what_cannot_be_sent_is_refused_before_anyone_is_asked() {
             client().header("sec-websocket-key", "b"),
             "belongs to the handshake",
         ),
-        (client().subprotocol("a b"), "\"a b\" is not a token"),
-        (client().subprotocol("a").subprotocol("a"), "given twice"),
+        (
+            client().subprotocol("a").subprotocol("b c"),
+            "the subprotocol number 2 is not a token: ' ' is in it",
+        ),
+        (client().subprotocol("é"), "number 1 is not a token: 'é'"),
+        (
+            client().subprotocol(""),
+            "number 1 is not a token: it is empty",
+        ),
+        (
+            client().subprotocol("a").subprotocol("b").subprotocol("a"),
+            "the subprotocol number 3 is offered already, as number 1",
+        ),
         (client().origin("a\nb"), "\"Origin\" cannot be sent"),
     ] {
         let error = client.establish().await.unwrap_err();
@@ -299,6 +310,26 @@ async fn what_cannot_be_sent_is_refused_before_anyone_is_asked() {
     }
     let error = Client::new("ws://a/#b").establish().await.unwrap_err();
     assert!(matches!(error, Error::Url(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_may_be_a_token_is_in_no_error_and_not_printed() {
+    let client = |url: &str| Client::new(url);
+    let token = || client("ws://127.0.0.1:1").subprotocol("bearer.secret");
+    for client in [
+        client("ws://a/?token=secret#b"),
+        client("ws://a/#token=secret"),
+        client("gopher://a/?token=secret"),
+        client("ws://127.0.0.1:1").subprotocol("bearer.secret=="),
+        token().subprotocol("bearer.secret"),
+    ] {
+        let error = client.establish().await.unwrap_err();
+        assert!(error.is_user(), "{error:?}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+        assert!(!format!("{client:?}").contains("secret"), "{client:?}");
+    }
+    let shown = format!("{:?}", token());
+    assert!(shown.contains("subprotocols: 1"), "{shown}");
 }
 
 #[tokio::test]

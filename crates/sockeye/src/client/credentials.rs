@@ -58,13 +58,26 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A URL, or what was meant as one, without what may be a name and a password: fit for a log.
+/// A URL, or what was meant as one, without what may be a name and a password, and without the query and the fragment, in
+/// which tokens are: fit for a log.
 pub(super) fn redacted(text: &str) -> String {
-    let Some(at) = text.rfind('@') else {
-        return text.to_owned();
+    let (shown, secret) = match text.find(['?', '#']) {
+        Some(end) => text.split_at(end),
+        None => (text, ""),
     };
-    let start = text[..at].find("://").map_or(0, |scheme| scheme + 3);
-    format!("{}…{}", &text[..start], &text[at..])
+    let start = |before: &str| before.find("://").map_or(0, |scheme| scheme + 3);
+    if secret.contains('@') {
+        // It may end a password as well, which is then in both parts.
+        return format!("{}…", &shown[..start(shown)]);
+    }
+    let mut redacted = match shown.rfind('@') {
+        Some(at) => format!("{}…{}", &shown[..start(&shown[..at])], &shown[at..]),
+        None => shown.to_owned(),
+    };
+    if let Some(mark) = secret.chars().next() {
+        redacted.extend([mark, '…']);
+    }
+    redacted
 }
 
 #[cfg(test)]
@@ -108,5 +121,21 @@ mod tests {
             assert!(shown.ends_with(&text[text.rfind('@').unwrap()..]));
         }
         assert_eq!(redacted("ws://a/b"), "ws://a/b");
+    }
+
+    #[test]
+    fn a_token_in_a_query_or_a_fragment_is_not_printed() {
+        for (text, shown) in [
+            ("ws://a/b?token=secret", "ws://a/b?…"),
+            ("ws://a/b?token=secret#c", "ws://a/b?…"),
+            ("ws://a/#token=secret", "ws://a/#…"),
+            ("ws://user:pw@a/b?secret", "ws://…@a/b?…"),
+            // It may be in a password, or the at sign in a query.
+            ("ws://user:sec?ret@a", "ws://…"),
+            ("ws://a/?b=c@d&token=secret", "ws://…"),
+            ("/b?secret", "/b?…"),
+        ] {
+            assert_eq!(redacted(text), shown);
+        }
     }
 }

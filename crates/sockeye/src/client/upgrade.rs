@@ -55,11 +55,7 @@ impl Client {
         entropy::probe()?;
         let key = Key::new(entropy::key());
         let mut request = UpgradeRequest::new(&endpoint.host_header, &endpoint.target, key);
-        let mut subprotocols = Subprotocols::new();
-        for name in &self.subprotocols {
-            subprotocols.push(name)?;
-        }
-        request.subprotocols(subprotocols);
+        request.subprotocols(self.offer()?);
         if let Some(origin) = &self.origin {
             request.origin(origin);
         }
@@ -98,6 +94,29 @@ impl Client {
             #[cfg(feature = "tracing")]
             url: endpoint.to_tell(),
         })
+    }
+
+    /// The subprotocols. One that cannot be offered is told by its place: where browsers connect, tokens are in them.
+    fn offer(&self) -> Result<Subprotocols> {
+        const TOKEN: &str = "a token is letters, digits and !#$%&'*+-.^_`|~";
+        let mut offer = Subprotocols::new();
+        let is_of_token = |c: char| is_token(c.encode_utf8(&mut [0; 4]).as_bytes());
+        for (at, name) in self.subprotocols.iter().enumerate() {
+            if offer.push(name).is_ok() {
+                continue;
+            }
+            let before = &self.subprotocols[..at];
+            let why = match before.iter().position(|other| other == name) {
+                Some(first) => format!("is offered already, as number {}", first + 1),
+                None => match name.chars().find(|c| !is_of_token(*c)) {
+                    Some(wrong) => format!("is not a token: {wrong:?} is in it; {TOKEN}"),
+                    None => format!("is not a token: it is empty; {TOKEN}"),
+                },
+            };
+            let why = format!("the subprotocol number {} {why}", at + 1);
+            return Err(Error::Setup(why.into()));
+        }
+        Ok(offer)
     }
 
     /// The cookies, each as `name=value` (RFC 6265 §4.1.1).
