@@ -8,7 +8,10 @@ use std::{
 use sockeye::{
     Attempt, Deadline, Ended, Error, ProtocolError,
     client::{ProxyError, RedirectError},
-    proto::handshake::{HandshakeError, Response},
+    proto::{
+        Shown,
+        handshake::{HandshakeError, Response},
+    },
 };
 
 use crate::{args::Connect, shown::one_line};
@@ -72,7 +75,7 @@ impl Failure {
         };
         let mut failure = Self::with(advice, &error);
         if !error.is_user() {
-            failure.line = format!("{}: {}", without_password(&args.url), failure.line);
+            failure.line = format!("{}: {}", without_secrets(&args.url), failure.line);
         }
         failure
     }
@@ -306,9 +309,11 @@ pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
 fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
     let header = |name| response.headers().first_str(name);
     if let (301..=303 | 307 | 308, Some(location)) = (response.status(), header("Location")) {
+        let to = without_secrets(location);
+        let to = Shown(&to);
         if !may_be_websocket(location) {
             return Some(format!(
-                "it says to go to {location} instead, which is no WebSocket"
+                "it says to go to {to} instead, which is no WebSocket"
             ));
         }
         let flag = match args.is_some_and(|args| args.location) {
@@ -316,7 +321,7 @@ fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
             false => "--location",
         };
         return Some(format!(
-            "it says to connect to {location} instead: follow with {flag}"
+            "it says to connect to {to} instead: follow with {flag}"
         ));
     }
     let body = String::from_utf8_lossy(response.body());
@@ -376,19 +381,29 @@ fn may_be_websocket(location: &str) -> bool {
     }
 }
 
-/// A URL without a user name and a password.
-pub(crate) fn without_password(url: &str) -> String {
+/// A URL without a user name and a password, and without the query and the fragment, in which tokens are.
+pub(crate) fn without_secrets(url: &str) -> String {
+    let (shown, mark) = match url.find(['?', '#']) {
+        Some(end) => (&url[..end], &url[end..=end]),
+        None => (url, ""),
+    };
+    let hidden = if mark.is_empty() { "" } else { "…" };
+    format!("{}{mark}{hidden}", without_password(shown))
+}
+
+fn without_password(url: &str) -> String {
     // What has an `@` there is a path, and nobody is named in it.
     if url.starts_with("ws+unix:/") && !url.starts_with("ws+unix://") {
         return url.into();
     }
     // A user begins behind any number of slashes, and tabs and line breaks are none of a URL's (WHATWG URL §4.4).
-    let scheme = url.find(':').map_or(0, |at| at + 1);
+    let scheme = match url.starts_with(['/', '\\']) {
+        true => 0,
+        false => url.find(':').map_or(0, |at| at + 1),
+    };
     let rest = url[scheme..].trim_start_matches(['/', '\\', '\t', '\n', '\r']);
     let start = url.len() - rest.len();
-    let end = url[start..]
-        .find(['/', '?', '#'])
-        .map_or(url.len(), |at| start + at);
+    let end = url[start..].find('/').map_or(url.len(), |at| start + at);
     match url[start..end].rfind('@') {
         Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
         None => url.into(),

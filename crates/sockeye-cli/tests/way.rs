@@ -260,7 +260,7 @@ async fn a_redirect_to_what_is_no_websocket_is_not_offered_to_be_followed() {
     })
     .await;
     tokio::task::block_in_place(|| {
-        for to in ["ftp://x/", "mailto:a@b", "FILE:///etc"] {
+        for to in ["ftp://x/", "news:a.b", "FILE:///etc"] {
             let line = failure(&[&format!("ws://{address}/?{to}")]);
             assert!(line.contains(to) && line.contains("no WebSocket"), "{line}");
             assert!(!line.contains("--location"), "{line}");
@@ -269,6 +269,33 @@ async fn a_redirect_to_what_is_no_websocket_is_not_offered_to_be_followed() {
             let line = failure(&[&format!("ws://{address}/?{to}")]);
             assert!(line.contains("follow with --location"), "{line}");
         }
+    });
+}
+
+/// It was told whole, as the server had it.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_redirect_leads_is_told_in_part_and_without_secrets() {
+    let (address, _seen) = server(|request| {
+        let to = match request.target() {
+            "/user" => "ws://user:s3cret@x/".to_owned(),
+            "/bare" => "//user:s3cret@x/".to_owned(),
+            "/query" => "ws://x/?token=s3cret".to_owned(),
+            _ => format!("ws://x/{}", "a".repeat(5000)),
+        };
+        Err(Refusal::new(302, "").header("Location", &to)?)
+    })
+    .await;
+    tokio::task::block_in_place(|| {
+        for path in ["user", "bare", "query", "long"] {
+            for flags in [&[][..], &["-L", "--max-redirs", "0"]] {
+                let url = format!("ws://{address}/{path}");
+                let line = failure(&[flags, &[&url]].concat());
+                assert!(line.contains("302") && !line.contains("s3cret"), "{line}");
+                assert!(line.len() < 600, "{} bytes", line.len());
+            }
+        }
+        let line = failure(&[&format!("ws://{address}/long?token=s3cret")]);
+        assert!(!line.contains("s3cret"), "{line}");
     });
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     args::Connect,
-    failure::{Failure, tell, without_password},
+    failure::{Failure, tell, without_secrets},
     quantity::Took,
     shown::one_line,
     signals::{Leaving, Signals},
@@ -74,7 +74,7 @@ impl Again {
 
 /// Why there is no connection, and when there will be another attempt.
 pub(super) fn waiting(args: &Connect, cause: &Cause, delay: Duration, attempt: u32) -> String {
-    let cause = one_line(&format!("{}: {cause}", without_password(&args.url)));
+    let cause = one_line(&format!("{}: {cause}", without_secrets(&args.url)));
     format!("{cause}; attempt {attempt} in {}", Took(delay))
 }
 

@@ -24,7 +24,7 @@ use sockeye::{
 
 use crate::{
     args::{Connect, Interface, Resolve, User},
-    failure::{Failure, end_advice, tell, without_password},
+    failure::{Failure, end_advice, tell, without_secrets},
     quantity::{Took, Traffic},
     shown::one_line,
     signals::{Signal, Signals},
@@ -279,7 +279,7 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
     [
         format!(
             "connected to {}{address} in {}",
-            one_line(&without_password(&args.url)),
+            one_line(&without_secrets(&args.url)),
             Took(began.elapsed())
         ),
         format!("{tls}; {over}{subprotocol}; {extensions}"),
