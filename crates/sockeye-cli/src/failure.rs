@@ -67,12 +67,7 @@ impl Failure {
 
     /// Why the connection that was asked for did not open.
     pub(crate) fn opening(args: &Connect, error: Error) -> Self {
-        let advice = match error.response() {
-            Some(response) if !matches!(error, Error::Answer { .. }) => {
-                http_advice(response, Some(args))
-            }
-            _ => advice(&error, Some(args)),
-        };
+        let advice = advice(&error, Some(args));
         let mut failure = Self::with(advice, &error);
         if !error.is_user() {
             failure.line = format!("{}: {}", without_secrets(&args.url), failure.line);
@@ -163,7 +158,20 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
         Error::Answer { .. } => MEND.into(),
         Error::Unreadable { begins, .. } if begins.starts_with("HTTP/") => MEND.into(),
         Error::Unreadable { .. } => CHECK_PORT.into(),
+        Error::Handshake(HandshakeError::Status(response)) => {
+            return http_advice(response, args, false);
+        }
         Error::Handshake(error) => return handshake_advice(error),
+        Error::Redirected {
+            source, is_abroad, ..
+        } => {
+            return match &**source {
+                Error::Handshake(HandshakeError::Status(response)) => {
+                    http_advice(response, args, *is_abroad)
+                }
+                source => advice(source, args),
+            };
+        }
         // How an open connection ends is told elsewhere.
         Error::Lost(_) if args.is_some_and(|args| args.http2) => {
             format!("the server may not speak HTTP/2: {NO_HTTP2}, or {CHECK_PORT}")
@@ -282,7 +290,6 @@ fn alert_advice(alert: &str) -> Option<&'static str> {
 
 fn handshake_advice(error: &HandshakeError) -> Option<String> {
     match error {
-        HandshakeError::Status(response) => http_advice(response, None),
         HandshakeError::Tls => Some("try wss:// instead of ws://".into()),
         HandshakeError::ExtendedConnect => Some(NO_HTTP2.into()),
         HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
@@ -305,8 +312,9 @@ pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
     }
 }
 
-/// What a server says that declines, where it points to, and what may help: no flag that was given.
-fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
+/// What a server says that declines, where it points to, and what may help: no flag that was given. One to which a redirect
+/// has led out of the URL's origin is abroad.
+fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> Option<String> {
     let header = |name| response.headers().first_str(name);
     if let (301..=303 | 307 | 308, Some(location)) = (response.status(), header("Location")) {
         let to = without_secrets(location);
@@ -332,6 +340,7 @@ fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
         false if args.is_some_and(|args| args.verbose) => Some("what it says is above".into()),
         false => Some("see what it says with --verbose".into()),
     };
+    let withheld = args.filter(|_| is_abroad).and_then(withheld_abroad);
     let helps = match response.status() {
         200..=299 => Some("this is a page, and no WebSocket: check the path".into()),
         400 | 426 if says.is_none() => Some(match header("Sec-WebSocket-Version") {
@@ -342,10 +351,22 @@ fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
                 "it may have seen no Upgrade: see whether a proxy on the way passes that on".into()
             }
         }),
-        401 => Some(match header("WWW-Authenticate") {
-            Some(how) => format!("say who you are with --user or --header: it asks for {how}"),
-            None => "say who you are with --user or --header".into(),
+        401 | 403 if withheld.is_some() => withheld.map(|given| {
+            format!(
+                "what {given} says was not sent there: the redirect led to another origin, which has to be connected to \
+                 by its own URL for that"
+            )
         }),
+        401 => {
+            let advice = match args.and_then(authorization) {
+                Some(given) => format!("it does not take what {given} says"),
+                None => "say who you are with --user or --header".into(),
+            };
+            Some(match header("WWW-Authenticate") {
+                Some(how) => format!("{advice}: it asks for {how}"),
+                None => advice,
+            })
+        }
         403 => {
             Some("it may want to know who you are (--user, --header), or another --origin".into())
         }
@@ -367,6 +388,31 @@ fn http_advice(response: &Response, args: Option<&Connect>) -> Option<String> {
     };
     let advice: Vec<_> = says.into_iter().chain(helps).collect();
     (!advice.is_empty()).then(|| advice.join("; "))
+}
+
+/// What `Authorization` was made of, where there was one.
+fn authorization(args: &Connect) -> Option<&'static str> {
+    if has_header(args, "Authorization") {
+        Some("--header")
+    } else if args.user.is_some() {
+        Some("--user")
+    } else {
+        (without_password(&args.url) != args.url).then_some("the URL")
+    }
+}
+
+/// What was given that another origin gets nothing of.
+fn withheld_abroad(args: &Connect) -> Option<&'static str> {
+    let cookie = || match args.cookie.is_empty() {
+        true => has_header(args, "Cookie").then_some("--header"),
+        false => Some("--cookie"),
+    };
+    authorization(args).or_else(cookie)
+}
+
+fn has_header(args: &Connect, name: &str) -> bool {
+    let mut names = args.header.iter().map(|(name, _)| name);
+    names.any(|other| other.eq_ignore_ascii_case(name))
 }
 
 /// Whether a redirect can be followed, as far as the scheme says, where it has one (RFC 3986 §4.1).
@@ -403,7 +449,9 @@ fn without_password(url: &str) -> String {
     };
     let rest = url[scheme..].trim_start_matches(['/', '\\', '\t', '\n', '\r']);
     let start = url.len() - rest.len();
-    let end = url[start..].find('/').map_or(url.len(), |at| start + at);
+    let end = url[start..]
+        .find(['/', '?', '#'])
+        .map_or(url.len(), |at| start + at);
     match url[start..end].rfind('@') {
         Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
         None => url.into(),

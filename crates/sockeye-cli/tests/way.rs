@@ -272,6 +272,73 @@ async fn a_redirect_to_what_is_no_websocket_is_not_offered_to_be_followed() {
     });
 }
 
+/// The first server was blamed, and `--user` advised to whoever had given it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_that_fails_behind_a_redirect_is_named() {
+    let (second, _seen) = server(|request| match request.target() {
+        "/there" => Err(Refusal::new(404, "")),
+        _ => Err(Refusal::new(401, "").header("WWW-Authenticate", "Basic")?),
+    })
+    .await;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_url = format!("ws://{}/quiet", silent.local_addr().unwrap());
+    let to_silent = silent_url.clone();
+    let (first, _seen) = server(move |request| {
+        let to = match request.target() {
+            "/in" => "/who".into(),
+            "/who" => return Err(Refusal::new(401, "")),
+            "/silent" => to_silent.clone(),
+            path => format!("ws://{second}{path}"),
+        };
+        Err(Refusal::new(302, "").header("Location", &to)?)
+    })
+    .await;
+    let url = |path: &str| format!("ws://{first}/{path}");
+    let named = |path: &str| format!("{}: redirected to ws://{second}/{path}: ", url(path));
+    tokio::task::block_in_place(|| {
+        let line = failure(&["-L", &url("there")]);
+        assert!(line.contains(&named("there")), "{line}");
+        assert!(line.contains("check the path"), "{line}");
+        let line = failure(&["-L", "--handshake-timeout", "0.2", &url("silent")]);
+        assert!(line.contains(&silent_url), "{line}");
+        assert!(line.contains("--handshake-timeout"), "{line}");
+
+        let line = failure(&["-L", &url("guarded")]);
+        assert!(line.contains(&named("guarded")), "{line}");
+        assert!(line.contains("say who you are with --user"), "{line}");
+        for (flags, given) in [
+            (&["-u", "me:pw"][..], "--user"),
+            (&["-H", "authorization: Bearer abc"], "--header"),
+            (&["-H", "Cookie: a=b"], "--header"),
+            (&["-b", "a=b"], "--cookie"),
+        ] {
+            let line = failure(&[&["-L", &url("guarded")], flags].concat());
+            let told =
+                format!("what {given} says was not sent there: the redirect led to another origin");
+            assert!(line.contains(&told), "{line}");
+        }
+        for (flags, given) in [
+            (&["-u", "me:pw"][..], "--user"),
+            (&["-u", "me:pw", "-H", "authorization: a"], "--header"),
+        ] {
+            for path in ["in", "who"] {
+                let line = failure(&[&["-L", &url(path)], flags].concat());
+                assert!(
+                    line.contains(&format!("it does not take what {given} says")),
+                    "{line}"
+                );
+                assert!(!line.contains("say who you are"), "{line}");
+            }
+        }
+        let line = failure(&[&format!("ws://me:pw@{second}/")]);
+        assert!(
+            line.contains("it does not take what the URL says"),
+            "{line}"
+        );
+        assert!(line.contains("it asks for Basic"), "{line}");
+    });
+}
+
 /// It was told whole, as the server had it.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_redirect_leads_is_told_in_part_and_without_secrets() {

@@ -68,6 +68,18 @@ pub enum Error {
         /// Why not.
         problem: RedirectError,
     },
+    /// What went wrong did so where a redirect had led; the predicates, and [`response`](Self::response), are about
+    /// that.
+    #[cfg(feature = "client")]
+    Redirected {
+        /// The URL to which it had led, without a query.
+        to: Box<str>,
+        /// Whether the way has left the origin (scheme, host and port) of the client's URL: then nothing was sent that
+        /// shows who the user is.
+        is_abroad: bool,
+        /// What went wrong there.
+        source: Arc<Error>,
+    },
     /// An address cannot be listened on.
     Listen {
         /// The address that was asked for.
@@ -176,10 +188,19 @@ impl Error {
         Self::Other(error.into().into())
     }
 
+    /// What went wrong, wherever that was.
+    fn cause(&self) -> &Self {
+        match self {
+            #[cfg(feature = "client")]
+            Self::Redirected { source, .. } => source,
+            error => error,
+        }
+    }
+
     /// Whether a deadline passed, one of ours or the system's; where several addresses were tried, for all
     /// of them.
     pub fn is_timeout(&self) -> bool {
-        match self {
+        match self.cause() {
             Self::Timeout(_) => true,
             Self::Connect { attempts } => attempts
                 .iter()
@@ -200,13 +221,13 @@ impl Error {
 
     /// Whether the peer broke the protocol.
     pub fn is_protocol(&self) -> bool {
-        matches!(self, Self::Protocol(_))
+        matches!(self.cause(), Self::Protocol(_))
     }
 
     /// Whether the opening handshake failed.
     pub fn is_handshake(&self) -> bool {
         matches!(
-            self,
+            self.cause(),
             Self::Handshake(_) | Self::Unreadable { .. } | Self::Answer { .. }
         )
     }
@@ -214,7 +235,7 @@ impl Error {
     /// What the server answered in HTTP, where that is what the error is about: status, headers
     /// and the beginning of the body.
     pub fn response(&self) -> Option<&Response> {
-        match self {
+        match self.cause() {
             Self::Handshake(HandshakeError::Status(response)) => Some(response),
             Self::Answer { response, .. } => Some(response),
             _ => None,
@@ -223,7 +244,7 @@ impl Error {
 
     /// Whether no connection could be made: the name, the address, this end's own, the proxy or TLS.
     pub fn is_connect(&self) -> bool {
-        match self {
+        match self.cause() {
             Self::Resolve { .. } | Self::Family { .. } | Self::Local { .. } => true,
             Self::Connect { .. } | Self::Tls { .. } => true,
             #[cfg(feature = "client")]
@@ -234,7 +255,7 @@ impl Error {
 
     /// Whether the connection broke off without a closing handshake.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Lost(_))
+        matches!(self.cause(), Self::Lost(_))
     }
 
     /// Whether a message was not sent because too much waits for the peer already. It can be sent
@@ -251,7 +272,7 @@ impl Error {
 
     /// Whether the fault is in what the user asked for: trying again changes nothing.
     pub fn is_user(&self) -> bool {
-        match self {
+        match self.cause() {
             Self::Url(_) | Self::Send(_) | Self::Setup(_) => true,
             Self::Handshake(error) => matches!(
                 error,
@@ -311,6 +332,8 @@ impl fmt::Display for Error {
                     Shown(location)
                 )
             }
+            #[cfg(feature = "client")]
+            Self::Redirected { to, source, .. } => write!(f, "redirected to {to}: {source}"),
             Self::Listen { address, source } => {
                 write!(f, "cannot listen on {address}: {source}")
             }
@@ -420,6 +443,8 @@ impl StdError for Error {
             Self::Proxy { source, .. } => Some(&**source),
             #[cfg(feature = "client")]
             Self::Redirect { problem, .. } => Some(problem),
+            #[cfg(feature = "client")]
+            Self::Redirected { source, .. } => Some(&**source),
             Self::Answer { problem, .. } => Some(problem),
             Self::Resolve { source, .. }
             | Self::Local { source, .. }
@@ -491,7 +516,7 @@ impl From<io::Error> for Error {
 /// `Error::from` has the error as it was.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        let kind = match &error {
+        let kind = match error.cause() {
             Error::Lost(source) => source.kind(),
             Error::Incomplete => io::ErrorKind::UnexpectedEof,
             Error::Send(SendError::Closed) => io::ErrorKind::BrokenPipe,

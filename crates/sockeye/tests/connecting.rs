@@ -296,6 +296,52 @@ mod redirects {
     }
 
     #[tokio::test]
+    async fn that_lead_to_a_failure_are_in_its_error() {
+        let (other, _) = server(Acceptor::new(), |_| Err(Refusal::new(404, "not here\n"))).await;
+        let (home, _) = server(Acceptor::new(), move |request| match request.target() {
+            "/out" => to(302, format!("ws://{other}/second?token=secret")),
+            "/in" => to(302, "/none"),
+            "/silent" => to(302, "ws://127.0.0.1:1/"),
+            _ => Err(Refusal::new(503, "")),
+        })
+        .await;
+        for (path, server, left_origin) in [
+            ("out", format!("ws://{other}/second"), true),
+            ("in", format!("ws://{home}/none"), false),
+            ("silent", "ws://127.0.0.1:1/".into(), true),
+        ] {
+            let client = client(format!("ws://{home}/{path}")).redirects(1);
+            let error = failure(&client).await;
+            let told = error.to_string();
+            assert!(
+                told.starts_with(&format!("redirected to {server}: ")),
+                "{told}"
+            );
+            let Error::Redirected {
+                to,
+                is_abroad,
+                source,
+            } = &error
+            else {
+                panic!("{error:?}");
+            };
+            assert_eq!((&**to, *is_abroad), (&*server, left_origin));
+            assert_eq!(error.is_handshake(), source.is_handshake());
+            assert_eq!(error.is_connect(), path == "silent");
+            let status = error.response().map(|response| response.status());
+            let is_transient = Cause::Attempt(error).is_transient();
+            match path {
+                "out" => assert_eq!((status, is_transient), (Some(404), false)),
+                "in" => assert_eq!((status, is_transient), (Some(503), true)),
+                _ => assert_eq!((status, is_transient), (None, true)),
+            }
+        }
+        // Where none was followed, there is nothing to tell.
+        let error = failure(&client(format!("ws://{home}/none")).redirects(1)).await;
+        assert!(matches!(error, Error::Handshake(_)), "{error:?}");
+    }
+
+    #[tokio::test]
     async fn that_lead_in_a_circle_end() {
         let (server, seen) = chain().await;
         let error = failure(&client(format!("ws://{server}/302/loop")).redirects(50)).await;
@@ -401,8 +447,11 @@ async fn a_certificate_is_not_shown_to_another_origin() {
     let redirected = client(format!("wss://{home}/")).tls(pki.known());
     let error = failure(&redirected.redirects(1)).await;
     // In TLS 1.3 the server says so only once the client has begun to talk. It is of no use to try again.
+    let Error::Redirected { source, .. } = &error else {
+        panic!("{error:?}");
+    };
     assert!(
-        matches!(&error, Error::Tls { subject, .. } if &**subject == "127.0.0.1"),
+        matches!(&**source, Error::Tls { subject, .. } if &**subject == "127.0.0.1"),
         "{error:?}"
     );
     assert!(error.to_string().contains("CertificateRequired"), "{error}");

@@ -387,7 +387,8 @@ impl Client {
     /// # Errors
     /// What kept it from opening: [`Error::is_connect`], [`Error::is_handshake`] (with the response,
     /// where there was one), [`Error::is_timeout`], [`Error::is_lost`], [`Error::Redirect`]; or
-    /// [`Error::is_user`], where the URL or the request cannot be.
+    /// [`Error::is_user`], where the URL or the request cannot be. Where a redirect was followed, it is within
+    /// [`Error::Redirected`], which says to whom.
     ///
     /// # Cancel safety
     /// Dropping the future gives the connection up.
@@ -425,7 +426,7 @@ impl Client {
     /// [`Error::Resolve`], [`Error::Family`], [`Error::Local`], [`Error::Connect`], [`Error::Proxy`],
     /// [`Error::Tls`], [`Error::Lost`];
     /// [`Error::Handshake`] and [`Error::Answer`] for an answer that declines or breaks a rule;
-    /// [`Error::Redirect`]; [`Error::Timeout`].
+    /// [`Error::Redirect`]; [`Error::Timeout`]. Behind a redirect, [`Error::Redirected`] with any of these.
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection; nothing is left behind.
@@ -434,26 +435,34 @@ impl Client {
             let mut endpoint = self.endpoint()?;
             let mut trail = Trail::new(self.redirects);
             loop {
-                let asked = self.ask(&endpoint, trail.is_abroad)?;
-                let (stream, is_proxys_tls) = self.reach(&endpoint).await?;
-                // TLS within the proxy's does not tell.
-                let peer = stream.peer_addr();
-                let stream = self.secure(&endpoint, stream, trail.is_abroad).await?;
-                let tls_is_servers = endpoint.secure || !is_proxys_tls;
-                let answer = self.upgrade(&endpoint, stream, asked, tls_is_servers).await;
+                let answer = self.establish_at(&endpoint, trail.is_abroad).await;
                 if let Err(Error::Handshake(HandshakeError::Status(response))) = &answer
                     && let Some(next) = trail.follow(&endpoint, response)?
                 {
                     endpoint = next;
                     continue;
                 }
-                return answer.map(|opened| Established {
-                    peer_addr: opened.peer_addr.or(peer),
-                    ..opened
-                });
+                return answer.map_err(|error| trail.tell(&endpoint, error));
             }
         })
         .await
+    }
+
+    /// Opens the connection at one server; strangers are not told who we are.
+    async fn establish_at(&self, endpoint: &Endpoint, is_abroad: bool) -> Result<Established> {
+        let asked = self.ask(endpoint, is_abroad)?;
+        let (stream, is_proxys_tls) = self.reach(endpoint).await?;
+        // TLS within the proxy's does not tell.
+        let peer = stream.peer_addr();
+        let stream = self.secure(endpoint, stream, is_abroad).await?;
+        let tls_is_servers = endpoint.secure || !is_proxys_tls;
+        let opened = self
+            .upgrade(endpoint, stream, asked, tls_is_servers)
+            .await?;
+        Ok(Established {
+            peer_addr: opened.peer_addr.or(peer),
+            ..opened
+        })
     }
 
     /// Opens the connection on a user's own stream; with TLS on it first for a `wss` URL.

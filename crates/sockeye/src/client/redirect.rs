@@ -1,6 +1,6 @@
 //! Where a server sends its client instead, and whether the client goes there (RFC 9110 §15.4).
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, sync::Arc};
 
 use sockeye_proto::handshake::Response;
 use url::Url;
@@ -58,6 +58,18 @@ impl Trail {
         self.is_abroad |= (to.secure, &to.host, to.port) != (from.secure, &from.host, from.port);
         self.been.push(from.url.clone());
         Ok(Some(to))
+    }
+
+    /// What went wrong at an endpoint, with its name where a redirect has led to it: the user's URL is not at fault then.
+    pub(super) fn tell(&self, at: &Endpoint, error: Error) -> Error {
+        if self.been.is_empty() {
+            return error;
+        }
+        Error::Redirected {
+            to: at.to_tell(),
+            is_abroad: self.is_abroad,
+            source: Arc::new(error),
+        }
     }
 }
 

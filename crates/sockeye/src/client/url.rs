@@ -50,7 +50,6 @@ impl Endpoint {
     }
 
     /// For those who look on: without a user, a password and a query, any of which may be secret.
-    #[cfg(feature = "tracing")]
     pub(super) fn to_tell(&self) -> Box<str> {
         let scheme = if self.secure { "wss" } else { "ws" };
         let (path, _) = self.target.split_once('?').unwrap_or((&self.target, ""));
@@ -154,7 +153,6 @@ mod section_3 {
         (secure, host, port, host_header, target)
     }
 
-    #[cfg(feature = "tracing")]
     #[test]
     fn what_is_told_is_a_url_too() {
         for (url, told) in [
