@@ -50,6 +50,8 @@ fn without_secrets(mut error: Error) -> Error {
         ErrorKind::ValueValidation if SECRETS.iter().any(|flag| argument.starts_with(flag)) => {
             ContextKind::InvalidValue
         }
+        // A flag without a value, misspelt for one that has some.
+        ErrorKind::TooManyValues => ContextKind::InvalidValue,
         ErrorKind::UnknownArgument if !argument.starts_with('-') && is_connect(&error) => {
             let advice = "there is one URL, and what has spaces stands between quotes".into();
             let advice = ContextValue::StyledStrs(vec![advice]);

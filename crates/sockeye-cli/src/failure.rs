@@ -137,7 +137,7 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
         }
         Error::Listen { address, source } => listen_advice("--listen", address, source),
         Error::Tls { source, .. } => return tls_advice(&source.to_string(), args),
-        Error::Proxy { source, .. } => proxy_advice(source)?.into(),
+        Error::Proxy { source, .. } => return proxy_advice(source),
         Error::Redirect {
             problem: RedirectError::TooMany { .. },
             ..
@@ -209,18 +209,20 @@ fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
     }
 }
 
-fn proxy_advice(error: &ProxyError) -> Option<&'static str> {
-    match error {
-        ProxyError::Status { response, .. } if response.status() == 407 => Some(WHO),
-        ProxyError::Credentials { .. } => Some(WHO),
+fn proxy_advice(error: &ProxyError) -> Option<String> {
+    const CHECK: &str = "check --proxy and the variables *_proxy, or try without: --noproxy '*'";
+    Some(match error {
+        ProxyError::Status { response, .. } if response.status() == 407 => WHO.into(),
+        ProxyError::Credentials { .. } => WHO.into(),
+        ProxyError::TimedOut => {
+            format!("{CHECK}; one that is slow is allowed more with --connect-timeout")
+        }
         ProxyError::Status { .. }
         | ProxyError::Unreachable(_)
         | ProxyError::Http(_)
-        | ProxyError::Malformed(_) => {
-            Some("check --proxy and the variables *_proxy, or try without: --noproxy '*'")
-        }
-        _ => None,
-    }
+        | ProxyError::Malformed(_) => CHECK.into(),
+        _ => return None,
+    })
 }
 
 fn tls_advice(problem: &str, args: Option<&Connect>) -> Option<String> {

@@ -493,6 +493,7 @@ mod failures {
                 &["connect", "ws://a", "-H", "X-Token:", "s3cret"],
                 "between quotes",
             ),
+            (&["connect", "--quiet=s3cret", "ws://a"], "unexpected value"),
             (&["ws://user:s3cret@a/"], "unrecognized subcommand"),
         ] {
             let end = run(args, "");

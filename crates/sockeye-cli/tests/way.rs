@@ -155,6 +155,28 @@ mod proxies {
         assert!(end.stderr.contains("socks5h://"), "{}", end.stderr);
     }
 
+    /// It was said that nobody was reached, while the proxy was.
+    #[test]
+    fn that_are_there_and_say_nothing_are_told_so() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap();
+        for scheme in ["http", "https", "socks5", "socks5h"] {
+            let proxy = format!("{scheme}://{address}");
+            let line = failure(&[
+                "-x",
+                &proxy,
+                "--connect-timeout",
+                "0.2",
+                "ws://127.0.0.1:1/",
+            ]);
+            let told =
+                format!("the proxy {proxy} failed: it was reached, and did not connect us in time");
+            assert!(line.contains(&told), "{line}");
+            assert!(line.contains("check --proxy"), "{line}");
+            assert!(line.contains("--connect-timeout"), "{line}");
+        }
+    }
+
     #[test]
     fn of_the_environment_are_used_unless_told_otherwise() {
         let server = serve(&[]);

@@ -165,9 +165,9 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Deadline {
-    /// The server, or the proxy on the way, was not reached in time: its name, a Unix socket, and what a proxy
-    /// does until it has connected us. Where addresses were being tried, the error is an
-    /// [`Error::Connect`], which has each of them.
+    /// The server, or the proxy on the way, was not reached in time: its name, or a Unix socket. Where addresses were
+    /// being tried, the error is an [`Error::Connect`], which has each of them; where a proxy that was reached had not
+    /// connected us, it is an [`Error::Proxy`].
     Connect,
     /// TLS was not set up in time.
     Tls,
@@ -189,7 +189,7 @@ impl Error {
     }
 
     /// What went wrong, wherever that was.
-    fn cause(&self) -> &Self {
+    pub(crate) fn cause(&self) -> &Self {
         match self {
             #[cfg(feature = "client")]
             Self::Redirected { source, .. } => source,
@@ -206,9 +206,11 @@ impl Error {
                 .iter()
                 .all(|attempt| attempt.source.kind() == io::ErrorKind::TimedOut),
             #[cfg(feature = "client")]
-            Self::Proxy { source, .. } => {
-                matches!(&**source, ProxyError::Unreachable(error) if error.is_timeout())
-            }
+            Self::Proxy { source, .. } => match &**source {
+                ProxyError::Unreachable(error) => error.is_timeout(),
+                ProxyError::TimedOut => true,
+                _ => false,
+            },
             Self::Lost(source) => source.kind() == io::ErrorKind::TimedOut,
             _ => false,
         }

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use network::*;
 use sockeye::{
-    Acceptor, Client, Deadline, Error, HandshakeError,
+    Acceptor, Client, Error, HandshakeError,
     client::{Cause, Proxy, ProxyError, Reconnecting, Update},
     server::Answer,
 };
@@ -166,12 +166,10 @@ async fn a_proxy_that_does_not_answer_is_left_at_the_connect_timeout() {
         );
         let client = client.connect_timeout(Duration::from_millis(50));
         let (error, _) = refusal(&client, address).await;
-        let timeout = matches!(
-            error,
-            ProxyError::Unreachable(Error::Timeout(Deadline::Connect))
-        );
-        assert!(timeout, "{error:?}");
-        assert!(failure(&client).await.is_timeout());
+        assert!(matches!(error, ProxyError::TimedOut), "{error:?}");
+        let error = failure(&client).await;
+        assert!(error.is_timeout());
+        assert!(Cause::Attempt(error).is_transient());
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::{error::Error as StdError, fmt, net::SocketAddr, str::FromStr, sync::Arc};
 
-use tokio::{io::AsyncWriteExt, time::Instant};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use url::Url;
 
 use sockeye_proto::handshake::{HandshakeError, HeadLimits, Response};
@@ -86,11 +90,11 @@ impl Proxy {
         }
     }
 
-    /// Has the proxy connect to the server, at one of its [`targets`](Self::targets) where it has any: the
+    /// Has the proxy connect to the server, at one of its [`targets`](Self::targets) where it has any, by the deadline: the
     /// stream is the server's from there on.
     ///
     /// # Errors
-    /// [`ProxyError`]. The caller limits the time it may take; the proxy is to be reached by the deadline.
+    /// [`ProxyError`]. The caller limits the time that the proxy's name may take.
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
@@ -102,34 +106,19 @@ impl Proxy {
         limits: HeadLimits,
         deadline: Instant,
     ) -> Result<Stream, ProxyError> {
-        let (host, port) = (&endpoint.host, endpoint.port);
+        let tunnel = async |target| {
+            let tcp = dial.connect(&self.host, self.port, deadline).await?;
+            // What it does from there on is not about whether it can be reached.
+            timeout_at(deadline, self.tunnel_on(tcp, endpoint, target, limits))
+                .await
+                .unwrap_or(Err(ProxyError::TimedOut))
+        };
         match self.scheme {
-            Scheme::Http | Scheme::Https => {
-                let mut stream = self.reach(dial, deadline).await?;
-                let asked = self.ask_http(&mut stream, endpoint, limits).await;
-                // It may refuse our certificate only now, as a server may.
-                #[cfg(feature = "tls")]
-                let asked = asked.map_err(|error| match error {
-                    ProxyError::Unreachable(error) => as_tls(&self.host, error).into(),
-                    error => error,
-                });
-                asked?;
-                Ok(stream)
-            }
-            Scheme::Socks5h => {
-                let mut stream = self.reach(dial, deadline).await?;
-                socks::connect(&mut stream, self.credentials.as_ref(), host, port).await?;
-                Ok(stream)
-            }
-            Scheme::Socks5 => race(targets, |address| async move {
-                let mut stream = self.reach(dial, deadline).await?;
-                let host = address.ip().to_string();
-                let credentials = self.credentials.as_ref();
-                match socks::connect(&mut stream, credentials, &host, address.port()).await {
-                    // So it would be for each of the server's addresses, and accounts are locked for that.
-                    Err(refused @ ProxyError::Credentials { .. }) => Ok(Err(refused)),
-                    connected => connected.map(|()| Ok(stream)),
-                }
+            Scheme::Http | Scheme::Https | Scheme::Socks5h => tunnel(None).await,
+            Scheme::Socks5 => race(targets, async |address| match tunnel(Some(address)).await {
+                // So it would be for each of the server's addresses, and accounts are locked for that.
+                Err(refused @ ProxyError::Credentials { .. }) => Ok(Err(refused)),
+                connected => connected.map(Ok),
             })
             .await
             .map_err(|mut failed: Vec<(_, ProxyError)>| match failed.pop() {
@@ -139,9 +128,39 @@ impl Proxy {
         }
     }
 
-    /// Connects to the proxy itself.
-    async fn reach(&self, dial: &Dial, deadline: Instant) -> Result<Stream> {
-        let tcp = dial.connect(&self.host, self.port, deadline).await?;
+    /// Makes a connection to the proxy one to the server, at an address where there is one.
+    async fn tunnel_on(
+        &self,
+        tcp: TcpStream,
+        endpoint: &Endpoint,
+        target: Option<SocketAddr>,
+        limits: HeadLimits,
+    ) -> Result<Stream, ProxyError> {
+        let mut stream = self.secure(tcp).await?;
+        match self.scheme {
+            Scheme::Http | Scheme::Https => {
+                let asked = self.ask_http(&mut stream, endpoint, limits).await;
+                // It may refuse our certificate only now, as a server may.
+                #[cfg(feature = "tls")]
+                let asked = asked.map_err(|error| match error {
+                    ProxyError::Unreachable(error) => as_tls(&self.host, error).into(),
+                    error => error,
+                });
+                asked?;
+            }
+            Scheme::Socks5 | Scheme::Socks5h => {
+                let (host, port) = match target {
+                    Some(address) => (address.ip().to_string(), address.port()),
+                    None => (endpoint.host.clone(), endpoint.port),
+                };
+                socks::connect(&mut stream, self.credentials.as_ref(), &host, port).await?;
+            }
+        }
+        Ok(stream)
+    }
+
+    /// Sets up TLS with the proxy itself, where it speaks that.
+    async fn secure(&self, tcp: TcpStream) -> Result<Stream> {
         if self.scheme != Scheme::Https {
             return Ok(Stream::Tcp(tcp));
         }
@@ -271,8 +290,10 @@ pub(super) fn authority(host: &str, port: u16) -> String {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ProxyError {
-    /// The proxy itself: its name, its address, TLS with it, or it took too long.
+    /// The proxy itself: its name, its address, TLS with it, or it was not reached in time.
     Unreachable(Error),
+    /// It was reached, and had not connected us to the server when the connect timeout was over.
+    TimedOut,
     /// An HTTP proxy answered with another status than 200-299. 407: it wants credentials.
     Status {
         /// Its answer, without the body.
@@ -308,6 +329,9 @@ impl fmt::Display for ProxyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(error) => error.fmt(f),
+            Self::TimedOut => {
+                f.write_str("it was reached, and did not connect us in time (the connect timeout)")
+            }
             Self::Status {
                 response,
                 credentials,

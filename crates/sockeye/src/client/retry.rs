@@ -64,7 +64,7 @@ impl Cause {
         let Self::Attempt(error) = self else {
             return None;
         };
-        let response = match error {
+        let response = match error.cause() {
             Error::Proxy { source, .. } => match &**source {
                 ProxyError::Status { response, .. } => Some(&**response),
                 _ => None,
@@ -105,6 +105,7 @@ fn is_transient(error: &Error) -> bool {
         Error::Handshake(error) => matches!(error, HandshakeError::UnexpectedEnd),
         Error::Proxy { source, .. } => match &**source {
             ProxyError::Unreachable(error) => is_transient(error),
+            ProxyError::TimedOut => true,
             ProxyError::Status { response, .. } => passes(response.status()),
             ProxyError::Http(error) => matches!(error, HandshakeError::UnexpectedEnd),
             // A failure, an unreachable network or host, a refusal, too long a way (RFC 1928 §6).
