@@ -322,6 +322,8 @@ async fn what_may_be_a_token_is_in_no_error_and_not_printed() {
         client("gopher://a/?token=secret"),
         client("ws://127.0.0.1:1").subprotocol("bearer.secret=="),
         token().subprotocol("bearer.secret"),
+        client("ws://127.0.0.1:1").cookie("a=secret", "b"),
+        client("ws://127.0.0.1:1").cookie("a", "secret value"),
     ] {
         let error = client.establish().await.unwrap_err();
         assert!(error.is_user(), "{error:?}");

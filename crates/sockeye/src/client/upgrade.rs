@@ -123,16 +123,21 @@ impl Client {
     fn cookie_pairs(&self) -> Result<Vec<String>> {
         let is_octet = |byte: u8| byte.is_ascii_graphic() && !b"\",;\\".contains(&byte);
         let mut pairs = Vec::new();
-        for (name, value) in &self.cookies {
+        for (at, (name, value)) in self.cookies.iter().enumerate() {
             let inside = value
                 .strip_prefix('"')
                 .and_then(|value| value.strip_suffix('"'));
-            if !is_token(name.as_bytes()) || !inside.unwrap_or(value).bytes().all(is_octet) {
+            let is_name = is_token(name.as_bytes());
+            if !is_name || !inside.unwrap_or(value).bytes().all(is_octet) {
                 let why = "its name is a token, and its value printable ASCII without spaces, quotes, commas, \
                            semicolons and backslashes";
-                return Err(Error::Setup(
-                    format!("the cookie {name:?} cannot be sent: {why}").into(),
-                ));
+                // What is no name may be a value, or have one in it.
+                let which = match is_name {
+                    true => format!("{name:?}"),
+                    false => format!("number {}", at + 1),
+                };
+                let problem = format!("the cookie {which} cannot be sent: {why}");
+                return Err(Error::Setup(problem.into()));
             }
             pairs.push(format!("{name}={value}"));
         }
