@@ -212,7 +212,8 @@ async fn a_whole_url_names_the_host_that_pages_are_of() {
         ("example.com", "example.com", "101"),
         ("other.example", "other.example", "101"),
         ("other.example", "example.com", "403"),
-        ("user@example.com", "example.com", "403"),
+        // Nobody is named in it (RFC 9110 §4.2.4).
+        ("user@example.com", "example.com", "400"),
     ] {
         let request = target(host).replace(
             "Upgrade: w",
