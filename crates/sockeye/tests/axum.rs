@@ -15,12 +15,14 @@ use std::{
 
 use axum::{
     Extension, Router,
+    body::{Body, to_bytes},
     extract::{ConnectInfo, Request},
     http::StatusCode,
-    middleware::{Next, from_fn, map_request},
+    middleware::{Next, from_fn, map_request, map_response},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
+use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -309,6 +311,35 @@ async fn a_response_that_is_replaced_is_told_of_after_the_handshake_timeout() {
     assert_eq!(answer.status, 402);
     let error = within(told.recv()).await.unwrap();
     assert!(error.is_timeout(), "{error:?}");
+}
+
+/// Whether the answer is sent is seen by its body, which layers put into bodies of their own.
+#[tokio::test]
+async fn a_response_that_passes_through_layers_opens_the_socket() {
+    async fn pass(request: Request, next: Next) -> Response {
+        next.run(request).await
+    }
+    async fn read(response: Response) -> Response {
+        let (head, body) = response.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        Response::from_parts(head, Body::from(bytes))
+    }
+    async fn wrap(response: Response) -> Response {
+        response.map(|body| Body::new(body.map_err(io::Error::other).boxed_unsync()))
+    }
+    let layers = [
+        app().layer(from_fn(pass)),
+        app().layer(map_response(wrap)),
+        app().layer(map_response(read)),
+        app().layer(map_response(wrap)).layer(from_fn(pass)),
+    ];
+    for app in layers {
+        let stream = TcpStream::connect(serve(app).await).await.unwrap();
+        let peer = stream.local_addr().unwrap().to_string();
+        let mut client = within(Peer::client(stream, "", b"")).await;
+        client.expect_text(&peer).await;
+        client.expect_echo("through").await;
+    }
 }
 
 /// A bug: hyper hands a connection over that it closes, and the socket opened behind the refusal.
