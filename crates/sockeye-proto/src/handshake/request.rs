@@ -228,7 +228,8 @@ impl Request {
             let offer = Offer::check(self.method(), self.version(), &self.0)?;
             // 1: a resource name, or a URL, which has a host and no user (RFC 9110 §4.2). What is decided by a path is
             // decided by one that is.
-            let is_host = |host: &str| !host.is_empty() && is_host(host.as_bytes());
+            let is_host =
+                |host: &str| !host.is_empty() && !host.starts_with(':') && is_host(host.as_bytes());
             let is_url = || {
                 has_scheme(&["http", "https", "ws", "wss"]) && self.authority().is_some_and(is_host)
             };

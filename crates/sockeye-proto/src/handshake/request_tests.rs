@@ -93,6 +93,7 @@ mod section_4_2_1 {
             "http://a/#",
             "ws:///a",
             "http://?a",
+            "http://:80/",
             "https://",
             "ws://user@a/",
         ] {
