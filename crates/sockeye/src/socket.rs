@@ -451,9 +451,15 @@ macro_rules! sink {
             }
 
             fn poll_close($self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+                let close = CloseFrame::new(CloseCode::NORMAL, "");
                 // Refused where it is closing, as when this is polled again.
-                let _ = $shared.close_without_waiting(CloseFrame::new(CloseCode::NORMAL, ""));
-                match ready!($shared.poll_flush(cx, false)) {
+                if $shared.apply(Command::Close(Some(close))).is_ok() {
+                    $shared.wake_reading();
+                }
+                let flushed = ready!($shared.poll_flush(cx, false));
+                // Not before: what waits is written here, where that can be told.
+                Driver::finish_unattended(&$shared);
+                match flushed {
                     Err(lost) if !$shared.ended().is_some_and(|ended| ended.was_clean()) => {
                         Poll::Ready(Err(Error::Lost(lost)))
                     }

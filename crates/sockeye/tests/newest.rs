@@ -138,6 +138,37 @@ async fn keys_that_fit_into_the_output_limit_can_be_replaced_for_ever() {
     }
 }
 
+/// A bug: nobody had written what waited, so that it was refused for ever.
+#[tokio::test(start_paused = true)]
+async fn there_is_room_again_once_the_peer_has_read_though_nobody_receives() {
+    for role in BOTH {
+        let setup = Setup {
+            output_limit: 5000,
+            ..narrow()
+        };
+        let (mut socket, mut peer) = setup.open(role).await;
+        for (key, size) in [(0, 2000), (1, 6000)] {
+            socket.send_latest(key, vec![7; size]).unwrap();
+        }
+        assert!(socket.send_latest(2, "more").unwrap_err().is_full());
+        let reading = tokio::spawn(async move {
+            while let Some(frame) = peer.next().await {
+                if frame.payload == b"more" {
+                    return;
+                }
+            }
+        });
+        within(async {
+            while socket.send_latest(2, "more").is_err() {
+                sleep(Duration::from_millis(10)).await;
+            }
+            socket.flush().await.unwrap();
+        })
+        .await;
+        within(reading).await.unwrap();
+    }
+}
+
 /// Keys may be chosen by whoever sends, and so many of them are a backlog too.
 #[tokio::test(start_paused = true)]
 async fn no_more_wait_than_the_output_limit() {

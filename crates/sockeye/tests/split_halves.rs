@@ -345,6 +345,32 @@ mod combinators {
         }
     }
 
+    /// A bug: a task that ends the connection had it, and whoever polled once more was told that all was written.
+    #[tokio::test(start_paused = true)]
+    async fn closing_the_sink_waits_until_all_is_written_though_nobody_receives() {
+        for role in BOTH {
+            let setup = Setup {
+                pipe: 1000,
+                ..Setup::default()
+            };
+            let (socket, mut peer) = setup.open(role).await;
+            let (mut sender, receiver) = socket.split();
+            drop(receiver);
+            sender.try_send(vec![7; 100_000]).unwrap();
+            let reading = tokio::spawn(async move {
+                sleep(Duration::from_millis(500)).await;
+                let payload = peer.expect(0x82).await;
+                (payload.len(), peer.expect_close().await.0)
+            });
+            let began = tokio::time::Instant::now();
+            let close = SinkExt::<Message>::close(&mut sender);
+            let (closed, ()) = tokio::join!(close, sleep(Duration::from_millis(20)));
+            closed.unwrap();
+            assert!(began.elapsed() >= Duration::from_millis(500));
+            assert_eq!(within(reading).await.unwrap(), (100_000, 1000));
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn closing_the_sink_tells_that_what_was_fed_is_lost() {
         for role in BOTH {

@@ -298,7 +298,11 @@ impl<S> Front<S> {
                 Err(error) => Err(error),
             };
             becomes(None);
-            drop(handshake);
+            if handshake.is_some_and(|handshake| !handshake.finish()) {
+                // Given up, and told of: the task is about to end.
+                let refusal = Refusal::new(503, "too many others wait\n").to_http();
+                return refusal.map(|text| Body::Text(text.into()));
+            }
             match begun {
                 Ok((response, begun)) => {
                     becomes(Some((peer.addr, Becoming::Open(begun))));

@@ -277,12 +277,16 @@ impl Shared {
     /// Queues a message where nothing waits, and writes it as [`try_send`](Self::try_send) does; else
     /// puts it in place of the one that waits for the same key.
     pub(crate) fn send_latest(&self, key: u64, message: Outgoing<'_>) -> Result<()> {
-        let most = self.info.settings.output.limit;
+        let most = self.info.settings.output.limit.max(1);
         let sent = self.access(|access| match access {
             Access::Driven(link) => link.send_latest(key, message, most),
             Access::Free(link, state) => {
-                link.send_latest(key, message, most)?;
                 let cx = &mut Context::from_waker(Waker::noop());
+                if link.latest_memory() >= most {
+                    // As where there is no room: the peer may have read since.
+                    let _ = self.poll_flush_sent(cx, link, state);
+                }
+                link.send_latest(key, message, most)?;
                 match self.poll_flush_sent(cx, link, state) {
                     Poll::Ready(written) => written.map_err(Error::Lost),
                     Poll::Pending => Ok(()),
