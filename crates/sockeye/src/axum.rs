@@ -13,7 +13,7 @@ use sockeye_proto::handshake::{HandshakeError, Offer, Refusal};
 use crate::{
     Acceptor, Error, Limits, WebSocket,
     established::Settings,
-    hyper::{Answered, Asked},
+    hyper::Asked,
     server::{Answer, Connections, Entry, Farewell, Origins, Peer, Shutdown},
     unshared::Unshared,
 };
@@ -205,16 +205,16 @@ impl WebSocketUpgrade {
     /// closed: with 1000, or with 1011 where it returns an error, of which nobody else learns. `work`
     /// may return nothing, or a `sockeye::Result<()>` so that `?` works in it.
     ///
-    /// The response has to be sent, with its body, which is empty. Where something around the handler sends another
-    /// response in place of this one, no socket opens: `work` is dropped, within the handshake timeout.
+    /// The response has to be sent. Whoever may connect is to be decided before this is called: where something around
+    /// the handler sends another response in place of this one, whatever its status, and the connection is to close behind
+    /// it, as a client may ask with `Connection: close`, hyper hands it over all the same, and the socket opens.
     pub fn on_upgrade<F, Fut>(mut self, work: F) -> Response
     where
         F: FnOnce(WebSocket) -> Fut + Send + 'static,
         Fut: Future<Output: Outcome> + Send + 'static,
     {
-        let (acceptor, body) = (self.acceptor, Answered::default());
-        let asked = self.asked.answered_with(&body);
-        let begun = acceptor.begin_with(asked, &mut self.peer, self.answer);
+        let acceptor = self.acceptor;
+        let begun = acceptor.begin_with(self.asked, &mut self.peer, self.answer);
         let (response, upgrade) = match begun {
             Ok(agreed) => agreed,
             Err(error) => {
@@ -252,7 +252,7 @@ impl WebSocketUpgrade {
             }
             None => drop(tokio::spawn(run(None))),
         }
-        response.map(|()| Body::new(body))
+        response.map(|()| Body::empty())
     }
 }
 

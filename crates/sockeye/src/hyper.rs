@@ -2,29 +2,25 @@
 //! it the stream is taken back whole (RFC 6455 §4.2).
 
 use std::{
-    convert::Infallible,
     error::Error as StdError,
     fmt, io, mem,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use hyper::{
     HeaderMap, Method, Request, Response, Uri, Version,
-    body::{Body, Bytes, Frame, SizeHint},
+    body::Bytes,
     http::Extensions,
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::{net::TcpStream, time::timeout};
 
-use sockeye_proto::handshake::{
-    Acceptance, HandshakeError, Refusal, Request as Head, Version as HttpVersion,
-};
+#[cfg(feature = "http2")]
+use sockeye_proto::handshake::Version as HttpVersion;
+use sockeye_proto::handshake::{Acceptance, HandshakeError, Refusal, Request as Head};
 
 #[cfg(feature = "http2")]
 use crate::server::{Idle, Tunnelled};
@@ -153,9 +149,6 @@ impl Acceptor {
                 .await
                 .map_err(|_| Error::Timeout(Deadline::Handshake))?
                 .map_err(not_upgraded)?;
-            if !asked.answer.is_none_or(|answer| answer.is_sent(&head)) {
-                return Err(replaced());
-            }
             let (stream, early) = take_back(upgraded);
             #[cfg(feature = "http2")]
             let stream = match head.version() {
@@ -189,8 +182,6 @@ fn respond(begun: Result<(Response<()>, Upgrade), HandshakeError>) -> (Response<
 pub(crate) struct Asked {
     pub(crate) head: Arc<Head>,
     on_upgrade: Option<OnUpgrade>,
-    /// Where it can be seen whether that is sent which it is answered with.
-    answer: Option<Answered>,
     /// The connection of HTTP/2, to be in use for as long as the WebSocket in it is open.
     #[cfg(feature = "http2")]
     connection: Option<Arc<Idle>>,
@@ -220,17 +211,9 @@ impl Asked {
         Ok(Self {
             head: Arc::new(head?),
             on_upgrade: extensions.remove(),
-            answer: None,
             #[cfg(feature = "http2")]
             connection: None,
         })
-    }
-
-    /// The same, whose answer is to have this body.
-    #[cfg(feature = "axum")]
-    pub(crate) fn answered_with(self, body: &Answered) -> Self {
-        let answer = Some(body.clone());
-        Self { answer, ..self }
     }
 
     /// A request on a connection of HTTP/2 of this crate's.
@@ -238,41 +221,6 @@ impl Asked {
     pub(crate) fn within(self, connection: Arc<Idle>) -> Self {
         let connection = Some(connection);
         Self { connection, ..self }
-    }
-}
-
-/// The body of an answer, which is empty, and notes that the answer is sent: hyper asks a body whether it is at its end
-/// as it writes the head, and that of a response which was replaced by another is dropped unasked.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Answered(Arc<AtomicBool>);
-
-impl Answered {
-    /// Whether it is, as far as can be seen: over HTTP/2 no body is asked, and no other status makes a tunnel than one of
-    /// success.
-    fn is_sent(&self, request: &Head) -> bool {
-        request.version() > HttpVersion::Http11 || self.0.load(Ordering::Acquire)
-    }
-}
-
-impl Body for Answered {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.store(true, Ordering::Release);
-        Poll::Ready(None)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.store(true, Ordering::Release);
-        true
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(0)
     }
 }
 
@@ -337,12 +285,6 @@ fn not_upgradable() -> HandshakeError {
     let why = "this connection cannot be upgraded: the server that read the request does not \
                permit it, or somebody else has begun to\n";
     HandshakeError::Refused(Box::new(Refusal::new(500, why)))
-}
-
-/// hyper hands a connection over as soon as it has no more use for it, whatever it was answered.
-fn replaced() -> Error {
-    let why = "another response was sent in place of the one that opens the connection";
-    io::Error::new(io::ErrorKind::ConnectionAborted, why).into()
 }
 
 /// What hyper says where it did not hand over the connection: it, or the response, is gone. A server

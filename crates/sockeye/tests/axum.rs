@@ -313,7 +313,7 @@ async fn a_response_that_is_replaced_is_told_of_after_the_handshake_timeout() {
     assert!(error.is_timeout(), "{error:?}");
 }
 
-/// Whether the answer is sent is seen by its body, which layers put into bodies of their own.
+/// They put its body into bodies of their own, or drop it.
 #[tokio::test]
 async fn a_response_that_passes_through_layers_opens_the_socket() {
     async fn pass(request: Request, next: Next) -> Response {
@@ -327,7 +327,11 @@ async fn a_response_that_passes_through_layers_opens_the_socket() {
     async fn wrap(response: Response) -> Response {
         response.map(|body| Body::new(body.map_err(io::Error::other).boxed_unsync()))
     }
+    async fn drop_body(response: Response) -> Response {
+        response.map(|_| Body::empty())
+    }
     let layers = [
+        app().layer(map_response(drop_body)),
         app().layer(from_fn(pass)),
         app().layer(map_response(wrap)),
         app().layer(map_response(read)),
@@ -339,45 +343,6 @@ async fn a_response_that_passes_through_layers_opens_the_socket() {
         let mut client = within(Peer::client(stream, "", b"")).await;
         client.expect_text(&peer).await;
         client.expect_echo("through").await;
-    }
-}
-
-/// A bug: hyper hands a connection over that it closes, and the socket opened behind the refusal.
-#[tokio::test]
-async fn a_response_that_is_replaced_opens_no_socket() {
-    async fn refuse(request: Request, next: Next) -> Response {
-        drop(next.run(request).await);
-        StatusCode::FORBIDDEN.into_response()
-    }
-    async fn refuse_and_close(request: Request, next: Next) -> Response {
-        drop(next.run(request).await);
-        (StatusCode::FORBIDDEN, [("Connection", "close")]).into_response()
-    }
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let socket = move |upgrade: WebSocketUpgrade| {
-        let tell = tell.clone();
-        let upgrade = upgrade.on_failed_upgrade(move |error| tell.send(error).unwrap());
-        async { upgrade.on_upgrade(echo) }
-    };
-    let app = Router::new()
-        .route("/", get(socket.clone()).layer(from_fn(refuse)))
-        .route("/close", get(socket).layer(from_fn(refuse_and_close)));
-    let address = serve(app).await;
-    for (path, connection) in [("/", "close, Upgrade"), ("/close", "Upgrade")] {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = http::UPGRADE
-            .replace("GET /", &format!("GET {path}"))
-            .replace("Connection: Upgrade", &format!("Connection: {connection}"));
-        let all = [request.as_bytes(), b"\r\n", &frame(0x81, true, b"hello")].concat();
-        stream.write_all(&all).await.unwrap();
-        assert_eq!(within(http::answer(&mut stream)).await.status, 403);
-        let mut rest = Vec::new();
-        // Reset, where what was sent behind the request was not read.
-        let _ = within(stream.read_to_end(&mut rest)).await;
-        assert_eq!(rest, [], "{path}");
-        let error = within(told.recv()).await.unwrap();
-        assert!(error.is_lost(), "{error}");
-        assert!(error.to_string().contains("another response"), "{error}");
     }
 }
 
