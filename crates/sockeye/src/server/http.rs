@@ -300,8 +300,7 @@ impl<S> Front<S> {
             becomes(None);
             if handshake.is_some_and(|handshake| !handshake.finish()) {
                 // Given up, and told of: the task is about to end.
-                let refusal = Refusal::new(503, "too many others wait\n").to_http();
-                return refusal.map(|text| Body::Text(text.into()));
+                return ending().to_http().map(|text| Body::Text(text.into()));
             }
             match begun {
                 Ok((response, begun)) => {
@@ -357,7 +356,6 @@ impl<S> Front<S> {
 }
 
 /// What a client is told that asks for a WebSocket which nobody has time for (RFC 9110 §15.6.4).
-#[cfg(feature = "http2")]
 fn ending() -> Refusal {
     let refusal = Refusal::new(503, "the server ends, or has too much to do\n");
     let again = refusal.clone().header("Retry-After", "1");
