@@ -163,9 +163,8 @@ impl AsyncWrite for ByteStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let close = CloseFrame::new(CloseCode::NORMAL, "");
         let shared = self.shared();
-        if shared.apply(Command::Close(Some(close))).is_ok() {
-            shared.wake_reading();
-        }
+        // Refused where it is closing, as when this is polled again.
+        let _ = shared.queue_close(Some(close));
         // A transport that has failed is closed too.
         let _ = ready!(shared.poll_flush(cx, false));
         Poll::Ready(Ok(()))

@@ -139,6 +139,13 @@ pub(crate) struct OutputLimits {
     pub(crate) overflow: Option<CloseCode>,
 }
 
+impl OutputLimits {
+    /// How much memory messages may take that are replaced while they wait: one may wait, however little that is.
+    pub(crate) fn latest(&self) -> usize {
+        self.limit.max(1)
+    }
+}
+
 impl Default for OutputLimits {
     fn default() -> Self {
         Self {

@@ -191,7 +191,7 @@ impl Socket {
     /// # Errors
     /// [`Error::is_full`], [`Error::is_closed`], [`Error::is_lost`].
     pub fn send_latest<'a>(&mut self, key: u64, message: impl Into<Outgoing<'a>>) -> Result<()> {
-        let most = self.driver.shared.info.settings.output.limit.max(1);
+        let most = self.driver.shared.info.settings.output.latest();
         match self.driver.link() {
             Some(link) => link.send_latest(key, message.into(), most),
             None => Err(crate::SendError::Closed.into()),

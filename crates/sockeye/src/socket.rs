@@ -453,9 +453,7 @@ macro_rules! sink {
             fn poll_close($self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
                 let close = CloseFrame::new(CloseCode::NORMAL, "");
                 // Refused where it is closing, as when this is polled again.
-                if $shared.apply(Command::Close(Some(close))).is_ok() {
-                    $shared.wake_reading();
-                }
+                let _ = $shared.queue_close(Some(close));
                 let flushed = ready!($shared.poll_flush(cx, false));
                 // Not before: what waits is written here, where that can be told.
                 Driver::finish_unattended(&$shared);

@@ -149,8 +149,7 @@ impl Sender {
     /// The Close is queued at the first poll, and goes out with whatever happens next.
     pub async fn close(&self, code: CloseCode, reason: &str) -> Result<()> {
         self.shared
-            .apply(Command::Close(Some(CloseFrame::new(code, reason))))?;
-        self.shared.wake_reading();
+            .queue_close(Some(CloseFrame::new(code, reason)))?;
         let abandoned = self.shared.has_reader();
         if abandoned {
             Driver::finish_left(&self.shared, code).await;

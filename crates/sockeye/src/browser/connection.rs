@@ -345,9 +345,7 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
                 let _ = sender.close(frame.code, &frame.reason).await;
             }
             Command::Close(None) => {
-                if shared.apply(link::Command::Close(None)).is_ok() {
-                    shared.wake_reading();
-                }
+                let _ = shared.queue_close(None);
             }
         }
         let is_enough = mail.is_empty() || count == BATCH || bytes >= BATCH_BYTES;

@@ -92,7 +92,7 @@ impl Shared {
     pub(super) fn count_latest(&self, link: &Link) {
         let memory = link.latest_memory();
         let counted = match self.waiting.get() {
-            None if memory >= self.info.settings.output.limit => Some(self.waiting()),
+            None if memory >= self.info.settings.output.latest() => Some(self.waiting()),
             waiting => waiting,
         };
         if let Some(waiting) = counted {

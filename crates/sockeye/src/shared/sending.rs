@@ -264,10 +264,16 @@ impl Shared {
         sent.map_err(|error| self.noted(error))
     }
 
+    /// Queues a Close, `None` one without a code, and has whoever receives look for the peer's.
+    pub(crate) fn queue_close(&self, close: Option<CloseFrame>) -> Result<()> {
+        self.apply(Command::Close(close))?;
+        self.wake_reading();
+        Ok(())
+    }
+
     /// Sends a Close, which goes out with what waits before it, and ends the connection where nobody receives on it.
     pub(crate) fn close_without_waiting(self: &Arc<Self>, close: CloseFrame) -> Result<()> {
-        self.apply(Command::Close(Some(close)))?;
-        self.wake_reading();
+        self.queue_close(Some(close))?;
         // Nobody is there to be told of a transport that fails.
         let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()), false);
         Driver::finish_unattended(self);
@@ -277,7 +283,7 @@ impl Shared {
     /// Queues a message where nothing waits, and writes it as [`try_send`](Self::try_send) does; else
     /// puts it in place of the one that waits for the same key.
     pub(crate) fn send_latest(&self, key: u64, message: Outgoing<'_>) -> Result<()> {
-        let most = self.info.settings.output.limit.max(1);
+        let most = self.info.settings.output.latest();
         let sent = self.access(|access| match access {
             Access::Driven(link) => link.send_latest(key, message, most),
             Access::Free(link, state) => {
