@@ -33,6 +33,7 @@ mod send;
 mod shown;
 mod text;
 mod utf8;
+mod wide;
 
 pub use close::{CloseCode, CloseFrame, InvalidCloseCode};
 pub use connection::{Config, Connection};

@@ -8,11 +8,12 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use super::params::WindowBits;
+use crate::wide::vectorize;
 
 /// Compresses messages of at most [`MOST`](Self::MOST) bytes, each by itself.
 #[derive(Debug, Default)]
 pub(super) struct ShortDeflater {
-    /// Where four bytes of a hash were last seen, plus one; 0 where they were not.
+    /// Where four bytes of a hash were last seen; 0 where they were not.
     seen: Option<Box<[u16; 1 << HASH_BITS]>>,
 }
 
@@ -42,48 +43,60 @@ impl ShortDeflater {
         let bits = (usize::BITS - message.len().leading_zeros() + 1).clamp(8, HASH_BITS);
         let seen = &mut seen[..1 << bits];
         seen.fill(0);
-        let hash = |four: [u8; 4]| {
-            (u32::from_le_bytes(four).wrapping_mul(0x9E37_79B1) >> (u32::BITS - bits)) as usize
-        };
-        let window = 1 << window.as_u8();
-
-        let mut codes = Codes::new(out, message.len());
-        codes.put(FIXED_BLOCK);
-        let mut at = 0;
-        while let Some(four) = message[at..].first_chunk::<4>() {
-            let place = &mut seen[hash(*four)];
-            let before = usize::from(*place);
-            *place = (at + 1) as u16;
-            // `before` is one more than a place before `at`.
-            let distance = at + 1 - before;
-            if before > 0 && distance <= window {
-                let len = common(&message[before - 1..], &message[at..]);
-                if len >= SHORTEST {
-                    codes.put(LENGTHS[len]);
-                    codes.put(distance_code(distance));
-                    // The end of a repetition is the likeliest beginning of the next.
-                    let end = at + len;
-                    if let Some(four) = message[end - 2..].first_chunk::<4>() {
-                        seen[hash(*four)] = (end - 1) as u16;
-                    }
-                    at = end;
-                    continue;
-                }
-            }
-            codes.put(LITERALS[usize::from(four[0])]);
-            at += 1;
-        }
-        for &byte in &message[at..] {
-            codes.put(LITERALS[usize::from(byte)]);
-        }
-        codes.finish();
+        let start = out.len();
+        // Room for what compresses worst: 9 bits a byte.
+        out.resize(start + message.len() + message.len() / 8 + 16, 0);
+        let room = &mut out[start..];
+        let len = vectorize(
+            #[inline(always)]
+            || compress(message, 1 << window.as_u8(), seen, room),
+        );
+        out.truncate(start + len);
     }
 }
 
-/// How many bytes two places have in common, at most [`LONGEST`].
-#[inline]
+/// Writes a message in fixed codes: how many bytes that takes. `seen` is all zeros, and its length a power of two.
+#[inline(always)]
+fn compress(message: &[u8], window: usize, seen: &mut [u16], out: &mut [u8]) -> usize {
+    let shift = u32::BITS - seen.len().trailing_zeros();
+    let hash =
+        |four: [u8; 4]| (u32::from_le_bytes(four).wrapping_mul(0x9E37_79B1) >> shift) as usize;
+
+    let mut codes = Codes::new(out);
+    codes.put(FIXED_BLOCK);
+    // The first byte is what nothing comes before, so that a place that was not seen can stand for it.
+    let mut at = message.len().min(1);
+    for &byte in &message[..at] {
+        codes.put(LITERALS[usize::from(byte)]);
+    }
+    while let Some(four) = message[at..].first_chunk::<4>() {
+        let place = &mut seen[hash(*four)];
+        let before = usize::from(*place);
+        *place = at as u16;
+        let distance = at - before;
+        if message[before..].first_chunk() == Some(four) && distance <= window {
+            let len = SHORTEST + common(&message[before + SHORTEST..], &message[at + SHORTEST..]);
+            codes.put(LENGTHS[len].then(distance_code(distance)));
+            at += len;
+            // The end of a repetition is the likeliest beginning of the next.
+            if let Some(four) = message[at - 2..].first_chunk::<4>() {
+                seen[hash(*four)] = (at - 2) as u16;
+            }
+        } else {
+            codes.put(LITERALS[usize::from(four[0])]);
+            at += 1;
+        }
+    }
+    for &byte in &message[at..] {
+        codes.put(LITERALS[usize::from(byte)]);
+    }
+    codes.finish()
+}
+
+/// How many bytes two places have in common behind the [`SHORTEST`], at most what makes [`LONGEST`].
+#[inline(always)]
 fn common(before: &[u8], here: &[u8]) -> usize {
-    let here = &here[..here.len().min(LONGEST)];
+    let here = &here[..here.len().min(LONGEST - SHORTEST)];
     let mut len = 0;
     while let (Some(a), Some(b)) = (
         before[len..].first_chunk::<8>(),
@@ -116,6 +129,7 @@ impl Code {
         Self::new(bits.reverse_bits() >> (u32::BITS - len), len)
     }
 
+    #[inline(always)]
     const fn then(self, next: Self) -> Self {
         Self::new(self.bits | next.bits << self.len, self.len + next.len)
     }
@@ -160,15 +174,25 @@ const LENGTHS: [Code; LONGEST + 1] = {
 };
 
 /// The code of a distance, with its extra bits (RFC 1951 §3.2.5).
-#[inline]
+#[inline(always)]
 fn distance_code(distance: usize) -> Code {
+    /// The class of a distance, which has five bits.
+    const CLASSES: [Code; 32] = {
+        let mut codes = [Code::new(0, 0); 32];
+        let mut class = 0;
+        while class < 32 {
+            codes[class] = Code::huffman(class as u32, 5);
+            class += 1;
+        }
+        codes
+    };
     let (class, extra, extra_bits) = classify(distance as u32 - 1, 1);
-    Code::huffman(class, 5).then(Code::new(extra, extra_bits))
+    CLASSES[class as usize % 32].then(Code::new(extra, extra_bits))
 }
 
 /// The classes of §3.2.5 are powers of two cut into `1 << cut` parts each: the class of a value, its
 /// place within, and how many bits that takes.
-#[inline]
+#[inline(always)]
 const fn classify(value: u32, cut: u32) -> (u32, u32, u32) {
     if value < 2 << cut {
         return (value, 0, 0);
@@ -180,7 +204,7 @@ const fn classify(value: u32, cut: u32) -> (u32, u32, u32) {
 
 /// Writes codes.
 struct Codes<'a> {
-    out: &'a mut Vec<u8>,
+    out: &'a mut [u8],
     /// Whole bytes before here are written; those after are overwritten.
     end: usize,
     /// Fewer than 8 bits between two calls.
@@ -189,19 +213,18 @@ struct Codes<'a> {
 }
 
 impl<'a> Codes<'a> {
-    /// With room for what compresses worst: 9 bits a byte.
-    fn new(out: &'a mut Vec<u8>, message: usize) -> Self {
-        let end = out.len();
-        out.resize(end + message + message / 8 + 16, 0);
+    /// What has to have 8 bytes more than are written.
+    #[inline(always)]
+    fn new(out: &'a mut [u8]) -> Self {
         Self {
             out,
-            end,
+            end: 0,
             bits: 0,
             len: 0,
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, code: Code) {
         self.bits |= u64::from(code.bits) << self.len;
         self.len += code.len;
@@ -214,11 +237,11 @@ impl<'a> Codes<'a> {
         self.len &= 7;
     }
 
-    fn finish(mut self) {
+    /// Ends the block, padded to a byte (RFC 7692 §7.2.1): how many bytes were written.
+    #[inline(always)]
+    fn finish(mut self) -> usize {
         self.put(END);
-        // Padded to a byte (RFC 7692 §7.2.1).
-        self.end += usize::from(self.len > 0);
-        self.out.truncate(self.end);
+        self.end + usize::from(self.len > 0)
     }
 }
 
