@@ -34,7 +34,8 @@ use crate::{Ended, Error, Receiver, WebSocket, link::Command, shared::Shared};
 /// its server ends, is [`io::ErrorKind::ConnectionAborted`], and one of
 /// those that are no error, but within a message, [`Error::Incomplete`]. A text message is answered with 1003, and is [`io::ErrorKind::InvalidData`].
 ///
-/// `shutdown` closes with 1000. A WebSocket has no half that stays open: what the peer had sent by
+/// `shutdown` closes with 1000 behind what was written, and is an error where the transport fails before that is on its
+/// way. A WebSocket has no half that stays open: what the peer had sent by
 /// then still comes, so read to the end, but it can send nothing more once it sees the Close.
 ///
 /// # Cancel safety
@@ -161,13 +162,7 @@ impl AsyncWrite for ByteStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let close = CloseFrame::new(CloseCode::NORMAL, "");
-        let shared = self.shared();
-        // Refused where it is closing, as when this is polled again.
-        let _ = shared.queue_close(Some(close));
-        // A transport that has failed is closed too.
-        let _ = ready!(shared.poll_flush(cx, false));
-        Poll::Ready(Ok(()))
+        self.receiver.shared().poll_close(cx).map_err(Into::into)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -451,18 +451,7 @@ macro_rules! sink {
             }
 
             fn poll_close($self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-                let close = CloseFrame::new(CloseCode::NORMAL, "");
-                // Refused where it is closing, as when this is polled again.
-                let _ = $shared.queue_close(Some(close));
-                let flushed = ready!($shared.poll_flush(cx, false));
-                // Not before: what waits is written here, where that can be told.
-                Driver::finish_unattended(&$shared);
-                match flushed {
-                    Err(lost) if !$shared.ended().is_some_and(|ended| ended.was_clean()) => {
-                        Poll::Ready(Err(Error::Lost(lost)))
-                    }
-                    _ => Poll::Ready(Ok(())),
-                }
+                $shared.poll_close(cx)
             }
         }
     };

@@ -1003,6 +1003,26 @@ mod byte_stream {
         assert_eq!(received, b"some");
     }
 
+    /// A bug: it was `Ok`, as if all had been written.
+    #[tokio::test(start_paused = true)]
+    async fn shutting_down_tells_that_what_was_written_is_lost() {
+        for role in BOTH {
+            for peer_is_there in [true, false] {
+                let setup = Setup {
+                    pipe: 1000,
+                    ..Setup::default()
+                };
+                let (socket, peer) = setup.open(role).await;
+                let mut stream = socket.into_byte_stream();
+                stream.write_all(&[7; 10_000]).await.unwrap();
+                let peer = peer_is_there.then_some(peer);
+                let error = within(stream.shutdown()).await.unwrap_err();
+                assert!(Error::from(error).is_lost(), "{role:?}");
+                drop(peer);
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn text_is_refused_with_1003() {
         let (socket, mut peer) = Setup::default().open(Role::Client).await;

@@ -271,6 +271,21 @@ impl Shared {
         Ok(())
     }
 
+    /// Sends a Close with 1000 behind all that waits, for those who only write: that is on its way then, or was lost.
+    pub(crate) fn poll_close(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        // Refused where it is closing, as when this is polled again.
+        let _ = self.queue_close(Some(CloseFrame::new(CloseCode::NORMAL, "")));
+        let flushed = ready!(self.poll_flush(cx, false));
+        // Not before: what waits is written here, where that can be told.
+        Driver::finish_unattended(self);
+        Poll::Ready(match flushed {
+            Err(lost) if !self.ended().is_some_and(|ended| ended.was_clean()) => {
+                Err(Error::Lost(lost))
+            }
+            _ => Ok(()),
+        })
+    }
+
     /// Sends a Close, which goes out with what waits before it, and ends the connection where nobody receives on it.
     pub(crate) fn close_without_waiting(self: &Arc<Self>, close: CloseFrame) -> Result<()> {
         self.queue_close(Some(close))?;
