@@ -166,7 +166,8 @@ async fn decisions_behind_pages_count_as_unfinished_handshakes() {
     let (begin, mut begun) = mpsc::unbounded_channel();
     let decide = Arc::new(Notify::new());
     let decided = decide.clone();
-    let acceptor = Acceptor::new().on_request(move |_| {
+    let proxies = "127.0.0.1".parse().unwrap();
+    let acceptor = Acceptor::new().forwarded(proxies).on_request(move |_| {
         begin.send(()).unwrap();
         let decided = decided.clone();
         async move {
@@ -177,7 +178,7 @@ async fn decisions_behind_pages_count_as_unfinished_handshakes() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let (address, _stop, _) = serve(|server| {
         let server = server.acceptor(acceptor).router(pages()).max_handshakes(2);
-        server.on_error(move |_, error| tell.send(error.clone()).unwrap())
+        server.on_error(move |client, error| tell.send((client, error.clone())).unwrap())
     })
     .await;
     let mut streams = Vec::new();
@@ -187,7 +188,7 @@ async fn decisions_behind_pages_count_as_unfinished_handshakes() {
         streams.push(stream);
     }
     let mut last = streams.pop().unwrap();
-    let request = http::with("nothing", "");
+    let request = http::with("nothing", "Forwarded: for=192.0.2.1\r\n");
     for stream in &mut streams {
         stream.write_all(request.as_bytes()).await.unwrap();
         within(begun.recv()).await.unwrap();
@@ -195,7 +196,12 @@ async fn decisions_behind_pages_count_as_unfinished_handshakes() {
     let answer = within(http::ask(&mut last, &request)).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.head.contains("\r\nretry-after: "), "{answer:?}");
-    assert!(within(told.recv()).await.unwrap().is_limit());
+    let (client, error) = within(told.recv()).await.unwrap();
+    assert_eq!(client.unwrap().ip().to_string(), "192.0.2.1");
+    assert!(
+        error.is_limit() && error.to_string().contains("or refused"),
+        "{error}"
+    );
     // It has done no harm, and there is room again once the others are done.
     assert_eq!(within(http::get(&mut last, "/")).await.status, 200);
     decide.notify_waiters();

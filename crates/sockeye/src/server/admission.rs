@@ -67,7 +67,7 @@ impl fmt::Display for Limit {
                 "there are as many connections from this address as there may be"
             }
             Self::Handshakes => {
-                "the opening handshake was given up, as too many were unfinished and this was the oldest"
+                "the opening handshake was given up, or refused, as too many were unfinished"
             }
             Self::HandshakeRate => "this address opens connections too fast",
         })

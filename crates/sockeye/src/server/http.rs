@@ -269,22 +269,31 @@ impl<S> Front<S> {
         }
     }
 
+    /// Who asks for a WebSocket, as far as is known before that is looked at: what a proxy says that cannot be understood
+    /// is refused then.
+    fn client<B>(&self, request: &Request<B>) -> Option<SocketAddr> {
+        let acceptor = &self.serving.acceptor;
+        let client = acceptor.client_addr(request.headers(), &self.peer);
+        client.unwrap_or(self.peer.addr)
+    }
+
     /// Answers a request for a WebSocket, which the connection is then to become.
     fn upgrade<B, D>(
         &self,
         request: &mut Request<B>,
     ) -> impl Future<Output = Response<Body<D>>> + Send + use<S, B, D> {
+        let client = self.client(request);
         let asked = Asked::take(request);
         let (serving, upgrade) = (self.serving.clone(), self.upgrade.clone());
         let mut peer = self.peer.clone();
         // There while the connection is.
         let place = peer.place.upgrade();
-        let handshake = place.map(|place| place.later_handshake(peer.addr, serving.seat.task()));
+        let handshake = place.map(|place| place.later_handshake(client, serving.seat.task()));
         async move {
             let handshake = match handshake.transpose() {
                 Ok(handshake) => handshake,
                 Err(limited) => {
-                    serving.refused(peer.addr, &limited.into());
+                    serving.refused(client, &limited.into());
                     let response = limited.refusal().to_http();
                     return response.map(|text| Body::Text(text.into()));
                 }
@@ -292,7 +301,7 @@ impl<S> Front<S> {
             let becomes = |becoming| {
                 *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = becoming;
             };
-            becomes(Some((peer.addr, Becoming::Undecided)));
+            becomes(Some((client, Becoming::Undecided)));
             let begun = match asked {
                 Ok(asked) => serving.acceptor.begin(asked, &mut peer).await,
                 Err(error) => Err(error),
@@ -326,8 +335,9 @@ impl<S> Front<S> {
         request: &mut Request<B>,
         server: &Arc<opening::Context>,
     ) -> impl Future<Output = Response<Body<D>>> + Send + use<S, B, D> {
+        let client = self.client(request);
         let refused = |error: Error, refusal: Refusal| {
-            self.serving.refused(self.peer.addr, &error);
+            self.serving.refused(client, &error);
             Err(refusal)
         };
         let answer = match Asked::take(request) {
