@@ -1,6 +1,11 @@
 //! Whose pages may connect: the policy for the header `Origin` (RFC 6455 §4.2.2, 4 and §10.2; RFC 6454).
 
-use std::{fmt, net::Ipv6Addr, str, sync::Arc};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str,
+    sync::Arc,
+};
 
 use sockeye_proto::{
     Shown,
@@ -203,10 +208,13 @@ impl Listed {
             text: text.into(),
             below,
         };
-        if listed.origin().is_none() {
-            return wrong("it is a scheme, a host and perhaps a port, as https://example.com:8443");
+        match listed.origin() {
+            None => wrong("it is a scheme, a host and perhaps a port, as https://example.com:8443"),
+            Some(origin) if below && origin.authority.host.is_address() => {
+                wrong("nothing is below an address")
+            }
+            Some(_) => Ok(listed),
         }
-        Ok(listed)
     }
 
     /// What it stands for, without the wildcard.
@@ -300,6 +308,15 @@ enum Host<'a> {
     /// A name, or an address of IPv4.
     Name(&'a str),
     V6(Ipv6Addr),
+}
+
+impl Host<'_> {
+    fn is_address(&self) -> bool {
+        match self {
+            Self::Name(name) => name.parse::<Ipv4Addr>().is_ok(),
+            Self::V6(_) => true,
+        }
+    }
 }
 
 impl PartialEq for Host<'_> {

@@ -242,6 +242,8 @@ mod rfc_6455_section_10_2_lists {
             ("https://a.*.example.com", "scheme"),
             ("https://*.", "scheme"),
             ("https://*.*.example.com", "scheme"),
+            ("https://*.1.2.3.4", "below an address"),
+            ("https://*.[::1]", "below an address"),
             ("https://example.com:", "scheme"),
             ("", "scheme"),
         ] {
