@@ -122,15 +122,16 @@ fn parse_v1(header: &[u8]) -> Result<Step, ProxyHeaderError> {
         };
     };
     let malformed = |why| Err(ProxyHeaderError::Malformed(why));
-    let Ok(line) = str::from_utf8(&header[..end]) else {
+    let line = &header[..end];
+    if line.split(|b| *b == b' ').nth(1) == Some(b"UNKNOWN") {
+        // Whatever follows is to be ignored (§2.1).
+        return Ok(Step::Done(None));
+    }
+    let Ok(line) = str::from_utf8(line) else {
         return malformed("it is not ASCII");
     };
     let mut words = line.split(' ').skip(1);
     let family = words.next().unwrap_or_default();
-    if family == "UNKNOWN" {
-        // What follows is to be ignored.
-        return Ok(Step::Done(None));
-    }
     let parse = |word: Option<&str>| -> Option<IpAddr> {
         let word = word?;
         match family {
@@ -271,6 +272,8 @@ mod tests {
         .collect();
         let extended = [&V4[..], &[0xAA; 524]].concat();
         good.extend([
+            // What follows is ignored, whatever it is.
+            (b"PROXY UNKNOWN \xFF\xFE\r\n".to_vec(), None),
             (v2(0x21, 0x11, &V4), addr("192.0.2.1:56324")),
             (v2(0x21, 0x21, &v6()), addr("[2001:db8::1]:56324")),
             (v2(0x21, 0x11, &extended), addr("192.0.2.1:56324")),
