@@ -30,7 +30,7 @@ pub(crate) struct Args {
 impl Args {
     /// What this program was started with. Where that is not understood, it is told, and the program ends.
     pub(crate) fn given() -> Self {
-        Self::try_parse().unwrap_or_else(|error| without_secrets(error).exit())
+        Self::try_parse().unwrap_or_else(|error| hide_secrets(error).exit())
     }
 }
 
@@ -39,7 +39,7 @@ const SECRETS: [&str; 4] = ["--user ", "--proxy-user ", "--header ", "--cookie "
 
 /// What was not understood, without its text where that may be secret: a password of which the colon is missing, a token
 /// of which the quotes are, a second URL.
-fn without_secrets(mut error: Error) -> Error {
+fn hide_secrets(mut error: Error) -> Error {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
         _ => "",
