@@ -6,7 +6,7 @@ use std::{hint::black_box, time::Duration};
 
 use sockeye::proto::{
     Config, Event, MaskSource, Message, Outgoing, OutputBuffer, OwnedEvent, Receiver, Role, Sender,
-    deflate::{Deflaters, Inflater},
+    deflate::{DeflaterSettings, Deflaters, Inflater, Level, MemLevel, WindowBits},
     handshake::{Acceptance, HeadLimits, HeadScanner, Key, Request, Response, UpgradeRequest},
 };
 
@@ -18,6 +18,9 @@ const READ: usize = 64 * 1024;
 /// How often a handshake is done. As with the numbers of messages, the first one costs more
 /// (finding out about the processor, say), and that is to be lost in the rest.
 const HANDSHAKES: usize = 16;
+
+/// How many messages of JSON are compressed.
+const COMPRESSED: usize = 64;
 
 /// What valgrind is told to count.
 #[inline(never)]
@@ -33,6 +36,7 @@ fn main() {
         ["receive-owned", kind, size, masked] => receive_owned(&message(kind, size), role(masked)),
         ["send", kind, size, masked] => send(&message(kind, size), role(masked)),
         ["send-owned", kind, size, masked] => send_owned(&message(kind, size), role(masked)),
+        ["compress"] => compress(),
         ["accept"] => accept(),
         ["connect"] => connect(),
         _ => panic!("{name:?} is no workload"),
@@ -50,7 +54,7 @@ fn list() {
             }
         }
     }
-    println!("{HANDSHAKES} accept\n{HANDSHAKES} connect");
+    println!("{COMPRESSED} compress\n{HANDSHAKES} accept\n{HANDSHAKES} connect");
 }
 
 fn message(kind: &str, size: &str) -> Vec<Message> {
@@ -189,6 +193,39 @@ fn send_owned(messages: &[Message], role: Role) {
         black_box(sender.output().chunks().count());
     });
     assert!(sender.buffered() > messages.len() * messages[0].len());
+}
+
+/// Messages of 1 KiB, each by itself, at the level that is the default.
+fn compress() {
+    let settings = DeflaterSettings {
+        level: Level::FASTEST,
+        mem_level: MemLevel::DEFAULT,
+        window: WindowBits::MAX,
+    };
+    let messages: Vec<_> = (0..COMPRESSED).map(json).collect();
+    let mut deflaters = Deflaters::new();
+    let mut out = Vec::with_capacity(2 << 20);
+    measured(|| {
+        for message in &messages {
+            deflaters.compress(settings, message, &mut out);
+        }
+    });
+    assert!(out.len() < COMPRESSED * 512, "{}", out.len());
+}
+
+/// 1 KiB of records as those publish who publish prices.
+fn json(seed: usize) -> Vec<u8> {
+    let mut text = String::new();
+    for n in 0..20 {
+        let id = (seed * 7919 + n * 104_729) % 1_000_003;
+        let (pair, side) = (["EURUSD", "BTCUSD"][id % 2], ["buy", "sell"][id / 2 % 2]);
+        text += &format!(
+            r#"{{"id":{id},"symbol":"{pair}","price":{}.{:02},"side":"{side}"}},"#,
+            id % 997,
+            id % 100
+        );
+    }
+    text.into_bytes()[..1024].to_vec()
 }
 
 fn request() -> UpgradeRequest {
