@@ -34,9 +34,10 @@ use crate::{Ended, Error, Receiver, WebSocket, link::Command, shared::Shared};
 /// its server ends, is [`io::ErrorKind::ConnectionAborted`], and one of
 /// those that are no error, but within a message, [`Error::Incomplete`]. A text message is answered with 1003, and is [`io::ErrorKind::InvalidData`].
 ///
-/// `shutdown` closes with 1000 behind what was written, and is an error where the transport fails before that is on its
-/// way. A WebSocket has no half that stays open: what the peer had sent by
-/// then still comes, so read to the end, but it can send nothing more once it sees the Close.
+/// `shutdown` closes with 1000 behind what was written. It is an error where the transport fails with some of that
+/// unwritten, unless something drives the connection, as a server does: then `shutdown` and `flush` wait for nothing. A
+/// WebSocket has no half that stays open: what the peer had sent by then still comes, so read to the end, but it can
+/// send nothing more once it sees the Close.
 ///
 /// # Cancel safety
 /// Nothing that has arrived is lost, and what a write has taken is queued.
@@ -46,6 +47,8 @@ pub struct ByteStream {
     within: bool,
     /// Whether text came, which ends it.
     refused: bool,
+    /// Once it is shut down: whether something that was written waited then.
+    closing: Option<bool>,
 }
 
 /// The most that one write takes, in bytes.
@@ -58,6 +61,7 @@ impl ByteStream {
             receiver,
             within: false,
             refused: false,
+            closing: None,
         }
     }
 
@@ -161,8 +165,20 @@ impl AsyncWrite for ByteStream {
         flushed.map_err(|lost| Error::Lost(lost).into())
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.receiver.shared().poll_close(cx).map_err(Into::into)
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closing.is_none() {
+            let waits = self.as_mut().poll_flush(cx)?.is_pending();
+            self.closing = Some(waits);
+            // Refused where it is closing already.
+            let _ = self
+                .shared()
+                .queue_close(Some(CloseFrame::new(CloseCode::NORMAL, "")));
+        }
+        match ready!(self.shared().poll_flush(cx, false)) {
+            Err(lost) if self.closing == Some(true) => Poll::Ready(Err(Error::Lost(lost).into())),
+            // A peer that has sent all and is gone takes no Close, and what it has sent is still to be read.
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }
 

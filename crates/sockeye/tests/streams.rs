@@ -1023,6 +1023,25 @@ mod byte_stream {
         }
     }
 
+    /// Only the Close was not taken.
+    #[tokio::test(start_paused = true)]
+    async fn shutting_down_is_no_error_where_the_peer_has_sent_all_and_is_gone() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let mut stream = socket.into_byte_stream();
+            stream.write_all(b"question").await.unwrap();
+            assert_eq!(peer.expect(0x82).await, b"question");
+            peer.send_frame(0x82, "answer").await;
+            peer.send_close(1000, "").await;
+            drop(peer);
+            within(stream.shutdown()).await.unwrap();
+            let mut rest = Vec::new();
+            within(stream.read_to_end(&mut rest)).await.unwrap();
+            assert_eq!(rest, b"answer");
+            within(stream.shutdown()).await.unwrap();
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn text_is_refused_with_1003() {
         let (socket, mut peer) = Setup::default().open(Role::Client).await;
