@@ -1,11 +1,6 @@
 //! Whose pages may connect: the policy for the header `Origin` (RFC 6455 §4.2.2, 4 and §10.2; RFC 6454).
 
-use std::{
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr},
-    str,
-    sync::Arc,
-};
+use std::{fmt, net::Ipv6Addr, str, sync::Arc};
 
 use sockeye_proto::{
     Shown,
@@ -210,7 +205,7 @@ impl Listed {
         };
         match listed.origin() {
             None => wrong("it is a scheme, a host and perhaps a port, as https://example.com:8443"),
-            Some(origin) if below && origin.authority.host.is_address() => {
+            Some(origin) if below && origin.authority.host.ends_in_number() => {
                 wrong("nothing is below an address")
             }
             Some(_) => Ok(listed),
@@ -311,9 +306,14 @@ enum Host<'a> {
 }
 
 impl Host<'_> {
-    fn is_address(&self) -> bool {
+    /// Whether it is an address, or the end of one: no name ends in a number (WHATWG URL §3.5).
+    fn ends_in_number(&self) -> bool {
         match self {
-            Self::Name(name) => name.parse::<Ipv4Addr>().is_ok(),
+            Self::Name(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                let last = name.rsplit('.').next().unwrap_or(name);
+                last.bytes().all(|b| b.is_ascii_digit())
+            }
             Self::V6(_) => true,
         }
     }

@@ -243,6 +243,8 @@ mod rfc_6455_section_10_2_lists {
             ("https://*.", "scheme"),
             ("https://*.*.example.com", "scheme"),
             ("https://*.1.2.3.4", "below an address"),
+            ("https://*.1.2.3.4.", "below an address"),
+            ("https://*.3.4", "below an address"),
             ("https://*.[::1]", "below an address"),
             ("https://example.com:", "scheme"),
             ("", "scheme"),
