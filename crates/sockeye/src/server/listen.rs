@@ -302,7 +302,7 @@ impl Server {
 
     /// Calls `tell` for every connection that failed: in the opening handshake, or by an error that its
     /// handler returned. Who connects and leaves without a word, as a load balancer that checks whether the port is open, is
-    /// among them ([`Error::is_lost`]). By default nobody is told. It is also told, once a second, that connections wait
+    /// among them. By default nobody is told. It is also told, once a second, that connections wait
     /// because the system gives none, as where descriptors have run out ([`Error::Accept`]).
     ///
     /// The address is that of [`peer_addr`](WebSocket::peer_addr): the client's, also behind a trusted
