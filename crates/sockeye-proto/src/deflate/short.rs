@@ -13,7 +13,7 @@ use crate::wide::vectorize;
 /// Compresses messages of at most [`MOST`](Self::MOST) bytes, each by itself.
 #[derive(Debug, Default)]
 pub(super) struct ShortDeflater {
-    /// Where four bytes of a hash were last seen; 0 where they were not.
+    /// Where four bytes of a hash were last seen; 0, which is also a place, where they were not.
     seen: Option<Box<[u16; 1 << HASH_BITS]>>,
 }
 
@@ -213,7 +213,7 @@ struct Codes<'a> {
 }
 
 impl<'a> Codes<'a> {
-    /// What has to have 8 bytes more than are written.
+    /// In `out` there has to be room for 8 bytes beyond the codes, since that many are written at a time.
     #[inline(always)]
     fn new(out: &'a mut [u8]) -> Self {
         Self {
@@ -229,7 +229,9 @@ impl<'a> Codes<'a> {
         self.bits |= u64::from(code.bits) << self.len;
         self.len += code.len;
         // All of it, since that is one store; it is written again from the first unfinished byte.
-        if let Some(room) = self.out[self.end..].first_chunk_mut() {
+        let room = self.out[self.end..].first_chunk_mut();
+        debug_assert!(room.is_some(), "there is room for what compresses worst");
+        if let Some(room) = room {
             *room = self.bits.to_le_bytes();
         }
         self.end += self.len as usize / 8;
