@@ -33,33 +33,27 @@ impl Mask {
     /// which asks for its two parts: within the branch that short ones do not take, since it cost them 5 instructions.
     #[inline(always)]
     fn apply_all<const ALIGN: bool>(key: [u8; 4], bytes: &mut [u8]) -> bool {
-        let key32 = u32::from_ne_bytes(key);
-        let key64 = doubled(key32);
-        let (words, rest) = bytes.split_at_mut(bytes.len() & !7);
-        let mut seen = 0;
+        let key64 = doubled(u32::from_ne_bytes(key));
         // Below 64 bytes what the vectors need set up costs more than they gain: 60 instructions
-        // for 16 bytes, against 20. The second loop is one that no vectors are made of.
-        if words.len() >= 64 {
-            if ALIGN && words.len() >= LONG {
+        // for 16 bytes, against 20.
+        let seen = if bytes.len() >= 64 {
+            if ALIGN && bytes.len() >= LONG {
                 return Self::apply_long(key, bytes);
             }
-            seen = xor(words.as_chunks_mut().0, key64);
+            let (words, rest) = bytes.as_chunks_mut();
+            xor(words, key64) | xor_rest(rest, key)
+        } else if (8..=16).contains(&bytes.len()) {
+            xor_short(bytes, key64)
         } else {
-            for word in words.chunks_exact_mut(8) {
+            // A loop that no vectors are made of.
+            let mut words = bytes.chunks_exact_mut(8);
+            let mut seen = 0;
+            for word in &mut words {
                 let word = word.first_chunk_mut().map(slice::from_mut);
                 seen |= word.map_or(0, |word| xor_words(word, key64));
             }
-        }
-        let (half, tail) = rest.as_chunks_mut::<4>();
-        for word in half {
-            let plain = u32::from_ne_bytes(*word) ^ key32;
-            *word = plain.to_ne_bytes();
-            seen |= u64::from(plain);
-        }
-        for (byte, key) in tail.iter_mut().zip(key) {
-            *byte ^= key;
-            seen |= u64::from(*byte);
-        }
+            seen | xor_rest(words.into_remainder(), key)
+        };
         seen & ASCII == 0
     }
 
@@ -134,6 +128,44 @@ impl Mask {
         }
         self.0 = turned(self.0, len);
     }
+}
+
+/// Applies a key to 8 to 16 bytes, as the first 8 and the last 8, and gives the bits that any of what comes out has: 20
+/// instructions fewer than a loop and what that leaves over, of the 130 that it took to receive 16 bytes.
+#[inline(always)]
+fn xor_short(bytes: &mut [u8], key: u64) -> u64 {
+    let key = u64::from_le(key);
+    let turned = key.rotate_right(8 * bytes.len() as u32);
+    // Both are read before either is written: they may have bytes in common.
+    let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) else {
+        return 0;
+    };
+    let first = u64::from_le_bytes(*first) ^ key;
+    let last = u64::from_le_bytes(*last) ^ turned;
+    if let Some(to) = bytes.first_chunk_mut() {
+        *to = first.to_le_bytes();
+    }
+    if let Some(to) = bytes.last_chunk_mut() {
+        *to = last.to_le_bytes();
+    }
+    first | last
+}
+
+/// Applies a key to what is left of whole words, and gives the bits that any of what comes out has.
+#[inline(always)]
+fn xor_rest(rest: &mut [u8], key: [u8; 4]) -> u64 {
+    let mut seen = 0;
+    let (half, tail) = rest.as_chunks_mut::<4>();
+    for word in half {
+        let plain = u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key);
+        *word = plain.to_ne_bytes();
+        seen |= u64::from(plain);
+    }
+    for (byte, key) in tail.iter_mut().zip(key) {
+        *byte ^= key;
+        seen |= u64::from(*byte);
+    }
+    seen
 }
 
 /// From this size on a payload is masked from where vectors are aligned: where they are not, every second one lies in

@@ -133,7 +133,7 @@ impl Receiver {
     #[inline]
     fn whole(&self) -> Option<Wholes> {
         self.is_fresh().then_some(Wholes {
-            masked: self.peer_masks,
+            mask: u8::from(self.peer_masks) << 7,
             most: self.most_whole.into(),
         })
     }
@@ -144,7 +144,8 @@ impl Receiver {
 /// not take, it leaves as it was.
 #[derive(Clone, Copy)]
 struct Wholes {
-    masked: bool,
+    /// The bit of the second byte that says whether the frame is masked, as it has to be.
+    mask: u8,
     most: usize,
 }
 
@@ -170,18 +171,16 @@ impl Wholes {
             0x82 => false,
             _ => return None,
         };
-        if (second & 0x80 != 0) != self.masked {
-            return None;
-        }
-        let (len, at) = match second & 0x7F {
+        // Above 127 where the frame is masked and must not be, or the other way round.
+        let (len, at) = match second ^ self.mask {
             126 => match input.get(2..4) {
                 Some(&[a, b]) => (usize::from(u16::from_be_bytes([a, b])), 4),
                 _ => return None,
             },
-            127 => return None,
+            127.. => return None,
             len => (usize::from(len), 2),
         };
-        let start = at + if self.masked { 4 } else { 0 };
+        let start = at + if self.masked() { 4 } else { 0 };
         let minimal = at == 2 || len > 125;
         if !minimal || len > self.most || input.len() < start + len {
             return None;
@@ -190,10 +189,15 @@ impl Wholes {
         *input = rest;
         Some(Whole {
             text,
-            masked: self.masked,
+            masked: self.masked(),
             frame,
             start,
         })
+    }
+
+    #[inline(always)]
+    fn masked(self) -> bool {
+        self.mask != 0
     }
 }
 
