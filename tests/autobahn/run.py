@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Runs the Autobahn|Testsuite against one role and judges the report: run.py {server|client} {short|full}
+"""Runs the Autobahn|Testsuite against a role and judges the report: run.py {server|client|both} {short|full}
+
+Both run at the same time, since the suite keeps one core busy.
 
 Environment: WSTEST, the suite's command; SOCKEYE_BIN, the server under test; AUTOBAHN_CLIENT, the client under
 test; REPORTS, the directory that the reports are written to.
@@ -129,7 +131,21 @@ def main(role, length):
     return gate.main(index, HERE / f"{length}.json")
 
 
+def both(length):
+    """Each role in a process of its own; what they say comes one after the other."""
+    command = [sys.executable, __file__]
+    runs = [subprocess.Popen([*command, role, length], stdout=subprocess.PIPE, text=True) for role in ("server", "client")]
+    try:
+        for run in runs:
+            print(run.communicate()[0], end="")
+    finally:
+        for run in runs:
+            stop(run)
+    return all(run.returncode == 0 for run in runs)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("server", "client") or sys.argv[2] not in ("short", "full"):
+    if len(sys.argv) != 3 or sys.argv[1] not in ("server", "client", "both") or sys.argv[2] not in ("short", "full"):
         sys.exit(__doc__)
-    sys.exit(0 if main(*sys.argv[1:]) else 1)
+    role, length = sys.argv[1:]
+    sys.exit(0 if (both(length) if role == "both" else main(role, length)) else 1)
