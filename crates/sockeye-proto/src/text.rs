@@ -311,7 +311,7 @@ impl Short {
         }
         let key = doubled(u32::from_le_bytes(key));
         let (whole, rest) = payload.as_chunks();
-        let last = first_bytes(rest) ^ key & !(u64::MAX << (8 * rest.len()));
+        let last = last_bytes(payload, rest) ^ key & !(u64::MAX << (8 * rest.len()));
         let mut words: [u64; WORDS] = array::from_fn(|at| match whole.get(at) {
             Some(word) => u64::from_le_bytes(*word) ^ key,
             None if at == whole.len() => last,
@@ -328,6 +328,19 @@ impl Short {
         let bytes = self.words.as_flattened();
         let len = bytes.last().map_or(0, |len| usize::from(*len));
         bytes.get(..len).unwrap_or_default()
+    }
+}
+
+/// What a payload has beyond its last whole word, as a word.
+#[inline(always)]
+fn last_bytes(payload: &[u8], rest: &[u8]) -> u64 {
+    match payload.last_chunk() {
+        // By half as much twice: by all of its bits, a word cannot be shifted.
+        Some(end) => {
+            let half = 4 * (size_of::<u64>() - rest.len());
+            u64::from_le_bytes(*end) >> half >> half
+        }
+        None => first_bytes(rest),
     }
 }
 

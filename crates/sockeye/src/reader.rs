@@ -687,14 +687,19 @@ impl Reader {
     }
 
     /// Notes how many bytes were not taken. Without any, the buffer goes back to the thread.
-    #[inline]
+    #[inline(always)]
     fn leave(&mut self, left: usize) {
-        if left > 0 {
-            if let Some(input) = &mut self.input {
+        match &mut self.input {
+            Some(input) if left > 0 => {
                 input.leave(left);
                 buffers::trade_read_of_many(input);
             }
-        } else if let Some(input) = self.input.take() {
+            _ => self.leave_nothing(),
+        }
+    }
+
+    fn leave_nothing(&mut self) {
+        if let Some(input) = self.input.take() {
             buffers::put_read(input);
         }
     }

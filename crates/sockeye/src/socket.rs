@@ -205,7 +205,7 @@ impl WebSocket {
         &mut self,
         message: impl Into<Outgoing<'a>>,
     ) -> impl Future<Output = Result<()>> {
-        self.shared().send(Command::Message(message.into()))
+        self.shared().send(message.into())
     }
 
     /// Sends a message unless that would have to wait: see [`Sender::try_send`].
@@ -235,7 +235,9 @@ impl WebSocket {
     /// # Cancel safety
     /// As [`send`](Self::send).
     pub async fn ping(&mut self, payload: &[u8]) -> Result<()> {
-        self.shared().send(Command::Ping(payload.to_vec())).await
+        self.shared()
+            .send_command(Command::Ping(payload.to_vec()))
+            .await
     }
 
     /// Sends a pong that no ping asked for (RFC 6455 §5.5.3). Pings are answered without it.
@@ -246,7 +248,9 @@ impl WebSocket {
     /// # Cancel safety
     /// As [`send`](Self::send).
     pub async fn pong(&mut self, payload: &[u8]) -> Result<()> {
-        self.shared().send(Command::Pong(payload.to_vec())).await
+        self.shared()
+            .send_command(Command::Pong(payload.to_vec()))
+            .await
     }
 
     /// Closes the connection and waits until the peer has done so too, at most for the close

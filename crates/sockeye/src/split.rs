@@ -46,7 +46,7 @@ impl Sender {
     /// Dropped while it waits for room, the message has not been sent. Dropped later, it is queued
     /// whole: it goes out with whatever is sent or received next.
     pub fn send<'a>(&self, message: impl Into<Outgoing<'a>>) -> impl Future<Output = Result<()>> {
-        self.shared.send(Command::Message(message.into()))
+        self.shared.send(message.into())
     }
 
     /// Sends a message unless that would have to wait: where less output waits than the high-water
@@ -122,7 +122,9 @@ impl Sender {
     /// # Cancel safety
     /// As [`send`](Self::send).
     pub async fn ping(&self, payload: &[u8]) -> Result<()> {
-        self.shared.send(Command::Ping(payload.to_vec())).await
+        self.shared
+            .send_command(Command::Ping(payload.to_vec()))
+            .await
     }
 
     /// Sends a pong that no ping asked for (RFC 6455 §5.5.3). Pings are answered without it.
@@ -133,7 +135,9 @@ impl Sender {
     /// # Cancel safety
     /// As [`send`](Self::send).
     pub async fn pong(&self, payload: &[u8]) -> Result<()> {
-        self.shared.send(Command::Pong(payload.to_vec())).await
+        self.shared
+            .send_command(Command::Pong(payload.to_vec()))
+            .await
     }
 
     /// Sends a Close and returns once it is on its way; the [`Receiver`] then ends when the peer has

@@ -18,7 +18,7 @@ use crate::{
     waiting::Wakers,
 };
 
-/// A command on its way.
+/// A message on its way.
 ///
 /// Written out: an async function keeps room for what it is given beside what it waits with, and there
 /// is one of these in the future of nearly everyone who has a connection. That took four times as much.
@@ -26,8 +26,8 @@ use crate::{
 #[must_use = "nothing is sent before it is polled"]
 pub(crate) struct Sending<'s, 'a> {
     shared: &'s Shared,
-    /// There until it is queued.
-    command: Option<Command<'a>>,
+    /// There until it is queued. Not in a command, which would be asked what it is when it is dropped.
+    message: Option<Outgoing<'a>>,
 }
 
 impl Future for Sending<'_, '_> {
@@ -35,18 +35,14 @@ impl Future for Sending<'_, '_> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let Self { shared, command } = &mut *self;
-        if let Some(Command::Message(message)) = command
-            && shared.send_quick(message.as_ref())
+        let Self { shared, message } = &mut *self;
+        if let Some(quick) = message
+            && shared.send_quick(quick.as_ref())
         {
-            *command = None;
+            *message = None;
             return Poll::Ready(Ok(()));
         }
-        if command.is_some() {
-            ready!(shared.poll_apply(cx, command)).map_err(|error| shared.noted(error))?;
-        }
-        let flushed = ready!(shared.poll_flush(cx, false));
-        Poll::Ready(flushed.map_err(|lost| shared.noted(Error::Lost(lost))))
+        shared.poll_send_message(cx, message)
     }
 }
 
@@ -204,16 +200,48 @@ impl Shared {
         })
     }
 
-    /// Queues a command as soon as there is room, and writes it unless a driver will.
+    /// Queues a message as soon as there is room, and writes it unless a driver will.
     ///
-    /// Dropped while it waits for room, it has queued nothing; dropped later, the command is queued
+    /// Dropped while it waits for room, it has queued nothing; dropped later, the message is queued
     /// whole and is written by whatever uses the connection next.
     #[inline]
-    pub(crate) fn send<'a>(&self, command: Command<'a>) -> Sending<'_, 'a> {
+    pub(crate) fn send<'a>(&self, message: Outgoing<'a>) -> Sending<'_, 'a> {
         Sending {
             shared: self,
-            command: Some(command),
+            message: Some(message),
         }
+    }
+
+    #[inline(never)]
+    fn poll_send_message(
+        &self,
+        cx: &mut Context<'_>,
+        message: &mut Option<Outgoing<'_>>,
+    ) -> Poll<Result<()>> {
+        let mut command = message.take().map(Command::Message);
+        let sent = self.poll_send(cx, &mut command);
+        if let Some(Command::Message(waiting)) = command {
+            *message = Some(waiting);
+        }
+        sent
+    }
+
+    /// As [`send`](Self::send), of whatever it is.
+    pub(crate) async fn send_command(&self, command: Command<'_>) -> Result<()> {
+        let mut command = Some(command);
+        poll_fn(|cx| self.poll_send(cx, &mut command)).await
+    }
+
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        command: &mut Option<Command<'_>>,
+    ) -> Poll<Result<()>> {
+        if command.is_some() {
+            ready!(self.poll_apply(cx, command)).map_err(|error| self.noted(error))?;
+        }
+        let flushed = ready!(self.poll_flush(cx, false));
+        Poll::Ready(flushed.map_err(|lost| self.noted(Error::Lost(lost))))
     }
 
     /// Queues a message where less output waits than the high-water mark, and writes what goes out
