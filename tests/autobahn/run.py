@@ -84,24 +84,37 @@ def test_server(cases, reports, directory, deadline):
         stop(server)
 
 
-def test_client(cases, reports, directory, deadline):
-    """`wstest` is the server, `autobahn-client` is under test."""
+def start_server(cases, reports, directory):
+    """`wstest` as a server, and its port; None where another program has taken that meanwhile."""
     port = free_port()
     spec = {
         "outdir": str(reports), "url": f"ws://127.0.0.1:{port}",
         "cases": cases, "exclude-cases": [], "exclude-agent-cases": {},
     }
     tester = wstest("fuzzingserver", spec, directory, "-u", "0")
-    try:
-        until = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+    until = time.monotonic() + 30
+    while tester.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return tester, port
+        except OSError:
+            if time.monotonic() > until:
                 break
-            except OSError:
-                if tester.poll() is not None or time.monotonic() > until:
-                    sys.exit("wstest did not start:\n" + (directory / "fuzzingserver.log").read_text())
-                time.sleep(0.1)
+            time.sleep(0.1)
+    stop(tester)
+    log = (directory / "fuzzingserver.log").read_text()
+    if "CannotListenError" in log:
+        return None
+    sys.exit("wstest did not start:\n" + log)
+
+
+def test_client(cases, reports, directory, deadline):
+    """`wstest` is the server, `autobahn-client` is under test."""
+    started = (start_server(cases, reports, directory) for _ in range(10))
+    tester, port = next(filter(None, started), (None, None))
+    if not tester:
+        sys.exit("wstest found no port to listen on")
+    try:
         subprocess.run([CLIENT, f"ws://127.0.0.1:{port}", "sockeye"], check=True, timeout=deadline)
     finally:
         stop(tester)
