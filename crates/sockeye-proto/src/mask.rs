@@ -112,20 +112,10 @@ impl Mask {
     /// As [`apply`](Self::apply), wherever vectors are aligned.
     #[inline]
     fn apply_part(&mut self, bytes: &mut [u8]) {
-        let key = u64::from_ne_bytes([
-            self.0[0], self.0[1], self.0[2], self.0[3], self.0[0], self.0[1], self.0[2], self.0[3],
-        ]);
         let len = bytes.len();
-        let (words, tail) = bytes.as_chunks_mut();
-        xor(words, key);
-        // A short message is mostly tail: four bytes at once, then at most three.
-        let (half, tail) = tail.as_chunks_mut::<4>();
-        for word in half {
-            *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(self.0)).to_ne_bytes();
-        }
-        for (byte, key) in tail.iter_mut().zip(self.0) {
-            *byte ^= key;
-        }
+        let (words, rest) = bytes.as_chunks_mut();
+        xor(words, doubled(u32::from_ne_bytes(self.0)));
+        xor_rest(rest, self.0);
         self.0 = turned(self.0, len);
     }
 }
