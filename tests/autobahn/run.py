@@ -110,10 +110,12 @@ def start_server(cases, reports, directory):
 
 def test_client(cases, reports, directory, deadline):
     """`wstest` is the server, `autobahn-client` is under test."""
-    started = (start_server(cases, reports, directory) for _ in range(10))
-    tester, port = next(filter(None, started), (None, None))
-    if not tester:
+    for _ in range(10):
+        if started := start_server(cases, reports, directory):
+            break
+    else:
         sys.exit("wstest found no port to listen on")
+    tester, port = started
     try:
         subprocess.run([CLIENT, f"ws://127.0.0.1:{port}", "sockeye"], check=True, timeout=deadline)
     finally:
