@@ -6,7 +6,7 @@ const path = require('node:path');
 const { DEADLINE, Program, target, within } = require('../sockeye.js');
 const { launch } = require('./chromium.js');
 
-const example = process.env.AXUM_EXAMPLE || path.join(target, 'release', 'examples', 'axum');
+const example = path.join(target, 'debug', 'examples', 'axum');
 
 describe('a page and a socket on one port of an axum application', { timeout: 4 * DEADLINE }, () => {
   let browser;
