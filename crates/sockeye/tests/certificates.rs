@@ -134,11 +134,13 @@ async fn files_are_read_again_and_the_certificate_stays_where_they_are_faulty() 
     let faulty: [(&str, &dyn Fn()); 5] = [
         // One file was written, and the other not yet.
         ("chain.pem and ", &|| fs::write(&chain, &new.chain).unwrap()),
-        ("no certificate", &|| fs::write(&chain, "").unwrap()),
-        ("chain.pem and ", &|| {
+        ("chain.pem failed: there is no certificate", &|| {
+            fs::write(&chain, "").unwrap()
+        }),
+        ("chain.pem failed", &|| {
             fs::write(&chain, &new.chain[..half]).unwrap()
         }),
-        ("key.pem", &|| {
+        ("key.pem failed", &|| {
             write(&new);
             fs::write(&key, "no key").unwrap();
         }),

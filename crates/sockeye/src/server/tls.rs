@@ -9,6 +9,7 @@ use std::{
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -35,7 +36,7 @@ impl ServerTls {
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self> {
         Self::showing(Shown {
             files: None,
-            certificate: RwLock::new(read(IN_PEM, chain, key)?),
+            certificate: RwLock::new(read(chain, key)?),
         })
     }
 
@@ -97,7 +98,7 @@ impl ServerTls {
         let Some(shown) = &self.shown else {
             return Err(not_ours("the configuration is one of rustls' own"));
         };
-        shown.replace(read(IN_PEM, chain, key)?);
+        shown.replace(read(chain, key)?);
         Ok(())
     }
 
@@ -191,18 +192,36 @@ struct Files {
 
 impl Files {
     fn read(&self) -> Result<Arc<CertifiedKey>> {
-        let bytes = |path: &Path| {
-            fs::read(path).map_err(|error| Error::tls(path.display().to_string(), error))
+        let named = |path: &Path| {
+            let name = path.display().to_string();
+            match fs::read(path) {
+                Ok(text) => Ok((name, text)),
+                Err(error) => Err(Error::tls(name, error)),
+            }
         };
-        let subject = format!("{} and {}", self.chain.display(), self.key.display());
-        read(&subject, &bytes(&self.chain)?, &bytes(&self.key)?)
+        let (chain, text) = named(&self.chain)?;
+        let certificates = pem::certificates(&chain, &text)?;
+        let (key, text) = named(&self.key)?;
+        let private = pem::key(&key, &text)?;
+        join(&format!("{chain} and {key}"), certificates, private)
     }
 }
 
-/// Reads a certificate and its key, which have to fit each other.
-fn read(subject: &str, chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>> {
-    let chain = pem::certificates(subject, chain)?;
-    let key = pem::key(subject, key)?;
+/// Reads a certificate and its key where no file is known.
+fn read(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>> {
+    join(
+        IN_PEM,
+        pem::certificates(IN_PEM, chain)?,
+        pem::key(IN_PEM, key)?,
+    )
+}
+
+/// A certificate with its key, which have to fit each other.
+fn join(
+    subject: &str,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>> {
     CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
         .map(Arc::new)
         .map_err(|error| match error {
