@@ -175,7 +175,8 @@ impl Socket {
     /// less than its room, such as a position in a game of which the next will come soon.
     ///
     /// # Errors
-    /// [`Error::is_full`], and the message was not queued; [`Error::is_closed`].
+    /// [`Error::is_full`], and the message was not queued; [`Error::is_closed`]; [`Error::is_lost`] where the transport has
+    /// failed, and callbacks still hear what had come.
     pub fn try_send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<()> {
         let high_water = self.driver.shared.info.settings.output.high_water;
         let waits = self.driver.link().map_or(0, |link| link.waiting());
@@ -189,7 +190,7 @@ impl Socket {
     /// [`Sender::send_latest`].
     ///
     /// # Errors
-    /// [`Error::is_full`], [`Error::is_closed`], [`Error::is_lost`].
+    /// As [`try_send`](Self::try_send).
     pub fn send_latest<'a>(&mut self, key: u64, message: impl Into<Outgoing<'a>>) -> Result<()> {
         let most = self.driver.shared.info.settings.output.latest();
         match self.driver.link() {
@@ -201,7 +202,7 @@ impl Socket {
     /// Queues a ping of at most 125 bytes.
     ///
     /// # Errors
-    /// [`SendError::ControlTooLong`](crate::SendError::ControlTooLong); [`Error::is_closed`].
+    /// [`SendError::ControlTooLong`](crate::SendError::ControlTooLong); [`Error::is_closed`], [`Error::is_lost`].
     pub fn ping(&mut self, payload: &[u8]) -> Result<()> {
         self.apply(Command::Ping(payload.to_vec()))
     }
@@ -218,8 +219,8 @@ impl Socket {
     /// after the close timeout.
     ///
     /// # Errors
-    /// [`Error::is_closed`] where a Close was sent or received before; a reason of more than 123
-    /// bytes; 1010 from a server.
+    /// [`Error::is_closed`] where a Close was sent or received before, [`Error::is_lost`] where the transport has failed; a
+    /// reason of more than 123 bytes; 1010 from a server.
     pub fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
         let close = CloseFrame::new(code, reason);
         self.driver.shared.note_close(&close)?;

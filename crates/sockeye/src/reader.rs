@@ -23,8 +23,8 @@ use crate::{
 /// From this much still to come, a payload is read straight into the message's own buffer.
 const DIRECT: usize = buffers::READ;
 
-/// How many bytes are made of compressed messages before the other connections of the thread have
-/// their turn. What was read in one go, 128 KiB, can become 128 MiB: without this, one peer would keep a
+/// How many bytes are made of compressed messages, with [`TAKEN`] for each that is taken, before the other connections
+/// of the thread have their turn. What was read in one go, 128 KiB, can become 128 MiB: without this, one peer would keep a
 /// thread for as long as it pleases. Inflating so much takes about a millisecond.
 const TURN: u32 = 1 << 20;
 

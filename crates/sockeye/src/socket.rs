@@ -172,7 +172,7 @@ impl WebSocket {
     /// takes long, send it with a [`sender`](Self::sender) and go on receiving.
     ///
     /// # Errors
-    /// [`Error::is_closed`] once a Close was sent or received.
+    /// [`Error::is_closed`] once a Close was sent or received, [`Error::is_lost`] where the transport has failed.
     ///
     /// # Cancel safety
     /// Safe: nothing has been sent.

@@ -105,7 +105,8 @@ impl Sender {
     /// [`MessageWriter`]. Waits while another is being sent so.
     ///
     /// # Errors
-    /// [`Error::is_closed`](crate::Error::is_closed) once a Close was sent or received.
+    /// [`Error::is_closed`](crate::Error::is_closed) once a Close was sent or received, [`Error::is_lost`](crate::Error::is_lost)
+    /// where the transport has failed.
     ///
     /// # Cancel safety
     /// Safe: nothing has been sent.
@@ -146,8 +147,9 @@ impl Sender {
     /// that is dropped later leaves it to a task of the runtime that it is dropped in, where there is one.
     ///
     /// # Errors
-    /// [`Error::is_closed`](crate::Error::is_closed) where a Close was sent or received before; a reason
-    /// of more than 123 bytes; 1010 from a server.
+    /// [`Error::is_closed`](crate::Error::is_closed) where a Close was sent or received before,
+    /// [`Error::is_lost`](crate::Error::is_lost) where the transport had failed; a reason of more than 123 bytes; 1010 from a
+    /// server.
     ///
     /// # Cancel safety
     /// The Close is queued at the first poll, and goes out with whatever happens next.

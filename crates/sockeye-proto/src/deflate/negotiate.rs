@@ -55,11 +55,11 @@ impl DeflateConfig {
         }
     }
 
-    /// Checks a server's answer to [`offer`](Self::offer) (RFC 7692 §7.1).
+    /// Checks a server's answer to [`offer`](Self::offer) (RFC 7692 §7).
     ///
     /// # Errors
     /// [`NegotiationError`] when the answer breaks a rule or does not keep to the offer. The
-    /// connection must be failed (§7.1: "Fail the WebSocket Connection").
+    /// connection must be failed (§7: "Fail the WebSocket Connection").
     pub fn accept_answer(&self, answer: &Extension<'_>) -> Result<DeflateParams, NegotiationError> {
         use Parameter::{ClientMaxWindowBits, ServerMaxWindowBits};
 

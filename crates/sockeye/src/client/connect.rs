@@ -292,7 +292,7 @@ impl Client {
         self
     }
 
-    /// Connects through a proxy, whatever the environment says.
+    /// Connects through a proxy, whatever the environment says: [`no_proxy_for`](Self::no_proxy_for) alone makes exceptions.
     ///
     /// By default the environment is read as curl reads it: `wss_proxy`, `https_proxy`, `all_proxy`
     /// for `wss`, `ws_proxy`, `http_proxy`, `all_proxy` for `ws`; in capitals too, but for
@@ -386,8 +386,8 @@ impl Client {
     ///
     /// # Errors
     /// What kept it from opening: [`Error::is_connect`], [`Error::is_handshake`] (with the response,
-    /// where there was one), [`Error::is_timeout`], [`Error::is_lost`], [`Error::Redirect`]; or
-    /// [`Error::is_user`], where the URL or the request cannot be. Where a redirect was followed, it is within
+    /// where there was one), [`Error::is_timeout`], [`Error::is_lost`], [`Error::Redirect`]; [`Error::Random`] where the system
+    /// gives no random numbers; or [`Error::is_user`], where the URL or the request cannot be. Where a redirect was followed, it is within
     /// [`Error::Redirected`], which says to whom.
     ///
     /// # Cancel safety

@@ -157,7 +157,7 @@ impl Http2 {
     /// [`Error::Setup`] for a URL that leads to another server (scheme, host and port), [`Error::Url`] and
     /// [`Error::Handshake`] for what cannot be sent; [`Error::Handshake`] and [`Error::Answer`] for an answer that
     /// declines or breaks a rule; [`Error::Lost`], also where the connection has ended; [`Error::Timeout`], also where
-    /// the network has. Connect anew after either.
+    /// the network has. Connect anew after either. [`Error::Random`] where the system gives no random numbers.
     ///
     /// # Cancel safety
     /// Dropping the future gives the stream up, and not the connection.

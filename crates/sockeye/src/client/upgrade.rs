@@ -50,7 +50,7 @@ impl Client {
     /// The request: all that the user asked for is checked before anyone is bothered with it.
     ///
     /// # Errors
-    /// [`Error::Handshake`], [`Error::Setup`] and [`Error::Url`] for what cannot be sent.
+    /// [`Error::Handshake`], [`Error::Setup`] and [`Error::Url`] for what cannot be sent; [`Error::Random`].
     pub(super) fn ask(&self, endpoint: &Endpoint, is_abroad: bool) -> Result<Asked> {
         entropy::probe()?;
         let key = Key::new(entropy::key());

@@ -70,7 +70,7 @@ impl Acceptor {
     /// fails: the connection is lost, with what it panicked with in the error.
     ///
     /// # Errors
-    /// [`Error::is_handshake`] once the client has been answered with the same words; a request for
+    /// [`Error::is_handshake`] once the client has been answered with the same words, unless it has gone; a request for
     /// anything else than a WebSocket is such an error too. [`Error::is_timeout`],
     /// [`Error::is_lost`]; [`Error::Tls`] where [`tls`](Self::tls) was set.
     ///

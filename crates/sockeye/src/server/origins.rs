@@ -268,7 +268,7 @@ impl<'a> Origin<'a> {
         self.scheme.eq_ignore_ascii_case(scheme)
     }
 
-    /// The port, or that of the scheme where none is named (RFC 6454 §4, 5).
+    /// The port, or that of the scheme where none is named (RFC 6454 §4, 6).
     fn port(&self) -> Option<u16> {
         self.authority.port.or_else(|| self.default_port())
     }
