@@ -127,6 +127,6 @@ fn an_end_that_none_follows_has_its_own_status() {
     let args = ["connect", "--reconnect", "--max-message", "1K", &server.url];
     let end = run(&args, &"x".repeat(2000));
     assert_eq!(end.status, Some(4), "{}", end.stderr);
-    let told = "the peer broke the protocol: a message is larger";
+    let told = "the peer went over a limit: a message is larger";
     assert_eq!(end.stderr.matches(told).count(), 1, "{}", end.stderr);
 }

@@ -85,6 +85,14 @@ impl ProtocolError {
             _ => CloseCode::PROTOCOL_ERROR,
         }
     }
+
+    /// Whether it is a limit of this end that the peer went over, and no rule of the standard that it broke.
+    pub fn is_limit(self) -> bool {
+        matches!(
+            self.close_code(),
+            CloseCode::MESSAGE_TOO_BIG | CloseCode::POLICY_VIOLATION
+        )
+    }
 }
 
 impl fmt::Display for ProtocolError {

@@ -32,7 +32,8 @@ pub enum Ended {
     /// The transport ended or failed without a Close; [`io::ErrorKind::UnexpectedEof`] where the
     /// peer just went away.
     Lost(Arc<io::Error>),
-    /// The peer broke the protocol; it was told so with [`ProtocolError::close_code`].
+    /// The peer broke the protocol, or went over a limit ([`ProtocolError::is_limit`]); it was told so with
+    /// [`ProtocolError::close_code`].
     Protocol(ProtocolError),
     /// This end closed, and the peer did not answer in time.
     TimedOut,
@@ -106,6 +107,14 @@ impl Ended {
     }
 }
 
+/// What a peer did that was failed for it.
+pub(crate) fn broken(error: ProtocolError) -> &'static str {
+    match error.is_limit() {
+        true => "the peer went over a limit",
+        false => "the peer broke the protocol",
+    }
+}
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -113,7 +122,7 @@ impl fmt::Display for Ended {
             Self::ByPeer(None) => f.write_str("closed by the peer without a code"),
             Self::ByUs(frame) => write!(f, "closed by this end with {frame}"),
             Self::Lost(error) => write!(f, "connection lost: {error}"),
-            Self::Protocol(error) => write!(f, "the peer broke the protocol: {error}"),
+            Self::Protocol(error) => write!(f, "{}: {error}", broken(*error)),
             Self::TimedOut => f.write_str("the peer did not answer the Close in time"),
             Self::Silent => f.write_str("nothing came from the peer, not even an answer to a ping"),
             Self::Overflow { limit } => {

@@ -114,7 +114,7 @@ pub enum Error {
     },
     /// Something took longer than it may.
     Timeout(Deadline),
-    /// The peer broke the protocol; the connection is failed.
+    /// The peer broke the protocol, or went over a limit; the connection is failed.
     Protocol(ProtocolError),
     /// What was to be sent cannot be; the connection is unharmed.
     Send(SendError),
@@ -221,7 +221,7 @@ impl Error {
         matches!(self, Self::Send(SendError::Closed))
     }
 
-    /// Whether the peer broke the protocol.
+    /// Whether the peer broke the protocol, or went over a limit: [`ProtocolError::is_limit`].
     pub fn is_protocol(&self) -> bool {
         matches!(self.cause(), Self::Protocol(_))
     }
@@ -376,7 +376,7 @@ impl fmt::Display for Error {
             Self::Timeout(Deadline::Keepalive) => f.write_str(
                 "nothing came from the peer, not even an answer to a ping (the keepalive timeout)",
             ),
-            Self::Protocol(error) => write!(f, "the peer broke the protocol: {error}"),
+            Self::Protocol(error) => write!(f, "{}: {error}", crate::ended::broken(*error)),
             Self::Send(error) => error.fmt(f),
             Self::Lost(error) => write!(f, "the connection was lost: {error}"),
             Self::Incomplete => f.write_str("the peer closed the connection within a message"),

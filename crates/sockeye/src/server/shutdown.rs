@@ -373,6 +373,7 @@ impl Farewell {
                     Ended::ByUs(_) => format!("closed with {}", ended.code()),
                     Ended::ByPeer(_) => format!("left by themselves with {}", ended.code()),
                     Ended::Lost(_) => "lost".into(),
+                    Ended::Protocol(error) if error.is_limit() => "went over a limit".into(),
                     Ended::Protocol(_) => "broke the protocol".into(),
                     Ended::TimedOut => "did not answer the Close".into(),
                     Ended::Silent => "silent".into(),
