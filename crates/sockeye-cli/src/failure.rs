@@ -3,6 +3,9 @@
 use std::{
     fmt::Display,
     io::{self, ErrorKind, Write},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use sockeye::{
@@ -95,6 +98,18 @@ impl Failure {
 /// be told of that, and it must end no connection, as the panic of `eprintln!` would.
 pub(crate) fn tell(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// The same, where somebody may have to take it from a pipe and is not to hold up the end: it is let go of after so long.
+pub(crate) fn tell_within(patience: Duration, line: String) {
+    let (done, told) = mpsc::channel::<()>();
+    let telling = thread::Builder::new().spawn(move || {
+        tell(line);
+        drop(done);
+    });
+    if telling.is_ok() {
+        let _ = told.recv_timeout(patience);
+    }
 }
 
 impl std::fmt::Display for Failure {
@@ -246,7 +261,10 @@ fn tls_advice(problem: &str, args: Option<&Connect>) -> Option<String> {
     } else if problem.contains("CaUsedAsEndEntity") {
         "this is the certificate of an authority (CA:TRUE), which no server may show: have it sign one for the \
          server, or try with --insecure"
-    } else if problem.contains("expired") || problem.contains("not valid yet") {
+    } else if ["expired", "Expired", "not valid yet", "NotValidYet"]
+        .iter()
+        .any(|words| problem.contains(words))
+    {
         "the server needs another certificate, unless the clock of this machine is wrong; or try with --insecure"
     } else if problem.contains("invalid peer certificate") {
         if let Some(path) = args.and_then(|args| args.cacert.as_ref()) {
@@ -295,8 +313,26 @@ fn handshake_advice(error: &HandshakeError) -> Option<String> {
         HandshakeError::Tls => Some("try wss:// instead of ws://".into()),
         HandshakeError::ExtendedConnect => Some(NO_HTTP2.into()),
         HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
+        HandshakeError::ReservedHeader(name) => reserved_advice(name).map(Into::into),
         _ => None,
     }
+}
+
+/// What says the same as a header that cannot be given.
+fn reserved_advice(name: &str) -> Option<&'static str> {
+    let flags = [
+        (
+            "Host",
+            "it is of the URL: name that host there, and where it is reached with --resolve",
+        ),
+        ("Sec-WebSocket-Protocol", "offer them with --subprotocol"),
+        (
+            "Sec-WebSocket-Extensions",
+            "--no-compress offers no compression, and there are no others",
+        ),
+    ];
+    let flag = flags.iter().find(|(one, _)| name.eq_ignore_ascii_case(one));
+    flag.map(|(_, advice)| *advice)
 }
 
 /// What may help where an open connection has ended that way.
@@ -306,7 +342,7 @@ pub(crate) fn end_advice(ended: &Ended) -> Option<&'static str> {
             ProtocolError::MessageTooLarge { .. } | ProtocolError::FrameTooLarge { .. },
         ) => Some("allow more with --max-message"),
         Ended::Protocol(ProtocolError::ReservedBits) => Some(
-            "it may compress, which was not agreed on: a proxy on the way may have dropped that",
+            "where no extensions were agreed on, it may compress all the same: a proxy on the way may have dropped them",
         ),
         Ended::Silent => Some("one that is slow is allowed more with --ping-timeout"),
         Ended::TimedOut => Some("one that is slow is allowed more with --close-timeout"),
@@ -337,7 +373,7 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
     let body = String::from_utf8_lossy(response.body());
     let body = body.trim();
     let says = match is_for_people(header("Content-Type"), body) {
-        true => Some(format!("it says: {body}")),
+        true => Some(format!("it says: {body}{}", cut(response))),
         false if body.is_empty() => None,
         false if args.is_some_and(|args| args.verbose) => Some("what it says is above".into()),
         false => Some("see what it says with --verbose".into()),
@@ -390,6 +426,14 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
     };
     let advice: Vec<_> = says.into_iter().chain(helps).collect();
     (!advice.is_empty()).then(|| advice.join("; "))
+}
+
+/// A mark where more of a body may have come than is kept.
+pub(crate) fn cut(response: &Response) -> &'static str {
+    match response.body().len() < Response::MAX_BODY {
+        true => "",
+        false => " …",
+    }
 }
 
 /// What `Authorization` was made of, where there was one.
@@ -470,8 +514,6 @@ fn is_for_people(kind: Option<&str>, body: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// In rustls' own words, which are not promised to stay.
@@ -499,6 +541,11 @@ mod tests {
                     time,
                     not_after: time,
                 }),
+                "the clock",
+            ),
+            (Tls::InvalidCertificate(Certificate::Expired), "the clock"),
+            (
+                Tls::InvalidCertificate(Certificate::NotValidYet),
                 "the clock",
             ),
             (

@@ -14,7 +14,8 @@ use crate::quantity::{parse_count, parse_seconds, parse_size};
 /// Connect to a WebSocket server: type messages, see what comes
 ///
 /// In a terminal: a line is sent as a text message, and what comes is shown above the line that is being typed,
-/// with times and sizes. /help lists the commands, for pings, binary messages, files and closing.
+/// with times and sizes: of a long one the beginning. /help lists the commands, for pings, binary messages, files
+/// and closing.
 ///
 /// In a pipe, where standard input or output is no terminal: a line in is a text message out, without its line
 /// break. A text message in is a line out, with any line breaks of its own as they are; a binary message is a
@@ -265,11 +266,12 @@ Examples:
 
 Exit status:
   0    closed normally: by this end, or by the peer with 1000 or without a code
-  1    it could not connect, or something could not be read or written: one line on
-       standard error says why and what to do
+  1    it could not connect, something could not be read or written, or the peer closed
+       before all of the input was sent: one line on standard error says why
   2    the command line was not understood, or asks for what cannot be: a URL, a header
   3    closed by the peer with another code than 1000
-  4    lost: the connection broke, or the peer broke the protocol or did not answer a Close
+  4    lost: the connection broke, or the peer broke the protocol, went over --max-message
+       or did not answer a Close
   130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM or SIGHUP
 
 Colour is used on a terminal, unless NO_COLOR is set.";

@@ -73,8 +73,9 @@ pub(crate) struct Serve {
     /// this server's own too, for its page
     ///
     /// Browsers say whose page asks, and other programs need not: what comes without an origin is let in.
-    /// Without this flag, a server on loopback alone, and behind no proxy that it is told of, lets in pages of
-    /// localhost and of addresses only: any other name that leads there may be somebody else's.
+    /// Without this flag, a server on loopback alone, and behind no proxy that it is told of, lets in its pages
+    /// only where they were reached as localhost or by an address: any other name that leads there may be
+    /// somebody else's.
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) origin: Vec<String>,
 
