@@ -1,9 +1,19 @@
 //! What ends a program from outside: Ctrl-C and its relatives.
 
-use std::{future::pending, io, pin::pin, process, thread, time::Duration};
+use std::{
+    future::pending,
+    io,
+    pin::pin,
+    process, thread,
+    time::{Duration, Instant},
+};
 
 use sockeye::CloseCode;
-use tokio::{runtime::Builder, sync::mpsc};
+use tokio::{runtime::Builder, sync::mpsc, time::timeout};
+
+/// What comes so soon behind a signal is no other: `timeout` and service managers send theirs to the program and to its
+/// group, or one kind behind another.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Signals that end the program, from the moment it is made: the first in its own way, a second at once.
 ///
@@ -19,6 +29,7 @@ pub(crate) struct HangUps {
 /// What a signal does to a connection in a pipe: it begins to close it.
 pub(crate) struct Leaving<'a> {
     signals: Signals,
+    patience: Duration,
     signal: &'a mut Option<Signal>,
 }
 
@@ -46,9 +57,14 @@ impl Signals {
             let second = runtime.block_on(async {
                 // Nobody is told who is about to end anyway.
                 let _ = tell.send(kinds.next().await);
-                let second = kinds.next().await;
-                let _ = tell.send(second);
-                second
+                let first = Instant::now();
+                loop {
+                    let second = kinds.next().await;
+                    if first.elapsed() >= AT_ONCE {
+                        let _ = tell.send(second);
+                        return second;
+                    }
+                }
             });
             thread::sleep(patience);
             process::exit(second.status().into());
@@ -89,9 +105,17 @@ pub(crate) mod suspending {
 }
 
 impl<'a> Leaving<'a> {
-    /// Notes the signal there.
-    pub(crate) fn new(signals: Signals, signal: &'a mut Option<Signal>) -> Self {
-        Self { signals, signal }
+    /// Notes the signal there. From then on, whoever reads the output has so much time for each part of it.
+    pub(crate) fn new(
+        signals: Signals,
+        patience: Duration,
+        signal: &'a mut Option<Signal>,
+    ) -> Self {
+        Self {
+            signals,
+            patience,
+            signal,
+        }
     }
 
     /// Whether the end was asked for.
@@ -109,19 +133,36 @@ impl<'a> Leaving<'a> {
         }
     }
 
-    /// Does what takes as long as nobody reads the output, and closes where that is asked for meanwhile.
+    /// Writes what takes as long as nobody reads the output. Where the end is asked for meanwhile, or was before, this
+    /// closes, and gives up what is not taken within the patience for that: then there is nothing to give back.
     pub(crate) async fn meanwhile<T>(
         &mut self,
         work: impl Future<Output = T>,
         close: impl AsyncFnOnce(CloseCode),
-    ) -> T {
+    ) -> Option<T> {
         let mut work = pin!(work);
+        if !self.is_asked() {
+            tokio::select! {
+                biased;
+                code = self.asked() => close(code).await,
+                done = &mut work => return Some(done),
+            }
+        }
+        timeout(self.patience, work).await.ok()
+    }
+
+    /// Writes the last, which a signal gives up where there is nothing left to close, and the patience where one was heard
+    /// before.
+    pub(crate) async fn last<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let patience = match self.is_asked() {
+            true => self.patience,
+            false => Duration::MAX,
+        };
         tokio::select! {
             biased;
-            code = self.asked() => close(code).await,
-            done = &mut work => return done,
+            _ = self.asked() => None,
+            done = timeout(patience, work) => done.ok(),
         }
-        work.await
     }
 }
 

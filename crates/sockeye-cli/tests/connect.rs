@@ -7,7 +7,7 @@ mod program;
 use std::{future::ready, io::Read, net::TcpListener, process::Stdio};
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
-use program::{Program, Unread, certificates, eventually, run, serve, status_of, within};
+use program::{APART, Program, Unread, certificates, eventually, run, serve, status_of, within};
 use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
@@ -157,6 +157,47 @@ mod end_of_input {
         assert_eq!(end.stdout.lines().count(), 10, "{}", end.stdout);
     }
 
+    /// Of a message nothing is heard before it is whole.
+    #[tokio::test]
+    async fn a_message_that_is_coming_may_take_its_time() {
+        for way in [&[][..], &["--reconnect"]] {
+            let (server, url) = bind().await;
+            tokio::spawn(server.serve(|mut socket| async move {
+                socket.recv().await?;
+                let mut answer = socket.send_stream(sockeye::MessageKind::Text).await?;
+                // Longer in all than the linger, and never as long in between.
+                for _ in 0..10 {
+                    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                    tokio::io::AsyncWriteExt::write_all(&mut answer, &[b'x'; 1000]).await?;
+                    tokio::io::AsyncWriteExt::flush(&mut answer).await?;
+                }
+                answer.finish().await?;
+                while socket.recv().await?.is_some() {}
+                Ok(())
+            }));
+            let args = [way, &["--no-compress", "--linger", "2", &url]].concat();
+            let end = piped(&args, "answer\n").await;
+            assert_eq!(end.status, Some(0), "{}", end.stderr);
+            assert_eq!(end.stdout.trim_end().len(), 10_000, "{}", end.stderr);
+        }
+    }
+
+    #[tokio::test]
+    async fn that_the_peer_does_not_wait_for_is_a_failure() {
+        for way in [&[][..], &["--reconnect"]] {
+            let (server, url) = bind().await;
+            tokio::spawn(server.serve(|mut socket| async move {
+                socket.recv().await?;
+                socket.close(CloseCode::NORMAL, "").await
+            }));
+            let lines = "all of these\n".repeat(1_000_000);
+            let end = piped(&[way, &[&url]].concat(), &lines).await;
+            assert_eq!(end.status, Some(1), "{}", end.stderr);
+            let told = "before all of the input was sent";
+            assert!(end.stderr.contains(told), "{}", end.stderr);
+        }
+    }
+
     #[tokio::test]
     async fn the_peer_may_close_first() {
         let (server, url) = bind().await;
@@ -276,6 +317,47 @@ mod exit_status {
         }
     }
 
+    /// As `timeout` and others do, who send it to the program and to its group.
+    #[test]
+    fn is_that_of_a_signal_that_comes_twice() {
+        let server = serve(&[]);
+        for signals in [[SIGTERM, SIGTERM], [SIGTERM, SIGHUP]] {
+            let program = Program::start(&["connect", &server.url]);
+            program.stderr.expect("connected");
+            for signal in signals {
+                program.signal(signal);
+            }
+            let end = program.end();
+            assert_eq!(end.status, Some(143), "{}", end.stderr);
+            let told = "closed by this end with 1001";
+            assert!(end.stderr.contains(told), "{}", end.stderr);
+        }
+    }
+
+    /// One signal is enough, though it takes as long as a Close may.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn is_that_of_the_signal_where_nobody_reads_what_comes() {
+        for way in [&[][..], &["--reconnect"], &["--binary"], &["--one-message"]] {
+            let (server, url) = bind().await;
+            let (tell, mut closed) = mpsc::unbounded_channel();
+            tokio::spawn(server.serve(move |mut socket| {
+                let tell = tell.clone();
+                async move {
+                    // More than fits into a pipe.
+                    socket.send("x".repeat(8 << 20)).await?;
+                    while socket.recv().await?.is_some() {}
+                    let _ = tell.send(socket.ended().unwrap().code());
+                    Ok(())
+                }
+            }));
+            let args = [way, &["--close-timeout", "0.3", &url]].concat();
+            let mut program = tokio::task::block_in_place(|| unread(&args));
+            program.signal(SIGTERM);
+            assert_eq!(within(closed.recv()).await, Some(1001), "{way:?}");
+            assert_eq!(program.end(), Some(143), "{way:?}");
+        }
+    }
+
     /// As under a pager: the first begins to close, and there is always a second.
     #[tokio::test(flavor = "multi_thread")]
     async fn is_that_of_the_second_signal_where_nobody_reads_the_output() {
@@ -296,6 +378,7 @@ mod exit_status {
             let mut program = tokio::task::block_in_place(|| unread(&args));
             program.signal(SIGINT);
             assert_eq!(within(closed.recv()).await, Some(1000));
+            tokio::time::sleep(APART).await;
             program.signal(SIGTERM);
             assert_eq!(program.end(), Some(143));
         }
@@ -351,9 +434,9 @@ mod exit_status {
             let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
             // It begins once every kind is caught: one that comes while its own is being set up is lost.
             eventually("it hears signals", || has_thread(pid, "signals"));
-            // Two of a kind may count as one.
             for signal in [SIGTERM, SIGHUP] {
                 nix::sys::signal::kill(pid, signal).unwrap();
+                std::thread::sleep(APART);
             }
             assert_eq!(status_of(&mut child), Some(143), "{way:?}");
         }
@@ -373,6 +456,31 @@ mod exit_status {
         let mut program = Unread::start(&[&["connect"], args].concat());
         program.output.read_exact(&mut [0]).unwrap();
         program
+    }
+
+    /// As with `| head -1`, of a peer that has no time for a Close.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn is_0_where_nobody_reads_the_output_any_more_and_the_peer_does_not_answer() {
+        for way in [&[][..], &["--reconnect"], &["--binary"]] {
+            let (server, url) = bind().await;
+            tokio::spawn(server.serve(|mut socket| async move {
+                loop {
+                    socket.send("again and again").await?;
+                }
+            }));
+            let args = [way, &["--quiet", "--close-timeout", "0.3", &url]].concat();
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
+                .arg("connect")
+                .args(args)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut output = child.stdout.take().unwrap();
+            tokio::task::block_in_place(|| output.read_exact(&mut [0]).unwrap());
+            drop(output);
+            assert_eq!(status_of(&mut child), Some(0), "{way:?}");
+        }
     }
 
     #[test]
@@ -534,6 +642,13 @@ mod failures {
     fn a_header_belongs_to_the_handshake() {
         let line = misunderstood(&["-H", "Sec-WebSocket-Key: x", "ws://localhost/"]);
         assert!(line.contains("Sec-WebSocket-Key"), "{line}");
+        for (header, flag) in [
+            ("host: x", "--resolve"),
+            ("Sec-WebSocket-Protocol: x", "--subprotocol"),
+        ] {
+            let line = misunderstood(&["-H", header, "ws://localhost/"]);
+            assert!(line.contains(flag), "{line}");
+        }
     }
 
     #[test]
@@ -659,6 +774,13 @@ mod failures {
             assert!(line.contains(told), "{line}");
             assert!(line.starts_with(&format!("sockeye: {url}: ")), "{line}");
         }
+        let long = format!(
+            "HTTP/1.1 403 No\r\nContent-Type: text/plain\r\n\r\n{}",
+            "no ".repeat(700)
+        );
+        let url = format!("ws://{}/", something_else(long.leak().as_bytes()));
+        let line = one_line(&[&url], "");
+        assert!(line.contains("no n …; it may want"), "{line}");
         let line = one_line(&[&format!("wss://{}/", something_else(b""))], "");
         assert!(line.contains("try ws:// instead of wss://"), "{line}");
         let line = one_line(&["ws+unix:/none.sock:/"], "");

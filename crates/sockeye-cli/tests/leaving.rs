@@ -144,6 +144,7 @@ async fn a_second_signal_is_heard_while_somebody_reads_slowly() {
         program.signal(SIGTERM);
         // It serves nobody any more, and has that to say.
         eventually("nobody listens", || TcpStream::connect(&address).is_err());
+        tokio::time::sleep(program::APART).await;
         program.signal(SIGINT);
         assert_eq!(program.end(), Some(130), "{way:?}");
     }

@@ -199,6 +199,23 @@ async fn a_second_ctrl_c_waits_for_nobody() {
     a_second_signal_ends(SIGINT, 130).await;
 }
 
+/// As `timeout` and others send it, to the program and to its group.
+#[tokio::test]
+async fn a_signal_that_comes_twice_is_one() {
+    for signals in [[SIGTERM, SIGTERM], [SIGINT, SIGTERM]] {
+        let server = serve(&[]);
+        let mut socket = sockeye::connect(&server.url).await.unwrap();
+        server.program.stdout.expect("open");
+        for signal in signals {
+            server.program.signal(signal);
+        }
+        assert_eq!(within(socket.recv()).await.unwrap(), None);
+        assert_eq!(socket.ended().unwrap().code(), 1001);
+        let end = server.program.end();
+        assert_eq!(end.status, Some(0), "{}", end.stderr);
+    }
+}
+
 #[tokio::test]
 async fn the_status_is_that_of_the_second_signal() {
     a_second_signal_ends(SIGTERM, 143).await;
@@ -211,6 +228,7 @@ async fn a_second_signal_ends(second: Signal, status: i32) {
     server.program.stdout.expect("open");
     server.program.signal(SIGINT);
     server.program.stdout.expect("Closing 1 connection;");
+    tokio::time::sleep(program::APART).await;
     server.program.signal(second);
     assert_eq!(server.program.end().status, Some(status));
     drop(silent);

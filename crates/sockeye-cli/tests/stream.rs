@@ -260,6 +260,23 @@ mod one_message {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn that_the_peer_does_not_take_to_its_end_is_a_failure() {
+        for way in [&["-1"][..], &["--binary"], &["-1", "--quiet"]] {
+            let url = serving(|mut socket| async move {
+                let mut message = socket.recv_stream().await?.unwrap();
+                message.read_exact(&mut [0; 1000]).await?;
+                socket.close(CloseCode::NORMAL, "").await
+            })
+            .await;
+            let input = "x".repeat(50 << 20);
+            let end = piped(&[&["connect"], way, &[&url]].concat(), &input).await;
+            assert_eq!(end.status, Some(1), "{way:?}: {}", end.stderr);
+            let told = "before all of the input was sent";
+            assert!(end.stderr.contains(told), "{way:?}: {}", end.stderr);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn that_is_no_text_says_what_to_do() {
         let (url, _told) = answering(&[]).await;
         let mut connect = Program::start(&["connect", "-1", &url]);

@@ -418,8 +418,8 @@ mod end {
         let _still = screen.0.lock().unwrap();
         // Until it takes no more of what comes either.
         while told.recv_timeout(Duration::from_secs(1)).is_ok() {}
-        // Two of a kind may count as one.
         terminal.signal(Signal::SIGTERM);
+        std::thread::sleep(program::APART);
         terminal.signal(Signal::SIGHUP);
         assert_eq!(terminal.end(), Some(143));
     }

@@ -18,7 +18,7 @@ use tokio::time::{Instant as Time, sleep_until};
 
 use super::{
     Outcome, agreed,
-    pipe::{Lines, output_failed, read_lines, unreadable},
+    pipe::{Arriving, Lines, is_enough, read_lines, unreadable},
 };
 use crate::{
     args::Connect,
@@ -84,7 +84,8 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
         unopened: true,
         ..Outcome::default()
     };
-    let mut leaving = Leaving::new(signals, &mut outcome.signal);
+    let mut leaving = Leaving::new(signals, args.close_timeout, &mut outcome.signal);
+    let mut arriving = Arriving::default();
     let mut is_open = false;
     let mut lines = read_lines();
     let mut output = Lines::new();
@@ -113,13 +114,19 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
             update = again.socket.recv_update() => match update {
                 Ok(Some(Update::Message(message))) => {
                     last_heard = Time::now();
+                    if let Some(open) = again.socket.socket() {
+                        arriving.has_moved(&open.counters());
+                    }
                     outcome.received.add(message.len());
                     let closing = async |code| again.close(code).await;
-                    let written = leaving.meanwhile(output.write(&message), closing).await;
-                    if let Err(error) = written {
-                        break Some(error);
+                    match leaving.meanwhile(output.write(&message), closing).await {
+                        Some(Ok(())) => unflushed = true,
+                        Some(Err(error)) => break Some(error),
+                        None => {
+                            outcome.untaken = true;
+                            break None;
+                        }
                     }
-                    unflushed = true;
                 }
                 Ok(Some(Update::Connecting { .. })) => began = Instant::now(),
                 Ok(Some(Update::Open)) => {
@@ -186,22 +193,28 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
             () = sleep_until(last_heard + args.linger),
                 if is_quiet && !again.is_closing() =>
             {
-                again.close(CloseCode::NORMAL).await;
+                let open = again.socket.socket();
+                if open.is_some_and(|open| arriving.has_moved(&open.counters())) {
+                    last_heard = Time::now();
+                } else {
+                    again.close(CloseCode::NORMAL).await;
+                }
             }
         }
     };
     // As without --reconnect.
     if let Some(error) = unwritten {
-        outcome.failure = output_failed(&error);
+        outcome.enough = is_enough(&error, &mut outcome.failure);
         again.close(CloseCode::GOING_AWAY).await;
         while let Ok(Some(_)) = again.socket.recv_update().await {}
-    } else {
-        tokio::select! {
-            biased;
-            _ = leaving.asked() => {}
-            flushed = output.flush() => if let Err(error) = flushed && outcome.failure.is_none() {
-                outcome.failure = output_failed(&error);
+    } else if !outcome.untaken {
+        outcome.unsent = held.is_some() || sending.is_some() || lines.has_more().await;
+        match leaving.last(output.flush()).await {
+            Some(Err(error)) if outcome.failure.is_none() => {
+                outcome.enough = is_enough(&error, &mut outcome.failure);
             }
+            Some(_) => {}
+            None => outcome.untaken = true,
         }
     }
     outcome.ended = again.socket.ended();

@@ -24,7 +24,7 @@ use sockeye::{
 
 use crate::{
     args::{Connect, Interface, Resolve, User},
-    failure::{Failure, end_advice, tell, without_secrets},
+    failure::{Failure, cut, end_advice, tell, tell_within, without_secrets},
     quantity::{Took, Traffic},
     shown::one_line,
     signals::{Signal, Signals},
@@ -34,6 +34,9 @@ use crate::{
 const CLOSED_OTHERWISE: u8 = 3;
 /// The exit status where nobody closed.
 const LOST: u8 = 4;
+
+/// How long the last line may take to be taken off standard error, where a signal wants an end.
+const LAST_LINE: Duration = Duration::from_secs(1);
 
 /// How long the line editor has to give the terminal back, where two signals want an end; one that takes nothing
 /// cannot be given back.
@@ -89,7 +92,7 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         if is_bytes {
             stream::run(socket, &args, signals).await?
         } else {
-            pipe::run(socket, args.linger, signals).await?
+            pipe::run(socket, &args, signals).await?
         }
     };
     outcome.tell(&args, opened)
@@ -125,6 +128,9 @@ fn show(answer: &Response) {
     }
     for line in String::from_utf8_lossy(answer.body()).lines() {
         tell(format_args!("  {}", one_line(line)));
+    }
+    if !cut(answer).is_empty() {
+        tell(format_args!("  …"));
     }
 }
 
@@ -307,6 +313,12 @@ struct Outcome {
     sent: Traffic,
     /// A signal that ended it.
     signal: Option<Signal>,
+    /// Whoever read the output had enough.
+    enough: bool,
+    /// Whether something of the input was read, and not sent.
+    unsent: bool,
+    /// Whether something that came was not taken off standard output, as it was ended by a signal.
+    untaken: bool,
     /// What went wrong at this end.
     failure: Option<Failure>,
 }
@@ -326,12 +338,23 @@ impl Outcome {
             let after = Took(opened.elapsed());
             let Self { received, sent, .. } = &self;
             let advice = advice.map_or_else(String::new, |advice| format!("; {advice}"));
-            tell(format_args!(
-                "{ended}, after {after}: {received} received, {sent} sent{advice}"
-            ));
+            let untaken = match self.untaken {
+                true => "; the last of it was not taken off standard output",
+                false => "",
+            };
+            let line = format!(
+                "{ended}, after {after}: {received} received, {sent} sent{untaken}{advice}"
+            );
+            match self.signal {
+                Some(_) => tell_within(LAST_LINE, line),
+                None => tell(line),
+            }
         }
         match self.failure {
             Some(failure) => Err(failure),
+            None if status == 0 && self.unsent => Err(Failure::new(
+                "the peer closed the connection before all of the input was sent",
+            )),
             None => Ok(status.into()),
         }
     }
@@ -339,6 +362,7 @@ impl Outcome {
     fn status(&self) -> u8 {
         match (&self.signal, &self.ended) {
             (Some(signal), _) => signal.status(),
+            (None, _) if self.enough => 0,
             (None, Some(Ended::ByUs(_) | Ended::ByPeer(None))) => 0,
             (None, Some(Ended::ByPeer(Some(frame)))) if frame.code == CloseCode::NORMAL => 0,
             (None, Some(Ended::ByPeer(Some(_)))) => CLOSED_OTHERWISE,

@@ -6,16 +6,17 @@ use std::{
     time::Duration,
 };
 
-use sockeye::{CloseCode, Event, Message, Receiver, Sender, WebSocket};
+use sockeye::{CloseCode, Counters, Event, Message, Receiver, Sender, WebSocket};
 use tokio::{
     io::{AsyncWriteExt, BufWriter},
     runtime::Handle,
     sync::{Semaphore, mpsc},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::Outcome;
 use crate::{
+    args::Connect,
     failure::Failure,
     quantity::Traffic,
     shown::lines,
@@ -28,19 +29,22 @@ const READ_AHEAD: u32 = 1 << 20;
 /// What a line takes besides its text.
 const A_LINE: usize = 64;
 
+/// How long is waited to see whether there is more of an input that nobody takes.
+pub(super) const SOON: Duration = Duration::from_millis(50);
+
 /// The longest line, in bytes: it is held whole.
 const LONGEST: u64 = 64 << 20;
 
 pub(super) async fn run(
     socket: WebSocket,
-    linger: Duration,
+    args: &Connect,
     signals: Signals,
 ) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::default();
     outcome.ended = socket
         .drive(async |socket| {
             let (sender, receiver) = socket.split();
-            carry(sender, receiver, linger, signals, &mut outcome).await;
+            carry(sender, receiver, args, signals, &mut outcome).await;
             Ok(())
         })
         .await?;
@@ -51,7 +55,7 @@ pub(super) async fn run(
 async fn carry(
     sender: Sender,
     mut receiver: Receiver,
-    linger: Duration,
+    args: &Connect,
     signals: Signals,
     outcome: &mut Outcome,
 ) {
@@ -59,8 +63,9 @@ async fn carry(
     let mut output = Lines::new();
     let mut unflushed = false;
     let (sent, failure) = (&mut outcome.sent, &mut outcome.failure);
-    let mut leaving = Leaving::new(signals, &mut outcome.signal);
-    let mut sending = std::pin::pin!(send_lines(&sender, &mut lines, sent));
+    let mut leaving = Leaving::new(signals, args.close_timeout, &mut outcome.signal);
+    let mut sending = Box::pin(send_lines(&sender, &mut lines, sent, &mut outcome.unsent));
+    let mut arriving = Arriving::default();
     // When to close, once the input has ended.
     let mut quiet_until = None;
     let mut last_heard = Instant::now();
@@ -76,15 +81,21 @@ async fn carry(
             event = receiver.recv_event() => match event {
                 Ok(Some(Event::Message(message))) => {
                     last_heard = Instant::now();
+                    arriving.has_moved(&receiver.counters());
                     outcome.received.add(message.len());
                     let closing = async |code| close(&sender, code).await;
-                    let written = leaving.meanwhile(output.write(&message), closing).await;
-                    if let Err(error) = written {
-                        *failure = output_failed(&error);
-                        close(&sender, CloseCode::GOING_AWAY).await;
-                        return;
+                    match leaving.meanwhile(output.write(&message), closing).await {
+                        Some(Ok(())) => unflushed = true,
+                        Some(Err(error)) => {
+                            outcome.enough = is_enough(&error, failure);
+                            close(&sender, CloseCode::GOING_AWAY).await;
+                            return;
+                        }
+                        None => {
+                            outcome.untaken = true;
+                            return;
+                        }
                     }
-                    unflushed = true;
                 }
                 // Answered where they need to be.
                 Ok(Some(_)) => {}
@@ -95,7 +106,7 @@ async fn carry(
             flushed = output.flush(), if unflushed => {
                 unflushed = false;
                 if let Err(error) = flushed {
-                    *failure = output_failed(&error);
+                    outcome.enough = is_enough(&error, failure);
                     close(&sender, CloseCode::GOING_AWAY).await;
                     return;
                 }
@@ -113,19 +124,23 @@ async fn carry(
                     }
                 }
             }
-            () = sleep_until(last_heard + linger), if quiet_until.is_some() => {
-                quiet_until = None;
-                close(&sender, CloseCode::NORMAL).await;
+            () = sleep_until(last_heard + args.linger), if quiet_until.is_some() => {
+                if arriving.has_moved(&receiver.counters()) {
+                    last_heard = Instant::now();
+                } else {
+                    quiet_until = None;
+                    close(&sender, CloseCode::NORMAL).await;
+                }
             }
         }
     }
+    drop(sending);
+    outcome.unsent = outcome.unsent || lines.has_more().await;
     // A signal that comes now, with nothing left to close, gives up what is left to write.
-    tokio::select! {
-        biased;
-        _ = leaving.asked() => {}
-        flushed = output.flush() => if let Err(error) = flushed && failure.is_none() {
-            *failure = output_failed(&error);
-        }
+    match leaving.last(output.flush()).await {
+        Some(Err(error)) if failure.is_none() => outcome.enough = is_enough(&error, failure),
+        Some(_) => {}
+        None => outcome.untaken = true,
     }
 }
 
@@ -136,16 +151,19 @@ async fn close(sender: &Sender, code: CloseCode) {
 }
 
 /// Sends every line. Fails where one cannot be sent; the connection's own end is no failure of
-/// the input.
+/// the input, but leaves a line `unsent`.
 async fn send_lines(
     sender: &Sender,
     lines: &mut Input,
     sent: &mut Traffic,
+    unsent: &mut bool,
 ) -> Result<(), Option<Failure>> {
     while let Some(line) = lines.next().await {
         let line = line.map_err(|error| Some(unreadable(&error, sent.messages)))?;
         let size = line.len();
+        *unsent = true;
         sender.send(line).await.map_err(|_| None)?;
+        *unsent = false;
         sent.add(size);
     }
     sender.flush().await.map_err(|_| None)
@@ -183,6 +201,11 @@ impl Input {
             self.room.add_permits(room_of(line) as usize);
         }
         Some(line)
+    }
+
+    /// Whether there are lines that nobody takes any more.
+    pub(super) async fn has_more(mut self) -> bool {
+        matches!(timeout(SOON, self.next()).await, Ok(Some(_)))
     }
 }
 
@@ -267,6 +290,35 @@ impl Lines {
     pub(super) async fn flush(&mut self) -> io::Result<()> {
         self.output.flush().await
     }
+}
+
+/// Whether a part of a message is coming, of which nothing is heard before it is whole.
+#[derive(Default)]
+pub(super) struct Arriving {
+    bytes: u64,
+    controls: u64,
+}
+
+impl Arriving {
+    /// Whether more has come since this was last asked than pings and pongs are (RFC 6455 §5.5).
+    pub(super) fn has_moved(&mut self, counters: &Counters) -> bool {
+        const CONTROL: u64 = 2 + 125;
+        let received = &counters.received;
+        let now = Self {
+            bytes: received.bytes,
+            controls: received.pings + received.pongs,
+        };
+        let controls = now.controls.wrapping_sub(self.controls);
+        let bytes = now.bytes.wrapping_sub(self.bytes);
+        *self = now;
+        bytes > controls.saturating_mul(CONTROL)
+    }
+}
+
+/// Whether whoever reads the output had enough: else that is a failure, which is noted.
+pub(super) fn is_enough(error: &io::Error, failure: &mut Option<Failure>) -> bool {
+    *failure = output_failed(error);
+    failure.is_none()
 }
 
 /// Whoever reads the output may have enough: that is no failure.

@@ -14,10 +14,14 @@ use sockeye::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{Notify, mpsc},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::{Outcome, pipe::output_failed, screen::Bytes};
+use super::{
+    Outcome,
+    pipe::{SOON, output_failed},
+    screen::Bytes,
+};
 use crate::{
     args::Connect,
     failure::Failure,
@@ -57,8 +61,10 @@ async fn carry(
 ) {
     let heard = Heard::new(args.one_message);
     let (sent, received) = (&mut outcome.sent, &mut outcome.received);
-    let mut leaving = Leaving::new(signals, &mut outcome.signal);
-    let mut sending = pin!(send(sender, args, sent));
+    let mut leaving = Leaving::new(signals, args.close_timeout, &mut outcome.signal);
+    let unsent = Cell::new(false);
+    let mut chunks = read_chunks();
+    let mut sending = Box::pin(send(sender, args, &mut chunks, sent, &unsent));
     let mut receiving = pin!(receive(receiver, &heard, received));
     let (mut is_sending, mut is_closing) = (true, false);
     loop {
@@ -69,10 +75,18 @@ async fn carry(
                 close(sender, code).await;
             }
             result = &mut receiving => {
-                if let Err(why) = result {
-                    outcome.failure = why;
-                    close(sender, CloseCode::GOING_AWAY).await;
+                match result {
+                    Ok(()) => break,
+                    Err(why) => {
+                        outcome.enough = why.is_none();
+                        outcome.failure = why;
+                        close(sender, CloseCode::GOING_AWAY).await;
+                        return;
+                    }
                 }
+            }
+            () = heard.is_not_taken(args.close_timeout), if leaving.is_asked() => {
+                outcome.untaken = true;
                 return;
             }
             result = &mut sending, if is_sending => {
@@ -93,6 +107,8 @@ async fn carry(
             }
         }
     }
+    drop(sending);
+    outcome.unsent = unsent.get() || matches!(timeout(SOON, chunks.recv()).await, Ok(Some(_)));
 }
 
 /// Begins to close. What still comes is received.
@@ -110,6 +126,8 @@ struct Heard {
     /// Whether a message is coming.
     within: Cell<bool>,
     last: Cell<Instant>,
+    /// Since when something is being written to standard output.
+    writing: Cell<Option<Instant>>,
     /// A message has begun, or ended.
     changed: Notify,
 }
@@ -121,6 +139,7 @@ impl Heard {
             has_one: Cell::new(false),
             within: Cell::new(false),
             last: Cell::new(Instant::now()),
+            writing: Cell::new(None),
             changed: Notify::new(),
         }
     }
@@ -141,6 +160,17 @@ impl Heard {
         self.changed.notify_one();
     }
 
+    /// Waits until what is written to standard output is not taken for so long.
+    async fn is_not_taken(&self, patience: Duration) {
+        loop {
+            let writing = self.writing.get();
+            sleep(patience).await;
+            if writing.is_some() && writing == self.writing.get() {
+                return;
+            }
+        }
+    }
+
     /// Waits until all has come that is wanted, or nothing has for so long. A message that has begun
     /// may take its time.
     async fn enough(&self, linger: Duration) {
@@ -157,8 +187,13 @@ impl Heard {
 
 /// Sends what is read from standard input: as one message, or as one for each chunk. Fails where that
 /// cannot be; the connection's own end is no failure of the input.
-async fn send(sender: &Sender, args: &Connect, sent: &mut Traffic) -> Result<(), Option<Failure>> {
-    let mut chunks = read_chunks();
+async fn send(
+    sender: &Sender,
+    args: &Connect,
+    chunks: &mut mpsc::Receiver<io::Result<Vec<u8>>>,
+    sent: &mut Traffic,
+    unsent: &Cell<bool>,
+) -> Result<(), Option<Failure>> {
     let kind = match args.binary {
         true => MessageKind::Binary,
         false => MessageKind::Text,
@@ -166,6 +201,7 @@ async fn send(sender: &Sender, args: &Connect, sent: &mut Traffic) -> Result<(),
     let mut message = None;
     while let Some(chunk) = chunks.recv().await {
         let chunk = chunk.map_err(|error| Failure::new(format!("standard input: {error}")))?;
+        unsent.set(true);
         if args.one_message {
             let message = match &mut message {
                 Some(message) => message,
@@ -174,6 +210,7 @@ async fn send(sender: &Sender, args: &Connect, sent: &mut Traffic) -> Result<(),
             write(message, &chunk).await.map_err(refused)?;
         } else {
             sender.send(&chunk[..]).await.map_err(refused)?;
+            unsent.set(false);
             sent.messages += 1;
         }
         sent.bytes += chunk.len() as u64;
@@ -181,6 +218,7 @@ async fn send(sender: &Sender, args: &Connect, sent: &mut Traffic) -> Result<(),
     // Without a byte there is no message.
     if let Some(message) = message {
         message.finish().await.map_err(refused)?;
+        unsent.set(false);
         sent.messages += 1;
     }
     sender.flush().await.map_err(refused)
@@ -212,6 +250,7 @@ async fn receive(
     let mut output = tokio::io::stdout();
     // A person sees what comes; that is not to control the terminal.
     let mut shown = io::stdout().is_terminal().then(Bytes::default);
+    let mut is_within_line = false;
     let mut buffer = vec![0; CHUNK];
     while let Ok(Some(mut message)) = receiver.recv_stream().await {
         if heard.one && heard.has_one.get() {
@@ -228,6 +267,7 @@ async fn receive(
                         match &mut shown {
                             Some(shown) => {
                                 let text = shown.next(&buffer[..count]);
+                                is_within_line = !text.ends_with('\n');
                                 output.write_all(text.as_bytes()).await?;
                             }
                             None => output.write_all(&buffer[..count]).await?,
@@ -235,7 +275,9 @@ async fn receive(
                         // The system's library holds back what has no line break.
                         output.flush().await
                     };
+                    heard.writing.set(Some(Instant::now()));
                     written.await.map_err(|error| output_failed(&error))?;
+                    heard.writing.set(None);
                 }
                 Err(error @ Error::Incomplete) => return Err(Some(error.into())),
                 Err(_) => return Ok(()),
@@ -247,6 +289,10 @@ async fn receive(
     if let Some(mut shown) = shown {
         let written = async {
             output.write_all(shown.rest().as_bytes()).await?;
+            if is_within_line {
+                // What is told now begins a line.
+                output.write_all(b"\n").await?;
+            }
             output.flush().await
         };
         written.await.map_err(|error| output_failed(&error))?;

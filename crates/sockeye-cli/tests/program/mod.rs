@@ -15,6 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How long two signals have to be apart, so that the second is not taken for the first.
+pub(crate) const APART: Duration = Duration::from_millis(150);
+
 /// How long any single wait may take.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -267,7 +270,8 @@ pub(crate) fn run(args: &[&str], input: &str) -> End {
 /// The same, with these variables about proxies.
 pub(crate) fn run_with(args: &[&str], input: &str, proxies: &[(&str, &str)]) -> End {
     let mut program = Program::start_with(args, proxies);
-    program.write(input);
+    // It may have had enough before.
+    let _ = program.input.as_mut().unwrap().write_all(input.as_bytes());
     program.finish()
 }
 
