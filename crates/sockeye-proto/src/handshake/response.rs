@@ -43,7 +43,8 @@ impl Acceptance {
         }
     }
 
-    /// Names the subprotocol: one that the client offered.
+    /// Names the subprotocol: one that the client offered, which is not checked here. The client fails a connection with
+    /// any other (§4.1), and what is no token is left out.
     pub fn subprotocol(&mut self, chosen: &str) -> &mut Self {
         self.subprotocol = Some(chosen.into());
         self
@@ -348,6 +349,10 @@ impl Response {
         response: &httparse::Response<'_, '_>,
     ) -> Result<Self, HandshakeError> {
         check_whole(parsed, head)?;
+        // HTTP/1.0 has no interim responses, and nothing is upgraded in it (RFC 9110 §15.2, §7.8).
+        if (response.version, response.code) == (Some(0), Some(101)) {
+            return Err(HandshakeError::HttpVersion);
+        }
         let Some(status) = response.code else {
             return Err(HandshakeError::Malformed("the status line is incomplete"));
         };

@@ -233,6 +233,14 @@ mod section_4_1_the_clients_rules {
             Response::parse(b"HTTP/2 101 x\r\n\r\n"),
             Err(HandshakeError::HttpVersion)
         );
+        // Nothing is upgraded in HTTP/1.0, which proxies still answer a CONNECT with (RFC 9110 §15.2).
+        let head = b"HTTP/1.0 101 Yes\r\nUpgrade: websocket\r\n\r\n";
+        assert_eq!(
+            Response::parse(head).unwrap_err(),
+            HandshakeError::HttpVersion
+        );
+        let head = b"HTTP/1.0 200 Connection established\r\n\r\n";
+        assert_eq!(Response::parse(head).unwrap().status(), 200);
     }
 }
 
