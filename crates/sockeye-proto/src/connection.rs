@@ -103,8 +103,9 @@ impl Connection {
     /// until it gives `None`: then all of the input has been consumed.
     ///
     /// # Errors
-    /// The rule that the peer broke. The Close it is owed is queued; write the output, then
-    /// disconnect.
+    /// The rule that the peer broke. The Close it is owed is queued: write the output, and read and discard what still
+    /// comes until the peer has gone, or for as long as a Close may take; then disconnect. TCP that is closed with
+    /// something unread is reset, and the peer may never have the Close.
     #[inline]
     pub fn receive<'a, 'i: 'a>(
         &'a mut self,

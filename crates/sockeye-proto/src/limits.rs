@@ -10,7 +10,7 @@ pub struct Limits {
     /// Payload bytes of one message, once inflated. Default 16 MiB.
     pub message: usize,
     /// Payload bytes of one frame, as it travels. Default 18 MiB and 1 KiB: what 16 MiB can become
-    /// when they are compressed and do not shrink.
+    /// when they are compressed as a whole and do not shrink.
     pub frame: usize,
     /// Frames of one message, empty ones counted. Default 131,072.
     pub fragments: usize,
@@ -32,8 +32,8 @@ impl Default for Limits {
     }
 }
 
-/// The most bytes that a message can have on its way: DEFLATE at its fastest spends nine bits on a
-/// byte that it cannot compress.
+/// The most bytes that a message can have on its way where it is sent whole: DEFLATE at its fastest spends nine bits on
+/// a byte that it cannot compress. In parts that are flushed each, it can have more.
 const fn travelling(message: usize) -> usize {
     message.saturating_add(message / 8).saturating_add(1024)
 }
@@ -62,7 +62,7 @@ impl Limits {
         self
     }
 
-    /// Sets the most bytes held of a message that has not arrived whole.
+    /// Sets the most bytes that a message may have as it arrives, before it is inflated.
     #[must_use]
     pub fn retained(mut self, bytes: usize) -> Self {
         self.retained = bytes;

@@ -128,7 +128,7 @@ impl WindowBits {
 bounded! {
     /// How hard a compressor looks for repetitions, 0 to 9.
     Level, 0..=9,
-    /// Nothing is compressed: DEFLATE's stored blocks, five bytes more for every 64 KB.
+    /// Nothing is compressed: DEFLATE's stored blocks, some five bytes more for every 64 KB that are sent at a time.
     STORED = 0,
     /// The fastest that compresses.
     FASTEST = 1,
