@@ -188,6 +188,14 @@ impl Error {
         Self::Other(error.into().into())
     }
 
+    /// What reading and writing a connection says: it is lost.
+    pub(crate) fn lost(error: io::Error) -> Self {
+        match error.downcast() {
+            Ok(error) => error,
+            Err(error) => Self::Lost(Arc::new(error)),
+        }
+    }
+
     /// What went wrong, wherever that was.
     pub(crate) fn cause(&self) -> &Self {
         match self {
@@ -503,14 +511,11 @@ impl From<JoinError> for Error {
     }
 }
 
-/// What reading and writing a connection says: it is lost. An error of this crate that has been
-/// made one of the system's is itself again.
+/// An error of this crate that has been made one of the system's is itself again, such as what reading a message in parts
+/// says. Any other is of something else than a connection, such as a file: [`Error::Other`].
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
-        match error.downcast() {
-            Ok(error) => error,
-            Err(error) => Self::Lost(Arc::new(error)),
-        }
+        error.downcast().unwrap_or_else(Self::other)
     }
 }
 
@@ -570,7 +575,7 @@ mod tests {
     #[test]
     fn predicates_tell_kinds_apart() {
         assert!(Error::Timeout(Deadline::Close).is_timeout());
-        assert!(Error::from(io::Error::from(io::ErrorKind::TimedOut)).is_timeout());
+        assert!(Error::lost(io::ErrorKind::TimedOut.into()).is_timeout());
         assert!(Error::from(SendError::Closed).is_closed());
         assert!(Error::from(HandshakeError::Key).is_handshake());
         assert!(!Error::from(HandshakeError::Key).is_user());
@@ -588,7 +593,11 @@ mod tests {
         let error = io::Error::from(Error::from(SendError::Closed));
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         assert!(Error::from(error).is_closed());
-        assert!(Error::from(io::Error::other("another's")).is_lost());
+        let file = io::Error::from(io::ErrorKind::NotFound);
+        let words = file.to_string();
+        let another = Error::from(file);
+        assert!(matches!(another, Error::Other(_)) && !another.is_lost());
+        assert_eq!(another.to_string(), words);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use sockeye_proto::handshake::{HandshakeError, HeadScanner};
 #[cfg(feature = "client")]
 use sockeye_proto::handshake::{HeadLimits, Response};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// The room offered to a read. Most heads fit; the limit on heads bounds what it grows to.
 const READ: usize = 2048;
@@ -83,5 +83,6 @@ pub(crate) async fn read_more<S: AsyncRead + Unpin>(
         buffer.extend_from_slice(room.filled());
         Poll::Ready(io::Result::Ok(room.filled().len()))
     });
-    Ok(read.await? > 0)
+    let read = read.await.map_err(Error::lost)?;
+    Ok(read > 0)
 }

@@ -293,7 +293,7 @@ fn not_upgraded(error: hyper::Error) -> Error {
     let why = error
         .source()
         .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-    io::Error::new(io::ErrorKind::ConnectionAborted, why).into()
+    Error::lost(io::Error::new(io::ErrorKind::ConnectionAborted, why))
 }
 
 /// The stream that hyper was given, and what it has read from it behind the request.

@@ -300,7 +300,7 @@ async fn read_body(receive: &mut RecvStream, response: &mut Response) -> Result<
 
 /// How HTTP/2 ended, as the end of a connection.
 fn broken(error: h2::Error) -> Error {
-    to_io(error).into()
+    Error::lost(to_io(error))
 }
 
 fn to_io(error: h2::Error) -> io::Error {

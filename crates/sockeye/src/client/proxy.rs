@@ -193,8 +193,8 @@ impl Proxy {
         stream
             .write_all(request.as_bytes())
             .await
-            .map_err(Error::from)?;
-        stream.flush().await.map_err(Error::from)?;
+            .map_err(Error::lost)?;
+        stream.flush().await.map_err(Error::lost)?;
 
         let mut buffer = Vec::new();
         let response = match read_response(stream, limits, &mut buffer).await {

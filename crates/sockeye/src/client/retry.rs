@@ -262,9 +262,8 @@ mod tests {
         ] {
             assert!(!closed(code).is_transient(), "{code}");
         }
-        let lost = || io::Error::from(io::ErrorKind::ConnectionReset);
         let transient: [Error; 4] = [
-            lost().into(),
+            Error::lost(io::ErrorKind::ConnectionReset.into()),
             Error::Timeout(Deadline::Handshake),
             HandshakeError::UnexpectedEnd.into(),
             Error::Send(crate::SendError::Closed),
@@ -272,12 +271,13 @@ mod tests {
         for error in transient {
             assert!(Cause::Attempt(error.clone()).is_transient(), "{error}");
         }
-        let lasting: [Error; 5] = [
+        let lasting: [Error; 6] = [
             Error::Url("no URL".into()),
             HandshakeError::Accept.into(),
             ProtocolError::Masked.into(),
             crate::SendError::ControlTooLong { len: 126 }.into(),
             Error::other("the user's own"),
+            io::Error::from(io::ErrorKind::NotFound).into(),
         ];
         for error in lasting {
             assert!(!Cause::Attempt(error.clone()).is_transient(), "{error}");

@@ -81,7 +81,7 @@ pub(super) async fn connect<S: Io>(
     stream
         .read_exact(&mut rest[..address + 2])
         .await
-        .map_err(Error::from)?;
+        .map_err(Error::lost)?;
     Ok(())
 }
 
@@ -126,14 +126,14 @@ fn push(bytes: &mut Vec<u8>, text: &[u8]) -> Result<(), ProxyError> {
 }
 
 async fn send<S: Io>(stream: &mut S, bytes: &[u8]) -> Result<(), ProxyError> {
-    stream.write_all(bytes).await.map_err(Error::from)?;
-    stream.flush().await.map_err(Error::from)?;
+    stream.write_all(bytes).await.map_err(Error::lost)?;
+    stream.flush().await.map_err(Error::lost)?;
     Ok(())
 }
 
 async fn receive<const N: usize, S: Io>(stream: &mut S) -> Result<[u8; N], ProxyError> {
     let mut bytes = [0; N];
-    stream.read_exact(&mut bytes).await.map_err(Error::from)?;
+    stream.read_exact(&mut bytes).await.map_err(Error::lost)?;
     Ok(bytes)
 }
 

@@ -165,8 +165,8 @@ impl Client {
         }
         let deadline = after(self.handshake_timeout);
         let answer = timeout_at(deadline, async {
-            stream.write_all(&bytes).await?;
-            stream.flush().await?;
+            stream.write_all(&bytes).await.map_err(Error::lost)?;
+            stream.flush().await.map_err(Error::lost)?;
             read_answer(&mut stream, self.head_limits).await
         });
         let Ok(answer) = answer.await else {

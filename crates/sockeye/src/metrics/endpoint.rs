@@ -65,7 +65,8 @@ impl Metrics {
             }
             Err(error) => return Err(error),
         };
-        Ok(refusal::write_last(&mut stream, &response, 64 * 1024).await?)
+        let written = refusal::write_last(&mut stream, &response, 64 * 1024).await;
+        written.map_err(Error::lost)
     }
 
     async fn response(&self, stream: &mut Stream) -> Result<Vec<u8>> {

@@ -394,8 +394,8 @@ impl Client {
     }
 
     async fn write(&mut self, answer: &[u8]) -> Result<()> {
-        self.stream.write_all(answer).await?;
-        Ok(self.stream.flush().await?)
+        self.stream.write_all(answer).await.map_err(Error::lost)?;
+        self.stream.flush().await.map_err(Error::lost)
     }
 
     /// Answers a request that will not become a WebSocket, and hands the reason on.

@@ -140,7 +140,7 @@ where
     };
     let opened = match becoming {
         Becoming::Open(upgrade) => upgrade.await,
-        Becoming::Undecided => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+        Becoming::Undecided => Err(Error::lost(io::ErrorKind::ConnectionAborted.into())),
     };
     opened.map(Some).map_err(|error| Unopened { peer, error })
 }

@@ -225,7 +225,7 @@ impl Context {
                     let _ = answer.send(Err(Refusal::from(&error)));
                     Err(error.into())
                 }
-                None => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+                None => Err(Error::lost(io::ErrorKind::ConnectionAborted.into())),
             };
             // From here on it is a tunnel.
             drop(busy);

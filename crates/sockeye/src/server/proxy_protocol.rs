@@ -71,7 +71,8 @@ where
             Step::Read(count) => {
                 let begin = header.len();
                 header.resize(begin + count, 0);
-                let read = stream.read(&mut header[begin..]).await?;
+                let read = stream.read(&mut header[begin..]).await;
+                let read = read.map_err(Error::lost)?;
                 header.truncate(begin + read);
                 if read == 0 {
                     let error = match header.is_empty() {
