@@ -14,7 +14,7 @@ use crate::{
     Acceptor, Error, Limits, WebSocket,
     established::Settings,
     hyper::Asked,
-    server::{Answer, Connections, Entry, Farewell, Origins, Peer, Shutdown},
+    server::{Answer, Connections, Entry, Farewell, Origins, Peer, Shutdown, refusal},
     unshared::Unshared,
 };
 
@@ -205,16 +205,22 @@ impl WebSocketUpgrade {
     /// closed: with 1000, or with 1011 where it returns an error, of which nobody else learns. `work`
     /// may return nothing, or a `sockeye::Result<()>` so that `?` works in it.
     ///
-    /// The response has to be sent. Whoever may connect is to be decided before this is called: where something around
-    /// the handler sends another response in place of this one, whatever its status, and the connection is to close behind
-    /// it, as a client may ask with `Connection: close`, hyper hands it over all the same, and the socket opens.
+    /// The response has to be sent. Whoever may connect is to be decided before this is called, and by no middleware behind
+    /// it: where something around the handler sends another response in place of this one, whatever its status, hyper hands
+    /// the connection over all the same once it would close it, as where the client hangs up or has asked with `Connection:
+    /// close`, and `work` runs.
     pub fn on_upgrade<F, Fut>(mut self, work: F) -> Response
     where
         F: FnOnce(WebSocket) -> Fut + Send + 'static,
         Fut: Future<Output: Outcome> + Send + 'static,
     {
         let acceptor = self.acceptor;
-        let begun = acceptor.begin_with(self.asked, &mut self.peer, self.answer);
+        let begun = match &self.sockets {
+            Some(sockets) if sockets.is_ending() => {
+                Err(HandshakeError::Refused(Box::new(refusal::ending())))
+            }
+            _ => acceptor.begin_with(self.asked, &mut self.peer, self.answer),
+        };
         let (response, upgrade) = match begun {
             Ok(agreed) => agreed,
             Err(error) => {
@@ -306,9 +312,10 @@ impl fmt::Debug for WebSocketUpgrade {
 /// The sockets of an axum application, so that they can be closed together when it ends. Clones are of
 /// the same application.
 ///
-/// axum's own graceful shutdown knows nothing of a connection that has become a WebSocket: it waits for none,
-/// and what is left is dropped with the runtime. With this around the routes, as an `Extension`, each is
-/// closed in its turn, after its handler has answered what it had accepted:
+/// axum's own graceful shutdown knows nothing of a connection that has become a WebSocket: it waits for none that is on
+/// HTTP/1.1, and what is left is dropped with the runtime; over HTTP/2 it waits for all of them. With this around the routes,
+/// as an `Extension`, each is closed in its turn, after its handler has answered what it had accepted. It begins at the same
+/// signal, not behind axum's, which also waits for requests that are being sent, however slowly:
 ///
 /// ```no_run
 /// # async fn socket(upgrade: sockeye::axum::WebSocketUpgrade) -> axum::response::Response {
@@ -323,10 +330,16 @@ impl fmt::Debug for WebSocketUpgrade {
 /// let app = Router::new()
 ///     .route("/socket", get(socket))
 ///     .layer(Extension(sockets.clone()));
-/// axum::serve(listener, app).with_graceful_shutdown(signal()).await?;
-/// // No more come. 1001 to all of them; `Shutdown::restart()` says 1012, and may spread it.
-/// println!("{}", sockets.shutdown(Shutdown::new()).await);
-/// # Ok(())
+/// let (served, farewell) = tokio::join!(
+///     axum::serve(listener, app).with_graceful_shutdown(signal()),
+///     async {
+///         signal().await;
+///         // 1001 to all of them; `Shutdown::restart()` says 1012, and may spread it.
+///         sockets.shutdown(Shutdown::new()).await
+///     },
+/// );
+/// println!("{farewell}");
+/// # served
 /// # }
 /// ```
 #[derive(Clone, Default)]
@@ -342,8 +355,8 @@ impl Sockets {
         Self::default()
     }
 
-    /// Closes them as `how` says, and gives how each ended once all have. For when no more come: one that
-    /// is opened after that is not closed, unless this is called again.
+    /// Closes them as `how` says, and gives how each ended once all have. Who asks for one meanwhile is answered 503; one
+    /// that is opened after that is not closed, unless this is called again.
     ///
     /// What happens when is told in [`server::leaving`](crate::server::leaving). The default deadline allows
     /// for the longest [close timeout](Acceptor::close_timeout) of any that was opened.
@@ -355,6 +368,10 @@ impl Sockets {
         // Peers have longer to answer a Close where an `Acceptor::close_timeout` says so.
         let close_timeout = Settings::default().close_timeout;
         self.connections.shutdown(how, close_timeout).await
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.try_lock().is_err()
     }
 }
 

@@ -124,6 +124,10 @@ async fn sockets_are_closed_together_and_what_was_accepted_is_answered() {
     let ending = tokio::spawn(async move { all.shutdown(how).await });
     assert_eq!(within(idle.recv()).await.unwrap(), None);
     assert_eq!(idle.ended().unwrap().code(), 1012);
+    let newcomer = within(sockeye::connect(&url)).await.unwrap_err();
+    let answer = newcomer.response().unwrap();
+    assert_eq!(answer.status(), 503, "{newcomer}");
+    assert_eq!(answer.headers().first_str("Retry-After"), Some("1"));
     go_on.notify_one();
     assert_eq!(within(busy.recv()).await.unwrap().unwrap(), "a question");
     assert_eq!(within(busy.recv()).await.unwrap(), None);
@@ -411,6 +415,45 @@ async fn any_stream_will_do_and_one_poll_is_one_write() {
     let writes = writes.lock().unwrap();
     // The answer; then the greeting and the ten echoes, which all were there to be read.
     assert_eq!(writes[1..], [16 + 10 * 5], "{writes:?}");
+}
+
+/// axum waits for the request, and the sockets are not made to wait for axum.
+#[tokio::test]
+async fn an_application_ends_while_a_request_is_still_coming() {
+    let sockets = Sockets::new();
+    let route = get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo));
+    let app = Router::new()
+        .route("/", route)
+        .layer(Extension(sockets.clone()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (end, ends) = tokio::sync::watch::channel(false);
+    let signal = move || {
+        let mut ends = ends.clone();
+        async move { drop(ends.wait_for(|end| *end).await) }
+    };
+    let application = tokio::spawn(async move {
+        tokio::join!(
+            axum::serve(listener, app).with_graceful_shutdown(signal()),
+            async {
+                signal().await;
+                sockets.shutdown(Shutdown::new()).await
+            },
+        )
+    });
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        .await
+        .unwrap();
+    let mut socket = sockeye::connect(format!("ws://{address}/")).await.unwrap();
+    within(socket.recv()).await.unwrap();
+    end.send(true).unwrap();
+    assert_eq!(within(socket.recv()).await.unwrap(), None);
+    assert_eq!(socket.ended().unwrap().code(), 1001);
+    drop(half);
+    let (served, farewell) = within(application).await.unwrap();
+    served.unwrap();
+    assert_eq!(farewell.closed(), 1);
 }
 
 /// By default the end allows for as long as the longest close timeout.

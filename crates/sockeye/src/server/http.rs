@@ -31,6 +31,7 @@ use super::{
     Acceptor, Peer, PlainHttp, Rewound,
     accept::{OnError, Unopened},
     connections::Seat,
+    refusal::ending,
 };
 #[cfg(feature = "http2")]
 use super::{
@@ -363,14 +364,6 @@ impl<S> Front<S> {
             }
         }
     }
-}
-
-/// What a client is told that asks for a WebSocket which nobody has time for (RFC 9110 §15.6.4).
-fn ending() -> Refusal {
-    let refusal = Refusal::new(503, "the server ends, or has too much to do\n");
-    let again = refusal.clone().header("Retry-After", "1");
-    // Only a name that is reserved would be refused.
-    again.unwrap_or(refusal)
 }
 
 impl<S, B> Service<Request<body::Incoming>> for Front<S>

@@ -27,6 +27,15 @@ pub(crate) async fn write_last(stream: &mut Stream, bytes: &[u8], most: u64) -> 
     Ok(())
 }
 
+/// What a client is told that asks for a WebSocket which nobody has time for (RFC 9110 §15.6.4).
+#[cfg(feature = "hyper")]
+pub(crate) fn ending() -> Refusal {
+    let refusal = Refusal::new(503, "the server ends, or has too much to do\n");
+    let again = refusal.clone().header("Retry-After", "1");
+    // Only a name that is reserved would be refused.
+    again.unwrap_or(refusal)
+}
+
 /// The time, for `Date`.
 pub(crate) fn now() -> String {
     fmt_http_date(SystemTime::now())
