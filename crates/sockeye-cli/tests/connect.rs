@@ -1020,6 +1020,22 @@ fn tls_with_an_authority_of_ones_own_and_without_any() {
     }
 }
 
+/// More than a program takes by default.
+#[tokio::test]
+async fn an_answer_may_have_a_great_many_headers() {
+    let (server, url) = bind().await;
+    let acceptor = sockeye::Acceptor::new().on_request(|_| {
+        let header = |answer: sockeye::server::Answer, number| {
+            answer.header(format!("X-{number}"), "x".repeat(200))
+        };
+        ready(Ok((0..500).fold(sockeye::server::Answer::new(), header)))
+    });
+    tokio::spawn(server.acceptor(acceptor).serve(async |_| Ok(())));
+    let end = piped(&["--verbose", "--linger", "0", &url], "").await;
+    assert_eq!(end.status, Some(0), "{}", end.stderr);
+    assert!(end.stderr.contains("< X-499: xxx"), "{}", end.stderr);
+}
+
 #[tokio::test]
 async fn headers_origin_and_subprotocols_reach_the_server() {
     let (requests, mut seen) = mpsc::unbounded_channel::<Request>();

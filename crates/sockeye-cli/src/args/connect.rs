@@ -1,6 +1,8 @@
 //! What can be said to `sockeye connect`.
 
 use std::{
+    fs::File,
+    io::Read,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -34,9 +36,10 @@ pub(crate) struct Connect {
     #[arg(short, long, value_name = "NAME")]
     pub(crate) subprotocol: Vec<String>,
 
-    /// Send a header with the request, as in -H 'Authorization: Bearer abc'
-    #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = parse_header)]
-    pub(crate) header: Vec<(String, String)>,
+    /// Send a header with the request, as in -H 'Accept-Language: fi', or those that a file has, a line each, as
+    /// in -H @secrets, which nobody sees in the list of processes
+    #[arg(short = 'H', long, value_name = "NAME: VALUE|@FILE", value_parser = parse_headers)]
+    pub(crate) header: Vec<Headers>,
 
     /// Say on whose behalf the connection is opened, as browsers do
     #[arg(long, value_name = "ORIGIN")]
@@ -285,6 +288,33 @@ fn parse_attempts(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Headers that are given together.
+#[derive(Clone)]
+pub(crate) struct Headers(pub(crate) Vec<(String, String)>);
+
+impl std::fmt::Debug for Headers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Headers(..)")
+    }
+}
+
+fn parse_headers(text: &str) -> Result<Headers, String> {
+    let Some(path) = text.strip_prefix('@') else {
+        return Ok(Headers(vec![parse_header(text)?]));
+    };
+    let mut text = String::new();
+    // More than any head may have.
+    let read = File::open(path).and_then(|file| file.take(1 << 20).read_to_string(&mut text));
+    read.map_err(|error| error.to_string())?;
+    let lines = text.lines().enumerate();
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    let headers = lines.map(|(at, line)| {
+        // Not what it says, which may be secret.
+        parse_header(line).map_err(|why| format!("line {}: {why}", at + 1))
+    });
+    headers.collect::<Result<_, _>>().map(Headers)
+}
+
 fn parse_header(text: &str) -> Result<(String, String), String> {
     match text.split_once(':') {
         Some((name, value)) if !name.trim().is_empty() => {
@@ -396,6 +426,21 @@ mod tests {
         assert_eq!(parsed("A:"), ("A".into(), String::new()));
         assert!(parse_header("A b").is_err());
         assert!(parse_header(": b").is_err());
+    }
+
+    #[test]
+    fn headers_may_be_in_a_file() {
+        let path = std::env::temp_dir().join(format!("sockeye-headers-{}", std::process::id()));
+        let given = format!("@{}", path.display());
+        std::fs::write(&path, "A: b\r\n\nC: d").unwrap();
+        let Headers(headers) = parse_headers(&given).unwrap();
+        let names: Vec<_> = headers.iter().map(|(name, _)| &name[..]).collect();
+        assert_eq!(names, ["A", "C"]);
+        std::fs::write(&path, "A: b\nsecret").unwrap();
+        let error = parse_headers(&given).unwrap_err();
+        assert!(error.starts_with("line 2: ") && !error.contains("secret"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(parse_headers(&given).is_err());
     }
 
     #[test]

@@ -18,12 +18,12 @@ use std::{
 };
 
 use sockeye::{
-    Client, CloseCode, Ended, Limits, WebSocket,
+    Client, CloseCode, Ended, HeadLimits, Limits, WebSocket,
     client::{ClientTls, Http2, Proxy, Response},
 };
 
 use crate::{
-    args::{Connect, Interface, Resolve, User},
+    args::{Connect, Headers, Interface, Resolve, User},
     failure::{Failure, cut, end_advice, tell, tell_within, without_secrets},
     quantity::{Took, Traffic},
     shown::one_line,
@@ -144,6 +144,8 @@ fn client(args: &Connect) -> Result<Client, Failure> {
     let mut client = Client::new(&args.url)
         .tls(tls(args)?)
         .limits(Limits::default().message(args.max_message))
+        // What is strange is to be seen, so that more is taken than a program needs.
+        .head_limits(HeadLimits::default().bytes(256 * 1024).headers(1000))
         .connect_timeout(args.connect_timeout)
         .tls_timeout(args.connect_timeout)
         .handshake_timeout(args.handshake_timeout)
@@ -155,7 +157,7 @@ fn client(args: &Connect) -> Result<Client, Failure> {
     for name in &args.subprotocol {
         client = client.subprotocol(name);
     }
-    for (name, value) in &args.header {
+    for (name, value) in args.header.iter().flat_map(|Headers(given)| given) {
         client = client.header(name, value);
     }
     for cookie in &args.cookie {
