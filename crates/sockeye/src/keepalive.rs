@@ -90,20 +90,23 @@ const LATE: Micros = 1_000_000;
 ///
 /// A ping goes out each interval, whatever else does: that measures the way there and back on a busy
 /// connection too, and keeps open the mappings on the way in both directions. Anything that comes
-/// after it, not only its pong, shows that the peer is there.
+/// after it, not only its pong, shows that the peer is there. Where that may take longer than an interval, the next
+/// ping waits for it.
 #[derive(Debug)]
 pub(crate) struct Keepalive {
     /// There where it may not be idle, or live, for as long as it wants.
     bounds: Option<Box<Bounds>>,
     /// When the last ping was sent.
     pinged: Micros,
-    /// When to look next: the next ping is due, or its deadline has come.
+    /// When to look next: the next ping is due, or would be if anything has come, or the deadline has come.
     due: Micros,
     /// How much had been received, and written, when the peer was last asked for a sign.
     received: usize,
     written: usize,
     /// Whether a ping waits for a sign of the peer.
     waiting: bool,
+    /// Whether its deadline was set anew.
+    again: bool,
     /// Whether output waited for the peer already when it was sent.
     clogged: bool,
     /// Whether this ping's deadline was looked at too late.
@@ -167,6 +170,7 @@ impl Keepalive {
             received: 0,
             written: 0,
             waiting: false,
+            again: false,
             clogged: false,
             late: false,
             silent: false,
@@ -192,7 +196,7 @@ impl Keepalive {
         }
         if !mem::take(&mut self.waiting) {
             self.pinged = now;
-            (self.waiting, self.late) = (true, false);
+            (self.waiting, self.late, self.again) = (true, false, false);
             self.ask(staying, now, seen);
             return Some(Step::Ping);
         }
@@ -202,11 +206,17 @@ impl Keepalive {
             // Where the deadline is longer than the interval, the next ping is due.
             return self.tick(staying, Duration::from_micros(now), seen);
         }
+        let deadline = self.deadline(staying);
+        if now < deadline {
+            self.waiting = true;
+            self.due = deadline.min(self.next(staying, now));
+            return None;
+        }
         // The ping stands behind other things, and the peer is still taking those.
         let is_taking = self.clogged && seen.written != self.written;
         let is_late = now > self.due.saturating_add(LATE) && !self.late;
         if is_taking || is_late {
-            (self.waiting, self.late) = (true, is_late);
+            (self.waiting, self.late, self.again) = (true, is_late, true);
             self.ask(staying, now, seen);
             return None;
         }
@@ -226,6 +236,24 @@ impl Keepalive {
         self.clogged = seen.waits;
         let timeout = span(Some(staying.timeout)).max(1);
         self.due = now.saturating_add(timeout);
+        if !self.again {
+            self.due = self.due.min(self.next(staying, now));
+        }
+    }
+
+    /// When the peer has to have shown itself.
+    fn deadline(&self, staying: &Staying) -> Micros {
+        match self.again {
+            true => self.due,
+            false => self
+                .pinged
+                .saturating_add(span(Some(staying.timeout)).max(1)),
+        }
+    }
+
+    /// An interval from now.
+    fn next(&self, staying: &Staying, now: Micros) -> Micros {
+        now.saturating_add(span(staying.interval).max(1))
     }
 
     /// Until the next ping.
@@ -559,10 +587,29 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_longer_than_the_interval_puts_the_next_ping_off() {
+    fn a_timeout_may_be_longer_than_the_interval() {
         let mut keepalive = keepalive(10, 25, 0);
         assert_eq!(next(&mut keepalive, received(0)), (10, vec![Step::Ping]));
-        assert_eq!(next(&mut keepalive, received(1)), (35, vec![Step::Ping]));
+        for round in 1..100 {
+            let at = 10 + 10 * round as u64;
+            let answered = received(round);
+            assert_eq!(next(&mut keepalive, answered), (at, vec![Step::Ping]));
+        }
+    }
+
+    #[test]
+    fn a_ping_that_is_not_answered_within_the_interval_puts_the_next_off() {
+        let mut keepalive = keepalive(10, 25, 0);
+        assert_eq!(next(&mut keepalive, received(0)), (10, vec![Step::Ping]));
+        assert_eq!(next(&mut keepalive, received(0)), (20, vec![]));
+        assert_eq!(next(&mut keepalive, received(1)), (30, vec![Step::Ping]));
+        assert_eq!(next(&mut keepalive, received(1)), (40, vec![]));
+        assert_eq!(next(&mut keepalive, received(1)), (50, vec![]));
+        let ask = Step::Ask { received: 1 };
+        assert_eq!(
+            next(&mut keepalive, received(1)),
+            (55, vec![ask, Step::Ping])
+        );
     }
 
     #[test]
