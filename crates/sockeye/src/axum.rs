@@ -1,6 +1,13 @@
 //! WebSockets in an axum application: an extractor that answers the request and runs the socket.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use axum_core::{
     body::Body,
@@ -345,6 +352,7 @@ impl fmt::Debug for WebSocketUpgrade {
 #[derive(Clone, Default)]
 pub struct Sockets {
     connections: Connections,
+    is_ending: Arc<AtomicBool>,
     /// One end at a time.
     ending: Arc<tokio::sync::Mutex<()>>,
 }
@@ -355,8 +363,8 @@ impl Sockets {
         Self::default()
     }
 
-    /// Closes them as `how` says, and gives how each ended once all have. Who asks for one meanwhile is answered 503; one
-    /// that is opened after that is not closed, unless this is called again.
+    /// Closes them as `how` says, and gives how each ended once all have. From when it begins no more are opened: who asks
+    /// for one is answered 503.
     ///
     /// What happens when is told in [`server::leaving`](crate::server::leaving). The default deadline allows
     /// for the longest [close timeout](Acceptor::close_timeout) of any that was opened.
@@ -364,6 +372,7 @@ impl Sockets {
     /// # Cancel safety
     /// Dropped, it asks no more of them to leave. Those that were asked do.
     pub async fn shutdown(&self, how: Shutdown) -> Farewell {
+        self.is_ending.store(true, Ordering::Relaxed);
         let _one = self.ending.lock().await;
         // Peers have longer to answer a Close where an `Acceptor::close_timeout` says so.
         let close_timeout = Settings::default().close_timeout;
@@ -371,7 +380,7 @@ impl Sockets {
     }
 
     fn is_ending(&self) -> bool {
-        self.ending.try_lock().is_err()
+        self.is_ending.load(Ordering::Relaxed)
     }
 }
 

@@ -135,15 +135,33 @@ async fn sockets_are_closed_together_and_what_was_accepted_is_answered() {
     let farewell = within(ending).await.unwrap();
     assert_eq!((farewell.closed(), farewell.connections.len()), (2, 2));
 
-    // The application may go on: the next end is that of those who came after.
-    let mut late = sockeye::connect(&url).await.unwrap();
-    assert_eq!(within(late.recv()).await.unwrap().unwrap(), "open");
-    let all = sockets.clone();
-    let ending = tokio::spawn(async move { all.shutdown(Shutdown::new()).await });
-    assert_eq!(within(late.recv()).await.unwrap(), None);
-    assert_eq!(late.ended().unwrap().code(), 1001);
-    let farewell = within(ending).await.unwrap();
-    assert_eq!((farewell.closed(), farewell.connections.len()), (1, 1));
+    // A request that was on its way meanwhile opens none that nobody would close.
+    let late = within(sockeye::connect(&url)).await.unwrap_err();
+    assert_eq!(late.response().unwrap().status(), 503, "{late}");
+    let farewell = within(sockets.shutdown(Shutdown::new())).await;
+    assert!(farewell.connections.is_empty());
+}
+
+/// As long as it does not end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_application_lets_many_in_at_a_time() {
+    let sockets = Sockets::new();
+    let route = get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo));
+    let app = Router::new()
+        .route("/", route)
+        .layer(Extension(sockets.clone()));
+    let url = format!("ws://{}/", serve(app).await);
+    let clients = (0..16).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                within(sockeye::connect(&url)).await.unwrap();
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
 }
 
 #[tokio::test]
