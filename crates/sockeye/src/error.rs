@@ -157,7 +157,7 @@ pub enum Error {
     ProxyHeader(crate::server::ProxyHeaderError),
     /// The system gives no random numbers, without which no client may send (§10.3).
     Random(Arc<io::Error>),
-    /// An error of the user's own, made with [`Error::other`].
+    /// An error of the user's own: made with [`Error::other`], or an [`io::Error`] that is no connection's of this crate.
     Other(Arc<dyn StdError + Send + Sync>),
 }
 
@@ -530,6 +530,9 @@ impl From<Error> for io::Error {
             Error::Send(_) => io::ErrorKind::InvalidInput,
             Error::Protocol(_) => io::ErrorKind::InvalidData,
             Error::Timeout(_) => io::ErrorKind::TimedOut,
+            Error::Other(source) => source
+                .downcast_ref::<io::Error>()
+                .map_or(io::ErrorKind::Other, io::Error::kind),
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)
@@ -598,6 +601,7 @@ mod tests {
         let another = Error::from(file);
         assert!(matches!(another, Error::Other(_)) && !another.is_lost());
         assert_eq!(another.to_string(), words);
+        assert_eq!(io::Error::from(another).kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -117,11 +117,39 @@ fn is_transient(error: &Error) -> bool {
         // The connection was closed under what the user did first on it.
         Error::Send(_) => error.is_closed(),
         Error::Url(_) | Error::Listen { .. } | Error::Protocol(_) | Error::Random(_) => false,
-        Error::Full { .. } | Error::Join(_) | Error::Setup(_) | Error::Other(_) => false,
+        Error::Full { .. } | Error::Join(_) | Error::Setup(_) => false,
+        // A stream of the user's own says so when it does not open.
+        Error::Other(source) => source
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| is_of_networks(error.kind())),
         // A server's own.
         #[cfg(feature = "server")]
         Error::Limit { .. } | Error::ProxyHeader(_) | Error::Accept(_) => false,
     }
+}
+
+/// Whether it is what a connection fails with, and no file.
+fn is_of_networks(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{
+        AddrNotAvailable, BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset,
+        HostUnreachable, NetworkDown, NetworkUnreachable, NotConnected, TimedOut, UnexpectedEof,
+        WriteZero,
+    };
+    matches!(
+        kind,
+        AddrNotAvailable
+            | BrokenPipe
+            | ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkDown
+            | NetworkUnreachable
+            | NotConnected
+            | TimedOut
+            | UnexpectedEof
+            | WriteZero
+    )
 }
 
 /// Whether the server says that something has failed in it which has to do with nobody else (RFC 8446 §6.2).
@@ -262,8 +290,10 @@ mod tests {
         ] {
             assert!(!closed(code).is_transient(), "{code}");
         }
-        let transient: [Error; 4] = [
+        let transient: [Error; 6] = [
             Error::lost(io::ErrorKind::ConnectionReset.into()),
+            io::Error::from(io::ErrorKind::ConnectionRefused).into(),
+            Error::other(io::Error::from(io::ErrorKind::UnexpectedEof)),
             Error::Timeout(Deadline::Handshake),
             HandshakeError::UnexpectedEnd.into(),
             Error::Send(crate::SendError::Closed),
@@ -271,13 +301,15 @@ mod tests {
         for error in transient {
             assert!(Cause::Attempt(error.clone()).is_transient(), "{error}");
         }
-        let lasting: [Error; 6] = [
+        let lasting: [Error; 8] = [
             Error::Url("no URL".into()),
             HandshakeError::Accept.into(),
             ProtocolError::Masked.into(),
             crate::SendError::ControlTooLong { len: 126 }.into(),
             Error::other("the user's own"),
             io::Error::from(io::ErrorKind::NotFound).into(),
+            io::Error::from(io::ErrorKind::PermissionDenied).into(),
+            io::Error::other("the user's own").into(),
         ];
         for error in lasting {
             assert!(!Cause::Attempt(error.clone()).is_transient(), "{error}");
