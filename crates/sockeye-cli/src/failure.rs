@@ -91,9 +91,14 @@ impl Failure {
         }
     }
 
-    /// On standard error, as one line whatever it holds: a peer may have had a word in it.
+    /// On standard error.
     pub(crate) fn print(&self) {
-        tell(format_args!("sockeye: {}", one_line(&self.line)));
+        tell(self.told());
+    }
+
+    /// As one line whatever it holds: a peer may have had a word in it.
+    pub(crate) fn told(&self) -> String {
+        format!("sockeye: {}", one_line(&self.line))
     }
 }
 
@@ -373,7 +378,11 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
             "it says to connect to {to} instead: follow with {flag}"
         ));
     }
-    let body = String::from_utf8_lossy(response.body());
+    let mut body = String::from_utf8_lossy(response.body());
+    if !cut(response).is_empty() && body.ends_with('\u{fffd}') {
+        // Within a character.
+        body.to_mut().pop();
+    }
     let body = body.trim();
     let says = match is_for_people(header("Content-Type"), body) {
         true => Some(format!("it says: {body}{}", cut(response))),

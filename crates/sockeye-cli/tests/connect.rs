@@ -182,6 +182,40 @@ mod end_of_input {
         }
     }
 
+    /// What the connection before has carried is none of this one's.
+    #[tokio::test]
+    async fn a_message_that_is_coming_may_take_its_time_on_another_connection() {
+        let (server, url) = bind().await;
+        let is_first = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        tokio::spawn(server.serve(move |mut socket| {
+            let is_first = is_first.clone();
+            async move {
+                if is_first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                    socket.recv().await?;
+                    for _ in 0..20 {
+                        socket.ping(b"").await?;
+                    }
+                    socket.send("first").await?;
+                    return Err(sockeye::Error::other("again"));
+                }
+                let mut answer = socket.send_stream(sockeye::MessageKind::Text).await?;
+                for _ in 0..10 {
+                    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                    tokio::io::AsyncWriteExt::write_all(&mut answer, &[b'x'; 100]).await?;
+                    tokio::io::AsyncWriteExt::flush(&mut answer).await?;
+                }
+                answer.finish().await?;
+                while socket.recv().await?.is_some() {}
+                Ok(())
+            }
+        }));
+        let args = ["--reconnect", "--no-compress", "--linger", "2", &url];
+        let end = piped(&args, "answer\n").await;
+        assert_eq!(end.status, Some(0), "{}", end.stderr);
+        let lines: Vec<_> = end.stdout.lines().map(str::len).collect();
+        assert_eq!(lines, [5, 1000], "{}", end.stderr);
+    }
+
     #[tokio::test]
     async fn that_the_peer_does_not_wait_for_is_a_failure() {
         for way in [&[][..], &["--reconnect"]] {
@@ -456,6 +490,68 @@ mod exit_status {
         let mut program = Unread::start(&[&["connect"], args].concat());
         program.output.read_exact(&mut [0]).unwrap();
         program
+    }
+
+    /// It closes for that, and of what it could not send the peer is not at fault.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn is_0_where_nobody_reads_the_output_any_more_and_the_peer_reads_nothing() {
+        for way in [&[][..], &["--reconnect"], &["--binary"]] {
+            let (server, url) = bind().await;
+            tokio::spawn(server.serve(|mut socket| async move {
+                loop {
+                    socket.send("again and again").await?;
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            }));
+            let mut endless = std::process::Command::new("yes")
+                .arg("x".repeat(1000))
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let args = [way, &["--quiet", "--close-timeout", "0.3", &url]].concat();
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
+                .arg("connect")
+                .args(args)
+                .stdin(endless.stdout.take().unwrap())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut output = child.stdout.take().unwrap();
+            // Until nothing of the input goes out any more.
+            tokio::task::block_in_place(|| output.read_exact(&mut [0; 1000]).unwrap());
+            drop(output);
+            let status = status_of(&mut child);
+            endless.kill().unwrap();
+            endless.wait().unwrap();
+            assert_eq!(status, Some(0), "{way:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn is_1_for_an_input_that_is_no_text_though_nobody_reads_the_output() {
+        for way in [&[][..], &["--reconnect"], &["--one-message"]] {
+            let (server, url) = bind().await;
+            tokio::spawn(server.serve(|mut socket| async move {
+                loop {
+                    socket.send("again and again").await?;
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            }));
+            let args = [way, &["--quiet", "--close-timeout", "0.3", &url]].concat();
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
+                .arg("connect")
+                .args(args)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut input = child.stdin.take().unwrap();
+            let mut output = child.stdout.take().unwrap();
+            tokio::task::block_in_place(|| output.read_exact(&mut [0; 10]).unwrap());
+            std::io::Write::write_all(&mut input, b"a\xFF\n").unwrap();
+            drop((input, output));
+            assert_eq!(status_of(&mut child), Some(1), "{way:?}");
+        }
     }
 
     /// As with `| head -1`, of a peer that has no time for a Close.
@@ -781,6 +877,13 @@ mod failures {
         let url = format!("ws://{}/", something_else(long.leak().as_bytes()));
         let line = one_line(&[&url], "");
         assert!(line.contains("no n …; it may want"), "{line}");
+        let long = format!(
+            "HTTP/1.1 403 No\r\nContent-Type: text/plain\r\n\r\n-{}",
+            "ей".repeat(700)
+        );
+        let url = format!("ws://{}/", something_else(long.leak().as_bytes()));
+        let line = one_line(&[&url], "");
+        assert!(line.contains("йе …; it may want"), "{line}");
         let line = one_line(&[&format!("wss://{}/", something_else(b""))], "");
         assert!(line.contains("try ws:// instead of wss://"), "{line}");
         let line = one_line(&["ws+unix:/none.sock:/"], "");

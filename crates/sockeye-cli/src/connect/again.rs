@@ -131,6 +131,7 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
                 Ok(Some(Update::Connecting { .. })) => began = Instant::now(),
                 Ok(Some(Update::Open)) => {
                     last_heard = Time::now();
+                    arriving = Arriving::default();
                     is_open = true;
                     outcome.unopened = false;
                     if let Some(open) = again.socket.socket() {
@@ -210,10 +211,8 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
     } else if !outcome.untaken {
         outcome.unsent = held.is_some() || sending.is_some() || lines.has_more().await;
         match leaving.last(output.flush()).await {
-            Some(Err(error)) if outcome.failure.is_none() => {
-                outcome.enough = is_enough(&error, &mut outcome.failure);
-            }
-            Some(_) => {}
+            Some(Err(error)) => outcome.enough = is_enough(&error, &mut outcome.failure),
+            Some(Ok(())) => {}
             None => outcome.untaken = true,
         }
     }

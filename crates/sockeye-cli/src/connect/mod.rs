@@ -353,8 +353,12 @@ impl Outcome {
             }
         }
         match self.failure {
+            Some(failure) if self.signal.is_some() => {
+                tell_within(LAST_LINE, failure.told());
+                Ok(status.into())
+            }
             Some(failure) => Err(failure),
-            None if status == 0 && self.unsent => Err(Failure::new(
+            None if status == 0 && self.unsent && !self.enough => Err(Failure::new(
                 "the peer closed the connection before all of the input was sent",
             )),
             None => Ok(status.into()),

@@ -138,8 +138,8 @@ async fn carry(
     outcome.unsent = outcome.unsent || lines.has_more().await;
     // A signal that comes now, with nothing left to close, gives up what is left to write.
     match leaving.last(output.flush()).await {
-        Some(Err(error)) if failure.is_none() => outcome.enough = is_enough(&error, failure),
-        Some(_) => {}
+        Some(Err(error)) => outcome.enough = is_enough(&error, failure),
+        Some(Ok(())) => {}
         None => outcome.untaken = true,
     }
 }
@@ -308,16 +308,19 @@ impl Arriving {
             bytes: received.bytes,
             controls: received.pings + received.pongs,
         };
-        let controls = now.controls.wrapping_sub(self.controls);
-        let bytes = now.bytes.wrapping_sub(self.bytes);
+        let controls = now.controls.saturating_sub(self.controls);
+        let bytes = now.bytes.saturating_sub(self.bytes);
         *self = now;
         bytes > controls.saturating_mul(CONTROL)
     }
 }
 
-/// Whether whoever reads the output had enough: else that is a failure, which is noted.
+/// Whether whoever reads the output had enough, and nothing else is wrong: else that is a failure, of which the first is
+/// told.
 pub(super) fn is_enough(error: &io::Error, failure: &mut Option<Failure>) -> bool {
-    *failure = output_failed(error);
+    if failure.is_none() {
+        *failure = output_failed(error);
+    }
     failure.is_none()
 }
 

@@ -78,8 +78,10 @@ async fn carry(
                 match result {
                     Ok(()) => break,
                     Err(why) => {
-                        outcome.enough = why.is_none();
-                        outcome.failure = why;
+                        if outcome.failure.is_none() {
+                            outcome.failure = why;
+                        }
+                        outcome.enough = outcome.failure.is_none();
                         close(sender, CloseCode::GOING_AWAY).await;
                         return;
                     }
@@ -287,6 +289,7 @@ async fn receive(
         heard.ends();
     }
     if let Some(mut shown) = shown {
+        heard.writing.set(Some(Instant::now()));
         let written = async {
             output.write_all(shown.rest().as_bytes()).await?;
             if is_within_line {
