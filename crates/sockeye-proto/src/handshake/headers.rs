@@ -515,13 +515,25 @@ impl HeaderFields for http::HeaderMap {
     }
 }
 
+/// Whether a field shows who somebody is, which is nothing for a log (RFC 9110 §11, RFC 6265).
+fn is_secret(name: &str) -> bool {
+    let secret = [
+        "Authorization",
+        "Cookie",
+        "Proxy-Authorization",
+        "Set-Cookie",
+    ];
+    secret.iter().any(|one| name.eq_ignore_ascii_case(one))
+}
+
+/// Without what shows who somebody is.
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map()
-            .entries(
-                self.iter()
-                    .map(|(name, value)| (name, String::from_utf8_lossy(value))),
-            )
+            .entries(self.iter().map(|(name, value)| match is_secret(name) {
+                true => (name, "<hidden>".into()),
+                false => (name, String::from_utf8_lossy(value)),
+            }))
             .finish()
     }
 }
@@ -529,6 +541,24 @@ impl fmt::Debug for Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_shows_who_somebody_is_is_not_shown() {
+        let mut headers = Headers::new();
+        for name in [
+            "authorization",
+            "Cookie",
+            "Set-Cookie",
+            "Proxy-Authorization",
+        ] {
+            headers.push(name, "secret").unwrap();
+        }
+        headers.push("X-Name", "value").unwrap();
+        let shown = alloc::format!("{headers:?}");
+        assert!(!shown.contains("secret"), "{shown}");
+        assert_eq!(shown.matches("<hidden>").count(), 4, "{shown}");
+        assert!(shown.contains("\"X-Name\": \"value\""), "{shown}");
+    }
 
     #[test]
     fn names_are_compared_without_regard_to_case() {
