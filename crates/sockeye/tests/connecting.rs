@@ -556,6 +556,15 @@ mod tls {
         let error = failure(&client(format!("wss://{server}/")).tls(others)).await;
         assert!(matches!(error, Error::Tls { .. }), "{error:?}");
         assert!(ClientTls::new().extra_ca_pem(b"none").is_err());
+        // It is PEM, and no certificate.
+        let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for refused in [
+            ClientTls::new().extra_ca_pem(broken),
+            ClientTls::new().ca_pem(broken),
+        ] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("the authority given"), "{error}");
+        }
     }
 
     /// A bug: beside authorities in place of the platform's the others counted for nothing.

@@ -1007,6 +1007,8 @@ mod with_our_client {
             .await
             .unwrap_err();
         assert!(error.is_lost(), "{error:?}");
+        let said = error.to_string();
+        assert!(said.contains("may not speak HTTP/2"), "{said}");
     }
 
     #[tokio::test]

@@ -74,7 +74,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// ends once this, its clones and all that were opened on it are gone, and what was sent has gone out, within 5 s. For that the
 /// runtime has to be there: a socket that is [closed](WebSocket::close) has it behind itself.
 ///
-/// The server has to announce that it opens WebSockets so: [`Server::websockets_over_http2`] here.
+/// The server has to announce that it opens WebSockets so: [`Server::websockets_over_http2`] here, beside an HTTP service.
 ///
 /// [`Server::websockets_over_http2`]: crate::Server::websockets_over_http2
 #[derive(Clone)]
@@ -99,7 +99,8 @@ impl Http2 {
     ///
     /// # Errors
     /// As [`Client::connect`]; [`Error::Tls`] where the server does not choose HTTP/2, [`Error::Handshake`] with
-    /// [`HandshakeError::ExtendedConnect`] where it opens no WebSockets over it.
+    /// [`HandshakeError::ExtendedConnect`] where it opens no WebSockets over it. One that speaks no HTTP/2 on `ws` breaks off:
+    /// [`Error::Lost`], which says so.
     ///
     /// # Cancel safety
     /// Dropping the future gives the connection up.
@@ -131,13 +132,13 @@ impl Http2 {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .data_frame_budget(SMALL_FRAMES)
             .handshake(stream);
-        let (ask, mut connection) = opened.await.map_err(broken)?;
+        let (ask, mut connection) = opened.await.map_err(unspoken)?;
         let ping = connection.ping_pong();
         let (used, unused) = oneshot::channel::<()>();
         tokio::spawn(run(connection, unused));
         // Its settings are the first that a server sends (RFC 9113 §3.4), so that they have come with the answer to this.
         if let Some(mut ping) = ping {
-            ping.ping(h2::Ping::opaque()).await.map_err(broken)?;
+            ping.ping(h2::Ping::opaque()).await.map_err(unspoken)?;
         }
         if !ask.is_extended_connect_protocol_enabled() {
             return Err(HandshakeError::ExtendedConnect.into());
@@ -296,6 +297,16 @@ async fn read_body(receive: &mut RecvStream, response: &mut Response) -> Result<
         }
     }
     Ok(())
+}
+
+/// How it ended before the server had said anything in HTTP/2.
+fn unspoken(error: h2::Error) -> Error {
+    let error = to_io(error);
+    let kind = error.kind();
+    Error::lost(io::Error::new(
+        kind,
+        format!("the server may not speak HTTP/2: {error}"),
+    ))
 }
 
 /// How HTTP/2 ended, as the end of a connection.

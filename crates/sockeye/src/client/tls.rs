@@ -41,6 +41,16 @@ pub struct ClientTls {
 /// The name of HTTP/2 with TLS (RFC 9113 §3.2).
 const HTTP2: &[u8] = b"h2";
 
+/// What an error is about that a certificate of an authority causes.
+const AUTHORITY: &str = "the authority given";
+
+/// # Errors
+/// [`Error::Tls`] for one that cannot be an authority's.
+fn trust(roots: &mut RootCertStore, certificate: CertificateDer<'static>) -> Result<()> {
+    let added = roots.add(certificate);
+    added.map_err(|error| Error::tls(AUTHORITY, error))
+}
+
 impl ClientTls {
     /// The platform's roots, no certificate of our own.
     pub fn new() -> Self {
@@ -61,16 +71,13 @@ impl ClientTls {
     /// # Errors
     /// [`Error::Tls`] where there is no certificate in it, or one that cannot be an authority's.
     pub fn ca_pem(mut self, pem: &[u8]) -> Result<Self> {
-        const SUBJECT: &str = "the authority given";
         let mut roots = self
             .roots
             .take()
             .map(Arc::unwrap_or_clone)
             .unwrap_or_else(RootCertStore::empty);
-        for certificate in pem::certificates(SUBJECT, pem)? {
-            roots
-                .add(certificate)
-                .map_err(|error| Error::tls(SUBJECT, error))?;
+        for certificate in pem::certificates(AUTHORITY, pem)? {
+            trust(&mut roots, certificate)?;
         }
         self.roots = Some(Arc::new(roots));
         Ok(self)
@@ -80,10 +87,13 @@ impl ClientTls {
     /// one or more certificates in PEM. Further calls add to them.
     ///
     /// # Errors
-    /// [`Error::Tls`] where there is no certificate in it.
+    /// As [`ca_pem`](Self::ca_pem).
     pub fn extra_ca_pem(mut self, pem: &[u8]) -> Result<Self> {
-        self.extra_roots
-            .extend(pem::certificates("the authority given", pem)?);
+        for certificate in pem::certificates(AUTHORITY, pem)? {
+            // Tried here, where what is wrong with it is blamed on no other.
+            trust(&mut RootCertStore::empty(), certificate.clone())?;
+            self.extra_roots.push(certificate);
+        }
         Ok(self)
     }
 
