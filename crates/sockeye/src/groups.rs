@@ -47,7 +47,8 @@ pub struct Groups {
     state: Arc<Mutex<State>>,
 }
 
-/// What becomes of a member for whom much waits, since it does not read.
+/// What becomes of a member for whom much waits: since it does not read, or since its own task has not been let run
+/// while more was sent to it, as in a long burst or beside work that blocks its thread.
 ///
 /// The bytes are counted before a message is added, so that one of any size can be sent to a member
 /// that reads.

@@ -254,8 +254,8 @@ impl WebSocket {
     }
 
     /// Closes the connection and waits until the peer has done so too, at most for the close
-    /// timeout (default 5 s). Messages that still arrive are discarded: to have them, send the Close
-    /// from a [`Sender`] and go on receiving.
+    /// timeout (default 5 s). Messages that still arrive are discarded, and so are those that have arrived and were not
+    /// received: to have them, send the Close from a [`Sender`] and go on receiving.
     ///
     /// # Errors
     /// [`Error::is_closed`] where a Close was sent or received before; a reason of more than 123
@@ -263,7 +263,8 @@ impl WebSocket {
     /// [`Error::is_timeout`] where the peer did not answer, [`Error::is_lost`] where it went away.
     ///
     /// # Cancel safety
-    /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it.
+    /// The Close is queued at the first poll; dropped after that, [`recv`](Self::recv) completes it, and begins behind the
+    /// messages that this had discarded by then.
     pub async fn close(&mut self, code: CloseCode, reason: &str) -> Result<()> {
         let close = CloseFrame::new(code, reason);
         self.shared().close_without_waiting(close)?;

@@ -41,6 +41,9 @@ use crate::{
 /// # Errors
 /// As [`Client::connect`].
 ///
+/// # Panics
+/// As [`Client::connect`].
+///
 /// # Cancel safety
 /// Dropping the future gives the connection up.
 pub async fn connect(url: impl Into<String>) -> Result<WebSocket> {
@@ -209,7 +212,8 @@ impl Client {
         self
     }
 
-    /// Sets how long the server may take to answer a Close. Default 5 s.
+    /// Sets how long the server may take to answer a Close, and then to end the transport, which is for it to do
+    /// (RFC 6455 §7.1.1). Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.settings).close_timeout = timeout;
         self
@@ -258,7 +262,8 @@ impl Client {
 
     /// Sets how many bytes may wait to be written at all, where a callback sends and cannot wait:
     /// more ends the connection. And how many messages may take that only wait to be replaced
-    /// ([`Sender::send_latest`](crate::Sender::send_latest)): more are refused. Default 32 MiB.
+    /// ([`Sender::send_latest`](crate::Sender::send_latest)): more are refused. Default 32 MiB. It has to be more than
+    /// [`high_water`](Self::high_water), so that who can wait does before.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         Arc::make_mut(&mut self.settings).output.limit = bytes;
         self
@@ -389,6 +394,9 @@ impl Client {
     /// where there was one), [`Error::is_timeout`], [`Error::is_lost`], [`Error::Redirect`]; [`Error::Random`] where the system
     /// gives no random numbers; or [`Error::is_user`], where the URL or the request cannot be. Where a redirect was followed, it is within
     /// [`Error::Redirected`], which says to whom.
+    ///
+    /// # Panics
+    /// As tokio does, outside a runtime, and in one without I/O or time: build it with `enable_all`.
     ///
     /// # Cancel safety
     /// Dropping the future gives the connection up.

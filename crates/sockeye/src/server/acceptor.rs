@@ -199,7 +199,8 @@ impl Acceptor {
 
     /// Sets how many bytes may wait to be written at all, where a callback sends and cannot wait:
     /// more ends the connection. And how many messages may take that only wait to be replaced
-    /// ([`Sender::send_latest`](crate::Sender::send_latest)): more are refused. Default 32 MiB.
+    /// ([`Sender::send_latest`](crate::Sender::send_latest)): more are refused. Default 32 MiB. It has to be more than
+    /// [`high_water`](Self::high_water), so that who can wait does before.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         Arc::make_mut(&mut self.settings).output.limit = bytes;
         self

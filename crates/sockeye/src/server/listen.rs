@@ -301,8 +301,9 @@ impl Server {
     }
 
     /// Calls `tell` for every connection that failed: in the opening handshake, or by an error that its
-    /// handler returned. Who connects and leaves without a word, as a load balancer that checks whether the port is open, is
-    /// among them. By default nobody is told. It is also told, once a second, that connections wait
+    /// handler returned, in the event form by any end but a clean one. A handler that panics, or is dropped at the deadline of
+    /// a shutdown, is not told of here: [`Handler::on_error`] is told of a panic. Who connects and leaves without a word, as a
+    /// load balancer that checks whether the port is open, is among them. By default nobody is told. It is also told, once a second, that connections wait
     /// because the system gives none, as where descriptors have run out ([`Error::Accept`]).
     ///
     /// The address is that of [`peer_addr`](WebSocket::peer_addr): the client's, also behind a trusted
