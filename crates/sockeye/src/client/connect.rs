@@ -391,9 +391,9 @@ impl Client {
     ///
     /// # Errors
     /// What kept it from opening: [`Error::is_connect`], [`Error::is_handshake`] (with the response,
-    /// where there was one), [`Error::is_timeout`], [`Error::is_lost`], [`Error::Redirect`]; [`Error::Random`] where the system
-    /// gives no random numbers; or [`Error::is_user`], where the URL or the request cannot be. Where a redirect was followed, it is within
-    /// [`Error::Redirected`], which says to whom.
+    /// where there was one), [`Error::is_timeout`], [`Error::is_lost`], [`Error::Redirect`]; [`Error::Random`] where the
+    /// system gives no random numbers; or [`Error::is_user`], where the URL or the request cannot be. Where a redirect was
+    /// followed, it is within [`Error::Redirected`], which says to whom.
     ///
     /// # Panics
     /// As tokio does, outside a runtime, and in one without I/O or time: build it with `enable_all`.
