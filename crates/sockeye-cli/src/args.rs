@@ -11,7 +11,7 @@ use clap::{
 };
 
 use crate::quantity::parse_seconds;
-pub(crate) use connect::{Connect, Headers, Interface, Resolve, User};
+pub(crate) use connect::{Connect, Interface, Resolve, User};
 pub(crate) use serve::Serve;
 
 /// WebSocket from the command line: serve it, or connect to it.

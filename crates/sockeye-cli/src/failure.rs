@@ -17,10 +17,7 @@ use sockeye::{
     },
 };
 
-use crate::{
-    args::{Connect, Headers},
-    shown::one_line,
-};
+use crate::{args::Connect, shown::one_line};
 
 /// What clap ends with too.
 pub(crate) const MISUNDERSTOOD: u8 = 2;
@@ -469,10 +466,7 @@ fn withheld_abroad(args: &Connect) -> Option<&'static str> {
 }
 
 fn has_header(args: &Connect, name: &str) -> bool {
-    let mut names = args
-        .header
-        .iter()
-        .flat_map(|Headers(given)| given.iter().map(|(name, _)| name));
+    let mut names = args.headers().map(|(name, _)| name);
     names.any(|other| other.eq_ignore_ascii_case(name))
 }
 

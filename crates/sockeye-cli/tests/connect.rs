@@ -157,6 +157,19 @@ mod end_of_input {
         assert_eq!(end.stdout.lines().count(), 10, "{}", end.stdout);
     }
 
+    /// One message in ten parts: longer in all than a linger of two seconds, and never as long in between.
+    async fn answer_slowly(mut socket: sockeye::WebSocket, part: &[u8]) -> sockeye::Result<()> {
+        let mut answer = socket.send_stream(sockeye::MessageKind::Text).await?;
+        for _ in 0..10 {
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+            tokio::io::AsyncWriteExt::write_all(&mut answer, part).await?;
+            tokio::io::AsyncWriteExt::flush(&mut answer).await?;
+        }
+        answer.finish().await?;
+        while socket.recv().await?.is_some() {}
+        Ok(())
+    }
+
     /// Of a message nothing is heard before it is whole.
     #[tokio::test]
     async fn a_message_that_is_coming_may_take_its_time() {
@@ -164,16 +177,7 @@ mod end_of_input {
             let (server, url) = bind().await;
             tokio::spawn(server.serve(|mut socket| async move {
                 socket.recv().await?;
-                let mut answer = socket.send_stream(sockeye::MessageKind::Text).await?;
-                // Longer in all than the linger, and never as long in between.
-                for _ in 0..10 {
-                    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
-                    tokio::io::AsyncWriteExt::write_all(&mut answer, &[b'x'; 1000]).await?;
-                    tokio::io::AsyncWriteExt::flush(&mut answer).await?;
-                }
-                answer.finish().await?;
-                while socket.recv().await?.is_some() {}
-                Ok(())
+                answer_slowly(socket, &[b'x'; 1000]).await
             }));
             let args = [way, &["--no-compress", "--linger", "2", &url]].concat();
             let end = piped(&args, "answer\n").await;
@@ -198,15 +202,7 @@ mod end_of_input {
                     socket.send("first").await?;
                     return Err(sockeye::Error::other("again"));
                 }
-                let mut answer = socket.send_stream(sockeye::MessageKind::Text).await?;
-                for _ in 0..10 {
-                    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
-                    tokio::io::AsyncWriteExt::write_all(&mut answer, &[b'x'; 100]).await?;
-                    tokio::io::AsyncWriteExt::flush(&mut answer).await?;
-                }
-                answer.finish().await?;
-                while socket.recv().await?.is_some() {}
-                Ok(())
+                answer_slowly(socket, &[b'x'; 100]).await
             }
         }));
         let args = ["--reconnect", "--no-compress", "--linger", "2", &url];
@@ -492,30 +488,43 @@ mod exit_status {
         program
     }
 
+    /// A server that sends again after each pause, or without one, and receives nothing.
+    async fn talking(pause: std::time::Duration) -> String {
+        let (server, url) = bind().await;
+        tokio::spawn(server.serve(move |mut socket| async move {
+            loop {
+                socket.send("again and again").await?;
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }));
+        url
+    }
+
+    /// `sockeye connect` with this input, and an output to be read or not.
+    fn connecting(args: &[&str], input: Stdio) -> std::process::Child {
+        std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
+            .arg("connect")
+            .args(args)
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
     /// It closes for that, and of what it could not send the peer is not at fault.
     #[tokio::test(flavor = "multi_thread")]
     async fn is_0_where_nobody_reads_the_output_any_more_and_the_peer_reads_nothing() {
         for way in [&[][..], &["--reconnect"], &["--binary"]] {
-            let (server, url) = bind().await;
-            tokio::spawn(server.serve(|mut socket| async move {
-                loop {
-                    socket.send("again and again").await?;
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
-            }));
+            let url = talking(std::time::Duration::from_millis(20)).await;
             let mut endless = std::process::Command::new("yes")
                 .arg("x".repeat(1000))
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
             let args = [way, &["--quiet", "--close-timeout", "0.3", &url]].concat();
-            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
-                .arg("connect")
-                .args(args)
-                .stdin(endless.stdout.take().unwrap())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
+            let mut child = connecting(&args, endless.stdout.take().unwrap().into());
             let mut output = child.stdout.take().unwrap();
             // Until nothing of the input goes out any more.
             tokio::task::block_in_place(|| output.read_exact(&mut [0; 1000]).unwrap());
@@ -530,21 +539,9 @@ mod exit_status {
     #[tokio::test(flavor = "multi_thread")]
     async fn is_1_for_an_input_that_is_no_text_though_nobody_reads_the_output() {
         for way in [&[][..], &["--reconnect"], &["--one-message"]] {
-            let (server, url) = bind().await;
-            tokio::spawn(server.serve(|mut socket| async move {
-                loop {
-                    socket.send("again and again").await?;
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
-            }));
+            let url = talking(std::time::Duration::from_millis(20)).await;
             let args = [way, &["--quiet", "--close-timeout", "0.3", &url]].concat();
-            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
-                .arg("connect")
-                .args(args)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
+            let mut child = connecting(&args, Stdio::piped());
             let mut input = child.stdin.take().unwrap();
             let mut output = child.stdout.take().unwrap();
             tokio::task::block_in_place(|| output.read_exact(&mut [0; 10]).unwrap());
@@ -558,20 +555,9 @@ mod exit_status {
     #[tokio::test(flavor = "multi_thread")]
     async fn is_0_where_nobody_reads_the_output_any_more_and_the_peer_does_not_answer() {
         for way in [&[][..], &["--reconnect"], &["--binary"]] {
-            let (server, url) = bind().await;
-            tokio::spawn(server.serve(|mut socket| async move {
-                loop {
-                    socket.send("again and again").await?;
-                }
-            }));
+            let url = talking(std::time::Duration::ZERO).await;
             let args = [way, &["--quiet", "--close-timeout", "0.3", &url]].concat();
-            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"))
-                .arg("connect")
-                .args(args)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
+            let mut child = connecting(&args, Stdio::piped());
             let mut output = child.stdout.take().unwrap();
             tokio::task::block_in_place(|| output.read_exact(&mut [0]).unwrap());
             drop(output);

@@ -39,7 +39,7 @@ pub(crate) struct Connect {
     /// Send a header with the request, as in -H 'Accept-Language: fi', or those that a file has, a line each, as
     /// in -H @secrets, which nobody sees in the list of processes
     #[arg(short = 'H', long, value_name = "NAME: VALUE|@FILE", value_parser = parse_headers)]
-    pub(crate) header: Vec<Headers>,
+    header: Vec<Headers>,
 
     /// Say on whose behalf the connection is opened, as browsers do
     #[arg(long, value_name = "ORIGIN")]
@@ -244,6 +244,13 @@ pub(crate) struct Connect {
     pub(crate) quiet: bool,
 }
 
+impl Connect {
+    /// All headers that were given, with their values.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = &(String, String)> {
+        self.header.iter().flat_map(|Headers(given)| given)
+    }
+}
+
 pub(super) const CONNECT_HELP: &str = "\
 Examples:
   sockeye connect ws://127.0.0.1:8080/
@@ -290,7 +297,7 @@ fn parse_attempts(text: &str) -> Result<u32, String> {
 
 /// Headers that are given together.
 #[derive(Clone)]
-pub(crate) struct Headers(pub(crate) Vec<(String, String)>);
+pub(crate) struct Headers(Vec<(String, String)>);
 
 impl std::fmt::Debug for Headers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

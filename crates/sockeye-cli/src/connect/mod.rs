@@ -23,7 +23,7 @@ use sockeye::{
 };
 
 use crate::{
-    args::{Connect, Headers, Interface, Resolve, User},
+    args::{Connect, Interface, Resolve, User},
     failure::{Failure, cut, end_advice, tell, tell_within, without_secrets},
     quantity::{Took, Traffic},
     shown::one_line,
@@ -157,7 +157,7 @@ fn client(args: &Connect) -> Result<Client, Failure> {
     for name in &args.subprotocol {
         client = client.subprotocol(name);
     }
-    for (name, value) in args.header.iter().flat_map(|Headers(given)| given) {
+    for (name, value) in args.headers() {
         client = client.header(name, value);
     }
     for cookie in &args.cookie {
