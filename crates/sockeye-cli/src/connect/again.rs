@@ -18,7 +18,7 @@ use tokio::time::{Instant as Time, sleep_until};
 
 use super::{
     Outcome, agreed,
-    pipe::{Arriving, Lines, is_enough, read_lines, unreadable},
+    pipe::{Arriving, Lines, is_enough, output_failed, read_lines, unreadable},
 };
 use crate::{
     args::Connect,
@@ -205,13 +205,15 @@ pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Out
     };
     // As without --reconnect.
     if let Some(error) = unwritten {
-        outcome.enough = is_enough(&error, &mut outcome.failure);
+        outcome.enough = is_enough(output_failed(&error), &mut outcome.failure);
         again.close(CloseCode::GOING_AWAY).await;
         while let Ok(Some(_)) = again.socket.recv_update().await {}
     } else if !outcome.untaken {
         outcome.unsent = held.is_some() || sending.is_some() || lines.has_more().await;
         match leaving.last(output.flush()).await {
-            Some(Err(error)) => outcome.enough = is_enough(&error, &mut outcome.failure),
+            Some(Err(error)) => {
+                outcome.enough = is_enough(output_failed(&error), &mut outcome.failure)
+            }
             Some(Ok(())) => {}
             None => outcome.untaken = true,
         }

@@ -87,7 +87,7 @@ async fn carry(
                     match leaving.meanwhile(output.write(&message), closing).await {
                         Some(Ok(())) => unflushed = true,
                         Some(Err(error)) => {
-                            outcome.enough = is_enough(&error, failure);
+                            outcome.enough = is_enough(output_failed(&error), failure);
                             close(&sender, CloseCode::GOING_AWAY).await;
                             return;
                         }
@@ -106,7 +106,7 @@ async fn carry(
             flushed = output.flush(), if unflushed => {
                 unflushed = false;
                 if let Err(error) = flushed {
-                    outcome.enough = is_enough(&error, failure);
+                    outcome.enough = is_enough(output_failed(&error), failure);
                     close(&sender, CloseCode::GOING_AWAY).await;
                     return;
                 }
@@ -138,7 +138,7 @@ async fn carry(
     outcome.unsent = outcome.unsent || lines.has_more().await;
     // A signal that comes now, with nothing left to close, gives up what is left to write.
     match leaving.last(output.flush()).await {
-        Some(Err(error)) => outcome.enough = is_enough(&error, failure),
+        Some(Err(error)) => outcome.enough = is_enough(output_failed(&error), failure),
         Some(Ok(())) => {}
         None => outcome.untaken = true,
     }
@@ -315,11 +315,10 @@ impl Arriving {
     }
 }
 
-/// Whether whoever reads the output had enough, and nothing else is wrong: else that is a failure, of which the first is
-/// told.
-pub(super) fn is_enough(error: &io::Error, failure: &mut Option<Failure>) -> bool {
+/// Whether whoever reads the output had enough, which is no failure, and there was none before. The first is told.
+pub(super) fn is_enough(why: Option<Failure>, failure: &mut Option<Failure>) -> bool {
     if failure.is_none() {
-        *failure = output_failed(error);
+        *failure = why;
     }
     failure.is_none()
 }

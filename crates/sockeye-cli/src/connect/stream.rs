@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Outcome,
-    pipe::{SOON, output_failed},
+    pipe::{SOON, is_enough, output_failed},
     screen::Bytes,
 };
 use crate::{
@@ -78,10 +78,7 @@ async fn carry(
                 match result {
                     Ok(()) => break,
                     Err(why) => {
-                        if outcome.failure.is_none() {
-                            outcome.failure = why;
-                        }
-                        outcome.enough = outcome.failure.is_none();
+                        outcome.enough = is_enough(why, &mut outcome.failure);
                         close(sender, CloseCode::GOING_AWAY).await;
                         return;
                     }
