@@ -38,7 +38,14 @@ impl OpCode {
 
     /// Whether this is a control frame, which may come between the fragments of a message (§5.5).
     pub const fn is_control(self) -> bool {
-        self as u8 >= 8
+        Self::begins_control(self as u8)
+    }
+
+    /// Whether a frame with this first byte is one: the highest bit of its opcode says so, also of one that is reserved
+    /// (§5.2, §5.5).
+    #[inline]
+    pub const fn begins_control(first: u8) -> bool {
+        first & 0x08 != 0
     }
 }
 

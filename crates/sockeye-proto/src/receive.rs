@@ -476,6 +476,24 @@ impl Receiver {
         matches!(self.stage, Stage::Fresh)
     }
 
+    /// Whether what comes next is a message or more of one, as far as it can be told by what has come: `input` is what
+    /// was not taken. If not, it is a control frame, or nothing has come of it yet.
+    pub fn is_message_next(&self, input: &[u8]) -> bool {
+        let is_data = |first: &u8| !OpCode::begins_control(*first);
+        match (&self.stage, &self.unfinished) {
+            (Stage::Ended, _) => false,
+            (Stage::Unfinished, Some(unfinished)) if !unfinished.is_message() => {
+                match (&unfinished.frame, unfinished.header_len) {
+                    (Some(_), _) => false,
+                    (None, 1..) => is_data(&unfinished.header[0]),
+                    (None, 0) => input.first().is_some_and(is_data),
+                }
+            }
+            (Stage::Fresh, _) => input.first().is_some_and(is_data),
+            (Stage::Unfinished | Stage::Binary | Stage::Text | Stage::Ascii, _) => true,
+        }
+    }
+
     /// Whether nothing is held between two calls: no part of a header and no part of a message.
     pub fn is_idle(&self) -> bool {
         let unfinished = self.unfinished.as_ref();
@@ -724,6 +742,15 @@ impl Unfinished {
             && self.frame.is_none()
             && self.message.is_none()
             && self.inflating.is_none()
+    }
+
+    /// Whether it is a message, in whatever state, or the frame of one.
+    fn is_message(&self) -> bool {
+        let frame = self.frame.as_ref();
+        self.message.is_some()
+            || self.parts.is_some()
+            || self.inflating.is_some()
+            || frame.is_some_and(|frame| !frame.header.opcode.is_control())
     }
 
     /// Lets go of the buffers that lent the last event.

@@ -55,8 +55,7 @@ pub struct ByteStream {
 const MOST: usize = 64 * 1024;
 
 impl ByteStream {
-    pub(crate) fn new(mut receiver: Receiver) -> Self {
-        receiver.skip_message();
+    pub(crate) fn new(receiver: Receiver) -> Self {
         Self {
             receiver,
             within: false,
@@ -115,9 +114,16 @@ impl AsyncRead for ByteStream {
         }
         while buffer.remaining() > 0 {
             let room = buffer.initialize_unfilled();
-            let part = self.receiver.poll_part(cx, room);
+            let within = self.within;
+            let part = self.receiver.poll_but_pings(cx, |reader, cx| {
+                if !within {
+                    // Of a message from before the rest is discarded.
+                    reader.skip_message();
+                }
+                reader.poll_part(cx, room)
+            });
             match ready!(part)? {
-                // Of a message from before, which is discarded, or of much of which nothing has come.
+                // Of one from before, or of much of which nothing has come.
                 Some(Part::Data(0)) => {}
                 Some(Part::Data(count)) => {
                     buffer.advance(count);

@@ -28,8 +28,11 @@ pub(crate) enum Driven<Fut> {
 }
 
 impl<Fut: Future<Output = Result<()>>> Driven<Fut> {
-    pub(crate) fn new(socket: WebSocket, work: impl FnOnce(WebSocket) -> Fut) -> Self {
-        let driver = Driver::new(socket.shared().clone());
+    pub(crate) fn new(mut socket: WebSocket, work: impl FnOnce(WebSocket) -> Fut) -> Self {
+        let mut driver = Driver::new(socket.shared().clone());
+        if let Some(link) = driver.as_mut().and_then(Driver::link) {
+            socket.lend_to(link);
+        }
         Self::Working {
             work: Box::pin(work(socket)),
             driver,

@@ -17,7 +17,7 @@ use crate::{
     Ended, Error, Receiver,
     keepalive::Step,
     link::{Command, Link},
-    reader::{Broken, Reader},
+    reader::{Broken, Phase, Reader},
     shared::{Shared, leaving},
 };
 
@@ -73,11 +73,80 @@ impl Driver {
             self.shared.free_link(link);
         }
         let shared = &self.shared;
+        if let Some(link) = &mut self.link {
+            link.awaited = false;
+        }
         let result = shared.drive(&mut self.link, || shared.within(|| future.poll(cx)));
         self.keep(cx);
+        if result.is_pending() && matches!(&self.link, Some(link) if link.is_left_alone()) {
+            self.receive_ahead(cx);
+        }
         // An error is found again by whoever reads or sends next.
         let _ = self.poll_write(cx);
         result
+    }
+
+    /// Answers what comes while the user's future does something else than to receive, as far as the next message, and
+    /// notices where the peer is gone (RFC 6455 §5.5.2: a ping is answered as soon as is practical).
+    #[inline(never)]
+    fn receive_ahead(&mut self, cx: &mut Context<'_>) {
+        let Some(link) = &mut self.link else { return };
+        let Some(mut reader) = link.lent.take() else {
+            return;
+        };
+        let had_message = reader.is_message_next();
+        while reader.phase == Phase::Open {
+            match reader.poll_ahead(cx) {
+                Poll::Ready(Ok(Some(event))) => {
+                    let is_pong = matches!(event, OwnedEvent::Pong(_));
+                    if let OwnedEvent::Ping(payload) | OwnedEvent::Pong(payload) = &event
+                        && self.shared.is_own(payload, is_pong)
+                    {
+                        continue;
+                    }
+                    if matches!(event, OwnedEvent::Close(_)) {
+                        reader.phase = Phase::Ending;
+                    }
+                    reader.tell_later(event.clone());
+                    self.answer(Ok(event));
+                }
+                Poll::Ready(Err(broken)) => {
+                    reader.phase = Phase::Ending;
+                    self.answer(Err(broken));
+                }
+                // Nobody can say that nothing has come behind it.
+                Poll::Ready(Ok(None)) => {
+                    self.shared.pulse.excuse();
+                    break;
+                }
+                Poll::Pending if reader.is_held_back() => {
+                    self.shared.pulse.excuse();
+                    break;
+                }
+                Poll::Pending if reader.is_between_turns() || !self.shared.is_silent() => break,
+                Poll::Pending => {
+                    reader.phase = Phase::Ending;
+                    self.give_up();
+                }
+            }
+        }
+        let ends = reader.phase != Phase::Open;
+        let has_message = !had_message && reader.is_message_next();
+        if let Some(link) = &mut self.link {
+            link.lent = Some(reader);
+            if has_message || ends {
+                // Somebody may wait for that who is not polled with the driver, as in a set of futures.
+                link.wake_reading();
+            }
+        }
+    }
+
+    /// Gives up a silent peer.
+    fn give_up(&mut self) {
+        self.shared.end(Ended::Silent);
+        if let Some(link) = &mut self.link {
+            let _ = link.apply(Command::GiveUp);
+        }
     }
 
     /// Takes what was sent from elsewhere, and sees to it that this task is woken for more. Tells
@@ -152,10 +221,7 @@ impl Driver {
                     link.wake_reading();
                     self.shared.wake_reading();
                 }
-                Some(Step::GiveUp) => {
-                    self.shared.end(Ended::Silent);
-                    let _ = link.apply(Command::GiveUp);
-                }
+                Some(Step::GiveUp) => self.give_up(),
                 Some(Step::Close { reason }) => {
                     self.close(leaving(reason));
                     self.shared.wake_reading();
@@ -206,10 +272,11 @@ impl Driver {
     /// task, the connection is left to it: `None`.
     pub(crate) async fn finish(mut self, code: CloseCode) -> Option<Ended> {
         self.take_back();
+        let reader = self.take_reader()?;
         // Let go of before this where it stops early: then that ends the connection.
-        let mut left = Receiver::new(self.shared.clone(), self.shared.take_reader()?);
+        let mut left = Receiver::new(self.shared.clone(), reader);
         self.close_and_wait(&mut left, code).await;
-        drop(left.into_reader());
+        drop(left.give_up());
         self.let_go();
         self.shared.ended()
     }
@@ -217,17 +284,17 @@ impl Driver {
     /// As [`finish`](Self::finish), where the receiving side was let go of before. Stopping early leaves that to a
     /// task of its own.
     pub(crate) async fn finish_left(shared: &Arc<Shared>, code: CloseCode) {
-        let Some(driver) = Self::new(shared.clone()) else {
+        let Some(mut taken) = Self::new(shared.clone()) else {
             return;
         };
-        let Some(reader) = shared.take_reader() else {
+        let Some(reader) = taken.take_reader() else {
             return;
         };
         let mut left = Receiver::new(shared.clone(), reader);
         // Behind it, so that this is let go of first.
-        let mut driver = driver;
+        let mut driver = taken;
         driver.close_and_wait(&mut left, code).await;
-        drop(left.into_reader());
+        drop(left.give_up());
         driver.let_go();
     }
 
@@ -250,13 +317,13 @@ impl Driver {
         if self.link.is_none() {
             return;
         }
-        let Some(reader) = self.shared.take_reader() else {
+        let Some(reader) = self.take_reader() else {
             return;
         };
         // Let go of before this where it stops early, as in `finish`.
         let mut left = Receiver::new(self.shared.clone(), reader);
         self.wait(&mut left).await;
-        drop(left.into_reader());
+        drop(left.give_up());
         self.let_go();
     }
 
@@ -327,12 +394,13 @@ impl Driver {
 
     /// Gives the peer what it is owed for what came, and notes how that ends the connection.
     fn answer(&mut self, event: Result<OwnedEvent, Broken>) {
-        let Some(link) = &mut self.link else { return };
         let (command, ended) = match event {
             Ok(OwnedEvent::Message(_) | OwnedEvent::Pong(_)) => return,
             Ok(OwnedEvent::Ping(payload)) => (Command::AnswerPing(payload), None),
             Ok(OwnedEvent::Close(frame)) => {
                 self.shared.end_by_close(frame.clone());
+                // Or is the answer, where it is a Close.
+                self.take_posted();
                 (Command::AnswerClose(frame), None)
             }
             Err(broken) => {
@@ -340,7 +408,9 @@ impl Driver {
                 (command, Some(ended))
             }
         };
-        let _ = link.apply(command);
+        if let Some(link) = &mut self.link {
+            let _ = link.apply(command);
+        }
         if let Some(ended) = ended {
             self.shared.end(ended);
         }
@@ -375,6 +445,11 @@ impl Driver {
 }
 
 impl Driver {
+    /// Takes the receiving side, where its owner has let go of it.
+    fn take_reader(&mut self) -> Option<Box<Reader>> {
+        self.shared.take_reader(self.link.as_deref_mut())
+    }
+
     /// Takes the sending side again, where it was given up to another driver that is gone.
     fn take_back(&mut self) {
         self.link = self.link.take().or_else(|| self.shared.take_link());
@@ -426,7 +501,7 @@ impl Drop for Driver {
             self.take_back();
             if self.link.is_some() {
                 self.abandon();
-                drop(self.shared.take_reader());
+                drop(self.take_reader());
             } else {
                 // Another driver has it, and ends the connection.
                 self.shared.keep_link();

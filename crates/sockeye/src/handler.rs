@@ -6,6 +6,7 @@ use std::any::Any;
 use std::{
     fmt,
     future::Future,
+    mem,
     net::SocketAddr,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,7 +22,7 @@ use sockeye_proto::{CloseCode, CloseFrame, Event, Message, MessageRef, OwnedEven
 use tokio::task::coop::has_budget_remaining;
 
 use crate::{
-    Counters, Ended, Error, Outgoing, Result, Sender, WebSocket, buffers,
+    Counters, Ended, Error, Outgoing, Receiver, Result, Sender, WebSocket, buffers,
     driver::Driver,
     established::OutputLimits,
     given,
@@ -349,26 +350,33 @@ impl WebSocket {
 /// Written out: this is there for as long as the connection, and an async block that does the same was
 /// four times as large.
 pub(crate) struct Handled<H: Handler> {
-    /// In a box from the first: what holds this need not be as large. `None` once the connection has
-    /// ended.
-    session: Option<Box<Session<H>>>,
+    state: State<H>,
     /// Beside the one that the session has, which is lent to it.
     shared: Arc<Shared>,
-    /// Whether the handler has been told that it is open, and not yet that it has ended.
-    open: bool,
+}
+
+/// How far it is. In boxes: what holds this need not be as large.
+enum State<H> {
+    /// The driver that had the connection is yet to give back the receiving side.
+    Asking(Box<(Receiver, H)>),
+    /// It is yet to give back the sending side.
+    Waiting(Box<Session<H>>),
+    /// The handler has been told that it is open, and not yet that it has ended.
+    Open(Box<Session<H>>),
+    Ended,
 }
 
 impl<H: Handler> Handled<H> {
     pub(crate) fn new(socket: WebSocket, handler: H) -> Self {
         // The socket is not left with the connection meanwhile: a driver that is done would take it
         // for dropped.
-        let (shared, reader) = socket.into_receiver().into_reader();
-        let session = reader.map(|reader| Box::new(Session::new(&shared, reader, handler)));
-        Self {
-            session,
-            shared,
-            open: false,
-        }
+        let mut receiver = socket.into_receiver();
+        let shared = receiver.shared().clone();
+        let state = match receiver.give_up() {
+            Some(reader) => State::Waiting(Box::new(Session::new(&shared, reader, handler))),
+            None => State::Asking(Box::new((receiver, handler))),
+        };
+        Self { state, shared }
     }
 }
 
@@ -376,24 +384,34 @@ impl<H: Handler> Future for Handled<H> {
     type Output = Ended;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
-        let Self {
-            session: state,
-            shared,
-            open,
-        } = &mut *self;
-        let Some(session) = state else {
+        let Self { state, shared } = &mut *self;
+        if let State::Asking(asking) = state {
+            let reader = ready!(asking.0.poll_give_up(cx));
+            if let State::Asking(asking) = mem::replace(state, State::Ended)
+                && let Some(reader) = reader
+            {
+                let (_, handler) = *asking;
+                *state = State::Waiting(Box::new(Session::new(shared, reader, handler)));
+            }
+        }
+        if let State::Waiting(session) = state {
+            ready!(session.poll_take_over(cx, shared));
+            if let State::Waiting(session) = mem::replace(state, State::Ended) {
+                *state = State::Open(session);
+            }
+            // It is, also where this panics.
+            if let State::Open(session) = state {
+                shared.within(|| session.handler.on_open(&mut session.socket));
+            }
+        }
+        let State::Open(session) = state else {
             return Poll::Ready(shared.ended().unwrap_or_else(Ended::gone));
         };
-        if !*open {
-            ready!(session.poll_take_over(cx, shared));
-            // It is, also where this panics.
-            *open = true;
-            shared.within(|| session.handler.on_open(&mut session.socket));
-        }
         ready!(shared.within(|| session.poll(cx, shared)));
-        *open = false;
-        let ended = shared.within(|| session.end(shared));
-        *state = None;
+        let mut ended = Ended::gone();
+        if let State::Open(mut session) = mem::replace(state, State::Ended) {
+            ended = shared.within(|| session.end(shared));
+        }
         Poll::Ready(ended)
     }
 }
@@ -401,16 +419,15 @@ impl<H: Handler> Future for Handled<H> {
 /// Dropped before its end, nobody receives any more: whoever holds a [`Sender`] cannot send either.
 impl<H: Handler> Drop for Handled<H> {
     fn drop(&mut self) {
-        let Some(session) = &mut self.session else {
-            return;
-        };
-        if !self.open {
-            // It has not taken over: the socket is dropped, and the driver here stops early.
-            if let Some(session) = self.session.take() {
+        let mut session = match mem::replace(&mut self.state, State::Ended) {
+            State::Asking(_) | State::Ended => return,
+            State::Waiting(session) => {
+                // It has not taken over: the socket is dropped, and the driver here stops early.
                 self.shared.put_reader(session.reader);
+                return;
             }
-            return;
-        }
+            State::Open(session) => session,
+        };
         session.socket.driver.abandon();
         let mut tell = || self.shared.within(|| session.end(&self.shared));
         if thread::panicking() {

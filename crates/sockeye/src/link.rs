@@ -26,6 +26,7 @@ use crate::{
     Error, Result, buffers,
     keepalive::{Alarm, Pulse, Seen, Staying, Step},
     latest::Latest,
+    reader::Reader,
     transport::WriteHalf,
 };
 
@@ -39,6 +40,9 @@ pub(crate) struct Link {
     io: WriteHalf,
     /// Keeps the connection, where it is to be kept.
     pub(crate) alarm: Option<Alarm>,
+    /// The receiving side, while its owner does something else than to receive: whoever drives sees to it that pings and a
+    /// Close are answered.
+    pub(crate) lent: Option<Box<Reader>>,
     /// There while anything of it is, which is not so for most of the time.
     seldom: Option<Box<Seldom>>,
     /// The task that looks after the connection. Its driver's, where one holds this: a copy of what
@@ -46,6 +50,8 @@ pub(crate) struct Link {
     task: Option<Waker>,
     /// Whether that task waits for an event.
     reads: bool,
+    /// Whether somebody has begun or gone on to wait for an event in this poll of the driver.
+    pub(crate) awaited: bool,
 }
 
 /// What few have, or only at their end.
@@ -144,9 +150,11 @@ impl Link {
             sender,
             io,
             alarm: None,
+            lent: None,
             seldom: None,
             task: None,
             reads: false,
+            awaited: false,
         }
     }
 
@@ -645,6 +653,12 @@ impl Link {
             }) => Error::Lost(lost.clone()),
             _ => SendError::Closed.into(),
         }
+    }
+
+    /// Whether the receiving side is here, and nobody waits for an event.
+    #[inline]
+    pub(crate) fn is_left_alone(&self) -> bool {
+        !self.awaited && self.lent.is_some()
     }
 
     /// Whether that is the task of the driver that holds this.

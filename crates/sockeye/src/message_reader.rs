@@ -129,6 +129,9 @@ impl fmt::Debug for MessageReader<'_> {
 
 /// What comes off a connection, and may be an event that the peer is owed an answer to.
 pub(crate) trait Incoming {
+    /// What such an event is.
+    fn of(event: OwnedEvent) -> Self;
+
     fn event(&self) -> Option<&OwnedEvent>;
 
     /// Whether it is a message, or a part of one.
@@ -136,6 +139,10 @@ pub(crate) trait Incoming {
 }
 
 impl Incoming for OwnedEvent {
+    fn of(event: OwnedEvent) -> Self {
+        event
+    }
+
     #[inline]
     fn event(&self) -> Option<&OwnedEvent> {
         Some(self)
@@ -148,6 +155,10 @@ impl Incoming for OwnedEvent {
 }
 
 impl Incoming for Part {
+    fn of(event: OwnedEvent) -> Self {
+        Self::Event(event)
+    }
+
     fn event(&self) -> Option<&OwnedEvent> {
         match self {
             Self::Event(event) => Some(event),

@@ -6,6 +6,8 @@
 //! future, the link stands in a slot of the thread, where `send` finds it without a lock. Whoever
 //! sends from elsewhere puts a command into the inbox and wakes the driver. A connection that
 //! nobody drives keeps its link in [`Shared`], and `send` writes for itself.
+//!
+//! The receiving side is its owner's, who lends it to the link while there is nothing to take off it.
 
 mod driving;
 mod ending;
@@ -121,6 +123,8 @@ pub(crate) struct Shared {
     leaving: AtomicBool,
     /// Whether it has closed so. What still comes is discarded: nobody could answer it.
     left: AtomicBool,
+    /// Whether nothing is received any more, or by somebody else: the receiving side is no longer its owner's.
+    given_up: AtomicBool,
     /// Whether a message is being sent in parts: others wait for their turn.
     pub(crate) writing: AtomicBool,
     /// How much output waits with the driver.
@@ -144,6 +148,12 @@ pub(crate) struct State {
 struct Seldom {
     /// The receiving side, once its owner has let go of it.
     reader: Option<Box<Reader>>,
+    /// Whether that is still [lent](Link::lent).
+    left_lent: bool,
+    /// The receiving side, given back to its owner, who is in another task than the driver that had it.
+    returned: Option<Box<Reader>>,
+    /// Whether that owner has asked for it.
+    asked: bool,
     /// The task that waits for an event while a driver of another task holds the link, which has it otherwise.
     reading: Option<Waker>,
     /// The task of another driver that is to have the link.
@@ -207,6 +217,7 @@ impl Shared {
             attended: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             driver_buffered: AtomicUsize::new(0),
         }

@@ -42,7 +42,10 @@ use crate::{
 /// # }
 /// ```
 ///
-/// Pings are answered and the closing handshake is completed while [`recv`](Self::recv) is polled.
+/// Pings are answered and the closing handshake is completed while [`recv`](Self::recv) is polled. In a server's handler, or
+/// within [`drive`](Self::drive), that is done, and a peer that is gone is noticed, while anything else is awaited there too:
+/// as far as the next message that was not received.
+///
 /// A socket that is dropped without [`close`](Self::close) sends a Close with 1001 if that needs no
 /// waiting, and with 1011 where a panic drops it. Dropped in a server's handler, or within
 /// [`drive`](Self::drive), it stays open until that is done, and is then closed with 1000, or after an error with 1011.
@@ -115,6 +118,11 @@ impl WebSocket {
         self.receiver.is_receiving()
     }
 
+    /// Lends the receiving side to a driver that has the link.
+    pub(crate) fn lend_to(&mut self, link: &mut Link) {
+        self.receiver.lend_to(link);
+    }
+
     pub(crate) fn into_receiver(self) -> Receiver {
         self.receiver
     }
@@ -141,7 +149,7 @@ impl WebSocket {
     }
 
     /// As [`recv`](Self::recv), with pings, pongs and the Close of the peer as events too. Pings
-    /// and the Close have been answered.
+    /// and the Close have been answered. Of pings and pongs that came while nobody received the newest four are told.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -317,9 +325,12 @@ impl WebSocket {
     {
         let mut driver = Driver::waiting(self.shared().clone());
         // Behind it, so that this is dropped first: the driver then leaves the connection to the one that has it.
-        let socket = self;
+        let mut socket = self;
         // Within a handler, that one's driver gives it up.
         poll_fn(|cx| driver.poll_take_over(cx)).await;
+        if let Some(link) = driver.link() {
+            socket.lend_to(link);
+        }
         let result = {
             // Dropped when it is done: the socket in it may be given back only then.
             let work = pin!(work(socket));

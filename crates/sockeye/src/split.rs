@@ -18,7 +18,7 @@ use sockeye_proto::{CloseCode, CloseFrame, Message, OwnedEvent as Event, Part};
 use crate::{
     Counters, Ended, MessageKind, MessageReader, MessageWriter, Outgoing, Result, WebSocket,
     driver::Driver,
-    link::Command,
+    link::{Command, Link},
     message_reader::Incoming,
     reader::{Broken, Phase, Reader},
     shared::Shared,
@@ -232,10 +232,11 @@ impl fmt::Debug for Sender {
 }
 
 /// The half that receives. It also answers pings and sends those that keep the connection, so keep it
-/// receiving.
+/// receiving. In the task of a server's handler, or of [`WebSocket::drive`], that is done meanwhile, as far as the next
+/// message that was not received. Moved to another task, it begins to receive when that handler next yields.
 pub struct Receiver {
     shared: Arc<Shared>,
-    /// There until this is dropped: then the connection has it.
+    /// Not there while it is [lent](crate::link::Link::lent), and once the connection has ended.
     reader: Option<Box<Reader>>,
 }
 
@@ -254,7 +255,15 @@ impl Receiver {
     /// Whether anything more may come.
     #[cfg(feature = "client")]
     pub(crate) fn is_receiving(&self) -> bool {
-        matches!(&self.reader, Some(reader) if reader.phase == Phase::Open)
+        let phase = self.reader.as_ref().map(|reader| reader.phase);
+        phase.is_none_or(|phase| phase == Phase::Open)
+    }
+
+    /// Lends the receiving side to a driver that has the link.
+    pub(crate) fn lend_to(&mut self, link: &mut Link) {
+        if let Some(reader) = self.reader.take() {
+            link.lent = Some(reader);
+        }
     }
 
     /// What it receives with.
@@ -262,9 +271,19 @@ impl Receiver {
         self.reader.as_deref_mut()
     }
 
-    /// Gives up the receiving side to a driver that takes it from here.
-    pub(crate) fn into_reader(mut self) -> (Arc<Shared>, Option<Box<Reader>>) {
-        (self.shared.clone(), self.reader.take())
+    /// Gives up the receiving side to whoever takes it from here, unless it is lent, or gone with the connection.
+    pub(crate) fn give_up(&mut self) -> Option<Box<Reader>> {
+        let reader = self.reader.take()?;
+        self.shared.receives_no_more();
+        Some(reader)
+    }
+
+    /// The same, wherever it is; `None` where it is gone with the connection.
+    pub(crate) fn poll_give_up(&mut self, cx: &mut Context<'_>) -> Poll<Option<Box<Reader>>> {
+        if self.reader.is_none() {
+            self.reader = ready!(self.shared.poll_lent(cx));
+        }
+        Poll::Ready(self.give_up())
     }
 
     /// The next message, or `None` once the connection was closed cleanly by either side;
@@ -285,7 +304,7 @@ impl Receiver {
     }
 
     /// As [`recv`](Self::recv), with pings, pongs and the Close of the peer as events too. Pings
-    /// and the Close have been answered.
+    /// and the Close have been answered. Of pings and pongs that came while nobody received the newest four are told.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -366,6 +385,9 @@ impl Receiver {
 
     #[inline]
     pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>>> {
+        if self.reader.is_none() {
+            self.reader = self.shared.take_lent();
+        }
         // Most have nothing else to see to. By way of an event it would be 200 instructions more a wake-up.
         if let Some(reader) = &mut self.reader
             && reader.phase == Phase::Open
@@ -373,9 +395,15 @@ impl Receiver {
         {
             match reader.poll_whole(cx) {
                 Some(Poll::Ready(message)) if !self.shared.has_left() => {
+                    // Where a message is next, a driver could do nothing with it.
+                    if !reader.is_another_next() {
+                        self.shared.lend(&mut self.reader, false);
+                    }
                     return Poll::Ready(Ok(Some(message)));
                 }
-                Some(Poll::Pending) if self.shared.park_quick(cx) => return Poll::Pending,
+                Some(Poll::Pending) if self.shared.park_quick(cx, &mut self.reader) => {
+                    return Poll::Pending;
+                }
                 _ => {}
             }
         }
@@ -405,11 +433,22 @@ impl Receiver {
         cx: &mut Context<'_>,
         mut take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
     ) -> Poll<Result<Option<T>>> {
+        let next = self.poll_all_but_pings(cx, &mut take);
+        self.shared.lend(&mut self.reader, next.is_pending());
+        next
+    }
+
+    #[inline]
+    fn poll_all_but_pings<T: Incoming>(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: &mut impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
+    ) -> Poll<Result<Option<T>>> {
         // Where they come in crowds, one pong for all goes out, before anything else happens: a write for each would hold
         // the thread for a second.
         let mut is_owed_pong = false;
         loop {
-            let next = self.poll_answering(cx, &mut take, Reader::has_input);
+            let next = self.poll_answering(cx, &mut *take, Reader::has_input);
             if let Poll::Ready(Ok(Some(taken))) = &next
                 && let Some(Event::Ping(_)) = taken.event()
             {
@@ -429,9 +468,11 @@ impl Receiver {
     }
 
     /// Says that nobody wants the rest of a message that is being received in parts.
+    #[cfg(feature = "client")]
     pub(crate) fn skip_message(&mut self) {
-        if let Some(reader) = &mut self.reader {
-            reader.skip_message();
+        match &mut self.reader {
+            Some(reader) => reader.skip_message(),
+            None => self.shared.with_lent(Reader::skip_message),
         }
     }
 
@@ -442,7 +483,9 @@ impl Receiver {
         cx: &mut Context<'_>,
         take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
     ) -> Poll<Result<Option<T>>> {
-        self.poll_answering(cx, take, |_| false)
+        let next = self.poll_answering(cx, take, |_| false);
+        self.shared.lend(&mut self.reader, next.is_pending());
+        next
     }
 
     /// The same, but that pongs may be written `later`, by the caller, where it takes more before it lets go of the thread.
@@ -453,16 +496,22 @@ impl Receiver {
         mut take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
         later: impl Fn(&Reader) -> bool,
     ) -> Poll<Result<Option<T>>> {
+        if self.reader.is_none() {
+            self.reader = ready!(self.shared.poll_lent(cx));
+        }
         loop {
             let Some(reader) = &mut self.reader else {
                 return Poll::Ready(Ok(None));
             };
+            if let Some(event) = reader.take_answered() {
+                return Poll::Ready(Ok(Some(T::of(event))));
+            }
             match reader.phase {
                 Phase::Open => {}
                 Phase::Ending => {
                     ready!(self.poll_ending(cx));
                     if self.shared.let_go() {
-                        self.reader = None;
+                        self.receive_no_more();
                     } else if let Some(reader) = &mut self.reader {
                         reader.phase = Phase::Done;
                     }
@@ -473,7 +522,7 @@ impl Receiver {
                     // What a driver has left of the last, where the socket was moved out of it.
                     ready!(self.poll_ending(cx));
                     if self.shared.let_go() {
-                        self.reader = None;
+                        self.receive_no_more();
                     }
                     return Poll::Ready(Ok(None));
                 }
@@ -544,6 +593,12 @@ impl Receiver {
         }
     }
 
+    /// Ends the transport with the connection, however long this is kept.
+    fn receive_no_more(&mut self) {
+        self.shared.receives_no_more();
+        self.reader = None;
+    }
+
     /// Writes the last of what the peer is owed, until the deadline. A client then lets the server
     /// end the transport (RFC 6455 §7.1.1), and either lets a peer that has broken a rule: bytes that nobody reads
     /// would reset the connection before it has read why.
@@ -580,11 +635,14 @@ impl Stream for Receiver {
 /// already a task of its own does: whoever keeps a [`Sender`] would keep the transport.
 impl Drop for Receiver {
     fn drop(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            self.shared.put_reader(reader);
-            if Arc::strong_count(&self.shared) > 1 {
-                Driver::finish_unattended(&self.shared);
-            }
+        self.shared.lend(&mut self.reader, false);
+        match self.reader.take() {
+            Some(reader) => self.shared.put_reader(reader),
+            None if self.shared.has_given_up() => return,
+            None => self.shared.leave_lent(),
+        }
+        if Arc::strong_count(&self.shared) > 1 {
+            Driver::finish_unattended(&self.shared);
         }
     }
 }

@@ -455,6 +455,9 @@ async fn a_handler_that_only_sends_is_closed_in_its_turn() {
     for tick in 0..4 {
         peer.expect_text(&tick.to_string()).await;
     }
+    // What is answered without it is nothing that it has received.
+    peer.send_frame(0x89, "there?").await;
+    assert_eq!(peer.expect(0x8A).await, b"there?");
     let began = Instant::now();
     let farewell = running.handle.shutdown(Shutdown::new());
     let (_, _, after) = answer_close(&mut peer, began).await;

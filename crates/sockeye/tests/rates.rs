@@ -37,6 +37,33 @@ fn acceptor() -> Acceptor {
 mod slowed_down {
     use super::*;
 
+    /// What is answered while nobody receives counts as what is received.
+    #[tokio::test(start_paused = true)]
+    async fn pings_while_nobody_receives() {
+        let acceptor = acceptor().message_rate(Rate::per_second(10).burst(5));
+        let (ours, theirs) = duplex(1 << 20);
+        let (socket, peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+        let mut peer = peer;
+        let driven = tokio::spawn(socket.unwrap().drive(async |mut socket| {
+            sleep(60 * SECOND).await;
+            assert_eq!(socket.recv().await?.unwrap().as_text(), Some("last"));
+            Ok(())
+        }));
+        let begin = Instant::now();
+        let mut frames: Vec<u8> = (0..25)
+            .flat_map(|number| peer.frame(0x89, number.to_string()))
+            .collect();
+        frames.extend(peer.frame(0x81, "last"));
+        peer.send(frames).await;
+        while peer.expect(0x8A).await != b"24" {}
+        let took = begin.elapsed();
+        assert!(
+            took >= 2 * SECOND && took <= 2 * SECOND + SECOND / 20,
+            "{took:?}"
+        );
+        driven.abort();
+    }
+
     /// The burst at once, then as the rate permits, and nothing is lost.
     #[tokio::test(start_paused = true)]
     async fn messages() {

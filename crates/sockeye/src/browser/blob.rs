@@ -18,7 +18,7 @@ use crate::Error;
 /// A binary message of any size, which arrives while it is read: its event comes when it begins.
 ///
 /// What has not been read holds the server back, and not the memory: at most 192 KiB are taken ahead.
-/// The messages behind it, and pings behind what is not read, wait as long. So read it to its end
+/// The messages behind it, and pings behind what is not taken, wait as long. So read it to its end
 /// or drop it, which discards the rest as it comes.
 ///
 /// A callback cannot wait, so it gives the blob to a task, as one in a page calls an `async` function:
@@ -54,7 +54,8 @@ pub struct Blob {
 /// Something of a blob.
 enum Piece {
     Bytes(Bytes),
-    End,
+    /// With which it is whole.
+    Last(Bytes),
     Failed(Error),
 }
 
@@ -111,7 +112,7 @@ impl AsyncRead for Blob {
         if self.piece.is_empty() && !self.whole && buffer.remaining() > 0 {
             match ready!(self.pieces.poll_recv(cx)) {
                 Some(Piece::Bytes(bytes)) => self.piece = bytes,
-                Some(Piece::End) => self.whole = true,
+                Some(Piece::Last(bytes)) => (self.piece, self.whole) = (bytes, true),
                 Some(Piece::Failed(error)) => return Poll::Ready(Err(error.into())),
                 None => {
                     let words = "the connection has ended before the message was whole";
@@ -156,17 +157,15 @@ impl Pour {
         self.0.reserve().await.ok().map(Room)
     }
 
-    /// Pours a message that is there whole.
+    /// Pours a message that is there whole, and waits until it is read. Stopping early, when it is poured, takes nothing of it
+    /// away.
     pub(super) async fn whole(&self, bytes: Bytes) {
-        // Of nothing, a blob would have its end.
-        if !bytes.is_empty() {
-            let Some(room) = self.room().await else {
-                return;
-            };
-            room.bytes(bytes);
-        }
+        let is_read = bytes.is_empty();
         if let Some(room) = self.room().await {
-            room.end();
+            room.last(bytes);
+        }
+        if !is_read {
+            let _ = self.room().await;
         }
     }
 }
@@ -179,8 +178,9 @@ impl Room<'_> {
         self.0.send(Piece::Bytes(bytes));
     }
 
-    pub(super) fn end(self) {
-        self.0.send(Piece::End);
+    /// The last of it, which may be nothing.
+    pub(super) fn last(self, bytes: Bytes) {
+        self.0.send(Piece::Last(bytes));
     }
 
     pub(super) fn failed(self, error: Error) {

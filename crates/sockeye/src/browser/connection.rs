@@ -303,7 +303,7 @@ async fn fill_whole(
             // Of nothing, a blob would have its end.
             Some(Part::Data(0) | Part::Begin(_)) => {}
             Some(Part::Data(count)) => room.bytes(Bytes::copy_from_slice(&buffer[..count])),
-            Some(Part::End) => return room.end(),
+            Some(Part::End) => return room.last(Bytes::new()),
             Some(Part::Event(event)) => socket.event(event, heard),
             None => {
                 let error = receiver.ended().and_then(|ended| ended.error());

@@ -96,6 +96,7 @@ impl Shared {
     pub(crate) fn free_link(&self, mut link: Box<Link>) {
         link.forget_tasks();
         let mut state = self.lock();
+        state.keep_lent(&mut link);
         let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
         self.take_latest(&mut state, &mut link);
         for command in self.take_inbox(&mut state) {
@@ -330,9 +331,9 @@ mod tests {
         for (woken, waker) in [(&own, &owns), (&other, &others), (&own, &owns)] {
             let reads = pin!(poll_fn(|_| {
                 let cx = &mut Context::from_waker(waker);
-                assert!(!shared.park_quick(cx));
+                assert!(!shared.park_quick(cx, &mut None));
                 shared.park(cx, false).unwrap();
-                assert!(shared.park_quick(cx));
+                assert!(shared.park_quick(cx, &mut None));
                 Poll::<()>::Pending
             }));
             let polled = driver.poll_run(&mut Context::from_waker(&owns), reads);

@@ -61,12 +61,19 @@ impl Shared {
             state.seldom.get_or_insert_default().leaving = Some(close.clone());
             self.leaving.store(true, Ordering::Release);
         }
-        if self.attended.load(Ordering::Relaxed) || self.meter.read() > 0 {
+        if self.attended.load(Ordering::Relaxed) || self.has_received() {
             let _ = self.apply(Command::Look);
         } else {
             self.close_now();
         }
         self.wake_reading();
+    }
+
+    /// Whether any message has been received.
+    #[cfg(feature = "server")]
+    fn has_received(&self) -> bool {
+        let received = self.meter.counters().received;
+        received.text.messages > 0 || received.binary.messages > 0
     }
 
     /// Whether this end is to close as soon as whoever receives has nothing to do.

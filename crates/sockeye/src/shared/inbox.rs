@@ -1,6 +1,6 @@
 //! What is sent while a driver holds the link and is not looking: it takes that in its next poll.
 
-use std::{mem, sync::atomic::Ordering};
+use std::{mem, sync::atomic::Ordering, task::Waker};
 
 use sockeye_proto::{OpCode, SendError};
 
@@ -36,9 +36,11 @@ impl Shared {
     pub(crate) fn collect(&self, link: &mut Link) -> bool {
         let mut state = self.lock();
         let wanted = state.is_wanted();
+        let reading = state.give_back(link);
         self.take_latest(&mut state, link);
         let inbox = self.take_inbox(&mut state);
         drop(state);
+        reading.into_iter().for_each(Waker::wake);
         for command in inbox {
             // Refused only once the connection is closing: then nothing can be sent, and whoever
             // sent it learns how the connection ended.
@@ -62,9 +64,10 @@ impl Shared {
         &self,
         state: &mut State,
     ) -> impl Iterator<Item = Command<'static>> + use<> {
-        // Where another driver wants the link, the one that has it learns of that when it can give it up: this
-        // may be in the middle of its poll.
-        self.posted.store(state.is_wanted(), Ordering::Relaxed);
+        // Where another driver wants the link, or another task what is lent, the driver that has it learns of that when it
+        // can give it up: this may be in the middle of its poll.
+        let more = state.is_wanted() || state.is_asked();
+        self.posted.store(more, Ordering::Relaxed);
         let (mut first, mut more) = (None, Vec::new());
         if let Some(inbox) = &mut state.inbox {
             (first, more) = (inbox.first.take(), mem::take(&mut inbox.more));

@@ -3,6 +3,7 @@
 
 use std::{
     future::Future as _,
+    mem,
     sync::{atomic::Ordering, mpsc},
     task::{Context, Poll, Waker},
     thread,
@@ -77,12 +78,17 @@ impl Shared {
     ///
     /// The way of most waits: a quarter of the instructions.
     #[inline]
-    pub(crate) fn park_quick(&self, cx: &Context<'_>) -> bool {
+    pub(crate) fn park_quick(&self, cx: &Context<'_>, reader: &mut Option<Box<Reader>>) -> bool {
         if self.posted.load(Ordering::Acquire) || self.is_leaving() || self.is_silent() {
             return false;
         }
         let parked = self.with_driven(|link| {
-            link.broken().is_none() && link.sender.is_open() && link.is_read_by(cx.waker())
+            let parks =
+                link.broken().is_none() && link.sender.is_open() && link.is_read_by(cx.waker());
+            if parks {
+                (link.lent, link.awaited) = (reader.take(), true);
+            }
+            parks
         });
         parked.unwrap_or(false)
     }
@@ -198,9 +204,95 @@ impl Shared {
         self.pulse.is_silent(&self.meter) && has_budget_remaining()
     }
 
-    /// Takes the receiving side, where its owner has let go of it.
-    pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
-        self.lock().seldom.as_mut()?.reader.take()
+    /// Lends the receiving side to the driver whose poll this is, where it is one's. `awaits` says that its owner waits for
+    /// an event, and will be polled for it.
+    #[inline]
+    pub(crate) fn lend(&self, reader: &mut Option<Box<Reader>>, awaits: bool) {
+        self.with_driven(|link| {
+            if reader.is_some() {
+                link.lent = reader.take();
+            }
+            link.awaited |= awaits;
+        });
+    }
+
+    /// Takes the receiving side back in the poll of the driver that it is lent to. Else it is for
+    /// [`poll_lent`](Self::poll_lent).
+    #[inline]
+    pub(crate) fn take_lent(&self) -> Option<Box<Reader>> {
+        let lent = self.with_driven(|link| link.lent.take()).flatten();
+        if lent.is_some() {
+            self.attend();
+        }
+        lent
+    }
+
+    /// The receiving side, wherever that is which its owner has lent; `None` where nothing is received any more.
+    #[cold]
+    pub(crate) fn poll_lent(&self, cx: &mut Context<'_>) -> Poll<Option<Box<Reader>>> {
+        if self.has_given_up() {
+            return Poll::Ready(None);
+        }
+        self.attend();
+        let lent = self.access(|access| match access {
+            Access::Driven(link) | Access::Free(link, _) => Poll::Ready(link.lent.take()),
+            Access::Remote(state) => {
+                let seldom = state.seldom.get_or_insert_default();
+                let returned = seldom.returned.take();
+                if returned.is_none() {
+                    seldom.asked = true;
+                    seldom.reading = Some(cx.waker().clone());
+                    // Before the driver is woken, which looks at this without the lock.
+                    self.posted.store(true, Ordering::Release);
+                    state.wake_driver();
+                    return Poll::Pending;
+                }
+                Poll::Ready(returned)
+            }
+        });
+        // It may have been given back, where its owner had asked for that before.
+        lent.map(|lent| lent.or_else(|| self.lock().seldom.as_mut()?.returned.take()))
+    }
+
+    /// Works on what is lent, where that is at hand.
+    #[cfg(feature = "client")]
+    pub(crate) fn with_lent(&self, work: impl FnOnce(&mut Reader)) {
+        self.access(|access| match access {
+            Access::Driven(link) | Access::Free(link, _) => link.lent.as_deref_mut().map(work),
+            Access::Remote(_) => None,
+        });
+    }
+
+    /// Whether nothing is received any more, or by somebody else.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    /// Nothing is received any more by whoever owned the receiving side.
+    pub(crate) fn receives_no_more(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
+
+    /// Takes the receiving side, where its owner has let go of it; it may be with the `link` of the driver that asks.
+    pub(crate) fn take_reader(&self, link: Option<&mut Link>) -> Option<Box<Reader>> {
+        let mut state = self.lock();
+        if let Some(link) = link {
+            state.keep_lent(link);
+        }
+        state.seldom.as_mut()?.reader.take()
+    }
+
+    /// The owner of the receiving side, which is lent, lets go of it.
+    pub(crate) fn leave_lent(&self) {
+        let lent = self.access(|access| match access {
+            Access::Free(link, _) => link.lent.take(),
+            // The driver goes on with it.
+            Access::Driven(_) | Access::Remote(_) => None,
+        });
+        let mut state = self.lock();
+        let seldom = state.seldom.get_or_insert_default();
+        seldom.reader = lent.or_else(|| seldom.returned.take());
+        seldom.left_lent = seldom.reader.is_none();
     }
 
     /// Leaves the receiving side to whoever completes the closing handshake.
@@ -210,7 +302,9 @@ impl Shared {
 
     /// Whether its owner has let go of the receiving side.
     pub(crate) fn has_reader(&self) -> bool {
-        matches!(&self.lock().seldom, Some(seldom) if seldom.reader.is_some())
+        let state = self.lock();
+        let seldom = state.seldom.as_ref();
+        seldom.is_some_and(|seldom| seldom.reader.is_some() || seldom.left_lent)
     }
 
     /// Whether a pong answers a ping that keeps the connection: then it is no event. Counts pings and
@@ -278,6 +372,28 @@ impl State {
             return Err(());
         }
         Ok(())
+    }
+
+    /// Gives what is lent back to its owner in another task, who has asked for it. Gives whom to wake for that.
+    pub(super) fn give_back(&mut self, link: &mut Link) -> Option<Waker> {
+        let seldom = self.seldom.as_mut().filter(|seldom| seldom.asked)?;
+        seldom.asked = false;
+        seldom.returned = link.lent.take().or(seldom.returned.take());
+        self.take_reading()
+    }
+
+    /// Whether the owner of what is lent has asked for it.
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(&self.seldom, Some(seldom) if seldom.asked)
+    }
+
+    /// Where the owner of what is lent has let go of it, takes it from the link.
+    pub(super) fn keep_lent(&mut self, link: &mut Link) {
+        if let Some(seldom) = &mut self.seldom
+            && mem::take(&mut seldom.left_lent)
+        {
+            seldom.reader = link.lent.take();
+        }
     }
 
     /// The task that waits for an event, where it must know of more than the transport says.

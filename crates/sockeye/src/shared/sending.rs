@@ -107,7 +107,7 @@ impl Shared {
         {
             self.end(Ended::Lost(lost.clone()));
             if self.let_go() {
-                drop(self.take_reader());
+                drop(self.take_reader(None));
             }
         }
         error

@@ -1,0 +1,645 @@
+//! A connection that something drives while its user does anything but receive: pings and a Close are answered all the
+//! same (RFC 6455 §5.5.1, §5.5.2), and that the peer is gone is noticed, as far as the next message. Time is paused.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod wire;
+
+use std::{
+    future::{Future, pending, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::Either, stream::FuturesUnordered};
+use sockeye::{
+    CloseCode, Ended, Error, Event, Handler, Limits, MessageRef, Result, Socket, WebSocket,
+};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use wire::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Runs a handler in a task, in which whatever it awaits goes on beside the peer of the test.
+fn drive<F, Fut>(socket: WebSocket, work: F) -> JoinHandle<Result<Option<Ended>>>
+where
+    F: FnOnce(WebSocket) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    tokio::spawn(socket.drive(work))
+}
+
+fn is_by_peer(ended: Option<Ended>, code: CloseCode) -> bool {
+    matches!(ended, Some(Ended::ByPeer(Some(frame))) if frame.code == code)
+}
+
+fn text(message: Option<sockeye::Message>) -> String {
+    message.unwrap().as_text().unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_are_answered() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let driven = drive(socket, async |socket| {
+            sleep(HOUR).await;
+            drop(socket);
+            Ok(())
+        });
+        for round in 0..10 {
+            peer.send_frame(0x89, round.to_string()).await;
+            assert_eq!(peer.expect(0x8A).await, round.to_string().as_bytes());
+        }
+        // In as many pieces as there are.
+        for byte in peer.frame(0x89, "slow") {
+            peer.send([byte]).await;
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(peer.expect(0x8A).await, b"slow");
+        driven.abort();
+    }
+}
+
+/// As one does that subscribes a client to something: it receives once, and sends from then on.
+#[tokio::test(start_paused = true)]
+async fn pings_behind_a_message_are_answered_while_it_is_worked_on() {
+    for role in BOTH {
+        for together in [true, false] {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let driven = drive(socket, async |mut socket| {
+                assert_eq!(text(socket.recv().await?), "subscribe");
+                sleep(HOUR).await;
+                socket.send("news").await?;
+                sleep(HOUR).await;
+                Ok(())
+            });
+            let mut frames = peer.frame(0x81, "subscribe");
+            if !together {
+                peer.send(&frames).await;
+                sleep(SECOND).await;
+                frames.clear();
+            }
+            frames.extend(peer.frame(0x89, "there?"));
+            peer.send(frames).await;
+            assert_eq!(peer.expect(0x8A).await, b"there?");
+            driven.abort();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_is_answered_and_what_is_sent_then_is_refused() {
+    for role in BOTH {
+        for message in [false, true] {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let driven = drive(socket, async move |mut socket| {
+                if message {
+                    assert_eq!(text(socket.recv().await?), "goodbye");
+                }
+                sleep(SECOND).await;
+                assert!(!socket.is_open());
+                assert!(is_by_peer(socket.ended(), CloseCode::GOING_AWAY));
+                let refused = socket.send("news").await.unwrap_err();
+                assert!(refused.is_closed(), "{refused}");
+                // Told as ever, for all that it was answered before.
+                let told = socket.recv_event().await?;
+                assert!(matches!(told, Some(Event::Close(Some(_)))), "{told:?}");
+                assert_eq!(socket.recv_event().await?, None);
+                Ok(())
+            });
+            let mut frames = Vec::new();
+            if message {
+                frames = peer.frame(0x81, "goodbye");
+            }
+            frames.extend(peer.frame(0x88, 1001_u16.to_be_bytes()));
+            peer.send(frames).await;
+            assert_eq!(peer.expect_close().await, (1001, String::new()));
+            if role == Role::Server {
+                peer.expect_end().await;
+            }
+            drop(peer);
+            let ended = within(driven).await.unwrap().unwrap();
+            assert!(is_by_peer(ended, CloseCode::GOING_AWAY), "{role:?}");
+        }
+    }
+}
+
+/// What others have sent by then goes out before the answer.
+#[tokio::test(start_paused = true)]
+async fn a_close_is_answered_behind_what_was_sent_before() {
+    let (socket, mut peer) = Setup::default().open(Role::Server).await;
+    let sender = socket.sender();
+    let driven = drive(socket, async |_socket| pending().await);
+    sleep(SECOND).await;
+    // Both are there when the driver is polled.
+    peer.send_close(1000, "").await;
+    for number in 0..10 {
+        sender.send(number.to_string()).await.unwrap();
+    }
+    for number in 0..10 {
+        peer.expect_text(&number.to_string()).await;
+    }
+    assert_eq!(peer.expect_close().await.0, 1000);
+    assert!(sender.send("late").await.unwrap_err().is_closed());
+    driven.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_the_peer_has_gone_is_noticed() {
+    for role in BOTH {
+        let (socket, peer) = Setup::default().open(role).await;
+        let driven = drive(socket, async |mut socket| {
+            sleep(SECOND).await;
+            assert!(matches!(socket.ended(), Some(Ended::Lost(_))));
+            assert!(socket.send("news").await.unwrap_err().is_lost());
+            // It is told once, to whoever receives.
+            assert!(socket.recv().await.unwrap_err().is_lost());
+            assert_eq!(socket.recv().await?, None);
+            Ok(())
+        });
+        drop(peer);
+        let ended = within(driven).await.unwrap().unwrap();
+        assert!(matches!(ended, Some(Ended::Lost(_))), "{ended:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_rule_is_told_to_the_peer_and_to_whoever_receives_next() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let driven = drive(socket, async |mut socket| {
+            sleep(SECOND).await;
+            assert!(matches!(socket.ended(), Some(Ended::Protocol(_))));
+            let error = socket.recv().await.unwrap_err();
+            assert!(error.is_protocol(), "{error}");
+            assert_eq!(socket.recv().await?, None);
+            Ok(())
+        });
+        // A ping of 126 bytes (§5.5).
+        peer.send_frame(0x89, [0; 126]).await;
+        assert_eq!(peer.expect_close().await.0, 1002);
+        drop(peer);
+        let ended = within(driven).await.unwrap().unwrap();
+        assert!(matches!(ended, Some(Ended::Protocol(_))), "{ended:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_has_fallen_silent_is_given_up() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let driven = drive(socket, async |mut socket| {
+            for _ in 0..3 {
+                sleep(29 * SECOND).await;
+                socket.send("news").await?;
+            }
+            panic!("it was not given up");
+        });
+        // It takes what is sent, and says nothing.
+        while peer.next_in_time(HOUR).await.is_some() {}
+        let error = driven.await.unwrap().unwrap_err();
+        assert!(error.is_lost(), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_answers_is_not_given_up_and_its_pongs_are_timed() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let driven = drive(socket, async |socket| {
+            sleep(HOUR).await;
+            assert_eq!(socket.rtt(), Some(SECOND));
+            assert!(socket.is_open());
+            Ok(())
+        });
+        let mut pings = 0;
+        while let Some(frame) = peer.next_in_time(HOUR).await
+            && frame.first == 0x89
+        {
+            pings += 1;
+            sleep(SECOND).await;
+            peer.send_frame(0x8A, frame.payload).await;
+        }
+        assert!(pings > 100, "{pings}");
+        peer.send_close(1000, "").await;
+        within(driven).await.unwrap().unwrap();
+    }
+}
+
+/// The application reads at its own pace: it is not judged by what stands behind a message that it has not taken.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_taken_behind_a_message() {
+    for role in BOTH {
+        // Also of one whose frame has only begun to come.
+        for beginning in [1, 2, 4, 9, 10] {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let driven = drive(socket, async |mut socket| {
+                sleep(HOUR).await;
+                assert!(socket.is_open());
+                assert_eq!(text(socket.recv().await?), "later");
+                pending().await
+            });
+            let message = peer.frame(0x81, "later");
+            let beginning = beginning.min(message.len());
+            peer.send_frame(0x89, "before").await;
+            peer.send(&message[..beginning]).await;
+            assert_eq!(peer.expect(0x8A).await, b"before");
+            peer.send(&message[beginning..]).await;
+            peer.send_frame(0x89, "behind").await;
+            // Those of the keepalive, which nobody can tell the answers of.
+            while let Some(frame) = peer.next_in_time(HOUR / 2).await {
+                if frame.first == 0x8A {
+                    assert_eq!(frame.payload, b"behind");
+                    break;
+                }
+                assert_eq!(frame.first, 0x89, "{frame:?}");
+            }
+            driven.abort();
+        }
+    }
+}
+
+/// A message that is to be read as it comes need not fit into memory.
+#[tokio::test(start_paused = true)]
+async fn a_message_is_not_gathered_for_whoever_will_read_it_as_it_comes() {
+    let setup = Setup {
+        limits: Limits::default().message(10),
+        ..Setup::default()
+    };
+    for role in BOTH {
+        let (socket, mut peer) = setup.open(role).await;
+        let driven = drive(socket, async |mut socket| {
+            sleep(SECOND).await;
+            let mut message = socket.recv_stream().await?.unwrap();
+            let mut bytes = vec![0; 1000];
+            message.read_exact(&mut bytes).await?;
+            // In its middle.
+            sleep(SECOND).await;
+            message.read_to_end(&mut bytes).await?;
+            assert_eq!(bytes.len(), 10_000);
+            let mut message = socket.recv_stream().await?.unwrap();
+            assert_eq!(message.read(&mut bytes).await?, 5);
+            // Not to its end.
+            sleep(SECOND).await;
+            assert_eq!(text(socket.recv().await?), "the last");
+            Ok(())
+        });
+        peer.send_frame(0x82, [0; 10_000]).await;
+        peer.send_frame(0x01, "begun").await;
+        peer.send_frame(0x00, " and ").await;
+        sleep(5 * SECOND).await;
+        peer.send_frame(0x80, "ended").await;
+        peer.send_frame(0x81, "the last").await;
+        assert_eq!(peer.expect_close().await.0, 1000);
+        peer.send_close(1000, "").await;
+        drop(peer);
+        within(driven).await.unwrap().unwrap();
+    }
+}
+
+mod events {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn are_told_in_their_order_to_whoever_receives_next() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let driven = drive(socket, async |mut socket| {
+                sleep(SECOND).await;
+                let pong = Event::Pong(Bytes::from_static(b"answers nothing"));
+                assert_eq!(socket.recv_event().await?, Some(pong));
+                let ping = Event::Ping(Bytes::from_static(b"there?"));
+                assert_eq!(socket.recv_event().await?, Some(ping));
+                let message = socket.recv_event().await?;
+                assert!(matches!(message, Some(Event::Message(_))), "{message:?}");
+                Ok(())
+            });
+            peer.send_frame(0x8A, "answers nothing").await;
+            peer.send_frame(0x89, "there?").await;
+            assert_eq!(peer.expect(0x8A).await, b"there?");
+            peer.send_frame(0x81, "message").await;
+            // Not answered once more.
+            assert_eq!(peer.expect_close().await.0, 1000);
+            driven.abort();
+        }
+    }
+
+    /// They take memory for as long as nobody receives.
+    #[tokio::test(start_paused = true)]
+    async fn are_kept_for_that_as_far_as_they_are_the_newest() {
+        let (socket, mut peer) = Setup::default().open(Role::Server).await;
+        let driven = drive(socket, async |mut socket| {
+            sleep(SECOND).await;
+            for number in 996..1000_u32 {
+                let ping = Event::Ping(number.to_string().into());
+                assert_eq!(socket.recv_event().await?, Some(ping));
+            }
+            assert_eq!(text(socket.recv().await?), "message");
+            Ok(())
+        });
+        for number in 0..1000_u32 {
+            peer.send_frame(0x89, number.to_string()).await;
+        }
+        peer.send_frame(0x81, "message").await;
+        // The pong for the newest of those that came together will do (§5.5.3).
+        while peer.expect(0x8A).await != b"999" {}
+        assert_eq!(peer.expect_close().await.0, 1000);
+        driven.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn are_nothing_to_whoever_receives_messages() {
+        for streams in [false, true] {
+            let (socket, mut peer) = Setup::default().open(Role::Server).await;
+            let driven = drive(socket, async move |mut socket| {
+                sleep(SECOND).await;
+                if streams {
+                    let mut read = String::new();
+                    let mut message = socket.recv_stream().await?.unwrap();
+                    message.read_to_string(&mut read).await?;
+                    assert_eq!(read, "message");
+                    assert!(socket.recv_stream().await?.is_none());
+                } else {
+                    assert_eq!(text(socket.recv().await?), "message");
+                    assert_eq!(socket.recv().await?, None);
+                }
+                Ok(())
+            });
+            peer.send_frame(0x89, "there?").await;
+            peer.send_frame(0x8A, "answers nothing").await;
+            sleep(SECOND / 2).await;
+            peer.send_frame(0x81, "message").await;
+            peer.send_close(1000, "").await;
+            assert_eq!(peer.expect(0x8A).await, b"there?");
+            assert_eq!(peer.expect_close().await.0, 1000);
+            drop(peer);
+            within(driven).await.unwrap().unwrap();
+        }
+    }
+}
+
+mod a_receiver {
+    use super::*;
+
+    /// Whatever has its own waker there, as each of a set of futures.
+    #[tokio::test(start_paused = true)]
+    async fn that_waits_in_a_set_of_futures_is_woken() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let driven = drive(socket, async |socket| {
+                let (sender, mut receiver) = socket.split();
+                let mut ticks = tokio::time::interval(SECOND);
+                let mut set = FuturesUnordered::new();
+                set.push(Either::Left(async { receiver.recv().await.map(Some) }));
+                let mut sent = 0;
+                loop {
+                    tokio::select! {
+                        received = set.next() => {
+                            assert_eq!(text(received.unwrap()?.unwrap()), "here");
+                            assert!(sent > 2);
+                            return Ok(());
+                        }
+                        _ = ticks.tick() => {
+                            // The set is not polled for what came while this was.
+                            sent += 1;
+                            sender.send("tick").await?;
+                        }
+                    }
+                    if sent == 1 {
+                        set.push(Either::Right(async { pending().await }));
+                    }
+                }
+            });
+            for _ in 0..5 {
+                peer.expect_text("tick").await;
+            }
+            peer.send_frame(0x89, "there?").await;
+            peer.send_frame(0x81, "here").await;
+            while peer.next().await.unwrap().first != 0x8A {}
+            while peer.next().await.unwrap().first != 0x88 {}
+            driven.abort();
+        }
+    }
+
+    /// The one that drives is asked for what it was lent, and gives it back.
+    #[tokio::test(start_paused = true)]
+    async fn that_is_moved_to_another_task_receives_there() {
+        for role in BOTH {
+            for received_before in [false, true] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let driven = drive(socket, async move |mut socket| {
+                    if received_before {
+                        assert_eq!(text(socket.recv().await?), "0");
+                    }
+                    let (sender, mut receiver) = socket.split();
+                    let elsewhere = tokio::spawn(async move {
+                        let mut all = Vec::new();
+                        // Dropped as it asks, it asks again.
+                        assert!(receiver.recv().now_or_never().is_none());
+                        while let Some(message) = receiver.recv().await? {
+                            all.push(message.as_text().unwrap().to_owned());
+                            if all.len() == 3 {
+                                break;
+                            }
+                        }
+                        Ok::<_, Error>((receiver, all))
+                    });
+                    let (receiver, all) = elsewhere.await.unwrap()?;
+                    let Ok(mut socket) = receiver.reunite(sender) else {
+                        panic!("halves of two");
+                    };
+                    assert_eq!(all, ["1", "2", "3"]);
+                    // And here again.
+                    assert_eq!(text(socket.recv().await?), "4");
+                    sleep(SECOND).await;
+                    Ok(())
+                });
+                for number in usize::from(!received_before)..5 {
+                    sleep(SECOND).await;
+                    peer.send_frame(0x81, number.to_string()).await;
+                }
+                peer.send_frame(0x89, "there?").await;
+                assert_eq!(peer.expect(0x8A).await, b"there?");
+                driven.abort();
+            }
+        }
+    }
+
+    /// It has asked for what was given back since, and is polled where it was lent from.
+    #[tokio::test(start_paused = true)]
+    async fn that_comes_back_before_it_was_given_anything_receives() {
+        let (socket, mut peer) = Setup::default().open(Role::Server).await;
+        let driven = drive(socket, async |socket| {
+            let (to, from) = oneshot::channel();
+            tokio::spawn(async move {
+                let mut socket = socket;
+                assert!(socket.recv().now_or_never().is_none());
+                let _ = to.send(socket);
+            });
+            let mut socket = from.await.unwrap();
+            sleep(SECOND).await;
+            assert_eq!(text(socket.recv().await?), "here");
+            Ok(())
+        });
+        peer.send_frame(0x81, "here").await;
+        assert_eq!(peer.expect_close().await.0, 1000);
+        driven.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_another_task_that_outlives_the_driver_has_it_all() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let (to, mut from) = mpsc::unbounded_channel();
+            let driven = drive(socket, async |socket| {
+                tokio::spawn(async move {
+                    let mut socket = socket;
+                    sleep(SECOND).await;
+                    while let Some(message) = socket.recv().await.unwrap() {
+                        to.send(text(Some(message))).unwrap();
+                    }
+                });
+                Ok(())
+            });
+            // It leaves the connection to the task.
+            assert!(within(driven).await.unwrap().unwrap().is_none());
+            peer.send_frame(0x81, "here").await;
+            assert_eq!(within(from.recv()).await.unwrap(), "here");
+            peer.send_close(1000, "").await;
+            assert_eq!(peer.expect_close().await.0, 1000);
+            drop(peer);
+            assert_eq!(within(from.recv()).await, None);
+        }
+    }
+
+    /// Wherever it is dropped, the driver answers until its user's work is done, and then closes.
+    #[tokio::test(start_paused = true)]
+    async fn that_is_dropped_leaves_it_to_the_driver() {
+        for role in BOTH {
+            for elsewhere in [false, true] {
+                for asks in [false, true] {
+                    let (socket, mut peer) = Setup::default().open(role).await;
+                    let driven = drive(socket, async move |mut socket| {
+                        let drops = async move {
+                            if asks {
+                                assert!(socket.recv().now_or_never().is_none());
+                            }
+                            sleep(SECOND).await;
+                            drop(socket);
+                        };
+                        match elsewhere {
+                            true => drop(tokio::spawn(drops)),
+                            false => drops.await,
+                        }
+                        sleep(5 * SECOND).await;
+                        Ok(())
+                    });
+                    sleep(2 * SECOND).await;
+                    if !(elsewhere && asks) {
+                        peer.send_frame(0x89, "there?").await;
+                        assert_eq!(peer.expect(0x8A).await, b"there?");
+                    }
+                    assert_eq!(peer.expect_close().await.0, 1000);
+                    peer.send_close(1000, "").await;
+                    drop(peer);
+                    let ended = within(driven).await.unwrap().unwrap();
+                    assert!(matches!(ended, Some(Ended::ByUs(_))), "{ended:?}");
+                }
+            }
+        }
+    }
+
+    /// Within the driver's own task and in another: callbacks take over what was lent.
+    #[tokio::test(start_paused = true)]
+    async fn that_is_given_to_callbacks_calls_them() {
+        struct Tell(mpsc::UnboundedSender<String>);
+        impl Handler for Tell {
+            fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
+                self.0.send(message.to_string()).unwrap();
+                socket.send(message);
+            }
+            fn on_close(&mut self, _: &mut Socket, ended: &Ended) {
+                self.0.send(ended.code().to_string()).unwrap();
+            }
+        }
+        for role in BOTH {
+            for elsewhere in [false, true] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let (to, mut from) = mpsc::unbounded_channel();
+                let driven = drive(socket, async move |socket| {
+                    sleep(SECOND).await;
+                    let handled = socket.handle(Tell(to));
+                    match elsewhere {
+                        true => drop(tokio::spawn(handled)),
+                        false => drop(handled.await),
+                    }
+                    Ok(())
+                });
+                peer.send_frame(0x89, "there?").await;
+                assert_eq!(peer.expect(0x8A).await, b"there?");
+                peer.expect_echo("here").await;
+                assert_eq!(within(from.recv()).await.unwrap(), "here");
+                peer.send_close(1000, "").await;
+                assert_eq!(peer.expect_close().await.0, 1000);
+                drop(peer);
+                assert_eq!(within(from.recv()).await.unwrap(), "1000");
+                within(driven).await.unwrap().unwrap();
+            }
+        }
+    }
+
+    /// One driver within another: what was lent to the outer one goes with the connection.
+    #[tokio::test(start_paused = true)]
+    async fn of_a_driver_within_another_receives() {
+        let (socket, mut peer) = Setup::default().open(Role::Server).await;
+        let driven = drive(socket, async |socket| {
+            sleep(SECOND).await;
+            let inner = socket.drive(async |mut socket| {
+                sleep(SECOND).await;
+                assert_eq!(text(socket.recv().await?), "here");
+                Ok(())
+            });
+            inner.await.map(drop)
+        });
+        for _ in 0..2 {
+            peer.send_frame(0x89, "there?").await;
+            assert_eq!(peer.expect(0x8A).await, b"there?");
+            sleep(SECOND).await;
+        }
+        peer.send_frame(0x81, "here").await;
+        assert_eq!(peer.expect_close().await.0, 1000);
+        peer.send_close(1000, "").await;
+        drop(peer);
+        within(driven).await.unwrap().unwrap();
+    }
+}
+
+/// What is read ahead wakes the handler, and what is not there does so not again and again.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_nothing_wakes_nobody() {
+    let (socket, mut peer) = Setup::default().open(Role::Server).await;
+    let mut driven = pin!(socket.drive(async |_socket| pending().await));
+    let mut polls = 0;
+    let counted = poll_fn(|cx| {
+        polls += 1;
+        assert!(driven.as_mut().poll(cx).is_pending());
+        Poll::<()>::Pending
+    });
+    let both = async {
+        tokio::join!(counted, async {
+            peer.send_frame(0x89, "there?").await;
+            peer.expect(0x8A).await;
+            peer.send_frame(0x81, "never taken").await;
+            pending::<()>().await
+        })
+    };
+    assert!(timeout(29 * SECOND, both).await.is_err());
+    assert!(polls < 20, "{polls}");
+}
