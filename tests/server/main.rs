@@ -4,18 +4,20 @@
 //! - `/` echoes;
 //! - `/panic/request`, `/panic/open`, `/panic/message` panic there;
 //! - `/counted/N` echoes, and prints what went through it when it has ended: a [`Record`];
+//! - `/busy`, with an async socket, does something else than to receive for four seconds, and then says `done`;
 //! - `/who` says first who the client is, and by which proxy it comes: `127.0.0.5:1234 by 127.0.0.1`.
 //!
 //! `--proxy-protocol`, `--forwarded`, `--x-forwarded-for` each name the networks of proxies to believe; `--tls`
 //! takes a certificate and its key.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use sockeye::{
     Acceptor, Ended, Handler, MessageRef, Result, Server, Socket, WebSocket,
     server::{Answer, IncomingRequest, Networks, Refusal, Request, ServerTls},
 };
 use sockeye_tests::{Record, Tally};
+use tokio::time::sleep;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -172,6 +174,10 @@ async fn async_socket(mut socket: WebSocket) -> Result<()> {
     if visit.path == "/who" {
         let who = who(socket.peer_addr(), socket.proxy_addr());
         socket.send(who).await?;
+    }
+    if visit.path == "/busy" {
+        sleep(Duration::from_secs(4)).await;
+        socket.send("done").await?;
     }
     let result = echo(&mut socket, &mut visit).await;
     visit.ended(socket.ended().as_ref());

@@ -336,6 +336,10 @@ impl Reader {
                 return Poll::Ready(Err(broken));
             }
             if self.is_message_next() {
+                // It may be long until somebody takes it.
+                if let Some(input) = &mut self.input {
+                    buffers::trade_read_of_many(input);
+                }
                 return Poll::Ready(Ok(None));
             }
             if self.input.is_none() {
@@ -894,6 +898,27 @@ mod tests {
             let memory = reader.input.as_ref().map_or(0, |input| input.memory());
             assert!(memory <= 6, "{memory}");
         }
+    }
+
+    /// Of very many connections whose tasks do something else for long, each would keep a buffer of 130 KiB for a message.
+    #[tokio::test]
+    async fn many_that_have_read_ahead_keep_what_they_have_read() {
+        const READERS: usize = 1000;
+        let mut held = Vec::new();
+        for _ in 0..READERS {
+            let (ours, mut theirs) = duplex(1024);
+            let (io, _) = transport::split(Stream::new(ours));
+            let role = Role::Client { masks: || [0; 4] };
+            let receiver = Receiver::new(role, Limits::default(), None);
+            let mut reader = Reader::new(io, receiver, false, Vec::new());
+            theirs.write_all(b"\x81\x01a").await.unwrap();
+            let message = poll_fn(|cx| reader.poll_ahead(cx)).await;
+            assert!(matches!(message, Ok(None)), "{message:?}");
+            held.push(reader);
+        }
+        let memory = |reader: &Reader| reader.input.as_ref().map_or(0, |input| input.memory());
+        let memory: usize = held.iter().map(memory).sum();
+        assert!(memory < READERS * buffers::READ / 4, "{memory}");
     }
 
     /// What is left may be with the receiver: an empty read buffer does not say that all that has come is handled, for

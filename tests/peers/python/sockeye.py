@@ -1,4 +1,4 @@
-"""Starts the `sockeye` binary for the tests that are written for Python, and always ends it."""
+"""Starts the `sockeye` binary, and `test-server`, for the tests that are written for Python, and always ends them."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ import tempfile
 TESTS = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TESTS.parent / "target"))
 BINARY = os.environ.get("SOCKEYE_BIN", str(TARGET / "release" / "sockeye"))
+SERVER = os.environ.get("TEST_SERVER_BIN", str(TARGET / "release" / "test-server"))
 
 DEADLINE = 15
 """Seconds that any single wait may take."""
@@ -62,6 +63,38 @@ async def serve(*args):
             async with asyncio.timeout(DEADLINE):
                 await program.wait()
         await asyncio.gather(*drain)
+
+
+@contextlib.asynccontextmanager
+async def test_server(*args):
+    """`test-server`: gives its two addresses (callbacks, async sockets) and what it says of failures."""
+    process = await asyncio.create_subprocess_exec(
+        SERVER, *args, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    errors = []
+
+    async def collect():
+        async for line in process.stderr:
+            errors.append(line.decode())
+
+    collecting = asyncio.create_task(collect())
+    try:
+        async with asyncio.timeout(DEADLINE):
+            found = []
+            while len(found) < 2:
+                line = (await process.stdout.readline()).decode()
+                if not line:
+                    raise AssertionError("".join(errors))
+                found += re.findall(r"ws://([\d.:]+)/", line)
+        yield found, errors
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(DEADLINE):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        collecting.cancel()
 
 
 async def connect(url, *args, lines=(), linger=2):

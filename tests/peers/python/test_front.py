@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import os
-import re
-import signal
 import ssl
 
 from websockets.asyncio.client import connect
@@ -13,44 +11,10 @@ from websockets.exceptions import InvalidStatus
 import sockeye
 from test_way import Way, free_port, program, told
 
-SERVER = os.environ.get("TEST_SERVER_BIN", str(sockeye.TARGET / "release" / "test-server"))
-
 CLIENT = "127.0.0.5"
 """Where the client connects from. The proxies reach the server from 127.0.0.1, and are believed there alone."""
 
 TRUSTED = "127.0.0.1"
-
-
-@contextlib.asynccontextmanager
-async def test_server(*args):
-    """`test-server`: gives its two addresses (callbacks, async sockets) and what it says of failures."""
-    process = await asyncio.create_subprocess_exec(
-        SERVER, *args, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    errors = []
-
-    async def collect():
-        async for line in process.stderr:
-            errors.append(line.decode())
-
-    collecting = asyncio.create_task(collect())
-    try:
-        async with asyncio.timeout(sockeye.DEADLINE):
-            found = []
-            while len(found) < 2:
-                line = (await process.stdout.readline()).decode()
-                if not line:
-                    raise AssertionError("".join(errors))
-                found += re.findall(r"ws://([\d.:]+)/", line)
-        yield found, errors
-        process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(sockeye.DEADLINE):
-            await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        collecting.cancel()
 
 
 class Front(Way):
@@ -106,7 +70,7 @@ listen front
         """`ws`, `wss` through the front, and `wss` that ends there; with the PROXY protocol."""
         tls = ("--tls", str(self.certificate), str(self.key))
         for name, args, outside in (("ws", (), False), ("wss", tls, False), ("wss", (), True)):
-            async with test_server("--proxy-protocol", TRUSTED, *args) as (servers, _):
+            async with sockeye.test_server("--proxy-protocol", TRUSTED, *args) as (servers, _):
                 for server in servers:
                     with self.subTest(name=name, tls_ends_at_the_front=outside, server=server):
                         port = free_port()
@@ -115,7 +79,7 @@ listen front
 
     async def requests_are_handed_on(self, front, header):
         """`ws`, and `wss` that ends at the front; with a header that says whose the request is."""
-        async with test_server(f"--{header}", TRUSTED) as (servers, errors):
+        async with sockeye.test_server(f"--{header}", TRUSTED) as (servers, errors):
             for server in servers:
                 for name in ("ws", "wss"):
                     with self.subTest(name=name, server=server):
@@ -160,7 +124,7 @@ class Haproxy(Front):
 
     async def test_health_checks_are_no_clients(self):
         """`LOCAL` in version 2: the front speaks for itself, and closes at once."""
-        async with test_server("--proxy-protocol", TRUSTED) as (servers, errors):
+        async with sockeye.test_server("--proxy-protocol", TRUSTED) as (servers, errors):
             port = free_port()
             options = "send-proxy-v2 check check-send-proxy inter 50ms fall 1 rise 1"
             async with self.haproxy(port, servers[0], "tcp", options=options) as lines:
@@ -239,7 +203,7 @@ class OneBehindTheOther(Front):
     """haproxy in bytes with the PROXY protocol, nginx in HTTP behind it."""
 
     async def test_both(self):
-        async with test_server("--x-forwarded-for", TRUSTED) as (servers, _):
+        async with sockeye.test_server("--x-forwarded-for", TRUSTED) as (servers, _):
             outer, inner = free_port(), free_port()
             config = f"""http {{ server {{
                 listen 127.0.0.1:{inner} ssl proxy_protocol;
@@ -261,7 +225,7 @@ class WithoutAFront(Front):
     """Who is not believed is seen where it is, whatever it says; who has to say it and does not is closed."""
 
     async def test_others_are_not_believed(self):
-        async with test_server("--x-forwarded-for", TRUSTED) as (servers, _):
+        async with sockeye.test_server("--x-forwarded-for", TRUSTED) as (servers, _):
             for server in servers:
                 headers = {"X-Forwarded-For": "8.8.8.8"}
                 async with self.client(f"ws://{server}/who", additional_headers=headers) as connection:
@@ -270,7 +234,7 @@ class WithoutAFront(Front):
                         self.assertEqual(await connection.recv(), f"{CLIENT}:{port}")
 
     async def test_a_front_that_says_nothing_is_closed(self):
-        async with test_server("--proxy-protocol", TRUSTED) as (servers, errors):
+        async with sockeye.test_server("--proxy-protocol", TRUSTED) as (servers, errors):
             reader, writer = await asyncio.open_connection(*servers[0].split(":"))
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             async with asyncio.timeout(sockeye.DEADLINE):
