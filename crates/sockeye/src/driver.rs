@@ -4,14 +4,17 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     thread,
 };
 
 use sockeye_proto::{CloseCode, CloseFrame, OwnedEvent};
-use tokio::{runtime::Handle, task::coop::has_budget_remaining};
+use tokio::{
+    runtime::Handle,
+    task::{coop::has_budget_remaining, unconstrained},
+};
 
 use crate::{
     Ended, Error, Receiver,
@@ -94,9 +97,54 @@ impl Driver {
         let Some(mut reader) = link.lent.take() else {
             return;
         };
-        let had_message = reader.is_message_next();
-        while reader.phase == Phase::Open {
-            match reader.poll_ahead(cx) {
+        if reader.is_held_back() && !link.sender.is_open() {
+            // Our Close was sent: the peer's is waited for, behind whatever comes.
+            reader.let_run();
+        }
+        let is_news = reader.phase == Phase::Open && self.receive_all_ahead(cx, &mut reader);
+        if let Some(link) = &mut self.link {
+            link.lent = Some(reader);
+            if is_news {
+                // Somebody may wait for it who is not polled with the driver, as in a set of futures.
+                link.wake_reading();
+            }
+        }
+    }
+
+    /// Takes all there is, and tells whether there is anything new among it for whoever receives.
+    fn receive_all_ahead(&mut self, cx: &mut Context<'_>, reader: &mut Reader) -> bool {
+        /// How many control frames are taken of a poll in which the user's future has used up the task's budget, with
+        /// which nothing would ever be read beside one that always has something to send.
+        const LEAST: usize = 16;
+        if reader.is_message_next() {
+            // Nobody can say that nothing has come behind it.
+            self.shared.pulse.excuse();
+            return false;
+        }
+        if reader.ends_later() {
+            // The message in hand comes first, for as long as a peer that says nothing is waited for.
+            reader.wants_more = self.is_silent(cx);
+        }
+        let mut is_news = false;
+        let mut left = (!has_budget_remaining()).then_some(LEAST);
+        while reader.phase == Phase::Open && !reader.ends_later() {
+            let next = match &mut left {
+                None => reader.poll_ahead(cx),
+                Some(0) => {
+                    cx.waker().wake_by_ref();
+                    return is_news;
+                }
+                Some(left) => {
+                    *left -= 1;
+                    pin!(unconstrained(poll_fn(|cx| reader.poll_ahead(cx)))).poll(cx)
+                }
+            };
+            match next {
+                Poll::Ready(Ok(Some(OwnedEvent::Close(frame)))) if !reader.wants_more => {
+                    // As where this end leaves, a message in hand is answered first.
+                    reader.keep_last(Ok(frame));
+                }
+                Poll::Ready(Err(broken)) if !reader.wants_more => reader.keep_last(Err(broken)),
                 Poll::Ready(Ok(Some(event))) => {
                     let is_pong = matches!(event, OwnedEvent::Pong(_));
                     if let OwnedEvent::Ping(payload) | OwnedEvent::Pong(payload) = &event
@@ -107,38 +155,42 @@ impl Driver {
                     if matches!(event, OwnedEvent::Close(_)) {
                         reader.phase = Phase::Ending;
                     }
+                    is_news = true;
                     reader.tell_later(event.clone());
                     self.answer(Ok(event));
                 }
                 Poll::Ready(Err(broken)) => {
-                    reader.phase = Phase::Ending;
+                    (reader.phase, is_news) = (Phase::Ending, true);
                     self.answer(Err(broken));
                 }
-                // Nobody can say that nothing has come behind it.
                 Poll::Ready(Ok(None)) => {
                     self.shared.pulse.excuse();
-                    break;
+                    return true;
                 }
                 Poll::Pending if reader.is_held_back() => {
                     self.shared.pulse.excuse();
                     break;
                 }
-                Poll::Pending if reader.is_between_turns() || !self.shared.is_silent() => break,
+                Poll::Pending if reader.is_between_turns() => break,
+                // Not where the budget has run out since, so that it was not let look.
+                Poll::Pending if left.is_none() && !has_budget_remaining() => break,
+                Poll::Pending if !self.is_silent(cx) => break,
                 Poll::Pending => {
-                    reader.phase = Phase::Ending;
+                    (reader.phase, is_news) = (Phase::Ending, true);
                     self.give_up();
                 }
             }
         }
-        let ends = reader.phase != Phase::Open;
-        let has_message = !had_message && reader.is_message_next();
-        if let Some(link) = &mut self.link {
-            link.lent = Some(reader);
-            if has_message || ends {
-                // Somebody may wait for that who is not polled with the driver, as in a set of futures.
-                link.wake_reading();
-            }
-        }
+        is_news
+    }
+
+    /// Whether the peer is gone, also where the task has used up its budget and has looked all the same.
+    fn is_silent(&self, cx: &mut Context<'_>) -> bool {
+        let silent = poll_fn(|_| match self.shared.is_silent() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        pin!(unconstrained(silent)).poll(cx).is_ready()
     }
 
     /// Gives up a silent peer.
@@ -404,6 +456,7 @@ impl Driver {
                 (Command::AnswerClose(frame), None)
             }
             Err(broken) => {
+                self.take_posted();
                 let (command, ended) = broken.consequence();
                 (command, Some(ended))
             }

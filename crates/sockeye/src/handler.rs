@@ -401,7 +401,7 @@ impl<H: Handler> Future for Handled<H> {
             }
             // It is, also where this panics.
             if let State::Open(session) = state {
-                shared.within(|| session.handler.on_open(&mut session.socket));
+                shared.within(|| session.opened());
             }
         }
         let State::Open(session) = state else {
@@ -462,6 +462,19 @@ impl<H: Handler> Session<H> {
         ready!(self.socket.driver.poll_take_over(cx));
         shared.attend();
         Poll::Ready(())
+    }
+
+    /// Tells the handler that it is open, and what was answered before.
+    fn opened(&mut self) {
+        self.handler.on_open(&mut self.socket);
+        while let Some(event) = self.reader.take_answered() {
+            match event {
+                OwnedEvent::Ping(payload) => self.handler.on_ping(&mut self.socket, &payload),
+                OwnedEvent::Pong(payload) => self.handler.on_pong(&mut self.socket, &payload),
+                // How it ends is told at its end.
+                OwnedEvent::Message(_) | OwnedEvent::Close(_) => {}
+            }
+        }
     }
 
     fn end(&mut self, shared: &Shared) -> Ended {

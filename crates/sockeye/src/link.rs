@@ -50,7 +50,7 @@ pub(crate) struct Link {
     task: Option<Waker>,
     /// Whether that task waits for an event.
     reads: bool,
-    /// Whether somebody has begun or gone on to wait for an event in this poll of the driver.
+    /// Whether the driver's own task waits for an event since this poll of it.
     pub(crate) awaited: bool,
 }
 
@@ -653,6 +653,12 @@ impl Link {
             }) => Error::Lost(lost.clone()),
             _ => SendError::Closed.into(),
         }
+    }
+
+    /// Whether the driver's own task waits for an event, as far as is known.
+    #[inline]
+    pub(crate) fn reads(&self) -> bool {
+        self.reads
     }
 
     /// Whether the receiving side is here, and nobody waits for an event.

@@ -11,7 +11,7 @@ use std::{
 use tokio::task::yield_now;
 
 use sockeye_proto::{
-    Event, Message, MessageRef, OpCode, OwnedEvent, Part, ProtocolError, Receiver,
+    CloseFrame, Event, Message, MessageRef, OpCode, OwnedEvent, Part, ProtocolError, Receiver,
     deflate::Inflater,
 };
 
@@ -49,6 +49,10 @@ pub(crate) struct Reader {
     receiver: Receiver,
     /// How far whoever receives is. Here, since there is room, and not in a future that has it twice.
     pub(crate) phase: Phase,
+    /// Whether its owner goes on to receive, as far as is known: it waits for a message, or another stood behind the last that
+    /// it was given. If not, it may be at work on that, which is in hand then. Told where it is [taken](Self::take_whole), with
+    /// what is left at hand: it is three instructions less for each message than to look for it later.
+    pub(crate) wants_more: bool,
     /// Whether messages may come compressed.
     deflate: bool,
     /// There while something was read that was not taken. Else it is the thread's.
@@ -56,9 +60,6 @@ pub(crate) struct Reader {
     /// Whether the last read has left nothing behind, as far as is known: then asking before the
     /// next costs a third of trying.
     drained: bool,
-    /// Whether more of a message stood behind the last that was [taken whole](Self::take_whole). Told there, where what is left
-    /// is at hand: it is three instructions less for each message than to look for it later.
-    another: bool,
     /// How much was done in this turn: how many bytes were made of compressed messages, what was [taken](TAKEN) for
     /// that, and a [part](FULL) of it for each read that filled the buffer; as far as it matters.
     done: u32,
@@ -75,8 +76,8 @@ pub(crate) struct Reader {
 struct Untold {
     /// Control frames that were [answered](Reader::poll_ahead) while nobody received.
     answered: VecDeque<OwnedEvent>,
-    /// Why no more comes.
-    failed: Option<Broken>,
+    /// Why no more comes: a Close, or another end.
+    last: Option<Result<Option<CloseFrame>, Broken>>,
 }
 
 /// How many pings and pongs are kept to be told: the newest.
@@ -129,10 +130,10 @@ impl Reader {
             io,
             receiver: receiver.in_turns(),
             phase: Phase::Open,
+            wants_more: true,
             deflate,
             input: (!early.is_empty()).then(|| Box::new(ReadBuffer::full(early))),
             drained: false,
-            another: false,
             done: 0,
             given: given::times(),
             untold: None,
@@ -158,8 +159,8 @@ impl Reader {
     }
 
     fn poll_any_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
-        if let Some(broken) = self.take_failed() {
-            return Poll::Ready(Err(broken));
+        if let Some(last) = self.take_last() {
+            return Poll::Ready(last.map(OwnedEvent::Close));
         }
         if self.has_input()
             && let Some(event) = ready!(self.poll_take(cx))?
@@ -294,8 +295,8 @@ impl Reader {
         cx: &mut Context<'_>,
         room: &mut [u8],
     ) -> Poll<Result<Part, Broken>> {
-        if let Some(broken) = self.take_failed() {
-            return Poll::Ready(Err(broken));
+        if let Some(last) = self.take_last() {
+            return Poll::Ready(last.map(|frame| Part::Event(OwnedEvent::Close(frame))));
         }
         loop {
             let mut input = unread(&mut self.input);
@@ -332,8 +333,8 @@ impl Reader {
         loop {
             ready!(self.poll_turn(cx));
             ready!(self.poll_ready(cx));
-            if let Some(broken) = self.take_failed() {
-                return Poll::Ready(Err(broken));
+            if let Some(last) = self.take_last() {
+                return Poll::Ready(last.map(|frame| Some(OwnedEvent::Close(frame))));
             }
             if self.is_message_next() {
                 // It may be long until somebody takes it.
@@ -358,12 +359,6 @@ impl Reader {
         }
     }
 
-    /// Whether a message is next, just behind one that was [taken whole](Self::poll_whole).
-    #[inline]
-    pub(crate) fn is_another_next(&self) -> bool {
-        self.another
-    }
-
     /// Whether a message is next, or more of one.
     pub(crate) fn is_message_next(&mut self) -> bool {
         let input = unread(&mut self.input);
@@ -373,7 +368,7 @@ impl Reader {
     /// Keeps what was answered, to be told to whoever receives next.
     pub(crate) fn tell_later(&mut self, event: OwnedEvent) {
         let answered = &mut self.untold.get_or_insert_default().answered;
-        if answered.len() == TOLD {
+        if answered.len() == TOLD && !matches!(event, OwnedEvent::Close(_)) {
             answered.pop_front();
         }
         answered.push_back(event);
@@ -387,17 +382,27 @@ impl Reader {
     }
 
     fn fail(&mut self, broken: Broken) {
-        self.untold.get_or_insert_default().failed = Some(broken);
+        self.keep_last(Err(broken));
     }
 
-    fn take_failed(&mut self) -> Option<Broken> {
-        let failed = self.untold.as_mut()?.failed.take();
+    /// Keeps why no more comes, for whoever asks next.
+    pub(crate) fn keep_last(&mut self, last: Result<Option<CloseFrame>, Broken>) {
+        self.untold.get_or_insert_default().last = Some(last);
+    }
+
+    /// Whether it is known that no more comes, on which nobody acts before its owner is done with a message.
+    pub(crate) fn ends_later(&self) -> bool {
+        !self.wants_more && matches!(&self.untold, Some(untold) if untold.last.is_some())
+    }
+
+    fn take_last(&mut self) -> Option<Result<Option<CloseFrame>, Broken>> {
+        let last = self.untold.as_mut()?.last.take();
         self.forget_told();
-        failed
+        last
     }
 
     fn forget_told(&mut self) {
-        let is_told = |it: &mut Box<Untold>| it.answered.is_empty() && it.failed.is_none();
+        let is_told = |it: &mut Box<Untold>| it.answered.is_empty() && it.last.is_none();
         drop(self.untold.take_if(is_told));
     }
 
@@ -536,7 +541,7 @@ impl Reader {
         let mut input = unread(&mut self.input);
         let taken = self.receiver.receive_whole_owned(&mut input)?;
         let left = input.len();
-        self.another = matches!(input.first(), Some(first) if !OpCode::begins_control(*first));
+        self.wants_more = matches!(input.first(), Some(first) if !OpCode::begins_control(*first));
         // First, so that the message is made where it goes, and not moved there: see `into_owned`, which makes it.
         let message = match taken {
             Ok(message) => Some(message),

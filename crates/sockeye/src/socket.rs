@@ -43,8 +43,9 @@ use crate::{
 /// ```
 ///
 /// Pings are answered and the closing handshake is completed while [`recv`](Self::recv) is polled. In a server's handler, or
-/// within [`drive`](Self::drive), that is done, and a peer that is gone is noticed, while anything else is awaited there too:
-/// as far as the next message that was not received.
+/// within [`drive`](Self::drive), that is done, and a peer that is gone is noticed, while anything else is awaited there too,
+/// as far as the next message that was not received. Only a Close, or the end, is left until a message in hand is done with:
+/// the last that was received, until the next is waited for, or the peer counts as silent.
 ///
 /// A socket that is dropped without [`close`](Self::close) sends a Close with 1001 if that needs no
 /// waiting, and with 1011 where a panic drops it. Dropped in a server's handler, or within

@@ -232,8 +232,8 @@ impl fmt::Debug for Sender {
 }
 
 /// The half that receives. It also answers pings and sends those that keep the connection, so keep it
-/// receiving. In the task of a server's handler, or of [`WebSocket::drive`], that is done meanwhile, as far as the next
-/// message that was not received. Moved to another task, it begins to receive when that handler next yields.
+/// receiving. In the task of a server's handler, or of [`WebSocket::drive`], that is done meanwhile, as [`WebSocket`] says.
+/// Moved to another task, it begins to receive when that handler next yields.
 pub struct Receiver {
     shared: Arc<Shared>,
     /// Not there while it is [lent](crate::link::Link::lent), and once the connection has ended.
@@ -261,7 +261,8 @@ impl Receiver {
 
     /// Lends the receiving side to a driver that has the link.
     pub(crate) fn lend_to(&mut self, link: &mut Link) {
-        if let Some(reader) = self.reader.take() {
+        let reader = self.reader.take();
+        if let Some(reader) = reader.or_else(|| self.shared.take_returned()) {
             link.lent = Some(reader);
         }
     }
@@ -396,8 +397,8 @@ impl Receiver {
             match reader.poll_whole(cx) {
                 Some(Poll::Ready(message)) if !self.shared.has_left() => {
                     // Where a message is next, a driver could do nothing with it.
-                    if !reader.is_another_next() {
-                        self.shared.lend(&mut self.reader, false);
+                    if !reader.wants_more {
+                        self.shared.lend(&mut self.reader);
                     }
                     return Poll::Ready(Ok(Some(message)));
                 }
@@ -434,7 +435,7 @@ impl Receiver {
         mut take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
     ) -> Poll<Result<Option<T>>> {
         let next = self.poll_all_but_pings(cx, &mut take);
-        self.shared.lend(&mut self.reader, next.is_pending());
+        self.lend(cx, &next);
         next
     }
 
@@ -484,8 +485,22 @@ impl Receiver {
         take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
     ) -> Poll<Result<Option<T>>> {
         let next = self.poll_answering(cx, take, |_| false);
-        self.shared.lend(&mut self.reader, next.is_pending());
+        self.lend(cx, &next);
         next
+    }
+
+    /// Lends the receiving side to the driver whose poll this is, behind what has come of it.
+    #[inline(never)]
+    fn lend<T: Incoming>(&mut self, cx: &Context<'_>, next: &Poll<Result<Option<T>>>) {
+        match next {
+            Poll::Pending => self.shared.lend_awaited(cx, &mut self.reader),
+            Poll::Ready(next) => {
+                if let (Ok(Some(next)), Some(reader)) = (next, &mut self.reader) {
+                    reader.wants_more = !next.is_message();
+                }
+                self.shared.lend(&mut self.reader);
+            }
+        }
     }
 
     /// The same, but that pongs may be written `later`, by the caller, where it takes more before it lets go of the thread.
@@ -635,7 +650,7 @@ impl Stream for Receiver {
 /// already a task of its own does: whoever keeps a [`Sender`] would keep the transport.
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.shared.lend(&mut self.reader, false);
+        self.shared.lend(&mut self.reader);
         match self.reader.take() {
             Some(reader) => self.shared.put_reader(reader),
             None if self.shared.has_given_up() => return,

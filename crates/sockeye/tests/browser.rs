@@ -668,27 +668,43 @@ mod a_blob {
         }
     }
 
-    /// It has arrived, and hides nothing of what comes behind it.
+    /// It has arrived.
     #[tokio::test]
-    async fn that_is_whole_stays_so_whoever_closes_the_socket() {
-        for ours in [true, false] {
-            let (socket, mut peer, mut data) = given().await;
-            let mut frames = peer.frame(0x82, "one");
-            if !ours {
-                frames.extend(peer.frame(0x88, 1000_u16.to_be_bytes()));
-            }
+    async fn that_is_whole_stays_so_where_the_socket_is_closed() {
+        let (socket, mut peer, mut data) = given().await;
+        peer.send_frame(0x82, "one").await;
+        let blob = blob(&mut data).await;
+        socket.close(1000, "").unwrap();
+        assert_eq!(peer.expect_close().await.0, 1000);
+        peer.send_close(1000, "").await;
+        drop(peer);
+        within(socket.closed()).await;
+        assert_eq!(within(blob.text()).await.unwrap(), "one");
+    }
+
+    /// A message before it whose callback is set a little later is told, as is that the socket is open.
+    #[tokio::test]
+    async fn that_stands_before_a_close_is_told_before_it() {
+        for first in [0x81, 0x82] {
+            let door = Door::new().await;
+            let socket = WebSocket::with_client(door.client()).unwrap();
+            let mut peer = door.accept().await;
+            let mut frames = peer.frame(first, "hello");
+            frames.extend(peer.frame(0x88, 1000_u16.to_be_bytes()));
             peer.send(frames).await;
-            let blob = blob(&mut data).await;
-            if ours {
-                socket.close(1000, "").unwrap();
+            // Well within the time that there is to set a callback.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let mut log = Log::of(&socket);
+            let mut data = data(&socket);
+            log.expect(&["open Open"]).await;
+            match within(data.recv()).await.unwrap() {
+                Data::Blob(blob) => assert_eq!(within(blob.text()).await.unwrap(), "hello"),
+                text => assert_eq!(text.to_string(), "hello"),
             }
             assert_eq!(peer.expect_close().await.0, 1000);
-            if ours {
-                peer.send_close(1000, "").await;
-            }
             drop(peer);
-            within(socket.closed()).await;
-            assert_eq!(within(blob.text()).await.unwrap(), "one");
+            log.expect_last(&socket, &["close Closed 1000 \"\" true"])
+                .await;
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
     future::{Future, pending, poll_fn},
     pin::pin,
     task::Poll,
+    thread,
     time::Duration,
 };
 
@@ -15,12 +16,13 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::Either, stream::FuturesUnordered};
 use sockeye::{
     CloseCode, Ended, Error, Event, Handler, Limits, MessageRef, Result, Socket, WebSocket,
+    server::Rate,
 };
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use wire::*;
 
@@ -97,11 +99,13 @@ async fn pings_behind_a_message_are_answered_while_it_is_worked_on() {
 #[tokio::test(start_paused = true)]
 async fn a_close_is_answered_and_what_is_sent_then_is_refused() {
     for role in BOTH {
+        // Also where it has received something, and would receive more.
         for message in [false, true] {
             let (socket, mut peer) = Setup::default().open(role).await;
             let driven = drive(socket, async move |mut socket| {
                 if message {
-                    assert_eq!(text(socket.recv().await?), "goodbye");
+                    assert_eq!(text(socket.recv().await?), "hello");
+                    assert!(socket.recv().now_or_never().is_none());
                 }
                 sleep(SECOND).await;
                 assert!(!socket.is_open());
@@ -114,12 +118,11 @@ async fn a_close_is_answered_and_what_is_sent_then_is_refused() {
                 assert_eq!(socket.recv_event().await?, None);
                 Ok(())
             });
-            let mut frames = Vec::new();
             if message {
-                frames = peer.frame(0x81, "goodbye");
+                peer.send_frame(0x81, "hello").await;
+                sleep(SECOND / 2).await;
             }
-            frames.extend(peer.frame(0x88, 1001_u16.to_be_bytes()));
-            peer.send(frames).await;
+            peer.send_close(1001, "").await;
             assert_eq!(peer.expect_close().await, (1001, String::new()));
             if role == Role::Server {
                 peer.expect_end().await;
@@ -127,6 +130,60 @@ async fn a_close_is_answered_and_what_is_sent_then_is_refused() {
             drop(peer);
             let ended = within(driven).await.unwrap().unwrap();
             assert!(is_by_peer(ended, CloseCode::GOING_AWAY), "{role:?}");
+        }
+    }
+}
+
+/// As where a server leaves: whoever sends a request and closes has its answer. Nobody is waited for for ever.
+#[tokio::test(start_paused = true)]
+async fn a_message_in_hand_is_answered_before_what_ends_the_connection() {
+    for role in BOTH {
+        for ends in [true, false] {
+            for is_done in [true, false] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let began = Instant::now();
+                let driven = drive(socket, async move |mut socket| {
+                    assert_eq!(text(socket.recv().await?), "question");
+                    if is_done {
+                        sleep(10 * SECOND).await;
+                        socket.send("answer").await?;
+                        assert_eq!(socket.recv().await.is_err(), ends);
+                    } else {
+                        while socket.is_open() {
+                            sleep(SECOND).await;
+                        }
+                        // When a ping was not answered in time.
+                        assert_eq!(began.elapsed().as_secs(), 51);
+                    }
+                    Ok(())
+                });
+                let mut frames = peer.frame(0x81, "question");
+                frames.extend(peer.frame(0x89, "there?"));
+                match ends {
+                    // It ends its side alone.
+                    true => {
+                        peer.send(frames).await;
+                        peer.stream.shutdown().await.unwrap();
+                    }
+                    false => {
+                        frames.extend(peer.frame(0x88, 1000_u16.to_be_bytes()));
+                        peer.send(frames).await;
+                    }
+                }
+                assert_eq!(peer.expect(0x8A).await, b"there?");
+                if is_done {
+                    peer.expect_text("answer").await;
+                }
+                while let Some(frame) = peer.next_in_time(HOUR).await
+                    && frame.first != 0x88
+                {}
+                drop(peer);
+                let ended = within(driven).await.unwrap().unwrap();
+                match ends {
+                    true => assert!(matches!(ended, Some(Ended::Lost(_))), "{ended:?}"),
+                    false => assert!(is_by_peer(ended, CloseCode::NORMAL), "{role:?}"),
+                }
+            }
         }
     }
 }
@@ -149,6 +206,53 @@ async fn a_close_is_answered_behind_what_was_sent_before() {
     assert_eq!(peer.expect_close().await.0, 1000);
     assert!(sender.send("late").await.unwrap_err().is_closed());
     driven.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_rule_is_told_behind_what_was_sent_before() {
+    let (socket, mut peer) = Setup::default().open(Role::Server).await;
+    let sender = socket.sender();
+    let (go, gone) = oneshot::channel();
+    let driven = drive(socket, async move |_socket| {
+        gone.await.unwrap();
+        // From another thread, in this very poll.
+        let sends = thread::spawn(move || sender.try_send("accepted"));
+        sends.join().unwrap()?;
+        pending().await
+    });
+    peer.send_frame(0x89, [0; 126]).await;
+    go.send(()).unwrap();
+    peer.expect_text("accepted").await;
+    assert_eq!(peer.expect_close().await.0, 1002);
+    driven.abort();
+}
+
+/// It uses up what tokio lets a task do in a poll, in each.
+#[tokio::test]
+async fn whoever_always_has_something_to_do_is_no_exception() {
+    let (ours, theirs) = tcp_pair().await;
+    let setup = Setup::default();
+    let (socket, mut peer) = setup.open_over(Role::Server, ours, theirs).await;
+    let (to, mut from) = mpsc::channel(1024);
+    let driven = drive(socket, async move |mut socket| {
+        let mut count = 0;
+        while let Some(()) = from.recv().await {
+            count += 1;
+            if count % 1000 == 0 {
+                socket.send("news").await?;
+            }
+        }
+        Ok(())
+    });
+    let feeding = tokio::spawn(async move { while to.send(()).await.is_ok() {} });
+    peer.expect_text("news").await;
+    peer.send_frame(0x89, "there?").await;
+    let pong = within(async { while peer.next().await.unwrap().first != 0x8A {} });
+    pong.await;
+    peer.send_close(1000, "").await;
+    within(async { while peer.next().await.unwrap().first != 0x88 {} }).await;
+    driven.abort();
+    let _ = feeding.await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,6 +435,36 @@ mod events {
         }
     }
 
+    /// Whoever waits for them there is polled only when its own waker was woken.
+    #[tokio::test(start_paused = true)]
+    async fn are_told_to_whoever_waits_in_a_set_of_futures() {
+        let (socket, mut peer) = Setup::default().open(Role::Server).await;
+        let (to, mut from) = mpsc::unbounded_channel();
+        let driven = drive(socket, async move |socket| {
+            let (sender, mut receiver) = socket.split();
+            let mut set = FuturesUnordered::new();
+            set.push(async {
+                while let Ok(Some(event)) = receiver.recv_event().await {
+                    to.send(event).unwrap();
+                }
+            });
+            let mut ticks = tokio::time::interval(SECOND);
+            sender.ping(b"rtt").await?;
+            loop {
+                tokio::select! {
+                    Some(()) = set.next() => return Ok(()),
+                    _ = ticks.tick() => {}
+                }
+            }
+        });
+        assert_eq!(peer.expect(0x89).await, b"rtt");
+        sleep(5 * SECOND / 2).await;
+        peer.send_frame(0x8A, "rtt").await;
+        let told = timeout(SECOND, from.recv()).await.unwrap().unwrap();
+        assert_eq!(told, Event::Pong(Bytes::from_static(b"rtt")));
+        driven.abort();
+    }
+
     /// They take memory for as long as nobody receives.
     #[tokio::test(start_paused = true)]
     async fn are_kept_for_that_as_far_as_they_are_the_newest() {
@@ -426,6 +560,83 @@ mod a_receiver {
             while peer.next().await.unwrap().first != 0x88 {}
             driven.abort();
         }
+    }
+
+    /// Its waker is none that would have the driver look again.
+    #[tokio::test(start_paused = true)]
+    async fn that_was_asked_in_passing_is_not_waited_for() {
+        let (socket, mut peer) = Setup::default().open(Role::Server).await;
+        let driven = drive(socket, async |mut socket| {
+            while let Some(message) = socket.recv().now_or_never() {
+                message?;
+            }
+            pending().await
+        });
+        sleep(SECOND).await;
+        peer.send_frame(0x89, "there?").await;
+        let pong = peer.next_in_time(SECOND).await.unwrap();
+        assert_eq!(pong.payload, b"there?");
+        driven.abort();
+    }
+
+    /// The driver looks after the connection when a tick comes, and not the set.
+    #[tokio::test(start_paused = true)]
+    async fn that_waits_in_a_set_of_futures_until_its_peer_may_go_on_is_woken() {
+        let rate = Rate::per_second(1).burst(1);
+        let acceptor = Setup::default().acceptor().message_rate(rate);
+        let (ours, theirs) = duplex(1 << 20);
+        let (socket, peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+        let (socket, mut peer) = (socket.unwrap(), peer);
+        let (to, mut from) = mpsc::unbounded_channel();
+        let driven = drive(socket, async move |socket| {
+            let (_sender, mut receiver) = socket.split();
+            let mut set = FuturesUnordered::new();
+            set.push(async {
+                while let Ok(message) = receiver.recv().await {
+                    to.send(text(message)).unwrap();
+                }
+            });
+            let mut ticks = tokio::time::interval(SECOND * 3 / 10);
+            loop {
+                tokio::select! {
+                    Some(()) = set.next() => return Ok(()),
+                    _ = ticks.tick() => {}
+                }
+            }
+        });
+        for number in 0..3 {
+            peer.send_frame(0x81, number.to_string()).await;
+        }
+        for number in 0..3 {
+            let told = timeout(2 * SECOND, from.recv()).await.unwrap();
+            assert_eq!(told.unwrap(), number.to_string());
+        }
+        driven.abort();
+    }
+
+    /// Once this end has closed, nobody is held back: the peer's Close is behind whatever comes.
+    #[tokio::test(start_paused = true)]
+    async fn whose_peer_is_held_back_has_its_close() {
+        let rate = Rate::per_second(1).burst(1);
+        let acceptor = Setup::default().acceptor().message_rate(rate);
+        let (ours, theirs) = duplex(1 << 20);
+        let (socket, peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+        let (socket, mut peer) = (socket.unwrap(), peer);
+        let sender = socket.sender();
+        let driven = drive(socket, async |_socket| {
+            sleep(60 * SECOND).await;
+            Ok(())
+        });
+        for number in 0..40 {
+            peer.send_frame(0x89, number.to_string()).await;
+        }
+        sender.close(CloseCode::NORMAL, "").await.unwrap();
+        while peer.next().await.unwrap().first != 0x88 {}
+        peer.send_close(1000, "").await;
+        sleep(20 * SECOND).await;
+        let ended = sender.ended();
+        assert!(matches!(ended, Some(Ended::ByUs(_))), "{ended:?}");
+        driven.abort();
     }
 
     /// The one that drives is asked for what it was lent, and gives it back.
@@ -556,11 +767,59 @@ mod a_receiver {
         }
     }
 
+    /// Before the driver could give it anything: in another task, and within one poll.
+    #[tokio::test(start_paused = true)]
+    async fn that_has_asked_and_is_dropped_leaves_it_to_the_driver() {
+        for at_once in [false, true] {
+            let (socket, mut peer) = Setup::default().open(Role::Server).await;
+            // As long as there is one, nobody else ends the connection.
+            let sender = socket.sender();
+            let driven = drive(socket, async move |mut socket| {
+                let mut asks = move || assert!(socket.recv().now_or_never().is_none());
+                match at_once {
+                    true => thread::spawn(asks).join().unwrap(),
+                    false => drop(tokio::spawn(async move { asks() })),
+                }
+                sleep(SECOND).await;
+                Ok(())
+            });
+            assert_eq!(peer.expect_close().await.0, 1000);
+            peer.send_close(1000, "").await;
+            peer.expect_end().await;
+            let ended = within(driven).await.unwrap().unwrap();
+            assert!(matches!(ended, Some(Ended::ByUs(_))), "{ended:?}");
+            assert!(!sender.is_open());
+        }
+    }
+
+    /// What it was given back goes to the next that drives.
+    #[tokio::test(start_paused = true)]
+    async fn that_has_asked_and_is_driven_elsewhere_answers() {
+        let (socket, mut peer) = Setup::default().open(Role::Server).await;
+        let driven = drive(socket, async |socket| {
+            tokio::spawn(async move {
+                let mut socket = socket;
+                assert!(socket.recv().now_or_never().is_none());
+                socket.drive(async |_socket| pending().await).await
+            });
+            pending().await
+        });
+        sleep(SECOND).await;
+        peer.send_frame(0x89, "there?").await;
+        assert_eq!(peer.expect(0x8A).await, b"there?");
+        driven.abort();
+    }
+
     /// Within the driver's own task and in another: callbacks take over what was lent.
     #[tokio::test(start_paused = true)]
     async fn that_is_given_to_callbacks_calls_them() {
         struct Tell(mpsc::UnboundedSender<String>);
         impl Handler for Tell {
+            fn on_ping(&mut self, _: &mut Socket, payload: &[u8]) {
+                self.0
+                    .send(String::from_utf8_lossy(payload).into())
+                    .unwrap();
+            }
             fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
                 self.0.send(message.to_string()).unwrap();
                 socket.send(message);
@@ -585,7 +844,10 @@ mod a_receiver {
                 peer.send_frame(0x89, "there?").await;
                 assert_eq!(peer.expect(0x8A).await, b"there?");
                 peer.expect_echo("here").await;
-                assert_eq!(within(from.recv()).await.unwrap(), "here");
+                // Answered before, and told all the same.
+                for told in ["there?", "here"] {
+                    assert_eq!(within(from.recv()).await.unwrap(), told);
+                }
                 peer.send_close(1000, "").await;
                 assert_eq!(peer.expect_close().await.0, 1000);
                 drop(peer);

@@ -4,7 +4,7 @@
 use std::{
     future::{Future, pending, poll_fn},
     pin::{Pin, pin},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll, ready},
 };
 
@@ -111,11 +111,11 @@ async fn talk(
     mail: &mut mpsc::UnboundedReceiver<Command>,
 ) -> (Closed, Option<String>) {
     let handle = connection.sender();
-    let mut heard = None;
+    let (opened, mut heard) = (AtomicBool::new(false), None);
     let driven = connection.drive(async |connection| {
         let (sender, receiver) = connection.split();
         first_of([
-            pin!(receive(socket, receiver, &mut heard)),
+            pin!(receive(socket, receiver, &opened, &mut heard)),
             pin!(send(socket, &sender, mail)),
             pin!(tell_late(socket)),
             pin!(close_forgotten(socket)),
@@ -126,7 +126,7 @@ async fn talk(
     first_of([
         // How it ended is asked below.
         pin!(async { drop(driven.await) }),
-        pin!(note_closing(socket, &handle)),
+        pin!(note_closing(socket, &handle, &opened)),
         // The rest is dropped then, and the connection with it.
         pin!(socket.inner.full.notified()),
     ])
@@ -156,9 +156,11 @@ async fn talk(
 async fn receive(
     socket: &WebSocket,
     mut receiver: Receiver,
+    opened: &AtomicBool,
     heard: &mut Option<Option<CloseFrame>>,
 ) {
     socket.opened().await;
+    opened.store(true, Ordering::Relaxed);
     // How it ended is asked later.
     while let Some((kind, whole)) = begin(socket, &mut receiver, heard).await {
         socket
@@ -368,10 +370,11 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
 
 /// Notes that this end has sent a Close by itself, as for a broken rule (RFC 6455 §7.1.3). Whatever does that has
 /// been polled before this. Never ends.
-async fn note_closing(socket: &WebSocket, sender: &Sender) {
+async fn note_closing(socket: &WebSocket, sender: &Sender, opened: &AtomicBool) {
     poll_fn(|_| {
         let has_close = sender.shared.lock().has_close();
-        if has_close {
+        // That it is open is told before.
+        if has_close && opened.load(Ordering::Relaxed) {
             socket.closing();
         }
         Poll::Pending

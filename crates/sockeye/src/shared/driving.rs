@@ -97,6 +97,10 @@ impl Shared {
         link.forget_tasks();
         let mut state = self.lock();
         state.keep_lent(&mut link);
+        // Whoever has asked for what is lent finds it with the link, and is woken as one who waits for an event.
+        if let Some(seldom) = &mut state.seldom {
+            seldom.asked = false;
+        }
         let wanted = state.seldom.as_mut().and_then(|s| s.wanted.take());
         self.take_latest(&mut state, &mut link);
         for command in self.take_inbox(&mut state) {

@@ -86,7 +86,12 @@ impl Shared {
             let parks =
                 link.broken().is_none() && link.sender.is_open() && link.is_read_by(cx.waker());
             if parks {
-                (link.lent, link.awaited) = (reader.take(), true);
+                // Else it is read by another task than the driver's: see `lend_awaited`.
+                link.awaited = link.reads();
+                if let Some(mut reader) = reader.take() {
+                    reader.wants_more = true;
+                    link.lent = Some(reader);
+                }
             }
             parks
         });
@@ -204,16 +209,32 @@ impl Shared {
         self.pulse.is_silent(&self.meter) && has_budget_remaining()
     }
 
-    /// Lends the receiving side to the driver whose poll this is, where it is one's. `awaits` says that its owner waits for
-    /// an event, and will be polled for it.
+    /// Lends the receiving side to the driver whose poll this is, where it is one's.
     #[inline]
-    pub(crate) fn lend(&self, reader: &mut Option<Box<Reader>>, awaits: bool) {
+    pub(crate) fn lend(&self, reader: &mut Option<Box<Reader>>) {
         self.with_driven(|link| {
             if reader.is_some() {
                 link.lent = reader.take();
             }
-            link.awaited |= awaits;
         });
+    }
+
+    /// The same, where its owner waits for an event. With a waker of its own, as in a set of futures, it may not be polled
+    /// when the driver is, or have been dropped: then the driver reads, and wakes it.
+    pub(crate) fn lend_awaited(&self, cx: &Context<'_>, reader: &mut Option<Box<Reader>>) {
+        if let Some(reader) = reader {
+            reader.wants_more = true;
+        }
+        self.lend(reader);
+        self.with_driven(|link| link.awaited = link.is_driven_by(cx.waker()));
+    }
+
+    /// Takes the receiving side that was given back to its owner, who does not need it any more, or has it lent.
+    pub(crate) fn take_returned(&self) -> Option<Box<Reader>> {
+        let mut state = self.lock();
+        let seldom = state.seldom.as_mut()?;
+        seldom.asked = false;
+        seldom.returned.take()
     }
 
     /// Takes the receiving side back in the poll of the driver that it is lent to. Else it is for
@@ -251,7 +272,7 @@ impl Shared {
             }
         });
         // It may have been given back, where its owner had asked for that before.
-        lent.map(|lent| lent.or_else(|| self.lock().seldom.as_mut()?.returned.take()))
+        lent.map(|lent| lent.or_else(|| self.take_returned()))
     }
 
     /// Works on what is lent, where that is at hand.
@@ -291,6 +312,7 @@ impl Shared {
         });
         let mut state = self.lock();
         let seldom = state.seldom.get_or_insert_default();
+        seldom.asked = false;
         seldom.reader = lent.or_else(|| seldom.returned.take());
         seldom.left_lent = seldom.reader.is_none();
     }
