@@ -81,11 +81,11 @@ impl Driver {
         }
         let result = shared.drive(&mut self.link, || shared.within(|| future.poll(cx)));
         self.keep(cx);
+        // An error is found again by whoever reads or sends next.
+        let _ = self.poll_write(cx);
         if result.is_pending() && matches!(&self.link, Some(link) if link.is_left_alone()) {
             self.receive_ahead(cx);
         }
-        // An error is found again by whoever reads or sends next.
-        let _ = self.poll_write(cx);
         result
     }
 
@@ -101,12 +101,17 @@ impl Driver {
             // Our Close was sent: the peer's is waited for, behind whatever comes.
             reader.let_run();
         }
+        let was_broken = link.broken().is_some();
         let is_news = reader.phase == Phase::Open && self.receive_all_ahead(cx, &mut reader);
+        let _ = self.poll_write(cx);
         if let Some(link) = &mut self.link {
+            if !was_broken && link.broken().is_some() {
+                // It is acted on in the next poll, for which nothing else need wake the task.
+                cx.waker().wake_by_ref();
+            }
             link.lent = Some(reader);
             if is_news {
-                // Somebody may wait for it who is not polled with the driver, as in a set of futures.
-                link.wake_reading();
+                link.wake_others_reading();
             }
         }
     }
@@ -116,14 +121,16 @@ impl Driver {
         /// How many control frames are taken of a poll in which the user's future has used up the task's budget, with
         /// which nothing would ever be read beside one that always has something to send.
         const LEAST: usize = 16;
-        if reader.is_message_next() {
+        // A message in hand comes first: where it can be answered, and for as long as a peer that says nothing is waited for.
+        reader.wants_more |= self.link().is_none_or(|link| !link.sender.is_open())
+            || reader.ends_later() && self.is_silent(cx);
+        if reader.ends_later() {
+            return false;
+        }
+        if !reader.has_ended() && reader.is_message_next() {
             // Nobody can say that nothing has come behind it.
             self.shared.pulse.excuse();
             return false;
-        }
-        if reader.ends_later() {
-            // The message in hand comes first, for as long as a peer that says nothing is waited for.
-            reader.wants_more = self.is_silent(cx);
         }
         let mut is_news = false;
         let mut left = (!has_budget_remaining()).then_some(LEAST);
@@ -174,10 +181,15 @@ impl Driver {
                 Poll::Pending if reader.is_between_turns() => break,
                 // Not where the budget has run out since, so that it was not let look.
                 Poll::Pending if left.is_none() && !has_budget_remaining() => break,
-                Poll::Pending if !self.is_silent(cx) => break,
                 Poll::Pending => {
+                    if let Some(lost) = self.link().and_then(|link| link.broken()).cloned() {
+                        self.shared.end(Ended::Lost(lost));
+                    } else if self.is_silent(cx) {
+                        self.give_up();
+                    } else {
+                        break;
+                    }
                     (reader.phase, is_news) = (Phase::Ending, true);
-                    self.give_up();
                 }
             }
         }
@@ -445,27 +457,25 @@ impl Driver {
     }
 
     /// Gives the peer what it is owed for what came, and notes how that ends the connection.
-    fn answer(&mut self, event: Result<OwnedEvent, Broken>) {
-        let (command, ended) = match event {
+    pub(crate) fn answer(&mut self, event: Result<OwnedEvent, Broken>) {
+        let command = match event {
             Ok(OwnedEvent::Message(_) | OwnedEvent::Pong(_)) => return,
-            Ok(OwnedEvent::Ping(payload)) => (Command::AnswerPing(payload), None),
+            Ok(OwnedEvent::Ping(payload)) => Command::AnswerPing(payload),
             Ok(OwnedEvent::Close(frame)) => {
                 self.shared.end_by_close(frame.clone());
                 // Or is the answer, where it is a Close.
                 self.take_posted();
-                (Command::AnswerClose(frame), None)
+                Command::AnswerClose(frame)
             }
             Err(broken) => {
-                self.take_posted();
                 let (command, ended) = broken.consequence();
-                (command, Some(ended))
+                self.shared.end(ended);
+                self.take_posted();
+                command
             }
         };
         if let Some(link) = &mut self.link {
             let _ = link.apply(command);
-        }
-        if let Some(ended) = ended {
-            self.shared.end(ended);
         }
     }
 

@@ -464,7 +464,7 @@ impl<H: Handler> Session<H> {
         Poll::Ready(())
     }
 
-    /// Tells the handler that it is open, and what was answered before.
+    /// Tells the handler that it is open, and what was answered before; and acts on an end that was left until then.
     fn opened(&mut self) {
         self.handler.on_open(&mut self.socket);
         while let Some(event) = self.reader.take_answered() {
@@ -474,6 +474,9 @@ impl<H: Handler> Session<H> {
                 // How it ends is told at its end.
                 OwnedEvent::Message(_) | OwnedEvent::Close(_) => {}
             }
+        }
+        if let Some(last) = self.reader.take_last() {
+            self.socket.driver.answer(last.map(OwnedEvent::Close));
         }
     }
 

@@ -712,6 +712,11 @@ impl Link {
         {
             task.wake_by_ref();
         }
+        self.wake_others_reading();
+    }
+
+    /// Wakes the task that waits for an event where that is not the driver's own, which is being polled.
+    pub(crate) fn wake_others_reading(&mut self) {
         let other = self.seldom.as_mut().and_then(|it| it.reading.take());
         other.into_iter().for_each(Waker::wake);
     }

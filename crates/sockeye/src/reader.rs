@@ -390,12 +390,18 @@ impl Reader {
         self.untold.get_or_insert_default().last = Some(last);
     }
 
-    /// Whether it is known that no more comes, on which nobody acts before its owner is done with a message.
-    pub(crate) fn ends_later(&self) -> bool {
-        !self.wants_more && matches!(&self.untold, Some(untold) if untold.last.is_some())
+    /// Whether it is known that no more comes, and nobody has acted on it.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(&self.untold, Some(untold) if untold.last.is_some())
     }
 
-    fn take_last(&mut self) -> Option<Result<Option<CloseFrame>, Broken>> {
+    /// Whether nobody is to act on that before its owner is done with a message.
+    pub(crate) fn ends_later(&self) -> bool {
+        !self.wants_more && self.has_ended()
+    }
+
+    /// That no more comes, for whoever acts on it.
+    pub(crate) fn take_last(&mut self) -> Option<Result<Option<CloseFrame>, Broken>> {
         let last = self.untold.as_mut()?.last.take();
         self.forget_told();
         last

@@ -45,7 +45,8 @@ use crate::{
 /// Pings are answered and the closing handshake is completed while [`recv`](Self::recv) is polled. In a server's handler, or
 /// within [`drive`](Self::drive), that is done, and a peer that is gone is noticed, while anything else is awaited there too,
 /// as far as the next message that was not received. Only a Close, or the end, is left until a message in hand is done with:
-/// the last that was received, until the next is waited for, or the peer counts as silent.
+/// the last that was received, until the next is waited for, or by the [keepalive](crate::Client::keepalive) the peer counts as
+/// silent.
 ///
 /// A socket that is dropped without [`close`](Self::close) sends a Close with 1001 if that needs no
 /// waiting, and with 1011 where a panic drops it. Dropped in a server's handler, or within
@@ -150,7 +151,7 @@ impl WebSocket {
     }
 
     /// As [`recv`](Self::recv), with pings, pongs and the Close of the peer as events too. Pings
-    /// and the Close have been answered. Of pings and pongs that came while nobody received the newest four are told.
+    /// and the Close have been answered. Of pings and pongs that a driver took while nobody received the newest four are told.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -177,8 +178,8 @@ impl WebSocket {
     /// Begins a message whose length need not be known, and that is never whole in memory: see
     /// [`MessageWriter`]. Waits while another is being sent so.
     ///
-    /// Reading is what answers pings, and this socket cannot read while it writes: where a message
-    /// takes long, send it with a [`sender`](Self::sender) and go on receiving.
+    /// This socket cannot receive while it writes: where a message takes long, send it with a [`sender`](Self::sender) and go
+    /// on receiving. Unless something drives the connection, no ping is answered else.
     ///
     /// # Errors
     /// [`Error::is_closed`] once a Close was sent or received, [`Error::is_lost`] where the transport has failed.

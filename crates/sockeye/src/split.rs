@@ -305,7 +305,7 @@ impl Receiver {
     }
 
     /// As [`recv`](Self::recv), with pings, pongs and the Close of the peer as events too. Pings
-    /// and the Close have been answered. Of pings and pongs that came while nobody received the newest four are told.
+    /// and the Close have been answered. Of pings and pongs that a driver took while nobody received the newest four are told.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::Either, stream::FuturesUnordered};
 use sockeye::{
     CloseCode, Ended, Error, Event, Handler, Limits, MessageRef, Result, Socket, WebSocket,
-    server::Rate,
+    server::{Excess, Rate},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
@@ -188,6 +188,132 @@ async fn a_message_in_hand_is_answered_before_what_ends_the_connection() {
     }
 }
 
+/// Where this end has closed, nothing can be said about a message in hand any more.
+#[tokio::test(start_paused = true)]
+async fn what_answers_our_close_is_left_for_no_message() {
+    for role in BOTH {
+        for idle in [None, Some(10 * SECOND)] {
+            let setup = Setup {
+                idle_timeout: idle,
+                ..Setup::default()
+            };
+            let (socket, mut peer) = setup.open(role).await;
+            let sender = socket.sender();
+            let driven = drive(socket, async |mut socket| {
+                assert_eq!(text(socket.recv().await?), "subscribe");
+                sleep(60 * SECOND).await;
+                assert_eq!(socket.recv().await?, None);
+                Ok(())
+            });
+            peer.send_frame(0x81, "subscribe").await;
+            sleep(SECOND).await;
+            if idle.is_none() {
+                sender.close(CloseCode::GOING_AWAY, "").await.unwrap();
+            }
+            assert_eq!(peer.expect_close().await.0, 1001);
+            peer.send_close(1001, "").await;
+            sleep(20 * SECOND).await;
+            drop(peer);
+            let ended = driven.await.unwrap().unwrap();
+            assert!(matches!(ended, Some(Ended::ByUs(_))), "{role:?} {ended:?}");
+        }
+    }
+}
+
+/// A write fails before the message in hand is answered, and so nothing that was left for that is left any longer.
+#[tokio::test]
+async fn an_end_that_was_left_is_told_once_nothing_can_be_written() {
+    let (ours, theirs) = tcp_pair().await;
+    let setup = Setup {
+        keepalive: None,
+        ..Setup::default()
+    };
+    let (socket, mut peer) = setup.open_over(Role::Server, ours, theirs).await;
+    let sender = socket.sender();
+    let (to, from) = oneshot::channel();
+    let driven = drive(socket, async |mut socket| {
+        assert_eq!(text(socket.recv().await?), "subscribe");
+        to.send(()).unwrap();
+        pending().await
+    });
+    peer.send_frame(0x81, "subscribe").await;
+    within(from).await.unwrap();
+    drop(peer);
+    within(async {
+        while sender.ended().is_none() {
+            // The first finds out that there is nobody.
+            let _ = sender.try_send("news");
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(matches!(sender.ended(), Some(Ended::Lost(_))));
+    driven.abort();
+}
+
+/// Nothing is looked at behind it, and that it cannot be written is found once.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_nobody_takes_of_a_peer_that_is_gone_wakes_nobody() {
+    for wrote in [false, true] {
+        let (socket, mut peer) = Setup::default().open(Role::Server).await;
+        let sender = socket.sender();
+        let mut driven = pin!(socket.drive(async |_socket| pending().await));
+        let mut polls = 0;
+        let counted = poll_fn(|cx| {
+            polls += 1;
+            assert!(polls < 50 && driven.as_mut().poll(cx).is_pending());
+            Poll::<()>::Pending
+        });
+        let leaves = async {
+            peer.send_frame(0x81, "never taken").await;
+            sleep(SECOND).await;
+            drop(peer);
+            for _ in 0..3 {
+                if wrote {
+                    let _ = sender.try_send("news");
+                }
+                sleep(SECOND).await;
+            }
+        };
+        assert!(
+            timeout(20 * SECOND, async { tokio::join!(counted, leaves) })
+                .await
+                .is_err()
+        );
+        assert_eq!(sender.is_open(), !wrote);
+    }
+}
+
+/// With another right behind it, of which nothing is looked at.
+#[tokio::test(start_paused = true)]
+async fn a_rate_that_is_broken_with_a_message_in_hand_ends_it() {
+    let rate = Rate::per_second(1).burst(2);
+    let acceptor = Setup::default().acceptor().message_rate(rate);
+    let acceptor = acceptor.on_excess(Excess::Close);
+    let (ours, theirs) = duplex(1 << 20);
+    let (socket, peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+    let (socket, mut peer) = (socket.unwrap(), peer);
+    let driven = drive(socket, async |mut socket| {
+        assert_eq!(text(socket.recv().await?), "question");
+        pending().await
+    });
+    peer.send_frame(0x81, "question").await;
+    let mut frames = peer.frame(0x89, "one");
+    frames.extend(peer.frame(0x89, "too many"));
+    frames.extend(peer.frame(0x81, "behind"));
+    peer.send(frames).await;
+    assert_eq!(peer.expect(0x8A).await, b"one");
+    // Once a ping was not answered in time.
+    let ping = peer.next_in_time(HOUR).await.unwrap();
+    assert_eq!(ping.first, 0x89);
+    let closed = peer.next_in_time(HOUR).await.unwrap();
+    assert_eq!(
+        (closed.first, &closed.payload[..2]),
+        (0x88, &1008_u16.to_be_bytes()[..])
+    );
+    driven.abort();
+}
+
 /// What others have sent by then goes out before the answer.
 #[tokio::test(start_paused = true)]
 async fn a_close_is_answered_behind_what_was_sent_before() {
@@ -227,32 +353,43 @@ async fn a_broken_rule_is_told_behind_what_was_sent_before() {
     driven.abort();
 }
 
-/// It uses up what tokio lets a task do in a poll, in each.
+/// It uses up what tokio lets a task do in a poll, in each. Where it receives beside that, it is not let look.
 #[tokio::test]
 async fn whoever_always_has_something_to_do_is_no_exception() {
-    let (ours, theirs) = tcp_pair().await;
-    let setup = Setup::default();
-    let (socket, mut peer) = setup.open_over(Role::Server, ours, theirs).await;
-    let (to, mut from) = mpsc::channel(1024);
-    let driven = drive(socket, async move |mut socket| {
-        let mut count = 0;
-        while let Some(()) = from.recv().await {
-            count += 1;
-            if count % 1000 == 0 {
-                socket.send("news").await?;
+    for receives in [false, true] {
+        let (ours, theirs) = tcp_pair().await;
+        let setup = Setup::default();
+        let (socket, mut peer) = setup.open_over(Role::Server, ours, theirs).await;
+        let (to, mut from) = mpsc::channel(1024);
+        let driven = drive(socket, async move |socket| {
+            let (sender, mut receiver) = socket.split();
+            let mut count = 0;
+            loop {
+                let next = pin!(from.recv());
+                if receives {
+                    let received = pin!(receiver.recv());
+                    match futures_util::future::select(next, received).await {
+                        Either::Left(_) => {}
+                        Either::Right((received, _)) => return received.map(drop),
+                    }
+                } else {
+                    next.await;
+                }
+                count += 1;
+                if count % 1000 == 0 {
+                    sender.send("news").await?;
+                }
             }
-        }
-        Ok(())
-    });
-    let feeding = tokio::spawn(async move { while to.send(()).await.is_ok() {} });
-    peer.expect_text("news").await;
-    peer.send_frame(0x89, "there?").await;
-    let pong = within(async { while peer.next().await.unwrap().first != 0x8A {} });
-    pong.await;
-    peer.send_close(1000, "").await;
-    within(async { while peer.next().await.unwrap().first != 0x88 {} }).await;
-    driven.abort();
-    let _ = feeding.await;
+        });
+        let feeding = tokio::spawn(async move { while to.send(()).await.is_ok() {} });
+        peer.expect_text("news").await;
+        peer.send_frame(0x89, "there?").await;
+        within(async { while peer.next().await.unwrap().first != 0x8A {} }).await;
+        peer.send_close(1000, "").await;
+        within(async { while peer.next().await.unwrap().first != 0x88 {} }).await;
+        driven.abort();
+        let _ = feeding.await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -853,6 +990,43 @@ mod a_receiver {
                 drop(peer);
                 assert_eq!(within(from.recv()).await.unwrap(), "1000");
                 within(driven).await.unwrap().unwrap();
+            }
+        }
+    }
+
+    /// With what was left for a message in hand, which was the handler's before.
+    #[tokio::test(start_paused = true)]
+    async fn that_is_given_to_callbacks_behind_a_close_tells_of_it() {
+        struct Tell(mpsc::UnboundedSender<Ended>);
+        impl Handler for Tell {
+            fn on_close(&mut self, _: &mut Socket, ended: &Ended) {
+                self.0.send(ended.clone()).unwrap();
+            }
+        }
+        for role in BOTH {
+            for ends in [false, true] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let (to, mut from) = mpsc::unbounded_channel();
+                let driven = drive(socket, async move |mut socket| {
+                    assert_eq!(text(socket.recv().await?), "login");
+                    sleep(SECOND).await;
+                    socket.handle(Tell(to)).await;
+                    Ok(())
+                });
+                peer.send_frame(0x81, "login").await;
+                if ends {
+                    peer.stream.shutdown().await.unwrap();
+                } else {
+                    peer.send_close(1000, "").await;
+                    assert_eq!(peer.expect_close().await.0, 1000);
+                    drop(peer);
+                }
+                let ended = within(from.recv()).await;
+                match ends {
+                    true => assert!(matches!(ended, Some(Ended::Lost(_))), "{ended:?}"),
+                    false => assert!(is_by_peer(ended, CloseCode::NORMAL), "{role:?}"),
+                }
+                driven.abort();
             }
         }
     }

@@ -238,7 +238,7 @@ impl Client {
     ///
     /// Anything that comes will do, not only the pong, and where much waits to be sent, so will that the
     /// server takes of it. Else the connection is given up: [`Ended::Silent`](crate::Ended::Silent).
-    /// That takes someone who receives, since only they can tell that nothing has come.
+    /// That takes someone who receives, or drives, since only they can tell that nothing has come.
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.settings).staying.timeout = timeout;
         self

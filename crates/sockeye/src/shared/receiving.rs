@@ -87,7 +87,7 @@ impl Shared {
                 link.broken().is_none() && link.sender.is_open() && link.is_read_by(cx.waker());
             if parks {
                 // Else it is read by another task than the driver's: see `lend_awaited`.
-                link.awaited = link.reads();
+                link.awaited = link.reads() && has_budget_remaining();
                 if let Some(mut reader) = reader.take() {
                     reader.wants_more = true;
                     link.lent = Some(reader);
@@ -226,7 +226,10 @@ impl Shared {
             reader.wants_more = true;
         }
         self.lend(reader);
-        self.with_driven(|link| link.awaited = link.is_driven_by(cx.waker()));
+        // Nor has one looked that had no budget left.
+        self.with_driven(|link| {
+            link.awaited = link.is_driven_by(cx.waker()) && has_budget_remaining();
+        });
     }
 
     /// Takes the receiving side that was given back to its owner, who does not need it any more, or has it lent.
