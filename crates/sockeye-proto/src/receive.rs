@@ -469,6 +469,12 @@ impl Receiver {
             if !unfinished.payload.is_empty() && unfinished.lent.is_none())
     }
 
+    /// Whether messages may come compressed.
+    #[inline]
+    pub fn inflates(&self) -> bool {
+        self.window != 0
+    }
+
     /// Whether the next byte begins a header, and nothing is lent or has ended: the state between
     /// messages.
     #[inline]

@@ -53,8 +53,6 @@ pub(crate) struct Reader {
     /// it was given. If not, it may be at work on that, which is in hand then. Told where it is [taken](Self::take_whole), with
     /// what is left at hand: it is three instructions less for each message than to look for it later.
     pub(crate) wants_more: bool,
-    /// Whether messages may come compressed.
-    deflate: bool,
     /// There while something was read that was not taken. Else it is the thread's.
     input: Option<Box<ReadBuffer>>,
     /// Whether the last read has left nothing behind, as far as is known: then asking before the
@@ -124,14 +122,13 @@ pub(crate) enum Broken {
 
 impl Reader {
     /// A reader that begins with `early`, the bytes that came with the handshake.
-    pub(crate) fn new(io: ReadHalf, receiver: Receiver, deflate: bool, early: Vec<u8>) -> Self {
+    pub(crate) fn new(io: ReadHalf, receiver: Receiver, early: Vec<u8>) -> Self {
         receiver.meter().count_read(early.len());
         Self {
             io,
             receiver: receiver.in_turns(),
             phase: Phase::Open,
             wants_more: true,
-            deflate,
             input: (!early.is_empty()).then(|| Box::new(ReadBuffer::full(early))),
             drained: false,
             done: 0,
@@ -304,7 +301,7 @@ impl Reader {
             let part = self.receiver.receive_part(&mut input, room);
             let left = input.len();
             self.leave(left);
-            if self.deflate {
+            if self.receiver.inflates() {
                 let made = match part {
                     // A turn's worth came to nothing.
                     Ok(Some(Part::Data(0))) => TURN as usize,
@@ -522,7 +519,7 @@ impl Reader {
     /// Discards what was read of a message that nobody wants the rest of, and no more of it than is inflated in a
     /// turn. Tells whether that was all.
     fn discard_skipped(&mut self) -> Result<bool, ProtocolError> {
-        if !self.deflate || self.receiver.is_fresh() {
+        if !self.receiver.inflates() || self.receiver.is_fresh() {
             return Ok(true);
         }
         let mut input = unread(&mut self.input);
@@ -564,7 +561,7 @@ impl Reader {
     #[inline]
     fn take(&mut self) -> Result<Option<OwnedEvent>, ProtocolError> {
         let mut input = unread(&mut self.input);
-        if !self.deflate {
+        if !self.receiver.inflates() {
             let event = self
                 .receiver
                 .receive_owned(&mut input, &mut Inflater::new());
@@ -630,7 +627,7 @@ impl Reader {
         if !self.discard_skipped()? {
             return Ok(());
         }
-        if self.deflate {
+        if self.receiver.inflates() {
             buffers::with_inflater(|inflater| self.deliver_with(inflater, to))
         } else {
             self.deliver_with(&mut Inflater::new(), to)
@@ -675,7 +672,7 @@ impl Reader {
                     })
                 })
             };
-            if self.deflate {
+            if self.receiver.inflates() {
                 let taken = self.receiver.meter().read_compressed().wrapping_sub(before);
                 add(&mut self.done, cost(taken, count));
             }
@@ -896,7 +893,7 @@ mod tests {
             messages: Some(Rate::per_second(1)),
             ..Rates::default()
         };
-        let mut reader = Reader::new(io, receiver, false, Vec::new()).throttled(rates);
+        let mut reader = Reader::new(io, receiver, Vec::new()).throttled(rates);
         theirs
             .write_all(b"\x81\x01a\x81\x01b\x81\x01c")
             .await
@@ -921,7 +918,7 @@ mod tests {
             let (io, _) = transport::split(Stream::new(ours));
             let role = Role::Client { masks: || [0; 4] };
             let receiver = Receiver::new(role, Limits::default(), None);
-            let mut reader = Reader::new(io, receiver, false, Vec::new());
+            let mut reader = Reader::new(io, receiver, Vec::new());
             theirs.write_all(b"\x81\x01a").await.unwrap();
             let message = poll_fn(|cx| reader.poll_ahead(cx)).await;
             assert!(matches!(message, Ok(None)), "{message:?}");
@@ -945,7 +942,7 @@ mod tests {
         };
         let role = Role::Client { masks: || [0; 4] };
         let receiver = Receiver::new(role, Limits::default(), Some(deflate));
-        let mut reader = Reader::new(io, receiver, true, Vec::new());
+        let mut reader = Reader::new(io, receiver, Vec::new());
         // Of a frame of a mebibyte, more than is taken in a turn: blocks with nothing in them.
         theirs
             .write_all(&[0x42, 127, 0, 0, 0, 0, 0, 0x10, 0, 0])

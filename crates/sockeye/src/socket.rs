@@ -89,9 +89,7 @@ impl WebSocket {
             url: established.url,
         };
         let has_early = !early.is_empty();
-        let reader = Box::new(
-            Reader::new(read, receiver, deflate.is_some(), early).throttled(established.rates),
-        );
+        let reader = Box::new(Reader::new(read, receiver, early).throttled(established.rates));
         let shared = Shared::new(info, link, has_descriptor);
         shared.opened(
             #[cfg(feature = "metrics")]
