@@ -18,7 +18,7 @@ use sockeye_proto::{
 };
 use tokio::{
     runtime::Handle,
-    task::unconstrained,
+    task::{coop::has_budget_remaining, unconstrained},
     time::{Instant, Sleep, sleep_until},
 };
 
@@ -655,10 +655,16 @@ impl Link {
         }
     }
 
-    /// Whether the driver's own task waits for an event, as far as is known.
+    /// Takes what is lent by somebody who waits for an event. With a waker of their own, as in a set of futures, they may
+    /// not be polled when the driver is, or have been dropped, and without any budget left they have not looked: then the
+    /// driver reads, and wakes them.
     #[inline]
-    pub(crate) fn reads(&self) -> bool {
-        self.reads
+    pub(crate) fn lend_awaited(&mut self, reader: &mut Option<Box<Reader>>, task: &Waker) {
+        self.awaited = self.is_driven_by(task) && has_budget_remaining();
+        if let Some(mut reader) = reader.take() {
+            reader.wants_more = true;
+            self.lent = Some(reader);
+        }
     }
 
     /// Whether the receiving side is here, and nobody waits for an event.

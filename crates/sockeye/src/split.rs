@@ -281,10 +281,16 @@ impl Receiver {
 
     /// The same, wherever it is; `None` where it is gone with the connection.
     pub(crate) fn poll_give_up(&mut self, cx: &mut Context<'_>) -> Poll<Option<Box<Reader>>> {
+        ready!(self.poll_take_back(cx));
+        Poll::Ready(self.give_up())
+    }
+
+    /// Takes back what is lent, wherever it is.
+    fn poll_take_back(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.reader.is_none() {
             self.reader = ready!(self.shared.poll_lent(cx));
         }
-        Poll::Ready(self.give_up())
+        Poll::Ready(())
     }
 
     /// The next message, or `None` once the connection was closed cleanly by either side;
@@ -511,9 +517,7 @@ impl Receiver {
         mut take: impl FnMut(&mut Reader, &mut Context<'_>) -> Poll<Result<T, Broken>>,
         later: impl Fn(&Reader) -> bool,
     ) -> Poll<Result<Option<T>>> {
-        if self.reader.is_none() {
-            self.reader = ready!(self.shared.poll_lent(cx));
-        }
+        ready!(self.poll_take_back(cx));
         loop {
             let Some(reader) = &mut self.reader else {
                 return Poll::Ready(Ok(None));

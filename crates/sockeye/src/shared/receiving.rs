@@ -86,12 +86,7 @@ impl Shared {
             let parks =
                 link.broken().is_none() && link.sender.is_open() && link.is_read_by(cx.waker());
             if parks {
-                // Else it is read by another task than the driver's: see `lend_awaited`.
-                link.awaited = link.reads() && has_budget_remaining();
-                if let Some(mut reader) = reader.take() {
-                    reader.wants_more = true;
-                    link.lent = Some(reader);
-                }
+                link.lend_awaited(reader, cx.waker());
             }
             parks
         });
@@ -219,17 +214,13 @@ impl Shared {
         });
     }
 
-    /// The same, where its owner waits for an event. With a waker of its own, as in a set of futures, it may not be polled
-    /// when the driver is, or have been dropped: then the driver reads, and wakes it.
+    /// The same, where its owner waits for an event.
     pub(crate) fn lend_awaited(&self, cx: &Context<'_>, reader: &mut Option<Box<Reader>>) {
+        self.with_driven(|link| link.lend_awaited(reader, cx.waker()));
+        // Where nobody drives it, for whoever does later.
         if let Some(reader) = reader {
             reader.wants_more = true;
         }
-        self.lend(reader);
-        // Nor has one looked that had no budget left.
-        self.with_driven(|link| {
-            link.awaited = link.is_driven_by(cx.waker()) && has_budget_remaining();
-        });
     }
 
     /// Takes the receiving side that was given back to its owner, who does not need it any more, or has it lent.
