@@ -21,21 +21,26 @@ use parts::Parts;
 #[derive(Debug)]
 pub struct Sender {
     role: Role,
-    /// In a box, like all that most connections do not have.
-    deflate: Option<Box<Deflating>>,
     output: Output,
-    /// The message that is being sent in parts. Meanwhile no other may come between (§5.4).
-    parts: Option<Box<Parts>>,
+    /// What most connections do not have.
+    seldom: Option<Box<Seldom>>,
     /// How long the peer may take to answer a Close; once one was sent, the time by which it must have. In
     /// nanoseconds: that is half of a duration.
     close_time: u64,
     close_sent: bool,
     /// Whether the peer has closed, or broken the protocol so that nothing is expected from it.
     close_received: bool,
-    /// Messages of fewer bytes go by [`send_quick`](Self::send_quick): none from a client, and none
-    /// once a Close was sent or received.
+    /// Messages of fewer bytes go by [`send_quick`](Self::send_quick): none from a client, none while another is sent in
+    /// parts, and none once a Close was sent or received.
     quick: u32,
     meter: Arc<Meter>,
+}
+
+#[derive(Debug, Default)]
+struct Seldom {
+    deflate: Option<Deflating>,
+    /// The message that is being sent in parts. Meanwhile no other may come between (§5.4).
+    parts: Option<Box<Parts>>,
 }
 
 /// permessage-deflate as agreed for the direction that is sent.
@@ -68,31 +73,47 @@ impl Sender {
         close_timeout: Duration,
     ) -> Self {
         let meter = Arc::new(Meter::new(deflate.is_some()));
-        let quick = match (role, &deflate) {
-            (Role::Client { .. }, _) => 0,
-            (Role::Server, None) => LARGE,
-            (Role::Server, Some((_, config))) => config.threshold.min(LARGE),
-        } as u32;
-        Self {
-            role,
-            quick,
-            deflate: deflate.map(|(agreed, config)| {
-                let settings = config.deflater(agreed.window);
-                Box::new(Deflating {
+        let seldom = deflate.map(|(agreed, config)| {
+            let settings = config.deflater(agreed.window);
+            let own = agreed
+                .keeps_context
+                .then(|| Box::new(Deflater::new(settings)));
+            Box::new(Seldom {
+                deflate: Some(Deflating {
                     settings,
                     threshold: config.threshold,
-                    own: agreed
-                        .keeps_context
-                        .then(|| Box::new(Deflater::new(settings))),
-                })
-            }),
+                    own,
+                }),
+                parts: None,
+            })
+        });
+        let mut sender = Self {
+            role,
             output: Output::default(),
-            parts: None,
+            seldom,
             close_time: nanos(close_timeout),
             close_sent: false,
             close_received: false,
+            quick: 0,
             meter,
-        }
+        };
+        sender.quick = sender.quick_below();
+        sender
+    }
+
+    /// Below how many bytes messages go by [`send_quick`](Self::send_quick), where none is being sent in parts.
+    fn quick_below(&self) -> u32 {
+        let below = match (self.role, self.deflate()) {
+            (Role::Client { .. }, _) => 0,
+            (Role::Server, None) => LARGE,
+            (Role::Server, Some(deflate)) => deflate.threshold.min(LARGE),
+        };
+        below as u32
+    }
+
+    #[inline]
+    fn deflate(&self) -> Option<&Deflating> {
+        self.seldom.as_ref()?.deflate.as_ref()
     }
 
     /// What counts the messages that this is given.
@@ -112,9 +133,7 @@ impl Sender {
         deflaters: &mut Deflaters,
     ) -> Result<(), SendError> {
         let message = message.into();
-        if let Some(deflate) = &self.deflate
-            && message.as_ref().len() >= deflate.threshold
-        {
+        if self.compresses(message.as_ref().len()) {
             return self.send_compressed(message, deflaters);
         }
         self.send_plain(message)
@@ -128,7 +147,7 @@ impl Sender {
     #[inline]
     pub fn send_quick(&mut self, message: MessageRef<'_>) -> bool {
         let (opcode, payload) = opcode_and_payload(message);
-        if payload.len() >= self.quick as usize || self.parts.is_some() {
+        if payload.len() >= self.quick as usize {
             return false;
         }
         // The header of §5.2 for a server: FIN, and the length in one byte or three.
@@ -157,7 +176,7 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
-        if let Some(parts) = &mut self.parts {
+        if let Some(parts) = self.parts_mut() {
             parts.hold(message.into());
             return Ok(());
         }
@@ -262,8 +281,7 @@ impl Sender {
     /// has hundreds of KB, and what waits behind a message in parts is the user's.
     fn end_messages(&mut self) {
         self.quick = 0;
-        self.deflate = None;
-        self.parts = None;
+        self.seldom = None;
     }
 
     /// Whether messages can still be sent.
@@ -276,8 +294,7 @@ impl Sender {
     /// [`send_plain`](Self::send_plain) does the same.
     #[inline]
     pub fn compresses(&self, len: usize) -> bool {
-        self.deflate
-            .as_ref()
+        self.deflate()
             .is_some_and(|deflate| len >= deflate.threshold)
     }
 
@@ -435,7 +452,7 @@ impl Sender {
         message: Outgoing<'_>,
         deflaters: &mut Deflaters,
     ) -> Result<(), SendError> {
-        if self.parts.is_some() {
+        if self.is_sending_parts() {
             return self.send_plain(message);
         }
         if let Outgoing::Prepared(prepared) = &message
@@ -455,7 +472,7 @@ impl Sender {
     #[cfg(feature = "deflate")]
     #[inline(never)]
     fn send_prepared(&mut self, prepared: &Prepared, deflaters: &mut Deflaters) -> bool {
-        let settings = match (self.role, self.deflate.as_deref()) {
+        let settings = match (self.role, self.deflate()) {
             (Role::Server, Some(deflate)) if deflate.own.is_none() => deflate.settings,
             _ => return false,
         };
@@ -492,7 +509,8 @@ impl Sender {
     }
 
     fn compress(&mut self, opcode: OpCode, payload: &[u8], deflaters: &mut Deflaters) -> bool {
-        let Some(Deflating { settings, own, .. }) = self.deflate.as_deref_mut() else {
+        let deflate = self.seldom.as_mut().and_then(|it| it.deflate.as_mut());
+        let Some(Deflating { settings, own, .. }) = deflate else {
             return false;
         };
         let keep_context = own.is_some();

@@ -4,8 +4,8 @@
 mod wire;
 
 use sockeye_proto::{
-    CloseCode, Codecs, Config, Connection, Limits, Message, MessageKind, OwnedEvent, Part,
-    ProtocolError, Receiver, Role, SendError,
+    CloseCode, Codecs, Config, Connection, Limits, Message, MessageKind, OutputBuffer, OwnedEvent,
+    Part, ProtocolError, Receiver, Role, SendError,
     deflate::{Deflaters, Inflater},
 };
 use wire::*;
@@ -564,6 +564,20 @@ mod sending {
             assert_eq!((sender.held(), sender.is_sending_parts()), (0, false));
             sender.output().clear();
         }
+    }
+
+    #[test]
+    fn a_short_message_has_no_way_past_one_in_parts() {
+        let (_, mut sender) = Config::new(Role::Server).halves();
+        sender.output().lend_buffer(OutputBuffer::with_room(1000));
+        let short = Message::from("short");
+        assert!(sender.send_quick(short.as_ref()));
+        sender.begin_message(MessageKind::Text).unwrap();
+        assert!(!sender.send_quick(short.as_ref()));
+        sender.send_part(b"part").unwrap();
+        assert!(!sender.send_quick(short.as_ref()));
+        sender.finish_message(&mut Deflaters::new()).unwrap();
+        assert!(sender.send_quick(short.as_ref()));
     }
 
     #[test]

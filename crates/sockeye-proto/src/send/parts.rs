@@ -58,10 +58,10 @@ impl Sender {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
-        if self.parts.is_some() {
+        if self.is_sending_parts() {
             return Err(SendError::Unfinished);
         }
-        let compression = self.deflate.as_ref().map(|deflate| Compression {
+        let compression = self.deflate().map(|deflate| Compression {
             deflater: match &deflate.own {
                 Some(_) => None,
                 None => Some(Box::new(Deflater::new(deflate.settings))),
@@ -69,7 +69,8 @@ impl Sender {
             unflushed: false,
             room: Vec::new(),
         });
-        self.parts = Some(Box::new(Parts {
+        self.quick = 0;
+        self.put_parts(Box::new(Parts {
             kind,
             begun: false,
             utf8: Utf8::default(),
@@ -91,7 +92,7 @@ impl Sender {
         let mut utf8 = parts.utf8;
         let text = parts.kind == MessageKind::Text;
         if text && utf8.push(part).is_err() {
-            self.parts = Some(parts);
+            self.put_parts(parts);
             return Err(SendError::InvalidUtf8);
         }
         parts.utf8 = utf8;
@@ -109,7 +110,7 @@ impl Sender {
         } else {
             self.frame_part(&mut parts, false, part);
         }
-        self.parts = Some(parts);
+        self.put_parts(parts);
         Ok(())
     }
 
@@ -128,7 +129,7 @@ impl Sender {
             }
             self.fragment(&mut parts, false, room);
         }
-        self.parts = Some(parts);
+        self.put_parts(parts);
         Ok(())
     }
 
@@ -141,7 +142,7 @@ impl Sender {
     pub fn finish_message(&mut self, deflaters: &mut Deflaters) -> Result<(), SendError> {
         let mut parts = self.take_parts()?;
         if parts.utf8.finish().is_err() {
-            self.parts = Some(parts);
+            self.put_parts(parts);
             return Err(SendError::InvalidUtf8);
         }
         if let Some(compression) = &mut parts.compression {
@@ -155,6 +156,8 @@ impl Sender {
             self.frame_part(&mut parts, true, &[]);
         }
         self.meter.sent().end(parts.kind == MessageKind::Text);
+        drop(self.seldom.take_if(|seldom| seldom.deflate.is_none()));
+        self.quick = self.quick_below();
         for message in parts.held {
             self.send(message, deflaters)?;
         }
@@ -163,25 +166,39 @@ impl Sender {
 
     /// Whether a message was begun and not finished.
     pub fn is_sending_parts(&self) -> bool {
-        self.parts.is_some()
+        self.parts().is_some()
     }
 
     /// How many bytes of whole messages wait for one that is sent in parts. They are not counted as
     /// [`buffered`](Self::buffered): they cannot be written yet.
     pub fn held(&self) -> usize {
-        self.parts.as_ref().map_or(0, |parts| parts.held_len)
+        self.parts().map_or(0, |parts| parts.held_len)
+    }
+
+    fn parts(&self) -> Option<&Parts> {
+        self.seldom.as_ref()?.parts.as_deref()
+    }
+
+    #[inline]
+    pub(super) fn parts_mut(&mut self) -> Option<&mut Parts> {
+        self.seldom.as_mut()?.parts.as_deref_mut()
+    }
+
+    fn put_parts(&mut self, parts: Box<Parts>) {
+        self.seldom.get_or_insert_default().parts = Some(parts);
     }
 
     fn take_parts(&mut self) -> Result<Box<Parts>, SendError> {
         if !self.is_open() {
             return Err(SendError::Closed);
         }
-        self.parts.take().ok_or(SendError::NotBegun)
+        let parts = self.seldom.as_mut().and_then(|it| it.parts.take());
+        parts.ok_or(SendError::NotBegun)
     }
 
     fn deflater<'a>(&'a mut self, parts: &'a mut Parts) -> Option<&'a mut Deflater> {
         let lent = parts.compression.as_mut()?.deflater.as_deref_mut();
-        lent.or_else(|| self.deflate.as_mut()?.own.as_deref_mut())
+        lent.or_else(|| self.seldom.as_mut()?.deflate.as_mut()?.own.as_deref_mut())
     }
 
     /// Queues a fragment of what a compressor gave, where it gave something, and keeps its room.
