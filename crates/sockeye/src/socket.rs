@@ -431,6 +431,44 @@ impl WebSocket {
     pub fn ended(&self) -> Option<Ended> {
         self.shared().ended()
     }
+
+    /// Waits until the connection has ended, and gives why: for a task that waits for what it is to send, or works on what
+    /// nobody wants any more then.
+    ///
+    /// Meanwhile pings and a Close are answered, and a peer that is gone is noticed, as far as the next message: where the
+    /// peer may send one, [`recv`](Self::recv) instead. It says that the message in hand, if any, is done with, so that a
+    /// Close behind that is answered. A socket that was moved out of its handler, to another task, is looked after there, so
+    /// that it only waits.
+    ///
+    /// ```
+    /// # async fn answer(_: &str) -> String { String::new() }
+    /// # async fn handler(mut socket: sockeye::WebSocket) -> sockeye::Result<()> {
+    /// while let Some(question) = socket.recv().await? {
+    ///     tokio::select! {
+    ///         answer = answer(question.as_text().unwrap_or_default()) => socket.send(answer).await?,
+    ///         // Nobody is there to be answered.
+    ///         _ = socket.closed() => break,
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost.
+    pub async fn closed(&mut self) -> Ended {
+        let shared = self.shared().clone();
+        // Where nobody drives it, this does.
+        let mut driver = Driver::new(shared.clone());
+        if let Some(link) = driver.as_mut().and_then(Driver::link) {
+            self.lend_to(link);
+        }
+        let closed = pin!(shared.until_ended());
+        match &mut driver {
+            Some(driver) => driver.run(closed).await,
+            None => closed.await,
+        }
+    }
 }
 
 /// Messages, as from [`recv`](WebSocket::recv).

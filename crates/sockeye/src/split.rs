@@ -221,6 +221,35 @@ impl Sender {
     pub fn ended(&self) -> Option<Ended> {
         self.shared.ended()
     }
+
+    /// Waits until the connection has ended, and gives why: for a task that waits for what it is to send, or works on what
+    /// nobody wants any more then.
+    ///
+    /// The end is found by whoever receives, or drives the connection; where nobody does, when something is sent. In the
+    /// task of a server's handler, or of [`WebSocket::drive`], waiting for it says that the handler is done with the message
+    /// in hand, as to receive does: a Close behind that is answered.
+    ///
+    /// ```
+    /// use sockeye::Sender;
+    /// use tokio::sync::mpsc;
+    ///
+    /// /// Sends what comes of a channel, for as long as there is anyone to send it to.
+    /// async fn forward(mut news: mpsc::Receiver<String>, sender: Sender) -> sockeye::Result<()> {
+    ///     loop {
+    ///         tokio::select! {
+    ///             Some(news) = news.recv() => sender.send(news).await?,
+    ///             _ = sender.closed() => return Ok(()),
+    ///             else => return Ok(()),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost.
+    pub fn closed(&self) -> impl Future<Output = Ended> {
+        self.shared.until_ended()
+    }
 }
 
 impl fmt::Debug for Sender {

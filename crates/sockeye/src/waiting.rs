@@ -100,8 +100,14 @@ impl Wakers {
         tasks.add(waker);
     }
 
+    /// Once: a task may have been kept by several that wait in it.
     pub(crate) fn remove(&self, waker: &Waker) {
-        self.tasks().all.retain(|it| !it.waker.will_wake(waker));
+        let mut tasks = self.tasks();
+        let kept = tasks.all.iter().position(|it| it.waker.will_wake(waker));
+        let removed = kept.map(|at| tasks.all.swap_remove(at));
+        drop(tasks);
+        // A waker runs code of its own when it is dropped.
+        drop(removed);
     }
 
     pub(crate) fn wake(&self) {
@@ -289,5 +295,20 @@ mod tests {
         wakers.wake();
         let woken: usize = kept.iter().map(woken).sum();
         assert_eq!(woken, 99);
+    }
+
+    #[test]
+    fn what_was_kept_twice_is_kept_until_both_have_gone() {
+        let (wakers, kept) = (Wakers::default(), tasks(1));
+        let waker = kept[0].clone().into();
+        for left in [1, 0] {
+            wakers.keep(&waker);
+            wakers.keep(&waker);
+            for _ in left..2 {
+                wakers.remove(&waker);
+            }
+            wakers.wake();
+            assert_eq!(woken(&kept[0]), left);
+        }
     }
 }

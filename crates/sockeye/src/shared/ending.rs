@@ -1,6 +1,11 @@
 //! How a connection ends: by a Close of either side, by this end's leaving, or broken off.
 
-use std::{sync::atomic::Ordering, task::Waker};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::atomic::Ordering,
+    task::{Context, Poll, Waker},
+};
 
 use sockeye_proto::{CloseCode, CloseFrame};
 
@@ -37,6 +42,14 @@ impl Shared {
     /// Why the connection ended, once it has.
     pub(crate) fn ended(&self) -> Option<Ended> {
         self.lock().ended().cloned()
+    }
+
+    /// The same, once it has.
+    pub(crate) fn until_ended(&self) -> UntilEnded<'_> {
+        UntilEnded {
+            shared: self,
+            kept: None,
+        }
     }
 
     /// The same, as far as it is known where nobody has waited for it: by the Close that the peer was sent.
@@ -135,6 +148,51 @@ impl Shared {
             self.wake_waiting();
         }
         done
+    }
+}
+
+/// The end of a connection, to be waited for.
+#[derive(Debug)]
+#[must_use = "nothing is waited for before it is polled"]
+pub(crate) struct UntilEnded<'s> {
+    shared: &'s Shared,
+    /// The task that is woken for it.
+    kept: Option<Waker>,
+}
+
+impl UntilEnded<'_> {
+    fn keep(&mut self, task: Option<&Waker>) {
+        let wakers = &self.shared.waiting().ended;
+        task.into_iter().for_each(|task| wakers.keep(task));
+        if let Some(before) = std::mem::replace(&mut self.kept, task.cloned()) {
+            wakers.remove(&before);
+        }
+    }
+}
+
+impl Future for UntilEnded<'_> {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        if !matches!(&self.kept, Some(task) if task.will_wake(cx.waker())) {
+            // Before the end is looked for, so that none falls between.
+            self.keep(Some(cx.waker()));
+        }
+        if let Some(ended) = self.shared.ended() {
+            return Poll::Ready(ended);
+        }
+        // Who waits for that in the task of a handler is done with the message in hand, or wants it given up.
+        self.shared
+            .with_lent_here(|reader| reader.wants_more = true);
+        Poll::Pending
+    }
+}
+
+impl Drop for UntilEnded<'_> {
+    fn drop(&mut self) {
+        if self.kept.is_some() {
+            self.keep(None);
+        }
     }
 }
 

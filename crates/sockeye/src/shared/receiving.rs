@@ -269,6 +269,11 @@ impl Shared {
         lent.map(|lent| lent.or_else(|| self.take_returned()))
     }
 
+    /// Works on what is lent to the driver whose poll this is.
+    pub(crate) fn with_lent_here(&self, work: impl FnOnce(&mut Reader)) {
+        self.with_driven(|link| link.lent.as_deref_mut().map(work));
+    }
+
     /// Works on what is lent, where that is at hand.
     #[cfg(feature = "client")]
     pub(crate) fn with_lent(&self, work: impl FnOnce(&mut Reader)) {
