@@ -307,6 +307,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         peer
     }
 
+    /// Its stream, and what was read of that and not taken.
+    pub fn into_parts(self) -> (S, Vec<u8>) {
+        (self.stream, self.read)
+    }
+
     async fn head(&mut self) -> String {
         loop {
             if let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -429,7 +434,7 @@ pub fn frame(first: u8, mask: bool, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The frame at the beginning, its length on the wire and whether it was masked.
-fn parse(bytes: &[u8]) -> Option<(Frame, usize, bool)> {
+pub fn parse(bytes: &[u8]) -> Option<(Frame, usize, bool)> {
     let [first, second, ..] = *bytes else {
         return None;
     };
