@@ -16,6 +16,11 @@ use sockeye::{
     client::ClientTls,
     server::{ServerTls, Shutdown, ShutdownHandle},
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
 use wire::within;
 
 /// A certificate that is its own authority, and its key, in PEM.
@@ -219,4 +224,53 @@ fn what_is_wrong_with_a_key_is_said() {
         let error = ServerTls::from_pem(chain.as_bytes(), made.key.as_bytes()).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
     }
+}
+
+/// A bug: they were given an alert of TLS, which a browser shows as an empty page.
+#[tokio::test]
+async fn whoever_speaks_no_tls_is_told_to() {
+    let made = make();
+    let tls = ServerTls::from_pem(made.chain.as_bytes(), made.key.as_bytes()).unwrap();
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let server = server
+        .acceptor(Acceptor::new().tls(tls))
+        .on_error(move |peer, error| tell.send((peer, error.to_string())).unwrap());
+    tokio::spawn(server.serve(async |_| Ok(())));
+    for request in [
+        "GET / HTTP/1.1\r\nHost: here\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "G",
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within(stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(
+            answer.ends_with("\r\n\r\nthis port speaks TLS: use https:// or wss://\n"),
+            "{answer}"
+        );
+        let from = stream.local_addr().unwrap();
+        let (peer, error) = told.recv().await.unwrap();
+        assert_eq!(peer, Some(from));
+        assert_eq!(
+            error,
+            format!("TLS with {from} failed: the client speaks HTTP without TLS")
+        );
+    }
+    let refused = within(sockeye::connect(&format!("ws://{address}/")))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.response().unwrap().status(), 400);
+    // What is neither is TLS that is broken.
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"ssh or so").await.unwrap();
+    within(stream.read_to_end(&mut Vec::new())).await.unwrap();
+    while let Some((_, error)) = told.recv().await
+        && error.contains("HTTP without TLS")
+    {}
+    // And TLS may begin with a byte.
+    let _socket = connect(address, &made.client()).await.unwrap();
 }

@@ -27,6 +27,9 @@ use sockeye_proto::{
 };
 
 #[cfg(feature = "tls")]
+use tokio::net::TcpStream;
+
+#[cfg(feature = "tls")]
 use super::tls::ServerTls;
 use super::{
     Acceptor, Answer, IncomingRequest, Matched, Peer, decision::State, networks::Source, refusal,
@@ -382,6 +385,13 @@ impl Client {
             .peer
             .addr
             .map_or_else(|| "the client".to_owned(), |addr| addr.to_string());
+        if let Stream::Tcp(tcp) = &self.stream
+            && speaks_plain_http(tcp).await
+        {
+            let refusal = Refusal::new(400, "this port speaks TLS: use https:// or wss://\n");
+            refuse_with(&mut self.stream, &refusal, false).await;
+            return Err(Error::tls(name, "the client speaks HTTP without TLS"));
+        }
         self.stream = match self.stream.take_out() {
             Stream::Tcp(tcp) => Stream::ServerTls(Box::new(tls.accept(&name, tcp).await?)),
             other => {
@@ -521,11 +531,23 @@ async fn in_time<T>(
 /// connection ends either way.
 async fn refuse(stream: &mut Stream, error: HandshakeError, is_head: bool) -> Error {
     if error != HandshakeError::UnexpectedEnd {
-        let answer = refusal::to_bytes(&Refusal::from(&error), is_head);
-        let last = refusal::write_last(stream, &answer, LINGER_BYTES as u64);
-        let _ = timeout(LINGER, last).await;
+        refuse_with(stream, &Refusal::from(&error), is_head).await;
     }
     error.into()
+}
+
+async fn refuse_with(stream: &mut Stream, refusal: &Refusal, is_head: bool) {
+    let answer = refusal::to_bytes(refusal, is_head);
+    let last = refusal::write_last(stream, &answer, LINGER_BYTES as u64);
+    let _ = timeout(LINGER, last).await;
+}
+
+/// Whether what comes begins as a method does (RFC 9110 §9.1), which no record of TLS does (RFC 8446 §5.1). Whoever has opened
+/// the page without TLS would be told nothing else.
+#[cfg(feature = "tls")]
+async fn speaks_plain_http(tcp: &TcpStream) -> bool {
+    let mut first = [0];
+    matches!(tcp.peek(&mut first).await, Ok(1)) && first[0].is_ascii_uppercase()
 }
 
 #[cfg(test)]

@@ -292,7 +292,7 @@ impl Acceptor {
         self
     }
 
-    /// Speaks TLS before anything else.
+    /// Speaks TLS before anything else. Whoever speaks HTTP without it, over TCP, is answered with 400 and told so.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
