@@ -13,7 +13,7 @@ use sockeye::{
 };
 
 /// `sockeye serve`, killed, and another on its port.
-fn restart(server: program::Server) -> program::Server {
+fn restart(server: program::Server, args: &[&str]) -> program::Server {
     let program::Server {
         mut program,
         address,
@@ -22,7 +22,8 @@ fn restart(server: program::Server) -> program::Server {
     // SIGKILL: no Close, no goodbye.
     program.kill();
     drop(program);
-    let program = Program::start(&["serve", "--listen", &address.to_string()]);
+    let listen = ["serve", "--listen", &address.to_string()];
+    let program = Program::start(&[&listen, args].concat());
     program.stdout.expect("Ctrl-C closes");
     program::Server {
         program,
@@ -46,7 +47,7 @@ async fn the_library_is_connected_again_when_the_server_is() {
         within(socket.send(&text)).await.unwrap();
         let message = within(socket.recv()).await.unwrap().unwrap();
         assert_eq!(message.as_text(), Some(&text[..]));
-        server = restart(server);
+        server = restart(server, &[]);
         match within(socket.recv_update()).await.unwrap().unwrap() {
             Update::Waiting {
                 cause: Cause::Connection(ended),
@@ -61,26 +62,53 @@ async fn the_library_is_connected_again_when_the_server_is() {
 
 #[test]
 fn the_command_carries_on() {
-    let mut server = serve(&[]);
-    let args = ["connect", "--reconnect", "--linger", "0.5", &server.url];
-    let mut program = Program::start(&args);
-    for round in 0..3 {
-        let line = format!("line {round}\n");
-        // Held while nobody is there.
-        program.write(&line);
-        program.stdout.expect(&line);
-        server = restart(server);
+    for over in [&[][..], &["--http2"]] {
+        let mut server = serve(over);
+        let args = ["connect", "--reconnect", "--linger", "0.5", &server.url];
+        let mut program = Program::start(&[&args, over].concat());
+        for round in 0..3 {
+            let line = format!("line {round}\n");
+            // Held while nobody is there.
+            program.write(&line);
+            program.stdout.expect(&line);
+            server = restart(server, over);
+        }
+        program.write("last\n");
+        let end = program.finish();
+        assert_eq!(end.status, Some(0), "{}", end.stderr);
+        assert_eq!(end.stdout, "line 0\nline 1\nline 2\nlast\n");
+        assert_eq!(end.stderr.matches("connected to").count(), 4);
+        // No connection has lasted ten seconds.
+        assert!(end.stderr.contains("; attempt 4 in "), "{}", end.stderr);
+        let carried = "4 messages (22 B) received, 4 messages (22 B) sent";
+        assert!(end.stderr.contains(carried), "{}", end.stderr);
     }
-    program.write("last\n");
+}
+
+#[test]
+fn verbose_shows_what_each_connection_is_opened_with() {
+    let server = serve(&[]);
+    let args = [
+        "connect",
+        "--reconnect",
+        "-v",
+        "--linger",
+        "0.5",
+        &server.url,
+    ];
+    let mut program = Program::start(&args);
+    program.write("hello\n");
+    program.stdout.expect("hello\n");
+    let _server = restart(server, &[]);
+    program.write("again\n");
     let end = program.finish();
     assert_eq!(end.status, Some(0), "{}", end.stderr);
-    assert_eq!(end.stdout, "line 0\nline 1\nline 2\nlast\n");
-    assert_eq!(end.stderr.matches("connected to").count(), 4);
-    // No connection has lasted ten seconds.
-    assert!(end.stderr.contains("; attempt 4 in "), "{}", end.stderr);
+    // Asked of whoever was there to be asked.
+    assert!(end.stderr.matches("> GET / HTTP/1.1\n").count() >= 2);
+    assert_eq!(end.stderr.matches("< 101 Switching Protocols\n").count(), 2);
+    let first = end.stderr.find("< 101 ").unwrap();
     assert!(
-        end.stderr
-            .contains("4 messages (22 B) received, 4 messages (22 B) sent"),
+        first < end.stderr.find("connected to").unwrap(),
         "{}",
         end.stderr
     );

@@ -779,6 +779,33 @@ mod reconnecting {
     }
 
     #[test]
+    fn verbose_shows_what_each_connection_is_opened_with_above_what_is_typed() {
+        let Server {
+            mut program,
+            address,
+            url,
+        } = serve(&[]);
+        let mut terminal = start("verbose", &["--verbose", &url]);
+        terminal.shows("> GET / HTTP/1.1");
+        terminal.shows("< 101 Switching Protocols");
+        terminal.shows("connected to ");
+        terminal.keys("half a li");
+        terminal.prompts("> half a li");
+        program.kill();
+        drop(program);
+        let _program = restarted(address);
+        let screen = terminal.until("a second answer", |lines| {
+            let answer = |line: &&String| line.starts_with("< 101 Switching Protocols");
+            lines.iter().filter(answer).count() == 2
+        });
+        assert!(screen.iter().any(|line| line.contains("; attempt 2 in ")));
+        terminal.prompts("> half a li");
+        terminal.line("ne").shows("↓ text        11 B  half a line");
+        terminal.keys("\x04");
+        assert_eq!(terminal.end(), Some(0));
+    }
+
+    #[test]
     fn a_refusal_that_stays_one_is_an_end() {
         let server = serve(&[]);
         // A code that no server may send is answered with 400.

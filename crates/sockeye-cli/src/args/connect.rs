@@ -74,7 +74,7 @@ pub(crate) struct Connect {
     /// Open the WebSocket as a stream of HTTP/2 (RFC 8441), where the server permits that
     ///
     /// With wss, TLS offers HTTP/2 alone; with ws it is spoken without being asked for (prior knowledge).
-    #[arg(long, conflicts_with_all = ["location", "reconnect"])]
+    #[arg(long, conflicts_with = "location")]
     pub(crate) http2: bool,
 
     /// Connect through a proxy: http://…, https://…, socks5://… (names are resolved here) or socks5h://… (by
@@ -236,7 +236,7 @@ pub(crate) struct Connect {
     ///
     /// The values of Authorization, Cookie and Proxy-Authorization in the request are not shown. Of a redirect
     /// that is followed, the request is shown and the answer is not, and what is said to a proxy is not either.
-    #[arg(short, long, conflicts_with = "reconnect")]
+    #[arg(short, long)]
     pub(crate) verbose: bool,
 
     /// Print messages and failures only, not what was agreed

@@ -11,13 +11,14 @@ use std::{
 };
 
 use sockeye::{
-    Client, CloseCode, Sender,
+    CloseCode, Sender,
     client::{Cause, Reconnecting, Update},
 };
 use tokio::time::{Instant as Time, sleep_until};
 
 use super::{
     Outcome, agreed,
+    opening::Opening,
     pipe::{Arriving, Lines, is_enough, output_failed, read_lines, unreadable},
 };
 use crate::{
@@ -39,10 +40,15 @@ pub(super) struct Again {
 }
 
 impl Again {
-    pub(super) fn new(client: Client, args: &Connect) -> Self {
+    pub(super) fn new(opening: Opening, args: &Connect) -> Self {
         let closing = Arc::new(AtomicBool::new(false));
         let is_closing = closing.clone();
-        let mut socket = Reconnecting::new(client)
+        let opening = Arc::new(opening);
+        let open = move || {
+            let opening = opening.clone();
+            async move { opening.open().await }
+        };
+        let mut socket = Reconnecting::with(open)
             // Each part of an attempt has its own, on the command line.
             .attempt_timeout(Duration::MAX)
             .retry_if(move |cause| !is_closing.load(Ordering::Relaxed) && cause.is_transient());
@@ -78,8 +84,8 @@ pub(super) fn waiting(args: &Connect, cause: &Cause, delay: Duration, attempt: u
     format!("{cause}; attempt {attempt} in {}", Took(delay))
 }
 
-pub(super) async fn run(client: Client, args: &Connect, signals: Signals) -> Outcome {
-    let mut again = Again::new(client, args);
+pub(super) async fn run(opening: Opening, args: &Connect, signals: Signals) -> Outcome {
+    let mut again = Again::new(opening, args);
     let mut outcome = Outcome {
         unopened: true,
         ..Outcome::default()
@@ -247,7 +253,7 @@ mod tests {
             unreachable!();
         };
         let client = super::super::client(&args).unwrap();
-        let mut again = Again::new(client, &args);
+        let mut again = Again::new(Opening::new(client, &args, drop), &args);
         let began = Time::now();
         loop {
             if let Some(Update::Waiting { cause, .. }) = again.socket.recv_update().await.unwrap() {

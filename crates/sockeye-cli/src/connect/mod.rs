@@ -4,6 +4,7 @@ mod again;
 mod command;
 mod editor;
 mod history;
+mod opening;
 mod pipe;
 mod screen;
 mod session;
@@ -19,12 +20,15 @@ use std::{
 
 use sockeye::{
     Client, CloseCode, Ended, HeadLimits, Limits, WebSocket,
-    client::{ClientTls, Http2, Proxy, Response},
+    client::{ClientTls, Proxy},
 };
+use tokio::sync::mpsc;
+
+use opening::Opening;
 
 use crate::{
     args::{Connect, Interface, Resolve, User},
-    failure::{Failure, cut, end_advice, tell, tell_within, without_secrets},
+    failure::{Failure, end_advice, tell, tell_within, without_secrets},
     quantity::{Took, Traffic},
     shown::one_line,
     signals::{Signal, Signals},
@@ -43,10 +47,7 @@ const LAST_LINE: Duration = Duration::from_secs(1);
 const TERMINAL_BACK: Duration = Duration::from_secs(4);
 
 pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
-    let mut client = client(&args)?;
-    if args.verbose {
-        client = client.inspect_request(show_request);
-    }
+    let client = client(&args)?;
     let is_bytes = args.binary || args.one_message;
     let is_terminal = !is_bytes && stdin().is_terminal() && stdout().is_terminal();
     let began = Instant::now();
@@ -58,24 +59,18 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         Signals::new(patience).map_err(Failure::no_signals)
     };
     if args.reconnect {
-        let outcome = match is_terminal {
-            true => session::run_again(client, &args, signals()?).await?,
-            false => again::run(client, &args, signals()?).await,
+        let outcome = if is_terminal {
+            // The terminal is the line editor's.
+            let (show, shown) = mpsc::unbounded_channel();
+            let opening = Opening::new(client, &args, move |line| drop(show.send(line)));
+            session::run_again(opening, shown, &args, signals()?).await?
+        } else {
+            again::run(Opening::new(client, &args, tell), &args, signals()?).await
         };
         return outcome.tell(&args, began);
     }
-    let connected = match args.http2 {
-        true => over_http2(&client).await,
-        false => client.connect().await,
-    };
-    if args.verbose {
-        let answer = match &connected {
-            Ok(socket) => socket.response(),
-            Err(error) => error.response(),
-        };
-        answer.into_iter().for_each(show);
-    }
-    let socket = connected.map_err(|error| Failure::opening(&args, error))?;
+    let opened = Opening::new(client, &args, tell).open().await;
+    let socket = opened.map_err(|error| Failure::opening(&args, error))?;
     let agreed = agreed(&args, &socket, began);
     let opened = Instant::now();
     let signals = signals()?;
@@ -96,42 +91,6 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         }
     };
     outcome.tell(&args, opened)
-}
-
-/// On a connection of HTTP/2 that is there for this alone.
-async fn over_http2(client: &Client) -> sockeye::Result<WebSocket> {
-    Http2::connect(client).await?.open(client).await
-}
-
-/// What shows a server who the user is: a log is no place for its value.
-const SECRETS: [&str; 3] = ["Authorization", "Cookie", "Proxy-Authorization"];
-
-/// What the server is asked, as it goes out, but for what only the server is to see.
-fn show_request(head: &[u8]) {
-    for line in String::from_utf8_lossy(head).lines() {
-        match line.split_once(':') {
-            _ if line.is_empty() => {}
-            Some((name, _)) if SECRETS.iter().any(|one| name.eq_ignore_ascii_case(one)) => {
-                tell(format_args!("> {}: <hidden>", one_line(name)));
-            }
-            _ => tell(format_args!("> {}", one_line(line))),
-        }
-    }
-}
-
-/// What the server has answered, as it came.
-fn show(answer: &Response) {
-    tell(format_args!("< {}", one_line(&answer.to_string())));
-    for (name, value) in answer.headers().iter() {
-        let value = String::from_utf8_lossy(value);
-        tell(format_args!("< {}: {}", one_line(name), one_line(&value)));
-    }
-    for line in String::from_utf8_lossy(answer.body()).lines() {
-        tell(format_args!("  {}", one_line(line)));
-    }
-    if !cut(answer).is_empty() {
-        tell(format_args!("  …"));
-    }
 }
 
 /// On the terminal.

@@ -13,10 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use sockeye::{
-    Client, CloseCode, CloseFrame, Error, Event, Message, Receiver, SendError, Sender, WebSocket,
+    CloseCode, CloseFrame, Error, Event, Message, Receiver, SendError, Sender, WebSocket,
     client::Update,
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{
+    Notify,
+    mpsc::{self, UnboundedReceiver},
+    watch,
+};
 
 use super::{
     Outcome,
@@ -24,7 +28,9 @@ use super::{
     agreed,
     command::{self, Action},
     editor::{Editor, Input, Screen},
-    history, screen,
+    history,
+    opening::Opening,
+    screen,
     screen::Direction::{Down, Up},
 };
 use crate::{
@@ -69,9 +75,10 @@ pub(super) async fn run(
     Ok(outcome)
 }
 
-/// One connection after another, for as long as that makes sense.
+/// One connection after another, for as long as that makes sense. What is `shown` of opening them comes by itself.
 pub(super) async fn run_again(
-    client: Client,
+    opening: Opening,
+    shown: UnboundedReceiver<String>,
     args: &Connect,
     signals: Signals,
 ) -> Result<Outcome, Failure> {
@@ -81,9 +88,9 @@ pub(super) async fn run_again(
         unopened: true,
         ..Outcome::default()
     };
-    let mut again = Again::new(client, args);
+    let mut again = Again::new(opening, args);
     let session = Session::new(&mut editor, &screen, &mut outcome);
-    let flow = session.talk_again(&mut again, args, signals).await;
+    let flow = session.talk_again(&mut again, shown, args, signals).await;
     outcome.ended = match flow {
         ControlFlow::Continue(()) => again.socket.ended(),
         ControlFlow::Break(()) => None,
@@ -224,6 +231,7 @@ impl<'a> Session<'a> {
     async fn talk_again(
         mut self,
         again: &mut Again,
+        mut shown: UnboundedReceiver<String>,
         args: &Connect,
         mut signals: Signals,
     ) -> ControlFlow<()> {
@@ -239,42 +247,49 @@ impl<'a> Session<'a> {
             let is_open = connect.borrow().is_some();
             self.is_open = is_open;
             let (close, waits) = tokio::select! {
+                Some(line) = shown.recv() => {
+                    self.screen.print(screen::note(&line)).await;
+                    continue;
+                }
                 // Goes on for as long as `outbox` is there.
                 () = &mut sending => continue,
-                update = again.socket.recv_update() => match update {
-                    Ok(Some(Update::Connecting { .. })) => {
-                        began = Instant::now();
-                        continue;
-                    }
-                    Ok(Some(Update::Open)) => {
-                        self.outcome.unopened = false;
-                        if let Some(open) = again.socket.socket() {
-                            connect.send_replace(Some(open.sender()));
-                            let agreed = agreed(args, open, began);
-                            self.say(args, screen::note(&agreed.join("\n"))).await;
+                update = again.socket.recv_update() => {
+                    self.show(&mut shown).await;
+                    match update {
+                        Ok(Some(Update::Connecting { .. })) => {
+                            began = Instant::now();
+                            continue;
                         }
-                        continue;
-                    }
-                    Ok(Some(Update::Waiting { cause, delay, attempt })) => {
-                        connect.send_replace(None);
-                        self.pings.clear();
-                        let lost = again::waiting(args, &cause, delay, attempt);
-                        self.say(args, screen::problem(&lost)).await;
-                        continue;
-                    }
-                    Ok(Some(update)) => {
-                        self.updated(update).await;
-                        continue;
-                    }
-                    Ok(None) => break ControlFlow::Continue(()),
-                    Err(error) => {
-                        // How an open one ended is asked later.
-                        if !is_open {
-                            self.outcome.failure = Some(Failure::opening(args, error));
+                        Ok(Some(Update::Open)) => {
+                            self.outcome.unopened = false;
+                            if let Some(open) = again.socket.socket() {
+                                connect.send_replace(Some(open.sender()));
+                                let agreed = agreed(args, open, began);
+                                self.say(args, screen::note(&agreed.join("\n"))).await;
+                            }
+                            continue;
                         }
-                        break ControlFlow::Continue(());
+                        Ok(Some(Update::Waiting { cause, delay, attempt })) => {
+                            connect.send_replace(None);
+                            self.pings.clear();
+                            let lost = again::waiting(args, &cause, delay, attempt);
+                            self.say(args, screen::problem(&lost)).await;
+                            continue;
+                        }
+                        Ok(Some(update)) => {
+                            self.updated(update).await;
+                            continue;
+                        }
+                        Ok(None) => break ControlFlow::Continue(()),
+                        Err(error) => {
+                            // How an open one ended is asked later.
+                            if !is_open {
+                                self.outcome.failure = Some(Failure::opening(args, error));
+                            }
+                            break ControlFlow::Continue(());
+                        }
                     }
-                },
+                }
                 input = self.editor.next() => match self.entered(input).await {
                     Wish::Nothing => continue,
                     Wish::Send(Outgoing::Close(frame)) => (frame, is_open),
@@ -324,6 +339,13 @@ impl<'a> Session<'a> {
         }
         self.outcome.sent = sent;
         flow
+    }
+
+    /// Shows what there is about opening a connection.
+    async fn show(&self, shown: &mut UnboundedReceiver<String>) {
+        while let Ok(line) = shown.try_recv() {
+            self.screen.print(screen::note(&line)).await;
+        }
     }
 
     /// Shows a change of state, unless only messages are wanted.
