@@ -457,17 +457,7 @@ impl WebSocket {
     /// # Cancel safety
     /// Safe: nothing is lost.
     pub async fn closed(&mut self) -> Ended {
-        let shared = self.shared().clone();
-        // Where nobody drives it, this does.
-        let mut driver = Driver::new(shared.clone());
-        if let Some(link) = driver.as_mut().and_then(Driver::link) {
-            self.lend_to(link);
-        }
-        let closed = pin!(shared.until_ended());
-        match &mut driver {
-            Some(driver) => driver.run(closed).await,
-            None => closed.await,
-        }
+        self.receiver.closed().await
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     fmt,
     future::poll_fn,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -222,12 +222,9 @@ impl Sender {
         self.shared.ended()
     }
 
-    /// Waits until the connection has ended, and gives why: for a task that waits for what it is to send, or works on what
-    /// nobody wants any more then.
+    /// Waits until the connection has ended, and gives why: for a task that waits for what it is to send.
     ///
-    /// The end is found by whoever receives, or drives the connection; where nobody does, when something is sent. In the
-    /// task of a server's handler, or of [`WebSocket::drive`], waiting for it says that the handler is done with the message
-    /// in hand, as to receive does: a Close behind that is answered.
+    /// The end is found by whoever receives, or drives the connection; where nobody does, when something is sent.
     ///
     /// ```
     /// use sockeye::Sender;
@@ -401,6 +398,29 @@ impl Receiver {
     /// Whether messages can still be sent: no Close was sent or received, and the transport stands.
     pub fn is_open(&self) -> bool {
         self.shared.is_open()
+    }
+
+    /// Waits until the connection has ended, and gives why: as [`WebSocket::closed`].
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost.
+    pub async fn closed(&mut self) -> Ended {
+        let shared = self.shared.clone();
+        // Where nobody drives it, this does.
+        let mut driver = Driver::new(shared.clone());
+        if let Some(link) = driver.as_mut().and_then(Driver::link) {
+            self.lend_to(link);
+        }
+        let mut ended = pin!(shared.until_ended());
+        let closed = pin!(poll_fn(|cx| {
+            // Or wants to give it up, which is the same.
+            shared.is_done_with_message();
+            ended.as_mut().poll(cx)
+        }));
+        match &mut driver {
+            Some(driver) => driver.run(closed).await,
+            None => closed.await,
+        }
     }
 
     /// Puts the halves together again.

@@ -193,6 +193,33 @@ async fn senders_wait_in_any_task_while_somebody_receives() {
     }
 }
 
+/// Of whoever sends a request and closes, the answer would be lost because another waits for the end.
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_waits_leaves_a_message_in_hand_to_be_answered() {
+    for role in BOTH {
+        let (socket, mut peer) = Setup::default().open(role).await;
+        let driven = tokio::spawn(socket.drive(async |mut socket| {
+            let sender = socket.sender();
+            let answers = async {
+                while let Some(question) = socket.recv().await? {
+                    sleep(SECOND).await;
+                    socket.send(question).await?;
+                }
+                Ok(())
+            };
+            let (answered, ended) = tokio::join!(answers, sender.closed());
+            assert_eq!(ended.code(), 1000);
+            answered
+        }));
+        peer.send_frame(0x81, "question").await;
+        peer.send_frame(0x88, 1000u16.to_be_bytes()).await;
+        assert_eq!(peer.expect(0x81).await, b"question");
+        peer.expect(0x88).await;
+        drop(peer);
+        within(driven).await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn senders_are_told_of_what_this_end_does() {
     for role in BOTH {

@@ -178,13 +178,10 @@ impl Future for UntilEnded<'_> {
             // Before the end is looked for, so that none falls between.
             self.keep(Some(cx.waker()));
         }
-        if let Some(ended) = self.shared.ended() {
-            return Poll::Ready(ended);
+        match self.shared.ended() {
+            Some(ended) => Poll::Ready(ended),
+            None => Poll::Pending,
         }
-        // Who waits for that in the task of a handler is done with the message in hand, or wants it given up.
-        self.shared
-            .with_lent_here(|reader| reader.wants_more = true);
-        Poll::Pending
     }
 }
 

@@ -269,9 +269,13 @@ impl Shared {
         lent.map(|lent| lent.or_else(|| self.take_returned()))
     }
 
-    /// Works on what is lent to the driver whose poll this is.
-    pub(crate) fn with_lent_here(&self, work: impl FnOnce(&mut Reader)) {
-        self.with_driven(|link| link.lent.as_deref_mut().map(work));
+    /// Whoever has the receiving side is done with the message in hand, in the poll of the driver that it is lent to.
+    pub(crate) fn is_done_with_message(&self) {
+        self.with_driven(|link| {
+            if let Some(reader) = &mut link.lent {
+                reader.wants_more = true;
+            }
+        });
     }
 
     /// Works on what is lent, where that is at hand.
