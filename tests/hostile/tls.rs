@@ -9,6 +9,7 @@ use sockeye_tests::Server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinSet,
+    time::sleep,
 };
 
 use crate::{
@@ -25,9 +26,10 @@ const BOUND: Bound = Bound {
 /// A record of the opening handshake that says it has 508 bytes, and the first five of them.
 const HALF_A_HELLO: &[u8] = b"\x16\x03\x01\x01\xFC\x01\x00\x01\xF8\x03";
 
-/// What begins no TLS.
-const NO_TLS: [(&str, &[u8]); 5] = [
-    ("HTTP in the clear", b"GET / HTTP/1.1\r\nHost: peer\r\n\r\n"),
+const IN_THE_CLEAR: &[u8] = b"GET / HTTP/1.1\r\nHost: peer\r\n\r\n";
+
+/// What begins no TLS, nor HTTP.
+const NO_TLS: [(&str, &[u8]); 4] = [
     ("zeros", &[0; 600]),
     (
         "a record that is too long",
@@ -55,6 +57,25 @@ pub(crate) async fn run(suite: &mut Suite) -> io::Result<()> {
             )
             .await;
     }
+    suite
+        .case(on, "HTTP in the clear: 400", |at| async move {
+            let mut stream = at.stream().await;
+            stream.write_all(IN_THE_CLEAR).await.unwrap();
+            let mut answer = String::new();
+            within(stream.read_to_string(&mut answer)).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        })
+        .await;
+    suite
+        .case(on, "HTTP in the clear, without an end", |at| async move {
+            let mut stream = at.stream().await;
+            let began = Instant::now();
+            while stream.write_all(IN_THE_CLEAR).await.is_ok() {
+                assert!(began.elapsed() < Duration::from_secs(10));
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     suite
         .case(on, "a frame within a hello", |at| async move {
             let mut stream = at.stream().await;
