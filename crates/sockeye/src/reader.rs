@@ -543,8 +543,7 @@ impl Reader {
         }
         let mut input = unread(&mut self.input);
         let taken = self.receiver.receive_whole_owned(&mut input)?;
-        let left = input.len();
-        self.wants_more = matches!(input.first(), Some(first) if !OpCode::begins_control(*first));
+        let (next, left) = (input.first().copied(), input.len());
         // First, so that the message is made where it goes, and not moved there: see `into_owned`, which makes it.
         let message = match taken {
             Ok(message) => Some(message),
@@ -553,7 +552,13 @@ impl Reader {
                 None
             }
         };
-        self.leave(left);
+        if let Some(next) = next {
+            self.wants_more = !OpCode::begins_control(next);
+            self.leave(left);
+        } else {
+            self.wants_more = false;
+            self.leave_nothing();
+        }
         message
     }
 

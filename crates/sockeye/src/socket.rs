@@ -435,10 +435,10 @@ impl WebSocket {
     /// Waits until the connection has ended, and gives why: for a task that waits for what it is to send, or works on what
     /// nobody wants any more then.
     ///
-    /// Meanwhile pings and a Close are answered, and a peer that is gone is noticed, as far as the next message: where the
-    /// peer may send one, [`recv`](Self::recv) instead. It says that the message in hand, if any, is done with, so that a
-    /// Close behind that is answered. A socket that was moved out of its handler, to another task, is looked after there, so
-    /// that it only waits.
+    /// Meanwhile pings and a Close are answered, and a peer that is gone is noticed, as far as the next message, or the rest
+    /// of one that is read as it comes: where the peer may send one, [`recv`](Self::recv) instead. A Close is answered also
+    /// where the message in hand is not: what is sent then is refused. Once this end has closed, messages are discarded, as by
+    /// [`close`](Self::close).
     ///
     /// ```
     /// # async fn answer(_: &str) -> String { String::new() }
@@ -446,7 +446,7 @@ impl WebSocket {
     /// while let Some(question) = socket.recv().await? {
     ///     tokio::select! {
     ///         answer = answer(question.as_text().unwrap_or_default()) => socket.send(answer).await?,
-    ///         // Nobody is there to be answered.
+    ///         // Also where the peer has asked and closed, and would wait for the answer.
     ///         _ = socket.closed() => break,
     ///     }
     /// }
@@ -455,7 +455,7 @@ impl WebSocket {
     /// ```
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost.
+    /// Safe: no message is lost. Of pings and pongs that came meanwhile [`recv_event`](Self::recv_event) tells the newest four.
     pub async fn closed(&mut self) -> Ended {
         self.receiver.closed().await
     }

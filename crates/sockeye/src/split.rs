@@ -224,7 +224,8 @@ impl Sender {
 
     /// Waits until the connection has ended, and gives why: for a task that waits for what it is to send.
     ///
-    /// The end is found by whoever receives, or drives the connection; where nobody does, when something is sent.
+    /// The end is found by whoever receives, or drives the connection; where the receiving half was dropped, also by a `send`
+    /// that fails.
     ///
     /// ```
     /// use sockeye::Sender;
@@ -403,24 +404,64 @@ impl Receiver {
     /// Waits until the connection has ended, and gives why: as [`WebSocket::closed`].
     ///
     /// # Cancel safety
-    /// Safe: nothing is lost.
+    /// Safe, as that.
     pub async fn closed(&mut self) -> Ended {
         let shared = self.shared.clone();
-        // Where nobody drives it, this does.
-        let mut driver = Driver::new(shared.clone());
-        if let Some(link) = driver.as_mut().and_then(Driver::link) {
-            self.lend_to(link);
-        }
         let mut ended = pin!(shared.until_ended());
-        let closed = pin!(poll_fn(|cx| {
-            // Or wants to give it up, which is the same.
-            shared.is_done_with_message();
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = ended.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            self.receive_ahead(cx);
             ended.as_mut().poll(cx)
-        }));
-        match &mut driver {
-            Some(driver) => driver.run(closed).await,
-            None => closed.await,
+        })
+        .await
+    }
+
+    /// Takes what comes that is no message, as far as the next that is one, and keeps it to be told. Once this end has
+    /// closed, messages are discarded.
+    fn receive_ahead(&mut self, cx: &mut Context<'_>) {
+        if self.poll_take_back(cx).is_pending() {
+            return;
         }
+        while self.shared.ended().is_none()
+            && let Some(reader) = self.reader.as_mut().filter(|it| it.phase == Phase::Open)
+        {
+            // Whoever waits for the end is done with the message in hand, or gives up what it was for.
+            reader.wants_more = true;
+            let next = match self.shared.has_closed() {
+                false => reader.poll_ahead(cx),
+                true if reader.poll_turn(cx).is_pending() => Poll::Pending,
+                true => reader.poll_event(cx).map_ok(Some),
+            };
+            match next {
+                Poll::Ready(Ok(Some(event))) => {
+                    if self.answers(cx, &event, false)
+                        && !matches!(event, Event::Message(_))
+                        && let Some(reader) = &mut self.reader
+                    {
+                        reader.tell_later(event);
+                    }
+                }
+                Poll::Ready(Ok(None)) => {
+                    // Nobody can say that nothing has come behind it. Where nothing can be written any more, that is the end;
+                    // the message can still be received.
+                    let waits = self.shared.park(cx, self.shared.is_open());
+                    if let Ok(Some(_)) = waits {
+                        // Closed just now, so that it is discarded.
+                        cx.waker().wake_by_ref();
+                    }
+                    break;
+                }
+                Poll::Ready(Err(broken)) => {
+                    self.fail(broken);
+                    let _ = self.shared.poll_flush(cx, false);
+                }
+                Poll::Pending if self.poll_more(cx).is_pending() => break,
+                Poll::Pending => {}
+            }
+        }
+        self.shared.lend_awaited(cx, &mut self.reader);
     }
 
     /// Puts the halves together again.
@@ -604,61 +645,88 @@ impl Receiver {
                     if taken.is_message() && self.shared.has_left() {
                         continue;
                     }
-                    match taken.event() {
-                        None | Some(Event::Message(_)) => {}
-                        Some(Event::Pong(payload)) => {
-                            if self.shared.is_own(payload, true) {
-                                continue;
-                            }
-                        }
-                        Some(Event::Ping(payload)) => {
-                            self.shared.is_own(payload, false);
-                            let _ = self.shared.apply(Command::AnswerPing(payload.clone()));
-                            if !later(reader) {
-                                let _ = self.shared.poll_flush(cx, false);
-                            }
-                        }
-                        Some(Event::Close(frame)) => {
-                            // First, so that a Close sent by another task is not taken for the
-                            // one that this answers.
-                            self.shared.end_by_close(frame.clone());
-                            let _ = self.shared.apply(Command::AnswerClose(frame.clone()));
-                            let _ = self.shared.poll_flush(cx, false);
-                            reader.phase = Phase::Ending;
-                        }
+                    let later = later(reader);
+                    if let Some(event) = taken.event()
+                        && !self.answers(cx, event, later)
+                    {
+                        continue;
                     }
                     return Poll::Ready(Ok(Some(taken)));
                 }
-                Poll::Ready(Err(broken)) => {
-                    let (command, ended) = broken.consequence();
-                    let _ = self.shared.apply(command);
-                    self.shared.end(ended);
-                    reader.phase = Phase::Ending;
-                }
-                Poll::Pending if reader.is_held_back() && !self.shared.is_open() => {
-                    // Our Close was sent: the peer's is waited for, behind whatever comes.
-                    reader.let_run();
-                }
-                // Its turn is over, and what it has read is to be gone through in the next: it will be woken for that.
-                Poll::Pending if reader.is_between_turns() && !reader.is_held_back() => {
-                    // It may be so in every turn, and what comes with waiting would never come.
-                    if !self.shared.is_over_between_turns(cx) {
-                        return Poll::Pending;
-                    }
-                    let _ = self.shared.apply(Command::PeerGone);
-                    reader.phase = Phase::Ending;
-                }
-                Poll::Pending => match self.shared.park(cx, reader.is_held_back()) {
-                    Err(()) => reader.phase = Phase::Ending,
-                    Ok(None) => return Poll::Pending,
-                    Ok(Some(deadline)) => {
-                        ready!(self.shared.poll_until(cx, deadline));
-                        let _ = self.shared.apply(Command::PeerGone);
-                        self.shared.end(Ended::TimedOut);
-                    }
-                },
+                Poll::Ready(Err(broken)) => self.fail(broken),
+                Poll::Pending => ready!(self.poll_more(cx)),
             }
         }
+    }
+
+    /// Gives the peer what it is owed for an event, where a pong may be written `later` by the caller. Says whether it is
+    /// told to whoever receives.
+    fn answers(&mut self, cx: &mut Context<'_>, event: &Event, later: bool) -> bool {
+        match event {
+            Event::Message(_) => {}
+            Event::Pong(payload) => return !self.shared.is_own(payload, true),
+            Event::Ping(payload) => {
+                self.shared.is_own(payload, false);
+                let _ = self.shared.apply(Command::AnswerPing(payload.clone()));
+                if !later {
+                    let _ = self.shared.poll_flush(cx, false);
+                }
+            }
+            Event::Close(frame) => {
+                // First, so that a Close sent by another task is not taken for the
+                // one that this answers.
+                self.shared.end_by_close(frame.clone());
+                let _ = self.shared.apply(Command::AnswerClose(frame.clone()));
+                let _ = self.shared.poll_flush(cx, false);
+                self.ends();
+            }
+        }
+        true
+    }
+
+    /// Ends the connection for what the peer has done, or as that has ended it.
+    fn fail(&mut self, broken: Broken) {
+        let (command, ended) = broken.consequence();
+        let _ = self.shared.apply(command);
+        self.shared.end(ended);
+        self.ends();
+    }
+
+    /// Nothing more will come.
+    fn ends(&mut self) {
+        if let Some(reader) = &mut self.reader {
+            reader.phase = Phase::Ending;
+        }
+    }
+
+    /// Waits for more, where nothing is there: until there may be, or that was the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(reader) = &mut self.reader else {
+            return Poll::Ready(());
+        };
+        if reader.is_held_back() && !self.shared.is_open() {
+            // Our Close was sent: the peer's is waited for, behind whatever comes.
+            reader.let_run();
+        } else if reader.is_between_turns() && !reader.is_held_back() {
+            // Its turn is over, and what it has read is to be gone through in the next: it will be woken for that. It may be so
+            // in every turn, and what comes with waiting would never come.
+            if !self.shared.is_over_between_turns(cx) {
+                return Poll::Pending;
+            }
+            let _ = self.shared.apply(Command::PeerGone);
+            self.ends();
+        } else {
+            match self.shared.park(cx, reader.is_held_back()) {
+                Err(()) => self.ends(),
+                Ok(None) => return Poll::Pending,
+                Ok(Some(deadline)) => {
+                    ready!(self.shared.poll_until(cx, deadline));
+                    let _ = self.shared.apply(Command::PeerGone);
+                    self.shared.end(Ended::TimedOut);
+                }
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Ends the transport with the connection, however long this is kept.

@@ -4,7 +4,7 @@
 
 mod wire;
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use rcgen::{CertifiedKey, KeyPair};
 use rustls::{
@@ -235,11 +235,24 @@ async fn whoever_speaks_no_tls_is_told_to() {
     let address = server.local_addr().unwrap();
     let (tell, mut told) = mpsc::unbounded_channel();
     let server = server
-        .acceptor(Acceptor::new().tls(tls))
+        .acceptor(
+            Acceptor::new()
+                .tls(tls)
+                .handshake_timeout(Duration::from_secs(1)),
+        )
         .on_error(move |peer, error| tell.send((peer, error.to_string())).unwrap());
     tokio::spawn(server.serve(async |_| Ok(())));
+    let told_of = async |told: &mut mpsc::UnboundedReceiver<_>, from: SocketAddr| {
+        let (peer, error): (_, String) = told.recv().await.unwrap();
+        assert_eq!(peer, Some(from));
+        assert_eq!(
+            error,
+            format!("TLS with {from} failed: the client speaks no TLS")
+        );
+    };
     for request in [
         "GET / HTTP/1.1\r\nHost: here\r\n\r\n",
+        "HEAD / HTTP/1.1\r\nHost: here\r\n\r\n",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "G",
     ] {
@@ -248,18 +261,18 @@ async fn whoever_speaks_no_tls_is_told_to() {
         let mut answer = String::new();
         within(stream.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-        assert!(
-            answer.ends_with("\r\n\r\nthis port speaks TLS: use https:// or wss://\n"),
-            "{answer}"
-        );
-        let from = stream.local_addr().unwrap();
-        let (peer, error) = told.recv().await.unwrap();
-        assert_eq!(peer, Some(from));
-        assert_eq!(
-            error,
-            format!("TLS with {from} failed: the client speaks HTTP without TLS")
-        );
+        let text = match request.starts_with("HEAD") {
+            true => "",
+            false => "this port speaks TLS: use https:// or wss://\n",
+        };
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert_eq!(body, text);
+        told_of(&mut told, stream.local_addr().unwrap()).await;
     }
+    // One that goes on is let go of in time, and told of as what it is.
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    within(told_of(&mut told, stream.local_addr().unwrap())).await;
     let refused = within(sockeye::connect(&format!("ws://{address}/")))
         .await
         .unwrap_err();
@@ -269,7 +282,7 @@ async fn whoever_speaks_no_tls_is_told_to() {
     stream.write_all(b"ssh or so").await.unwrap();
     within(stream.read_to_end(&mut Vec::new())).await.unwrap();
     while let Some((_, error)) = told.recv().await
-        && error.contains("HTTP without TLS")
+        && error.contains("speaks no TLS")
     {}
     // And TLS may begin with a byte.
     let _socket = connect(address, &made.client()).await.unwrap();

@@ -159,6 +159,8 @@ struct Seen {
     received: Vec<(String, bool)>,
     told: Vec<Event>,
     sent: Vec<String>,
+    /// How the connection ended, as far as that was waited for.
+    closed: Option<Ended>,
     /// Whether there is no more to receive.
     ended: bool,
 }
@@ -243,10 +245,16 @@ fn work(
                         yield_now().await;
                     }
                 }
-                6 => drop(timeout(time, socket.closed()).await),
+                6 => {
+                    if let Ok(ended) = timeout(time, socket.closed()).await {
+                        seen.closed = Some(ended);
+                    }
+                }
                 7 => {
                     let sender = socket.sender();
-                    drop(timeout(time, sender.closed()).await);
+                    if let Ok(ended) = timeout(time, sender.closed()).await {
+                        seen.closed = Some(ended);
+                    }
                 }
                 8 | 9 => {
                     let text = format!(
@@ -310,12 +318,16 @@ async fn once(seed: u64) {
     let drives = random.below(4) > 0;
     let drains = random.below(4) > 0;
     let things = random.below(60);
+    let waits_for_it = random.below(2) == 0;
     let seen = Seen {
         expected: script.messages.len(),
         ..Seen::default()
     };
     let work = async move |socket: WebSocket| {
         let (mut socket, mut seen) = work(socket, random, seen, things).await;
+        if drains && seen.received.len() == seen.expected && waits_for_it {
+            seen.closed = Some(socket.closed().await);
+        }
         while drains && !seen.ended {
             let next = socket.recv().await;
             seen.message(next);
@@ -400,6 +412,9 @@ async fn once(seed: u64) {
     assert!(closes <= 1 && (closes == 0 || frames.last().unwrap().first == 0x88));
     // How it ended.
     let ended = ended.unwrap();
+    if let Some(closed) = &seen.closed {
+        assert_eq!(closed.to_string(), ended.to_string());
+    }
     if seen.ended {
         match script.end {
             End::Closes => assert_eq!(ended.code(), 4321, "{ended}"),

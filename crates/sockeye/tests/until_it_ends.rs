@@ -3,13 +3,13 @@
 
 mod wire;
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
 use futures_util::FutureExt;
-use sockeye::{CloseCode, Ended, WebSocket};
+use sockeye::{CloseCode, Ended, Server, WebSocket, server::Shutdown};
 use tokio::{
     io::DuplexStream,
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -293,4 +293,219 @@ async fn one_that_is_closed_already_says_so_at_once() {
             assert_eq!(ended.reason(), "bye");
         }
     }
+}
+
+/// Without a keepalive, which would wake whoever hangs.
+fn quiet() -> Setup {
+    Setup {
+        keepalive: None,
+        ..Setup::default()
+    }
+}
+
+/// Where a message is received first, and where the end is waited for then.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Handler,
+    /// Another task, while the handler waits for that.
+    Moved,
+    /// The handler again, behind another task that has received.
+    Back,
+    /// The handler again, behind another task that has only tried to.
+    Tried,
+    /// Another task, which goes on when the handler is done.
+    Left,
+    /// Within the driver of another connection.
+    Nested,
+}
+
+async fn receive_and_wait(mut socket: WebSocket) -> Ended {
+    assert!(socket.recv().await.unwrap().is_some());
+    socket.closed().await
+}
+
+async fn wait_at(place: Place, mut socket: WebSocket, tell: mpsc::Sender<Ended>) {
+    let ended = match place {
+        Place::Handler => receive_and_wait(socket).await,
+        Place::Moved => tokio::spawn(receive_and_wait(socket)).await.unwrap(),
+        Place::Back | Place::Tried => {
+            let task = tokio::spawn(async move {
+                match place {
+                    Place::Back => drop(socket.recv().await.unwrap().unwrap()),
+                    _ => assert!(socket.recv().now_or_never().is_none()),
+                }
+                socket
+            });
+            let socket = task.await.unwrap();
+            match place {
+                Place::Back => { socket }.closed().await,
+                _ => receive_and_wait(socket).await,
+            }
+        }
+        Place::Left => {
+            tokio::spawn(async move { tell.send(receive_and_wait(socket).await).await });
+            sleep(SECOND / 2).await;
+            return;
+        }
+        Place::Nested => {
+            let (other, _peer) = quiet().open(Role::Client).await;
+            let (tell, told) = oneshot::channel();
+            let nested = other.drive(async |other| {
+                tell.send(receive_and_wait(socket).await).unwrap();
+                drop(other);
+                Ok(())
+            });
+            let (_, ended) = tokio::join!(timeout(SECOND * 10, nested), told);
+            ended.unwrap()
+        }
+    };
+    tell.send(ended).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_and_a_close_are_answered_wherever_it_is_waited_for() {
+    use Place::*;
+    for place in [Handler, Moved, Back, Tried, Left, Nested] {
+        for role in BOTH {
+            let (socket, mut peer) = quiet().open(role).await;
+            let (tell, mut told) = mpsc::channel(1);
+            let driven = tokio::spawn(socket.drive(async move |socket| {
+                wait_at(place, socket, tell).await;
+                Ok(())
+            }));
+            sleep(SECOND / 4).await;
+            peer.send_frame(0x81, "question").await;
+            sleep(SECOND).await;
+            peer.send_frame(0x89, "there?").await;
+            assert_eq!(peer.expect(0x8A).await, b"there?", "{place:?}");
+            // At once, though a message was in hand.
+            peer.send_close(4000, "").await;
+            assert_eq!(peer.expect_close().await.0, 4000, "{place:?}");
+            drop(peer);
+            assert_eq!(within(told.recv()).await.unwrap().code(), 4000);
+            within(driven).await.unwrap().unwrap();
+        }
+    }
+}
+
+/// As in a loop that waits for the end and for what is to be sent: while it sends, nobody polls what waits.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_drive_sends_while_it_waits() {
+    for role in BOTH {
+        let setup = Setup {
+            high_water: 1000,
+            ..quiet()
+        };
+        let (socket, mut peer) = setup.open(role).await;
+        let (sender, mut receiver) = socket.split();
+        let sends = tokio::spawn(async move {
+            let mut closed = pin!(receiver.closed());
+            assert!(timeout(SECOND, &mut closed).await.is_err());
+            for _ in 0..100 {
+                sender.send("x".repeat(100)).await.unwrap();
+                sender.flush().await.unwrap();
+            }
+            closed.await
+        });
+        for _ in 0..100 {
+            assert_eq!(peer.expect(0x81).await.len(), 100);
+        }
+        peer.send_close(1000, "").await;
+        assert_eq!(within(sends).await.unwrap().code(), 1000);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_send_meanwhile_goes_out_though_it_is_given_up() {
+    for role in BOTH {
+        let setup = Setup {
+            pipe: 100,
+            ..quiet()
+        };
+        let (socket, mut peer) = setup.open(role).await;
+        let (sender, mut receiver) = socket.split();
+        let sends = tokio::spawn(async move {
+            sleep(SECOND / 2).await;
+            sender.send("x".repeat(5000)).await
+        });
+        assert!(timeout(SECOND, receiver.closed()).await.is_err());
+        assert_eq!(peer.expect(0x81).await.len(), 5000);
+        within(sends).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_beside_it_that_is_caught_leaves_the_connection_open() {
+    for role in BOTH {
+        let (mut socket, mut peer) = quiet().open(role).await;
+        let waits = async {
+            tokio::select! {
+                () = sleep(SECOND) => panic!("as the test wants"),
+                _ = socket.closed() => {}
+            }
+        };
+        let caught = AssertUnwindSafe(waits).catch_unwind().await;
+        assert!(caught.is_err());
+        socket.send("still here").await.unwrap();
+        peer.expect_text("still here").await;
+    }
+}
+
+/// Of whoever has closed and waits for the end, nobody receives what crosses the Close.
+#[tokio::test(start_paused = true)]
+async fn behind_a_close_of_this_end_messages_are_discarded() {
+    for (role, driven, ()) in all([()]) {
+        let (socket, mut peer) = quiet().open(role).await;
+        let work = async |mut socket: WebSocket| {
+            socket.sender().close(CloseCode::NORMAL, "bye").await?;
+            let ended = socket.closed().await;
+            assert!(
+                matches!(&ended, Ended::ByUs(frame) if frame.reason == "bye"),
+                "{ended}"
+            );
+            assert_eq!(socket.recv().await?, None);
+            Ok(())
+        };
+        let closes = tokio::spawn(async move {
+            match driven {
+                true => socket.drive(work).await.map(drop),
+                false => work(socket).await,
+            }
+        });
+        peer.send_frame(0x81, "crosses it").await;
+        peer.send_frame(0x01, "and so ").await;
+        peer.send_frame(0x80, "does this").await;
+        assert_eq!(peer.expect_close().await.0, 1000);
+        peer.send_close(1000, "").await;
+        drop(peer);
+        within(closes).await.unwrap().unwrap();
+    }
+}
+
+/// Who waits for the end has nothing to do that a server which ends would have to wait for.
+#[tokio::test]
+async fn a_server_that_ends_does_not_wait_for_it() {
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let (address, handle) = (server.local_addr().unwrap(), server.shutdown_handle());
+    let (tell, mut told) = mpsc::channel(1);
+    tokio::spawn(server.serve(move |mut socket| {
+        let tell = tell.clone();
+        async move {
+            assert!(socket.recv().await?.is_some());
+            tell.send(()).await.unwrap();
+            socket.closed().await;
+            Ok(())
+        }
+    }));
+    let mut client = sockeye::connect(&format!("ws://{address}/")).await.unwrap();
+    client.send("first").await.unwrap();
+    within(told.recv()).await.unwrap();
+    let receives = tokio::spawn(async move {
+        while let Ok(Some(_)) = client.recv().await {}
+        client.ended()
+    });
+    let farewell =
+        within(handle.shutdown(Shutdown::new().patience(Duration::from_secs(3600)))).await;
+    assert_eq!(farewell.closed(), 1, "{farewell}");
+    assert_eq!(receives.await.unwrap().unwrap().code(), 1001);
 }

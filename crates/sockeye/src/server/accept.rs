@@ -137,6 +137,8 @@ impl Acceptor {
         let (request, mut answer) = match verdict {
             Verdict::Asks(request, room) => (request, room),
             Verdict::Http(request) => return Ok(Incoming::Http(request)),
+            #[cfg(feature = "tls")]
+            Verdict::InTheClear { is_head } => return Err(client.demand_tls(is_head).await),
             Verdict::Refused(error) => {
                 let is_head = client.bytes.starts_with(b"HEAD ");
                 return Err(client.refuse(error, is_head).await);
@@ -161,6 +163,11 @@ impl Acceptor {
     async fn judge(&self, client: &mut Client) -> Result<Verdict> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
+            if let Stream::Tcp(tcp) = &client.stream
+                && let Some(is_head) = in_the_clear(tcp).await
+            {
+                return Ok(Verdict::InTheClear { is_head });
+            }
             Box::pin(client.secure(tls)).await?;
         }
         let Client {
@@ -381,17 +388,7 @@ impl Client {
     /// Speaks TLS, and learns what it says of the client.
     #[cfg(feature = "tls")]
     async fn secure(&mut self, tls: &ServerTls) -> Result<()> {
-        let name = self
-            .peer
-            .addr
-            .map_or_else(|| "the client".to_owned(), |addr| addr.to_string());
-        if let Stream::Tcp(tcp) = &self.stream
-            && speaks_plain_http(tcp).await
-        {
-            let refusal = Refusal::new(400, "this port speaks TLS: use https:// or wss://\n");
-            refuse_with(&mut self.stream, &refusal, false).await;
-            return Err(Error::tls(name, "the client speaks HTTP without TLS"));
-        }
+        let name = self.name();
         self.stream = match self.stream.take_out() {
             Stream::Tcp(tcp) => Stream::ServerTls(Box::new(tls.accept(&name, tcp).await?)),
             other => {
@@ -401,6 +398,20 @@ impl Client {
             }
         };
         Ok(())
+    }
+
+    /// Tells a client that speaks none.
+    #[cfg(feature = "tls")]
+    async fn demand_tls(&mut self, is_head: bool) -> Error {
+        let refusal = Refusal::new(400, "this port speaks TLS: use https:// or wss://\n");
+        Box::pin(refuse_with(&mut self.stream, &refusal, is_head)).await;
+        Error::tls(self.name(), "the client speaks no TLS")
+    }
+
+    #[cfg(feature = "tls")]
+    fn name(&self) -> String {
+        let addr = self.peer.addr.map(|addr| addr.to_string());
+        addr.unwrap_or_else(|| "the client".to_owned())
     }
 
     async fn write(&mut self, answer: &[u8]) -> Result<()> {
@@ -422,6 +433,9 @@ enum Verdict {
     Http(Option<Request>),
     /// Nothing that can be answered otherwise. It is written after the deadline.
     Refused(HandshakeError),
+    /// Something where TLS is spoken, which is told likewise.
+    #[cfg(feature = "tls")]
+    InTheClear { is_head: bool },
 }
 
 /// A request that has passed the rules.
@@ -542,12 +556,17 @@ async fn refuse_with(stream: &mut Stream, refusal: &Refusal, is_head: bool) {
     let _ = timeout(LINGER, last).await;
 }
 
-/// Whether what comes begins as a method does (RFC 9110 §9.1), which no record of TLS does (RFC 8446 §5.1). Whoever has opened
-/// the page without TLS would be told nothing else.
+/// Whether what comes asks for a head, where it begins as a method does (RFC 9110 §9.1): no record of TLS does (RFC 8446 §5.1).
+/// Whoever has opened the page without TLS would be told nothing else.
 #[cfg(feature = "tls")]
-async fn speaks_plain_http(tcp: &TcpStream) -> bool {
-    let mut first = [0];
-    matches!(tcp.peek(&mut first).await, Ok(1)) && first[0].is_ascii_uppercase()
+async fn in_the_clear(tcp: &TcpStream) -> Option<bool> {
+    let mut begins = [0; 5];
+    let count = tcp.peek(&mut begins).await.ok()?;
+    let begins = &begins[..count];
+    begins
+        .first()?
+        .is_ascii_uppercase()
+        .then_some(begins == b"HEAD ")
 }
 
 #[cfg(test)]

@@ -123,6 +123,11 @@ impl Shared {
         self.left.load(Ordering::Acquire)
     }
 
+    /// Whether this end has closed first.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.lock().our_close().is_some()
+    }
+
     /// Whether it is closing, or has ended, and nobody drives it.
     pub(crate) fn is_left_closing(&self) -> bool {
         let state = self.lock();

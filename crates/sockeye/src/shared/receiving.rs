@@ -269,15 +269,6 @@ impl Shared {
         lent.map(|lent| lent.or_else(|| self.take_returned()))
     }
 
-    /// Whoever has the receiving side is done with the message in hand, in the poll of the driver that it is lent to.
-    pub(crate) fn is_done_with_message(&self) {
-        self.with_driven(|link| {
-            if let Some(reader) = &mut link.lent {
-                reader.wants_more = true;
-            }
-        });
-    }
-
     /// Works on what is lent, where that is at hand.
     #[cfg(feature = "client")]
     pub(crate) fn with_lent(&self, work: impl FnOnce(&mut Reader)) {
