@@ -149,7 +149,7 @@ impl WebSocket {
     }
 
     /// As [`recv`](Self::recv), with pings, pongs and the Close of the peer as events too. Pings
-    /// and the Close have been answered. Of pings and pongs that a driver took while nobody received the newest four are told.
+    /// and the Close have been answered. Of pings and pongs that were taken while nobody received the newest four are told.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -436,9 +436,9 @@ impl WebSocket {
     /// nobody wants any more then.
     ///
     /// Meanwhile pings and a Close are answered, and a peer that is gone is noticed, as far as the next message, or the rest
-    /// of one that is read as it comes: where the peer may send one, [`recv`](Self::recv) instead. A Close is answered also
-    /// where the message in hand is not: what is sent then is refused. Once this end has closed, messages are discarded, as by
-    /// [`close`](Self::close).
+    /// of one that is read as it comes: where the peer may send one, [`recv`](Self::recv) instead. A Close of the peer is
+    /// answered also where the message in hand is not: what is sent then is refused. A server that ends leaves that its time.
+    /// Once this end has closed, messages are discarded, as by [`close`](Self::close).
     ///
     /// ```
     /// # async fn answer(_: &str) -> String { String::new() }
@@ -455,7 +455,7 @@ impl WebSocket {
     /// ```
     ///
     /// # Cancel safety
-    /// Safe: no message is lost. Of pings and pongs that came meanwhile [`recv_event`](Self::recv_event) tells the newest four.
+    /// Safe: no message is lost but those that were discarded by then. Of pings and pongs that came meanwhile [`recv_event`](Self::recv_event) tells the newest four.
     pub async fn closed(&mut self) -> Ended {
         self.receiver.closed().await
     }

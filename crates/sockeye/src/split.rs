@@ -338,7 +338,7 @@ impl Receiver {
     }
 
     /// As [`recv`](Self::recv), with pings, pongs and the Close of the peer as events too. Pings
-    /// and the Close have been answered. Of pings and pongs that a driver took while nobody received the newest four are told.
+    /// and the Close have been answered. Of pings and pongs that were taken while nobody received the newest four are told.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -408,60 +408,18 @@ impl Receiver {
     pub async fn closed(&mut self) -> Ended {
         let shared = self.shared.clone();
         let mut ended = pin!(shared.until_ended());
+        let mut ahead = Ahead {
+            receiver: self,
+            in_hand: false,
+        };
         poll_fn(|cx| {
             if let Poll::Ready(ended) = ended.as_mut().poll(cx) {
                 return Poll::Ready(ended);
             }
-            self.receive_ahead(cx);
+            ahead.receive(cx);
             ended.as_mut().poll(cx)
         })
         .await
-    }
-
-    /// Takes what comes that is no message, as far as the next that is one, and keeps it to be told. Once this end has
-    /// closed, messages are discarded.
-    fn receive_ahead(&mut self, cx: &mut Context<'_>) {
-        if self.poll_take_back(cx).is_pending() {
-            return;
-        }
-        while self.shared.ended().is_none()
-            && let Some(reader) = self.reader.as_mut().filter(|it| it.phase == Phase::Open)
-        {
-            // Whoever waits for the end is done with the message in hand, or gives up what it was for.
-            reader.wants_more = true;
-            let next = match self.shared.has_closed() {
-                false => reader.poll_ahead(cx),
-                true if reader.poll_turn(cx).is_pending() => Poll::Pending,
-                true => reader.poll_event(cx).map_ok(Some),
-            };
-            match next {
-                Poll::Ready(Ok(Some(event))) => {
-                    if self.answers(cx, &event, false)
-                        && !matches!(event, Event::Message(_))
-                        && let Some(reader) = &mut self.reader
-                    {
-                        reader.tell_later(event);
-                    }
-                }
-                Poll::Ready(Ok(None)) => {
-                    // Nobody can say that nothing has come behind it. Where nothing can be written any more, that is the end;
-                    // the message can still be received.
-                    let waits = self.shared.park(cx, self.shared.is_open());
-                    if let Ok(Some(_)) = waits {
-                        // Closed just now, so that it is discarded.
-                        cx.waker().wake_by_ref();
-                    }
-                    break;
-                }
-                Poll::Ready(Err(broken)) => {
-                    self.fail(broken);
-                    let _ = self.shared.poll_flush(cx, false);
-                }
-                Poll::Pending if self.poll_more(cx).is_pending() => break,
-                Poll::Pending => {}
-            }
-        }
-        self.shared.lend_awaited(cx, &mut self.reader);
     }
 
     /// Puts the halves together again.
@@ -654,7 +612,7 @@ impl Receiver {
                     return Poll::Ready(Ok(Some(taken)));
                 }
                 Poll::Ready(Err(broken)) => self.fail(broken),
-                Poll::Pending => ready!(self.poll_more(cx)),
+                Poll::Pending => ready!(self.poll_more(cx, true)),
             }
         }
     }
@@ -702,9 +660,10 @@ impl Receiver {
         }
     }
 
-    /// Waits for more, where nothing is there: until there may be, or that was the end.
+    /// Waits for more, where nothing is there: until there may be, or that was the end. A server that ends closes then, where
+    /// whoever waits `leaves` it no message to be answered.
     #[inline(never)]
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_more(&mut self, cx: &mut Context<'_>, leaves: bool) -> Poll<()> {
         let Some(reader) = &mut self.reader else {
             return Poll::Ready(());
         };
@@ -720,7 +679,7 @@ impl Receiver {
             let _ = self.shared.apply(Command::PeerGone);
             self.ends();
         } else {
-            match self.shared.park(cx, reader.is_held_back()) {
+            match self.shared.park(cx, reader.is_held_back(), leaves) {
                 Err(()) => self.ends(),
                 Ok(None) => return Poll::Pending,
                 Ok(Some(deadline)) => {
@@ -758,6 +717,81 @@ impl Receiver {
         match &mut self.reader {
             Some(reader) if self.shared.info.client || !clean => reader.poll_discard(cx),
             _ => Poll::Ready(()),
+        }
+    }
+}
+
+/// A receiving side of which only the end is waited for.
+struct Ahead<'a> {
+    receiver: &'a mut Receiver,
+    /// Whether a message was in hand when that began.
+    in_hand: bool,
+}
+
+impl Ahead<'_> {
+    /// Takes what comes that is no message, as far as the next that is one, and keeps it to be told. Once this end has
+    /// closed, messages are discarded.
+    fn receive(&mut self, cx: &mut Context<'_>) {
+        let Self { receiver, in_hand } = self;
+        if receiver.poll_take_back(cx).is_pending() {
+            return;
+        }
+        let shared = receiver.shared.clone();
+        while shared.ended().is_none()
+            && let Some(reader) = receiver
+                .reader
+                .as_mut()
+                .filter(|it| it.phase == Phase::Open)
+        {
+            // A Close is answered, whatever is in hand.
+            *in_hand |= !std::mem::replace(&mut reader.wants_more, true);
+            let next = match shared.has_closed() {
+                false => reader.poll_ahead(cx),
+                true if reader.poll_turn(cx).is_pending() => Poll::Pending,
+                true => reader.poll_event(cx).map_ok(Some),
+            };
+            match next {
+                Poll::Ready(Ok(Some(event))) => {
+                    // Pongs go out with what comes of waiting.
+                    if receiver.answers(cx, &event, true)
+                        && !matches!(event, Event::Message(_))
+                        && let Some(reader) = &mut receiver.reader
+                    {
+                        reader.tell_later(event);
+                    }
+                }
+                Poll::Ready(Ok(None)) => {
+                    // Nobody can say that nothing has come behind it. Where nothing can be written any more, that is the end;
+                    // the message can still be received.
+                    let leaves = !*in_hand;
+                    let waits = shared.park(cx, shared.is_open(), leaves);
+                    // Behind having registered, as another task may close at any time: then it is discarded.
+                    if waits.is_ok() && (shared.has_closed() || leaves && shared.is_leaving()) {
+                        cx.waker().wake_by_ref();
+                    }
+                    break;
+                }
+                Poll::Ready(Err(broken)) => {
+                    receiver.fail(broken);
+                    let _ = shared.poll_flush(cx, false);
+                }
+                Poll::Pending if receiver.poll_more(cx, !*in_hand).is_pending() => break,
+                Poll::Pending => {}
+            }
+        }
+        shared.lend_awaited(cx, &mut receiver.reader);
+    }
+}
+
+/// Whoever gives up waiting still has the message in hand.
+impl Drop for Ahead<'_> {
+    fn drop(&mut self) {
+        if self.in_hand {
+            let Receiver { shared, reader } = &mut *self.receiver;
+            match reader {
+                Some(reader) => reader.wants_more = false,
+                None => shared.with_lent(|reader| reader.wants_more = false),
+            }
         }
     }
 }

@@ -226,30 +226,40 @@ fn what_is_wrong_with_a_key_is_said() {
     }
 }
 
+/// A server over TLS that serves nobody, and what it tells of whom.
+async fn telling(
+    made: &Made,
+    handshake_timeout: Duration,
+) -> (
+    SocketAddr,
+    mpsc::UnboundedReceiver<(Option<SocketAddr>, String)>,
+) {
+    let tls = ServerTls::from_pem(made.chain.as_bytes(), made.key.as_bytes()).unwrap();
+    let acceptor = Acceptor::new()
+        .tls(tls)
+        .handshake_timeout(handshake_timeout);
+    let (tell, told) = mpsc::unbounded_channel();
+    let server = Server::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let server = server
+        .acceptor(acceptor)
+        .on_error(move |peer, error| tell.send((peer, error.to_string())).unwrap());
+    tokio::spawn(server.serve(async |_| Ok(())));
+    (address, told)
+}
+
+fn no_tls(from: SocketAddr) -> (Option<SocketAddr>, String) {
+    (
+        Some(from),
+        format!("TLS with {from} failed: the client speaks no TLS"),
+    )
+}
+
 /// A bug: they were given an alert of TLS, which a browser shows as an empty page.
 #[tokio::test]
 async fn whoever_speaks_no_tls_is_told_to() {
     let made = make();
-    let tls = ServerTls::from_pem(made.chain.as_bytes(), made.key.as_bytes()).unwrap();
-    let server = Server::bind("127.0.0.1:0").await.unwrap();
-    let address = server.local_addr().unwrap();
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let server = server
-        .acceptor(
-            Acceptor::new()
-                .tls(tls)
-                .handshake_timeout(Duration::from_secs(1)),
-        )
-        .on_error(move |peer, error| tell.send((peer, error.to_string())).unwrap());
-    tokio::spawn(server.serve(async |_| Ok(())));
-    let told_of = async |told: &mut mpsc::UnboundedReceiver<_>, from: SocketAddr| {
-        let (peer, error): (_, String) = told.recv().await.unwrap();
-        assert_eq!(peer, Some(from));
-        assert_eq!(
-            error,
-            format!("TLS with {from} failed: the client speaks no TLS")
-        );
-    };
+    let (address, mut told) = telling(&made, Duration::from_secs(20)).await;
     for request in [
         "GET / HTTP/1.1\r\nHost: here\r\n\r\n",
         "HEAD / HTTP/1.1\r\nHost: here\r\n\r\n",
@@ -261,29 +271,41 @@ async fn whoever_speaks_no_tls_is_told_to() {
         let mut answer = String::new();
         within(stream.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let text = match request.starts_with("HEAD") {
             true => "",
             false => "this port speaks TLS: use https:// or wss://\n",
         };
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         assert_eq!(body, text);
-        told_of(&mut told, stream.local_addr().unwrap()).await;
+        let from = stream.local_addr().unwrap();
+        assert_eq!(within(told.recv()).await, Some(no_tls(from)));
     }
-    // One that goes on is let go of in time, and told of as what it is.
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    within(told_of(&mut told, stream.local_addr().unwrap())).await;
     let refused = within(sockeye::connect(&format!("ws://{address}/")))
         .await
         .unwrap_err();
     assert_eq!(refused.response().unwrap().status(), 400);
-    // What is neither is TLS that is broken.
+    assert!(
+        within(told.recv())
+            .await
+            .unwrap()
+            .1
+            .ends_with("speaks no TLS")
+    );
+    // What is neither is TLS that is broken, and TLS may come by itself.
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"ssh or so").await.unwrap();
     within(stream.read_to_end(&mut Vec::new())).await.unwrap();
-    while let Some((_, error)) = told.recv().await
-        && error.contains("speaks no TLS")
-    {}
-    // And TLS may begin with a byte.
+    let (_, error) = within(told.recv()).await.unwrap();
+    assert!(!error.contains("speaks no TLS"), "{error}");
     let _socket = connect(address, &made.client()).await.unwrap();
+}
+
+/// It is told of as what it is, though the handshake's time is over by then.
+#[tokio::test]
+async fn whoever_speaks_no_tls_and_stays_is_let_go_of() {
+    let (address, mut told) = telling(&make(), Duration::from_millis(500)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let from = stream.local_addr().unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert_eq!(within(told.recv()).await, Some(no_tls(from)));
 }

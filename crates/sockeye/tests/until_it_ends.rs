@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use sockeye::{CloseCode, Ended, Server, WebSocket, server::Shutdown};
 use tokio::{
     io::DuplexStream,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -437,10 +437,14 @@ async fn what_others_send_meanwhile_goes_out_though_it_is_given_up() {
 #[tokio::test(start_paused = true)]
 async fn a_panic_beside_it_that_is_caught_leaves_the_connection_open() {
     for role in BOTH {
+        let fails = async || {
+            sleep(SECOND).await;
+            panic!("as the test wants")
+        };
         let (mut socket, mut peer) = quiet().open(role).await;
         let waits = async {
             tokio::select! {
-                () = sleep(SECOND) => panic!("as the test wants"),
+                () = fails() => {}
                 _ = socket.closed() => {}
             }
         };
@@ -482,30 +486,103 @@ async fn behind_a_close_of_this_end_messages_are_discarded() {
     }
 }
 
-/// Who waits for the end has nothing to do that a server which ends would have to wait for.
+/// A server that ends closes at once where nothing is in hand, and leaves an answer its time.
 #[tokio::test]
-async fn a_server_that_ends_does_not_wait_for_it() {
-    let server = Server::bind("127.0.0.1:0").await.unwrap();
-    let (address, handle) = (server.local_addr().unwrap(), server.shutdown_handle());
-    let (tell, mut told) = mpsc::channel(1);
-    tokio::spawn(server.serve(move |mut socket| {
-        let tell = tell.clone();
-        async move {
-            assert!(socket.recv().await?.is_some());
-            tell.send(()).await.unwrap();
-            socket.closed().await;
-            Ok(())
+async fn a_server_that_ends_leaves_a_message_in_hand_to_be_answered() {
+    for asks in [false, true] {
+        let server = Server::bind("127.0.0.1:0").await.unwrap();
+        let (address, handle) = (server.local_addr().unwrap(), server.shutdown_handle());
+        let (tell, mut told) = mpsc::channel(1);
+        let (answer, may_answer) = watch::channel(false);
+        tokio::spawn(server.serve(move |mut socket| {
+            let (tell, mut may_answer) = (tell.clone(), may_answer.clone());
+            async move {
+                if asks {
+                    assert!(socket.recv().await?.is_some());
+                }
+                tell.send(()).await.unwrap();
+                tokio::select! {
+                    () = async { drop(may_answer.wait_for(|may| *may).await) } => {
+                        socket.send("answer").await?;
+                    }
+                    _ = socket.closed() => {}
+                }
+                Ok(())
+            }
+        }));
+        let mut client = sockeye::connect(&format!("ws://{address}/")).await.unwrap();
+        if asks {
+            client.send("question").await.unwrap();
         }
-    }));
-    let mut client = sockeye::connect(&format!("ws://{address}/")).await.unwrap();
-    client.send("first").await.unwrap();
-    within(told.recv()).await.unwrap();
-    let receives = tokio::spawn(async move {
-        while let Ok(Some(_)) = client.recv().await {}
-        client.ended()
-    });
-    let farewell =
-        within(handle.shutdown(Shutdown::new().patience(Duration::from_secs(3600)))).await;
-    assert_eq!(farewell.closed(), 1, "{farewell}");
-    assert_eq!(receives.await.unwrap().unwrap().code(), 1001);
+        within(told.recv()).await.unwrap();
+        let hour = Duration::from_secs(3600);
+        let ends = tokio::spawn(handle.shutdown(Shutdown::new().patience(hour).deadline(hour)));
+        if asks {
+            let early = timeout(Duration::from_millis(300), client.recv()).await;
+            assert!(early.is_err(), "{early:?}");
+            answer.send_replace(true);
+            assert_eq!(within(client.recv()).await.unwrap(), Some("answer".into()));
+        }
+        assert_eq!(within(client.recv()).await.unwrap(), None);
+        assert_eq!(client.ended().unwrap().code(), 1001);
+        assert_eq!(within(ends).await.unwrap().closed(), 1);
+    }
+}
+
+/// One that gives up waiting has it in hand still.
+#[tokio::test(start_paused = true)]
+async fn a_message_in_hand_is_answered_where_the_end_was_waited_for_in_vain() {
+    for role in BOTH {
+        let (socket, mut peer) = quiet().open(role).await;
+        let driven = tokio::spawn(socket.drive(async |mut socket: WebSocket| {
+            let question = socket.recv().await?.unwrap();
+            assert!(timeout(SECOND, socket.closed()).await.is_err());
+            sleep(2 * SECOND).await;
+            socket.send(question).await?;
+            Ok(())
+        }));
+        peer.send_frame(0x81, "question").await;
+        sleep(2 * SECOND).await;
+        peer.send_close(1000, "").await;
+        peer.expect_text("question").await;
+        peer.expect_close().await;
+        drop(peer);
+        within(driven).await.unwrap().unwrap();
+    }
+}
+
+/// In whichever task: a message stands before what the peer says to that.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_behind_a_message_is_woken_where_this_end_closes() {
+    for role in BOTH {
+        for place in ["free", "driven", "moved"] {
+            let (socket, mut peer) = quiet().open(role).await;
+            let sender = socket.sender();
+            let waits = async |mut socket: WebSocket| socket.closed().await;
+            let ended = tokio::spawn(async move {
+                let (tell, told) = oneshot::channel();
+                let work = async |socket| {
+                    tell.send(match place {
+                        "moved" => tokio::spawn(waits(socket)).await.unwrap(),
+                        _ => waits(socket).await,
+                    })
+                    .unwrap();
+                    Ok(())
+                };
+                match place {
+                    "free" => work(socket).await.map(drop).unwrap(),
+                    _ => drop(socket.drive(work).await.unwrap()),
+                }
+                told.await.unwrap()
+            });
+            peer.send_frame(0x81, "nobody receives it").await;
+            sleep(SECOND).await;
+            sender.close(CloseCode::NORMAL, "").await.unwrap();
+            peer.expect_close().await;
+            peer.send_close(1000, "").await;
+            drop(peer);
+            let ended = timeout(SECOND, ended).await.unwrap().unwrap();
+            assert!(matches!(ended, Ended::ByUs(_)), "{role:?} {place}: {ended}");
+        }
+    }
 }

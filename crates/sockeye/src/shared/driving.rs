@@ -285,7 +285,7 @@ mod tests {
         let cx = &mut Context::from_waker(&waker);
         for wakes in [false, true] {
             let shared = Shared::of_nobody();
-            shared.park(cx, false).unwrap();
+            shared.park(cx, false, true).unwrap();
             if wakes {
                 shared.access(|access| match access {
                     Access::Free(link, _) => link.wake_reading(),
@@ -306,7 +306,7 @@ mod tests {
         let (reading, reader) = task();
         let (driving, driver_waker) = task();
         let free = |shared: &Arc<Shared>| {
-            let parked = shared.park(&mut Context::from_waker(&reader), false);
+            let parked = shared.park(&mut Context::from_waker(&reader), false, true);
             assert_eq!(parked, Ok(None));
         };
         free(&shared);
@@ -336,7 +336,7 @@ mod tests {
             let reads = pin!(poll_fn(|_| {
                 let cx = &mut Context::from_waker(waker);
                 assert!(!shared.park_quick(cx, &mut None));
-                shared.park(cx, false).unwrap();
+                shared.park(cx, false, true).unwrap();
                 assert!(shared.park_quick(cx, &mut None));
                 Poll::<()>::Pending
             }));

@@ -308,7 +308,7 @@ mod tests {
             |shared, cx, begins| {
                 shared.attend();
                 begins();
-                let _ = shared.park(cx, false);
+                let _ = shared.park(cx, false, true);
                 false
             },
             |shared| {

@@ -95,15 +95,16 @@ impl Shared {
 
     /// For a task that waits for an event: keeps what was queued going out, and says by when the
     /// peer must have closed; `Err` where the connection has ended already. While the peer is `held_back`
-    /// nothing is read, and nobody can say that nothing has come.
+    /// nothing is read, and nobody can say that nothing has come. A server that ends closes now, if the task `leaves` it that.
     pub(crate) fn park(
         &self,
         cx: &mut Context<'_>,
         held_back: bool,
+        leaves: bool,
     ) -> Result<Option<Instant>, ()> {
         self.attend();
         let may_look = has_budget_remaining();
-        if self.is_leaving() && may_look {
+        if leaves && self.is_leaving() && may_look {
             self.close_now();
         }
         // A task that has done so much that it is to yield was not let look for what has come, and of a peer that is
@@ -147,7 +148,7 @@ impl Shared {
         let parked = parked?;
         if let Some(Step::Close { reason }) = due {
             let _ = self.apply(Command::Close(Some(leaving(reason))));
-            return self.park(cx, held_back);
+            return self.park(cx, held_back, leaves);
         }
         if held_back {
             self.pulse.excuse();
@@ -163,8 +164,8 @@ impl Shared {
             return Err(());
         }
         // Asked to before there was anyone to wake.
-        if self.is_leaving() && has_budget_remaining() {
-            return self.park(cx, held_back);
+        if leaves && self.is_leaving() && has_budget_remaining() {
+            return self.park(cx, held_back, leaves);
         }
         Ok(parked)
     }
@@ -270,7 +271,6 @@ impl Shared {
     }
 
     /// Works on what is lent, where that is at hand.
-    #[cfg(feature = "client")]
     pub(crate) fn with_lent(&self, work: impl FnOnce(&mut Reader)) {
         self.access(|access| match access {
             Access::Driven(link) | Access::Free(link, _) => link.lent.as_deref_mut().map(work),
