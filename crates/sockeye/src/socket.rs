@@ -455,7 +455,8 @@ impl WebSocket {
     /// ```
     ///
     /// # Cancel safety
-    /// Safe: no message is lost but those that were discarded by then. Of pings and pongs that came meanwhile [`recv_event`](Self::recv_event) tells the newest four.
+    /// Safe: no message is lost but those that were discarded by then. Of pings and pongs that came meanwhile
+    /// [`recv_event`](Self::recv_event) tells the newest four.
     pub async fn closed(&mut self) -> Ended {
         self.receiver.closed().await
     }
