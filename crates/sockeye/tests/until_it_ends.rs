@@ -6,7 +6,7 @@ mod wire;
 use std::{future::pending, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
 use futures_util::FutureExt;
-use sockeye::{CloseCode, Ended, Server, WebSocket, server::Shutdown};
+use sockeye::{CloseCode, Ended, Result, Server, WebSocket, server::Shutdown};
 use tokio::{
     io::DuplexStream,
     sync::{mpsc, oneshot, watch},
@@ -17,6 +17,18 @@ use wire::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// Does something with a socket, within `drive` or not.
+async fn run<F, Fut>(socket: WebSocket, driven: bool, work: F) -> Result<()>
+where
+    F: FnOnce(WebSocket) -> Fut,
+    Fut: Future<Output = Result<()>>,
+{
+    match driven {
+        true => socket.drive(work).await.map(drop),
+        false => work(socket).await,
+    }
+}
 
 /// Waits in a task, within `drive` or not.
 fn wait(mut socket: WebSocket, driven: bool) -> JoinHandle<Ended> {
@@ -97,12 +109,7 @@ async fn work_for_a_peer_that_has_left_is_given_up() {
             }
             Ok(())
         };
-        let working = tokio::spawn(async move {
-            match driven {
-                true => socket.drive(work).await.map(drop),
-                false => work(socket).await,
-            }
-        });
+        let working = tokio::spawn(run(socket, driven, work));
         peer.send_frame(0x81, "question").await;
         sleep(SECOND).await;
         let left = Instant::now();
@@ -132,12 +139,7 @@ async fn whoever_gives_up_waiting_has_lost_nothing() {
             assert_eq!(socket.recv().await?, None);
             Ok(())
         };
-        let working = tokio::spawn(async move {
-            match driven {
-                true => socket.drive(work).await.map(drop),
-                false => work(socket).await,
-            }
-        });
+        let working = tokio::spawn(run(socket, driven, work));
         for number in 0..3 {
             peer.send_frame(0x89, "there?").await;
             assert_eq!(peer.expect(0x8A).await, b"there?");
@@ -172,12 +174,7 @@ async fn senders_wait_in_any_task_while_somebody_receives() {
             while socket.recv().await?.is_some() {}
             Ok(())
         };
-        let receiving = tokio::spawn(async move {
-            match driven {
-                true => socket.drive(receives).await.map(drop),
-                false => receives(socket).await,
-            }
-        });
+        let receiving = tokio::spawn(run(socket, driven, receives));
         sleep(2 * SECOND).await;
         peer.send_frame(0x81, "message").await;
         sleep(SECOND).await;
@@ -264,10 +261,7 @@ async fn nothing_is_looked_at_behind_a_message_that_nobody_receives() {
         };
         peer.send_frame(0x81, "unexpected").await;
         peer.send_frame(0x88, 1000u16.to_be_bytes()).await;
-        match driven {
-            true => socket.drive(work).await.map(drop).unwrap(),
-            false => work(socket).await.unwrap(),
-        }
+        run(socket, driven, work).await.unwrap();
     }
 }
 
@@ -470,12 +464,7 @@ async fn behind_a_close_of_this_end_messages_are_discarded() {
             assert_eq!(socket.recv().await?, None);
             Ok(())
         };
-        let closes = tokio::spawn(async move {
-            match driven {
-                true => socket.drive(work).await.map(drop),
-                false => work(socket).await,
-            }
-        });
+        let closes = tokio::spawn(run(socket, driven, work));
         peer.send_frame(0x81, "crosses it").await;
         peer.send_frame(0x01, "and so ").await;
         peer.send_frame(0x80, "does this").await;
