@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a case fails where it panics")]
 
 mod broken_rules;
-#[path = "../../crates/sockeye/tests/http/mod.rs"]
+#[path = "../../crates/sockeye/tests/it/http.rs"]
 mod http;
 mod odd_peers;
 mod openings;
@@ -14,9 +14,9 @@ mod panics;
 mod storms;
 mod suite;
 mod tls;
-#[path = "../../crates/sockeye/tests/wire/mod.rs"]
+#[path = "../../crates/sockeye/tests/it/wire.rs"]
 mod wire;
-#[path = "../../crates/sockeye/tests/wrongs/mod.rs"]
+#[path = "../../crates/sockeye/tests/it/wrongs.rs"]
 mod wrongs;
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 //! that descriptors can be counted.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "it/wire.rs"]
 mod wire;
 
 use std::{fs, io::ErrorKind, time::Duration};

@@ -1,0 +1,84 @@
+//! The tests of the library, as its users see it, in one program: it is built and linked once. What looks at its
+//! process, its memory or its descriptors, has a program of its own beside this one.
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::unwrap_used
+)]
+
+mod http;
+mod network;
+mod random;
+mod wire;
+mod wrongs;
+
+mod admission;
+mod all_at_once;
+#[cfg(feature = "axum")]
+mod axum;
+#[cfg(feature = "client")]
+mod bad_answers;
+mod behind_proxies;
+mod browser;
+mod cancel_safety;
+#[cfg(all(feature = "server", feature = "client", feature = "tls"))]
+mod certificates;
+mod closing;
+#[cfg(all(feature = "client", feature = "server", feature = "tls"))]
+mod connecting;
+mod counters;
+#[cfg(all(feature = "client", feature = "tls", feature = "axum"))]
+mod decisions;
+mod endless_stream;
+mod examples;
+mod forms_agree;
+mod from_anywhere;
+#[cfg(feature = "server")]
+mod groups;
+mod handler_ends;
+mod hostile_peer;
+mod inflating_takes_turns;
+mod keepalive;
+#[cfg(all(feature = "server", unix))]
+mod leaving;
+mod leaving_at_random;
+mod messages;
+#[cfg(all(feature = "metrics", feature = "client"))]
+mod metrics;
+mod newest;
+mod nobody_receives;
+mod one_poll_one_write;
+#[cfg(all(feature = "axum", feature = "http2", feature = "metrics"))]
+mod one_port;
+#[cfg(all(
+    feature = "client",
+    feature = "tls",
+    feature = "axum",
+    feature = "http2",
+    feature = "metrics"
+))]
+mod over_http2;
+mod panicking_stream;
+#[cfg(feature = "server")]
+mod per_core;
+#[cfg(all(feature = "client", feature = "server", feature = "tls"))]
+mod proxies;
+mod rates;
+mod reading_takes_turns;
+mod receiving_at_random;
+mod reconnecting;
+#[cfg(all(feature = "client", feature = "axum"))]
+mod routes;
+mod several_runtimes;
+mod slow_peer;
+#[cfg(feature = "tracing")]
+mod spans;
+mod split_halves;
+mod streams;
+mod try_send;
+mod unread_when_broken;
+mod until_it_ends;
+#[cfg(target_os = "linux")]
+mod waiting_to_be_accepted;
+mod waiting_wakes_nobody;

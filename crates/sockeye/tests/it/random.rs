@@ -1,0 +1,1 @@
+../../../sockeye-proto/tests/it/random.rs

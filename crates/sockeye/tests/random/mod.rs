@@ -1,1 +1,0 @@
-../../../sockeye-proto/tests/random/mod.rs
