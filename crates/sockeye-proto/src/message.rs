@@ -30,11 +30,13 @@ pub enum Message {
 
 impl Message {
     /// The payload, of either kind.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         self.as_ref().as_bytes()
     }
 
     /// The text, where it is one.
+    #[inline]
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -43,31 +45,37 @@ impl Message {
     }
 
     /// The size of the payload in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.as_bytes().len()
     }
 
     /// Whether the payload is empty.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.as_bytes().is_empty()
     }
 
     /// Whether this is a text message.
+    #[inline]
     pub fn is_text(&self) -> bool {
         matches!(self, Self::Text(_))
     }
 
     /// Whether this is a binary message.
+    #[inline]
     pub fn is_binary(&self) -> bool {
         matches!(self, Self::Binary(_))
     }
 
     /// Which of the two it is.
+    #[inline]
     pub fn kind(&self) -> MessageKind {
         self.as_ref().kind()
     }
 
     /// Lends the message.
+    #[inline]
     #[allow(
         clippy::should_implement_trait,
         reason = "a borrowed kind, not a reference"
@@ -80,6 +88,7 @@ impl Message {
     }
 
     /// The payload, of either kind: without a copy, but of a [`Text`] so short that it is not shared.
+    #[inline]
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Text(text) => text.into_bytes(),
@@ -134,6 +143,7 @@ impl<'a> MessageRef<'a> {
     }
 
     /// The text, where it is one. It costs what [`TextRef::as_str`] does.
+    #[inline]
     pub fn as_text(self) -> Option<&'a str> {
         match self {
             Self::Text(text) => Some(text.as_str()),
@@ -148,21 +158,25 @@ impl<'a> MessageRef<'a> {
     }
 
     /// Whether the payload is empty.
+    #[inline]
     pub fn is_empty(self) -> bool {
         self.as_bytes().is_empty()
     }
 
     /// Whether this is a text message.
+    #[inline]
     pub fn is_text(self) -> bool {
         matches!(self, Self::Text(_))
     }
 
     /// Whether this is a binary message.
+    #[inline]
     pub fn is_binary(self) -> bool {
         matches!(self, Self::Binary(_))
     }
 
     /// Which of the two it is.
+    #[inline]
     pub fn kind(self) -> MessageKind {
         match self {
             Self::Text(_) => MessageKind::Text,
@@ -219,6 +233,7 @@ pub enum Outgoing<'a> {
 
 impl Outgoing<'_> {
     /// Lends the message.
+    #[inline]
     #[allow(
         clippy::should_implement_trait,
         reason = "a borrowed kind, not a reference"

@@ -3,7 +3,6 @@
 
 use alloc::string::String;
 use core::{
-    array,
     cmp::Ordering,
     fmt,
     hash::{Hash, Hasher},
@@ -312,11 +311,13 @@ impl Short {
         let key = doubled(u32::from_le_bytes(key));
         let (whole, rest) = payload.as_chunks();
         let last = last_bytes(payload, rest) ^ key & !(u64::MAX << (8 * rest.len()));
-        let mut words: [u64; WORDS] = array::from_fn(|at| match whole.get(at) {
-            Some(word) => u64::from_le_bytes(*word) ^ key,
-            None if at == whole.len() => last,
-            None => 0,
-        });
+        let unmask = |word| u64::from_le_bytes(word) ^ key;
+        let all = match *whole {
+            [] => [last, 0, 0],
+            [first] => [unmask(first), last, 0],
+            [first, second, ..] => [unmask(first), unmask(second), last],
+        };
+        let mut words: [u64; WORDS] = *all.first_chunk()?;
         let seen = words.iter().fold(0, |all, word| all | word);
         words[WORDS - 1] |= (payload.len() as u64) << 56;
         let words = words.map(u64::to_le_bytes);
