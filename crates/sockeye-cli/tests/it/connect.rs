@@ -6,9 +6,8 @@ use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
 use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
-use crate::{
-    program,
-    program::{APART, Program, Unread, certificates, eventually, run, serve, status_of, within},
+use crate::program::{
+    self, APART, Program, Unread, certificates, eventually, run, serve, status_of, within,
 };
 
 #[test]

@@ -18,9 +18,8 @@ use std::{
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
 use sockeye::{Client, WebSocket, client::ClientTls};
 
-use crate::{
-    program,
-    program::{DEADLINE, Program, Unread, certificates, directory, eventually, run, serve, within},
+use crate::program::{
+    self, DEADLINE, Program, Unread, certificates, directory, eventually, run, serve, within,
 };
 
 async fn expect_echo(socket: &mut WebSocket, text: &str) {

@@ -1,5 +1,4 @@
 //! The `sockeye` binary as a running program, for the tests: every wait has a deadline.
-#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 #[cfg(target_os = "linux")]
 use std::os::{fd::AsRawFd, unix::fs::OpenOptionsExt};

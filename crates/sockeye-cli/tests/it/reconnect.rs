@@ -7,10 +7,7 @@ use sockeye::{
     client::{Cause, Reconnecting, Update},
 };
 
-use crate::{
-    program,
-    program::{Program, run, serve, within},
-};
+use crate::program::{self, Program, run, serve, within};
 
 /// `sockeye serve`, killed, and another on its port.
 fn restart(server: program::Server, args: &[&str]) -> program::Server {

@@ -3,10 +3,7 @@
 use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
 use sockeye::{Client, CloseCode, Ended, Error, Limits, Message, client::ClientTls};
 
-use crate::{
-    program,
-    program::{DEADLINE, Program, Server, certificates, http, run, serve, within},
-};
+use crate::program::{self, DEADLINE, Program, Server, certificates, http, run, serve, within};
 
 #[tokio::test]
 async fn echoes_text_and_binary() {

@@ -17,10 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{
-    program,
-    program::{DEADLINE, directory, serve, status_of, within},
-};
+use crate::program::{self, DEADLINE, directory, serve, status_of, within};
 
 /// `sockeye connect` in a terminal of 100 columns and 30 lines.
 struct Terminal {

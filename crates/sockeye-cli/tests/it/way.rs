@@ -14,10 +14,7 @@ use sockeye::{
 };
 use tokio::sync::mpsc;
 
-use crate::{
-    program,
-    program::{End, certificates, run, run_with, serve},
-};
+use crate::program::{self, End, certificates, run, run_with, serve};
 
 /// Connects, sends a line and gets it back: how that ended.
 #[track_caller]

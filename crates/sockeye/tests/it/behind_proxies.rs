@@ -1,6 +1,5 @@
 //! Who the client is behind a proxy: believed of those that are named, and of nobody else.
 
-#[cfg(feature = "axum")]
 use std::net::{IpAddr, SocketAddr};
 
 use sockeye::{
@@ -13,7 +12,9 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::{http, wire::*};
+#[cfg(feature = "axum")]
+use crate::http;
+use crate::wire::*;
 
 const PROXY: &str = "127.0.0.7";
 

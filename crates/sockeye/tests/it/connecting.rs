@@ -8,7 +8,7 @@ use sockeye::{
     server::{Answer, Refusal, Request},
 };
 
-use crate::network::*;
+use crate::{network::*, wire::within};
 
 #[cfg(target_os = "linux")]
 mod an_address_that_answers_nothing {

@@ -1,5 +1,7 @@
 //! The tests of the library, as its users see it, in one program: it is built and linked once. What looks at its
 //! process, its memory or its descriptors, has a program of its own beside this one.
+// Some of what servers and clients are set up with is for applications on hyper alone.
+#![cfg_attr(not(feature = "axum"), allow(dead_code))]
 #![allow(
     missing_docs,
     missing_debug_implementations,
@@ -8,6 +10,7 @@
 )]
 
 mod http;
+#[cfg(all(feature = "client", feature = "tls"))]
 mod network;
 mod random;
 mod wire;
@@ -79,6 +82,7 @@ mod streams;
 mod try_send;
 mod unread_when_broken;
 mod until_it_ends;
+// Elsewhere the system decides.
 #[cfg(target_os = "linux")]
 mod waiting_to_be_accepted;
 mod waiting_wakes_nobody;

@@ -1,22 +1,13 @@
 //! Messages there and back: every size, both roles and forms, with and without TLS and compression,
 //! on both runtimes.
 
-use std::time::Duration;
-
 use sockeye::{
     Acceptor, Client, CloseCode, DeflateConfig, Ended, Event, Handler, Message, MessageRef, Server,
     Socket, client::ClientTls, server::ServerTls,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::sync::{mpsc, oneshot};
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(30), future)
-        .await
-        .expect("a deadline of the test has passed")
-}
+use crate::wire::within;
 
 struct Echo;
 

@@ -18,13 +18,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-const DEADLINE: Duration = Duration::from_secs(20);
+use crate::wire::within;
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(DEADLINE, future)
-        .await
-        .expect("a deadline of the test")
-}
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Samples by name and labels.
 struct Samples(BTreeMap<String, f64>);

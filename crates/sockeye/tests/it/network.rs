@@ -4,7 +4,6 @@ use std::{
     future::ready,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -16,15 +15,9 @@ use sockeye::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
-    time::timeout,
 };
 
-/// No test waits longer than this for anything.
-pub async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future)
-        .await
-        .expect("a deadline of the test has passed")
-}
+use crate::wire::within;
 
 /// What was asked, in the order in which it came.
 #[derive(Clone)]

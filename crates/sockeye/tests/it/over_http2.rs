@@ -27,10 +27,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{
-    wire,
-    wire::{Peer, frame, within},
-};
+use crate::wire::{self, Peer, frame, within};
 
 const NO_CONTEXT: &str = wire::NO_CONTEXT;
 

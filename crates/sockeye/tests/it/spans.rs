@@ -7,16 +7,17 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use sockeye::{Client, CloseCode, Handler, MessageRef, Server, Socket, accept};
-use tokio::{io::duplex, sync::mpsc, time::timeout};
+use tokio::{io::duplex, sync::mpsc};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span,
 };
+
+use crate::wire::within;
 
 /// Records spans and events, as one thread sees them.
 #[derive(Clone, Default)]
@@ -112,10 +113,6 @@ impl Recorder {
         assert!(found.next().is_none(), "{events:#?}");
         told.clone()
     }
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.unwrap()
 }
 
 struct Saying(mpsc::UnboundedSender<()>);
