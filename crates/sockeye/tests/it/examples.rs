@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::network::Pki;
+
 /// Built by `cargo test` next to this test.
 fn example(name: &str) -> Command {
     let mut path = std::env::current_exe().unwrap();
@@ -180,15 +182,7 @@ fn a_stream_of_ones_own() {
 
 #[test]
 fn wss_with_an_authority_of_ones_own() {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority = rcgen::CertifiedIssuer::self_signed(authority, key).unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
-        .unwrap()
-        .signed_by(&key, &authority)
-        .unwrap();
+    let pki = Pki::new();
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wss-example");
     fs::create_dir_all(&directory).unwrap();
     let write = |name: &str, pem: String| {
@@ -197,9 +191,9 @@ fn wss_with_an_authority_of_ones_own() {
         path.to_str().unwrap().to_owned()
     };
     let files = [
-        write("chain.pem", certificate.pem()),
-        write("key.pem", key.serialize_pem()),
-        write("ca.pem", authority.pem()),
+        write("chain.pem", pki.certificate),
+        write("key.pem", pki.key),
+        write("ca.pem", pki.ca),
     ];
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     assert_eq!(lines("wss", &files), ["Добро пожаловать на сервер!"]);

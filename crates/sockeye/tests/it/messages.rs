@@ -3,11 +3,11 @@
 
 use sockeye::{
     Acceptor, Client, CloseCode, DeflateConfig, Ended, Event, Handler, Message, MessageRef, Server,
-    Socket, client::ClientTls, server::ServerTls,
+    Socket, client::ClientTls,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::wire::within;
+use crate::{network::Pki, wire::within};
 
 struct Echo;
 
@@ -153,20 +153,10 @@ async fn uncompressed_where_either_side_does_not_want_it() {
 
 #[tokio::test]
 async fn over_tls() {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority = rcgen::CertifiedIssuer::self_signed(authority, key).unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
-        .unwrap()
-        .signed_by(&key, &authority)
-        .unwrap();
-    let tls = ServerTls::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes());
-    let tls = tls.unwrap();
+    let pki = Pki::new();
     for events in [false, true] {
-        let port = serve(Acceptor::new().tls(tls.clone()).deflate(None), events).await;
-        let trust = ClientTls::new().ca_pem(authority.pem().as_bytes()).unwrap();
+        let port = serve(Acceptor::new().tls(pki.server()).deflate(None), events).await;
+        let trust = ClientTls::new().ca_pem(pki.ca.as_bytes()).unwrap();
         let client = Client::new(format!("wss://localhost:{port}/")).tls(trust);
         exchange(client.deflate(None), &SIZES[..12]).await;
     }

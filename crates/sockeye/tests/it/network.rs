@@ -177,8 +177,8 @@ pub async fn nobody() -> SocketAddr {
 /// An authority, and a certificate for localhost that it signed.
 pub struct Pki {
     pub ca: String,
-    certificate: String,
-    key: String,
+    pub certificate: String,
+    pub key: String,
 }
 
 impl Pki {

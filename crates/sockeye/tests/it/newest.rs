@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sockeye::{CloseCode, Ended, Error, Handler, MessageRef, Prepared, Result, Sender, Socket};
+use sockeye::{CloseCode, Ended, Error, Handler, MessageRef, Prepared, Result, Socket};
 use tokio::{
     io::{AsyncWriteExt, DuplexStream},
     sync::mpsc,
@@ -24,18 +24,6 @@ fn narrow() -> Setup {
         keepalive: None,
         ..Setup::default()
     }
-}
-
-async fn run(
-    form: Form,
-    role: Role,
-    setup: &Setup,
-) -> (Sender, Peer<DuplexStream>, JoinHandle<Seen>) {
-    let (socket, mut peer) = setup.open(role).await;
-    let sender = socket.sender();
-    let seen = echo(form, socket);
-    peer.expect_echo("it runs by now").await;
-    (sender, peer, seen)
 }
 
 fn price(symbol: u64, tick: usize) -> String {

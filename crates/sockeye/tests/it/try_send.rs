@@ -3,27 +3,13 @@
 
 use std::future::pending;
 
-use sockeye::{CloseCode, Prepared, Sender, WebSocket};
+use sockeye::{CloseCode, Prepared, WebSocket};
 use tokio::{
-    io::{BufStream, DuplexStream, duplex},
+    io::{BufStream, duplex},
     sync::oneshot,
-    task::JoinHandle,
 };
 
 use crate::wire::*;
-
-/// Runs a socket in one of its forms, and gives a handle to send on it from elsewhere.
-async fn run(
-    form: Form,
-    role: Role,
-    setup: &Setup,
-) -> (Sender, Peer<DuplexStream>, JoinHandle<Seen>) {
-    let (socket, mut peer) = setup.open(role).await;
-    let sender = socket.sender();
-    let seen = echo(form, socket);
-    peer.expect_echo("it runs by now").await;
-    (sender, peer, seen)
-}
 
 #[tokio::test(start_paused = true)]
 async fn the_same_bytes_as_send() {

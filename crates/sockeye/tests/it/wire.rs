@@ -18,7 +18,7 @@ use std::{
 
 use sockeye::{
     Acceptor, Client, CloseCode, DeflateConfig, Ended, Error, Handler, Limits, Message, MessageRef,
-    Result, Socket, WebSocket, proto::handshake::Key,
+    Result, Sender, Socket, WebSocket, proto::handshake::Key,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
@@ -537,6 +537,19 @@ pub fn echo(form: Form, socket: WebSocket) -> JoinHandle<Seen> {
         }
         seen
     })
+}
+
+/// Runs a socket in one of its forms, and gives a handle to send on it from elsewhere.
+pub async fn run(
+    form: Form,
+    role: Role,
+    setup: &Setup,
+) -> (Sender, Peer<DuplexStream>, JoinHandle<Seen>) {
+    let (socket, mut peer) = setup.open(role).await;
+    let sender = socket.sender();
+    let seen = echo(form, socket);
+    peer.expect_echo("it runs by now").await;
+    (sender, peer, seen)
 }
 
 async fn echo_loop(socket: &mut WebSocket, log: &mpsc::UnboundedSender<Message>) -> Result<()> {
