@@ -21,10 +21,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{
-    wire,
-    wire::{Peer, within},
-};
+use crate::wire::{self, Peer, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 

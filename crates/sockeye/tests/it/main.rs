@@ -1,5 +1,8 @@
 //! The tests of the library, as its users see it, in one program: it is built and linked once. What looks at its
 //! process, its memory or its descriptors, has a program of its own beside this one.
+//!
+//! It needs the default features; what needs others is marked so.
+
 // Some of what servers and clients are set up with is for applications on hyper alone.
 #![cfg_attr(not(feature = "axum"), allow(dead_code))]
 #![allow(
@@ -10,7 +13,6 @@
 )]
 
 mod http;
-#[cfg(all(feature = "client", feature = "tls"))]
 mod network;
 mod random;
 mod wire;
@@ -20,58 +22,46 @@ mod admission;
 mod all_at_once;
 #[cfg(feature = "axum")]
 mod axum;
-#[cfg(feature = "client")]
 mod bad_answers;
 mod behind_proxies;
 mod browser;
 mod cancel_safety;
-#[cfg(all(feature = "server", feature = "client", feature = "tls"))]
 mod certificates;
 mod closing;
-#[cfg(all(feature = "client", feature = "server", feature = "tls"))]
 mod connecting;
 mod counters;
-#[cfg(all(feature = "client", feature = "tls", feature = "axum"))]
+#[cfg(feature = "axum")]
 mod decisions;
 mod endless_stream;
 mod examples;
 mod forms_agree;
 mod from_anywhere;
-#[cfg(feature = "server")]
 mod groups;
 mod handler_ends;
 mod hostile_peer;
 mod inflating_takes_turns;
 mod keepalive;
-#[cfg(all(feature = "server", unix))]
+#[cfg(unix)]
 mod leaving;
 mod leaving_at_random;
 mod messages;
-#[cfg(all(feature = "metrics", feature = "client"))]
+#[cfg(feature = "metrics")]
 mod metrics;
 mod newest;
 mod nobody_receives;
 mod one_poll_one_write;
 #[cfg(all(feature = "axum", feature = "http2", feature = "metrics"))]
 mod one_port;
-#[cfg(all(
-    feature = "client",
-    feature = "tls",
-    feature = "axum",
-    feature = "http2",
-    feature = "metrics"
-))]
+#[cfg(all(feature = "axum", feature = "http2", feature = "metrics"))]
 mod over_http2;
 mod panicking_stream;
-#[cfg(feature = "server")]
 mod per_core;
-#[cfg(all(feature = "client", feature = "server", feature = "tls"))]
 mod proxies;
 mod rates;
 mod reading_takes_turns;
 mod receiving_at_random;
 mod reconnecting;
-#[cfg(all(feature = "client", feature = "axum"))]
+#[cfg(feature = "axum")]
 mod routes;
 mod several_runtimes;
 mod slow_peer;
