@@ -38,12 +38,18 @@ pub(crate) fn times() -> u8 {
     TIMES.load(Ordering::Relaxed)
 }
 
-/// Whether it has since this was asked last.
+/// Whether it has, and nobody's turn has ended for that.
+#[cold]
+pub(crate) fn is_much() -> bool {
+    GIVEN.get() & IS_MUCH != 0
+}
+
+/// The same, for the turn that ends now.
 #[cold]
 pub(crate) fn take_much() -> bool {
-    let given = GIVEN.get();
-    GIVEN.set(given & !IS_MUCH);
-    given & IS_MUCH != 0
+    let is_much = is_much();
+    GIVEN.set(GIVEN.get() & !IS_MUCH);
+    is_much
 }
 
 #[cfg(test)]
@@ -60,7 +66,7 @@ mod tests {
             assert!(!take_much());
             count();
             assert_ne!(times(), before);
-            assert!(take_much() && !take_much());
+            assert!(is_much() && take_much() && !is_much());
         }
     }
 }

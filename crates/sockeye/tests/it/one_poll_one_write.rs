@@ -7,10 +7,11 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
-use sockeye::{Handler, MessageRef, Result, Socket, WebSocket};
+use sockeye::{Handler, MessageRef, Result, Sender, Socket, WebSocket};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 use crate::wire::*;
@@ -133,6 +134,33 @@ async fn a_plain_loop_writes_once_a_read() {
                 calls.writes.len()
             );
         }
+    }
+}
+
+/// Answers, while another thread sends much to another peer.
+struct Beside(Sender);
+
+impl Handler for Beside {
+    fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
+        socket.send(message);
+        thread::scope(|scope| {
+            scope.spawn(|| (0..10_000).for_each(|_| self.0.try_send("").unwrap()));
+        });
+    }
+}
+
+/// A bug: where another thread had sent much to others, callbacks had their turn ended for it.
+#[tokio::test(start_paused = true)]
+async fn what_another_thread_sends_ends_no_turn() {
+    for role in BOTH {
+        let (socket, mut peer, calls) = open(role).await;
+        let (other, _others_peer, _) = open(role).await;
+        tokio::spawn(socket.handle(Beside(other.sender())));
+        peer.send(peer.frame(0x81, "!").repeat(3)).await;
+        for _ in 0..3 {
+            peer.expect_text("!").await;
+        }
+        assert_eq!(calls.lock().unwrap().writes.len(), 1);
     }
 }
 
