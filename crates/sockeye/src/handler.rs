@@ -633,7 +633,7 @@ impl<H: Handler> Session<H> {
 struct Delivery<'a, H> {
     shared: &'a Shared,
     high_water: usize,
-    /// The [times](given::times) as last seen.
+    /// The [times](given::times) before it began.
     given: u8,
     socket: &'a mut Socket,
     handler: &'a mut H,
@@ -647,16 +647,9 @@ impl<H> Delivery<'_, H> {
         !self.shared.lock().has_close()
     }
 
-    /// Whether it was this thread that has come to much.
-    #[cold]
-    fn has_given_much(&mut self) -> bool {
-        self.given = given::times();
-        given::is_much()
-    }
-
     #[inline]
     fn go_on(&mut self) -> ControlFlow<()> {
-        if given::times() != self.given && self.has_given_much() {
+        if given::times() != self.given && given::is_much() {
             return ControlFlow::Break(());
         }
         if self.socket.unread_amount() < self.high_water || !self.socket.is_open() {
