@@ -357,6 +357,19 @@ async fn a_thread_receives_to_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_waits_for_the_end() {
+    for role in BOTH {
+        let (mut socket, mut peer) = Setup::default().open(role).await;
+        let waiting = without_a_runtime(async move { socket.closed().await });
+        peer.send_frame(0x89, "there?").await;
+        assert_eq!(peer.expect(0x8A).await, b"there?");
+        peer.send_close(1001, "").await;
+        assert_eq!(peer.expect_close().await.0, 1001);
+        assert_eq!(waiting.join().unwrap().code(), 1001, "{role:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_waits_no_longer_for_a_close_than_a_task() {
     for role in BOTH {
         let setup = Setup {
