@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     Ended, Error, Receiver,
+    ended::lost,
     keepalive::Step,
     link::{Command, Link},
     reader::{Broken, Phase, Reader},
@@ -583,7 +584,7 @@ impl Broken {
     pub(crate) fn consequence(self) -> (Command<'static>, Ended) {
         match self {
             Self::Protocol(error) => (Command::Fail(error), Ended::Protocol(error)),
-            Self::Io(error) => (Command::PeerGone, Ended::Lost(Arc::new(error))),
+            Self::Io(error) => (Command::PeerGone, Ended::Lost(lost(error))),
             Self::End => (Command::PeerGone, Ended::gone()),
         }
     }

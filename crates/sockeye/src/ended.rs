@@ -68,12 +68,7 @@ impl Ended {
 
     /// The transport ended without a Close.
     pub(crate) fn gone() -> Self {
-        /// One for all: it is how many connections end, and making one takes four allocations.
-        static GONE: LazyLock<Arc<io::Error>> = LazyLock::new(|| {
-            let message = "the peer ended the connection without a Close";
-            Arc::new(io::Error::new(io::ErrorKind::UnexpectedEof, message))
-        });
-        Self::Lost(GONE.clone())
+        Self::Lost(gone())
     }
 
     /// The error that this end is to whoever waits for a message; none where it was clean.
@@ -112,6 +107,26 @@ pub(crate) fn broken(error: ProtocolError) -> &'static str {
     match error.is_limit() {
         true => "the peer went over a limit",
         false => "the peer broke the protocol",
+    }
+}
+
+/// That the transport ended without a Close: one for all, as it is how many connections end, and making one takes four
+/// allocations.
+fn gone() -> Arc<io::Error> {
+    static GONE: LazyLock<Arc<io::Error>> = LazyLock::new(|| {
+        let message = "the peer ended the connection without a Close";
+        Arc::new(io::Error::new(io::ErrorKind::UnexpectedEof, message))
+    });
+    GONE.clone()
+}
+
+/// Why the transport failed. Where a peer ends TLS without a word, rustls sends programmers to a page of its manual: it is
+/// the end of the transport, as it is without TLS.
+pub(crate) fn lost(error: io::Error) -> Arc<io::Error> {
+    match error.kind() == io::ErrorKind::UnexpectedEof && error.to_string().contains("close_notify")
+    {
+        true => gone(),
+        false => Arc::new(error),
     }
 }
 

@@ -192,7 +192,7 @@ impl Error {
     pub(crate) fn lost(error: io::Error) -> Self {
         match error.downcast() {
             Ok(error) => error,
-            Err(error) => Self::Lost(Arc::new(error)),
+            Err(error) => Self::Lost(crate::ended::lost(error)),
         }
     }
 

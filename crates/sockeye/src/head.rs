@@ -9,6 +9,8 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, ReadBuf};
+#[cfg(feature = "client")]
+use tokio::time::{Instant, timeout_at};
 
 use sockeye_proto::handshake::{HandshakeError, HeadScanner};
 #[cfg(feature = "client")]
@@ -68,6 +70,22 @@ pub(crate) async fn read_response<S: AsyncRead + Unpin>(
             return Ok(response);
         }
     }
+}
+
+/// Reads what whoever declines has to say about it, behind the head of a response. What has come by the deadline is kept,
+/// however it ends.
+#[cfg(feature = "client")]
+pub(crate) async fn read_body<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    response: &mut Response,
+    mut buffer: Vec<u8>,
+    deadline: Instant,
+) {
+    let reading = timeout_at(deadline, async {
+        while response.set_body(&buffer) && read_more(stream, &mut buffer).await? {}
+        Ok::<_, Error>(())
+    });
+    let _ = reading.await;
 }
 
 /// Reads once and tells whether anything came, or the stream has ended.

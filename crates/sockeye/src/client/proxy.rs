@@ -17,9 +17,15 @@ use super::{
     credentials::{Credentials, redacted},
     dial::{Dial, race},
     socks,
+    upgrade::BODY_PATIENCE,
     url::{Endpoint, host},
 };
-use crate::{Error, Result, head::read_response, stream::Stream};
+use crate::{
+    Error, Result,
+    head::{read_body, read_response},
+    keepalive::after,
+    stream::Stream,
+};
 
 /// A proxy, and who we are to it.
 ///
@@ -109,9 +115,12 @@ impl Proxy {
         let tunnel = async |target| {
             let tcp = dial.connect(&self.host, self.port, deadline).await?;
             // What it does from there on is not about whether it can be reached.
-            timeout_at(deadline, self.tunnel_on(tcp, endpoint, target, limits))
-                .await
-                .unwrap_or(Err(ProxyError::TimedOut))
+            timeout_at(
+                deadline,
+                self.tunnel_on(tcp, endpoint, target, limits, deadline),
+            )
+            .await
+            .unwrap_or(Err(ProxyError::TimedOut))
         };
         match self.scheme {
             Scheme::Http | Scheme::Https | Scheme::Socks5h => tunnel(None).await,
@@ -135,11 +144,12 @@ impl Proxy {
         endpoint: &Endpoint,
         target: Option<SocketAddr>,
         limits: HeadLimits,
+        deadline: Instant,
     ) -> Result<Stream, ProxyError> {
         let mut stream = self.secure(tcp).await?;
         match self.scheme {
             Scheme::Http | Scheme::Https => {
-                let asked = self.ask_http(&mut stream, endpoint, limits).await;
+                let asked = self.ask_http(&mut stream, endpoint, limits, deadline).await;
                 // It may refuse our certificate only now, as a server may.
                 #[cfg(feature = "tls")]
                 let asked = asked.map_err(|error| match error {
@@ -183,6 +193,7 @@ impl Proxy {
         stream: &mut Stream,
         endpoint: &Endpoint,
         limits: HeadLimits,
+        deadline: Instant,
     ) -> Result<(), ProxyError> {
         let authority = authority(&endpoint.host, endpoint.port);
         let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
@@ -197,11 +208,13 @@ impl Proxy {
         stream.flush().await.map_err(Error::lost)?;
 
         let mut buffer = Vec::new();
-        let response = match read_response(stream, limits, &mut buffer).await {
+        let mut response = match read_response(stream, limits, &mut buffer).await {
             Err(Error::Handshake(error)) => return Err(ProxyError::Http(error)),
             response => response?,
         };
         if !(200..=299).contains(&response.status()) {
+            let by = deadline.min(after(BODY_PATIENCE));
+            read_body(stream, &mut response, buffer, by).await;
             return Err(ProxyError::Status {
                 response: Arc::new(response),
                 credentials: self.credentials.is_some(),
@@ -296,7 +309,7 @@ pub enum ProxyError {
     TimedOut,
     /// An HTTP proxy answered with another status than 200-299. 407: it wants credentials.
     Status {
-        /// Its answer, without the body.
+        /// Its answer, with what has come of the body within a second.
         response: Arc<Response>,
         /// Whether it was given credentials.
         credentials: bool,

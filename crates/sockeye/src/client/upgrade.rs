@@ -1,6 +1,6 @@
 //! The opening handshake: what is asked, and what is made of the answer (RFC 6455 §4.1).
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use tokio::{io::AsyncWriteExt, time::timeout_at};
 
@@ -16,13 +16,13 @@ use super::{Client, url::Endpoint};
 use crate::{
     Deadline, Error, Result, entropy,
     established::{Established, PeerHead},
-    head::{read_more, read_response},
+    head::{read_body, read_response},
     keepalive::after,
     stream::Stream,
     throttle::Rates,
 };
 
-/// How long the body of a refusal is waited for, within the handshake timeout.
+/// How long the body of a refusal is waited for, within the timeout of what is refused.
 pub(super) const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many bytes of what is not HTTP are told: enough to see who speaks.
@@ -181,17 +181,9 @@ impl Client {
         let _ = (endpoint, tls_is_servers);
         let (mut response, mut early) = answer?;
         if response.status() != 101 {
-            // What the server has to say about it; not worth the whole deadline. What has come by
-            // then is kept, however it ends.
-            let _ = timeout_at(deadline.min(after(BODY_PATIENCE)), async {
-                while response.set_body(&early) {
-                    if !read_more(&mut stream, &mut early).await? {
-                        break;
-                    }
-                }
-                Ok::<_, Error>(())
-            })
-            .await;
+            // Not worth the whole deadline.
+            let by = deadline.min(after(BODY_PATIENCE));
+            read_body(&mut stream, &mut response, mem::take(&mut early), by).await;
         }
         let judged = self.judge(request.check(&response), response)?;
         Ok(Established {

@@ -13,7 +13,7 @@ use sockeye::{
     server::{ServerTls, Shutdown, ShutdownHandle},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, duplex},
     net::TcpStream,
     sync::mpsc,
 };
@@ -89,6 +89,30 @@ async fn is_trusted(address: SocketAddr, by: &Made) -> bool {
             assert!(matches!(error, Error::Tls { .. }), "{error:?}");
             false
         }
+    }
+}
+
+/// A bug: it was told in rustls' words, with the address of a page for who writes programs with that.
+#[tokio::test]
+async fn a_connection_that_breaks_off_within_tls_is_told_as_one_without() {
+    let made = make();
+    let tls = ServerTls::from_pem(made.chain.as_bytes(), made.key.as_bytes()).unwrap();
+    let (near, mut to_near) = duplex(1 << 16);
+    let (mut to_far, far) = duplex(1 << 16);
+    let between = tokio::spawn(async move { copy_bidirectional(&mut to_near, &mut to_far).await });
+    let accepting = tokio::spawn(async move { Acceptor::new().tls(tls).accept(far).await });
+    let client = Client::new("wss://127.0.0.1/").tls(made.client());
+    let here = within(client.connect_over(near)).await.unwrap();
+    let there = within(accepting).await.unwrap().unwrap();
+    between.abort();
+    for mut socket in [here, there] {
+        let error = within(socket.recv()).await.unwrap_err();
+        assert!(error.is_lost());
+        let told = error.to_string();
+        assert!(
+            told.ends_with("ended the connection without a Close"),
+            "{told}"
+        );
     }
 }
 

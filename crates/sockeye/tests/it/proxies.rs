@@ -141,6 +141,17 @@ async fn a_proxy_that_does_not_reach_the_server_is_named_with_its_status() {
 }
 
 #[tokio::test]
+async fn what_a_proxy_says_that_refuses_is_kept() {
+    // It promises more than it says.
+    let address = scripted(b"HTTP/1.1 403 No\r\nContent-Length: 9\r\n\r\nnot here").await;
+    let (error, _) = refusal(&via(&address.to_string(), "ws://a.invalid/"), address).await;
+    let ProxyError::Status { response, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(response.body(), b"not here");
+}
+
+#[tokio::test]
 async fn a_proxy_that_is_not_there_is_named() {
     let address = nobody().await;
     for scheme in ["http", "https", "socks5", "socks5h"] {
