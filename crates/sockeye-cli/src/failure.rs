@@ -157,7 +157,7 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
         }
         Error::Listen { address, source } => listen_advice("--listen", address, source),
         Error::Tls { source, .. } => return tls_advice(&source.to_string(), args),
-        Error::Proxy { source, .. } => return proxy_advice(source),
+        Error::Proxy { source, .. } => return proxy_advice(source, args),
         Error::Redirect {
             problem: RedirectError::TooMany { .. },
             ..
@@ -174,7 +174,7 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
         Error::Answer {
             problem: HandshakeError::SubprotocolNotOffered(name),
             ..
-        } => format!("offer it with --subprotocol {name}"),
+        } => format!("offer it with --subprotocol {}", Shown(name)),
         Error::Answer { .. } => MEND.into(),
         Error::Unreadable { begins, .. } if begins.starts_with("HTTP/") => MEND.into(),
         Error::Unreadable { .. } => CHECK_PORT.into(),
@@ -207,6 +207,9 @@ const SLOW: &str = "check the address and the network, or allow it more with --c
 const CHECK_PORT: &str = "check the port, and whether it is ws:// or wss://";
 const NO_HTTP2: &str = "try without --http2";
 const WHO: &str = "give them with --proxy and --proxy-user, or in the proxy's URL";
+const CHECK_WHO: &str = "check --proxy-user, or those in the proxy's URL";
+const CHECK_PROXY: &str = "check --proxy and the variables *_proxy, or try without: --noproxy '*'";
+const TRY_LATER: &str = "try again later";
 const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
 
 fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
@@ -229,20 +232,79 @@ fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
     }
 }
 
-fn proxy_advice(error: &ProxyError) -> Option<String> {
-    const CHECK: &str = "check --proxy and the variables *_proxy, or try without: --noproxy '*'";
+fn proxy_advice(error: &ProxyError, args: Option<&Connect>) -> Option<String> {
     Some(match error {
-        ProxyError::Status { response, .. } if response.status() == 407 => WHO.into(),
-        ProxyError::Credentials { .. } => WHO.into(),
-        ProxyError::TimedOut => {
-            format!("{CHECK}; one that is slow is allowed more with --connect-timeout")
+        ProxyError::Status {
+            response,
+            credentials,
+        } => {
+            let helps = proxy_http_advice(response, *credentials);
+            match body_for_people(response) {
+                Some(says) => format!("{says}; {helps}"),
+                None => helps,
+            }
         }
-        ProxyError::Status { .. }
-        | ProxyError::Unreachable(_)
-        | ProxyError::Http(_)
-        | ProxyError::Malformed(_) => CHECK.into(),
+        ProxyError::Credentials { given: false } => WHO.into(),
+        ProxyError::Credentials { given: true } => CHECK_WHO.into(),
+        ProxyError::TimedOut => {
+            format!("{CHECK_PROXY}; one that is slow is allowed more with --connect-timeout")
+        }
+        ProxyError::Unreachable(Error::Tls { source, .. }) => {
+            proxy_tls_advice(&source.to_string(), args)
+        }
+        ProxyError::Http(HandshakeError::Tls) => "try https:// in the proxy's URL".into(),
+        ProxyError::Unreachable(_) | ProxyError::Http(_) | ProxyError::Malformed(_) => {
+            CHECK_PROXY.into()
+        }
+        ProxyError::Socks { reply, .. } => match reply {
+            2 => "its rules may want to know who you are: --proxy-user".into(),
+            3 | 4 => "check the URL, and the network of the proxy".into(),
+            5 => "nothing listens there: check the port of the URL".into(),
+            _ => return None,
+        },
         _ => return None,
     })
+}
+
+/// What may help where an HTTP proxy has declined.
+fn proxy_http_advice(response: &Response, was_told_who: bool) -> String {
+    match response.status() {
+        407 => {
+            let helps = if was_told_who { CHECK_WHO } else { WHO };
+            match response.headers().first_str("Proxy-Authenticate") {
+                Some(how) => format!("{helps}: it asks for {}", Shown(how)),
+                None => helps.into(),
+            }
+        }
+        403 => "its rules may not allow that server".into(),
+        429 | 503 => TRY_LATER.into(),
+        502 | 504 => "it may not reach that server: check the URL".into(),
+        _ => CHECK_PROXY.into(),
+    }
+}
+
+/// What may help where TLS with the proxy itself has failed.
+fn proxy_tls_advice(problem: &str, args: Option<&Connect>) -> String {
+    if speaks_no_tls(problem) {
+        "the proxy may not speak TLS on this port: try http:// in the proxy's URL".into()
+    } else if problem.contains("UnknownIssuer") || problem.contains("BadSignature") {
+        match args.and_then(|args| args.proxy_cacert.as_ref()) {
+            Some(path) => {
+                let path = path.display();
+                format!("check that {path} has the authority that signed its certificate")
+            }
+            None => "name its authority with --proxy-cacert FILE".into(),
+        }
+    } else {
+        CHECK_PROXY.into()
+    }
+}
+
+/// Whether what came for an answer to TLS was something else.
+fn speaks_no_tls(problem: &str) -> bool {
+    ["InvalidContentType", "corrupt message", "handshake eof"]
+        .iter()
+        .any(|words| problem.contains(words))
 }
 
 fn tls_advice(problem: &str, args: Option<&Connect>) -> Option<String> {
@@ -279,15 +341,17 @@ fn tls_advice(problem: &str, args: Option<&Connect>) -> Option<String> {
             ));
         }
         "name its authority with --cacert FILE, or try with --insecure"
-    } else if ["InvalidContentType", "corrupt message", "handshake eof"]
-        .iter()
-        .any(|words| problem.contains(words))
-    {
+    } else if speaks_no_tls(problem) {
         "the server may not speak TLS on this port: try ws:// instead of wss://"
     } else {
         return None;
     };
-    Some(advice.into())
+    // Beside each other they are not understood.
+    let in_place = match args.is_some_and(|args| args.cacert.is_some()) {
+        true if advice.ends_with("--insecure") => " in place of --cacert",
+        _ => "",
+    };
+    Some(format!("{advice}{in_place}"))
 }
 
 /// What may help where the server has broken off TLS, by its reason.
@@ -367,31 +431,26 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
                 "it says to go to {to} instead, which is no WebSocket"
             ));
         }
-        let flag = match args.is_some_and(|args| args.location) {
-            true => "--max-redirs",
-            false => "--location",
-        };
-        return Some(format!(
-            "it says to connect to {to} instead: follow with {flag}"
-        ));
+        let instead = format!("it says to connect to {to} instead");
+        return Some(match args {
+            // Neither follows.
+            Some(args) if args.http2 || leaves_tls(&args.url, location) => instead,
+            Some(args) if args.location => format!("{instead}: follow with --max-redirs"),
+            _ => format!("{instead}: follow with --location"),
+        });
     }
-    let mut body = String::from_utf8_lossy(response.body());
-    if !cut(response).is_empty() && body.ends_with('\u{fffd}') {
-        // Within a character.
-        body.to_mut().pop();
-    }
-    let body = body.trim();
-    let says = match is_for_people(header("Content-Type"), body) {
-        true => Some(format!("it says: {body}{}", cut(response))),
-        false if body.is_empty() => None,
-        false if args.is_some_and(|args| args.verbose) => Some("what it says is above".into()),
-        false => Some("see what it says with --verbose".into()),
+    let says = match body_for_people(response) {
+        Some(says) => Some(says),
+        None if response.body().trim_ascii().is_empty() => None,
+        None if args.is_some_and(|args| args.verbose) => Some("what it says is above".into()),
+        None => Some("see what it says with --verbose".into()),
     };
     let withheld = args.filter(|_| is_abroad).and_then(withheld_abroad);
     let helps = match response.status() {
         200..=299 => Some("this is a page, and no WebSocket: check the path".into()),
         400 | 426 if says.is_none() => Some(match header("Sec-WebSocket-Version") {
             Some(versions) => {
+                let versions = Shown(versions);
                 format!("it speaks WebSocket version {versions}, and this is version 13")
             }
             None => {
@@ -410,7 +469,7 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
                 None => "say who you are with --user or --header".into(),
             };
             Some(match header("WWW-Authenticate") {
-                Some(how) => format!("{advice}: it asks for {how}"),
+                Some(how) => format!("{advice}: it asks for {}", Shown(how)),
                 None => advice,
             })
         }
@@ -423,10 +482,10 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
             Some("this is a proxy that wants to know who you are: --proxy and --proxy-user".into())
         }
         429 | 503 => Some(match header("Retry-After") {
-            None => "try again later".into(),
+            None => TRY_LATER.into(),
             Some(when) => match when.parse::<u64>() {
                 Ok(seconds) => format!("try again in {seconds} s"),
-                Err(_) => format!("try again after {when}"),
+                Err(_) => format!("try again after {}", Shown(when)),
             },
         }),
         500 => Some("its log may say why".into()),
@@ -435,6 +494,18 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
     };
     let advice: Vec<_> = says.into_iter().chain(helps).collect();
     (!advice.is_empty()).then(|| advice.join("; "))
+}
+
+/// What an answer says that declines, where that is for people.
+fn body_for_people(response: &Response) -> Option<String> {
+    let mut body = String::from_utf8_lossy(response.body());
+    if !cut(response).is_empty() && body.ends_with('\u{fffd}') {
+        // Within a character.
+        body.to_mut().pop();
+    }
+    let body = body.trim();
+    is_for_people(response.headers().first_str("Content-Type"), body)
+        .then(|| format!("it says: {body}{}", cut(response)))
 }
 
 /// A mark where more of a body may have come than is kept.
@@ -482,6 +553,15 @@ fn may_be_websocket(location: &str) -> bool {
     }
 }
 
+/// Whether a `Location` leads from a URL with TLS to one without.
+fn leaves_tls(url: &str, location: &str) -> bool {
+    let has_scheme = |url: &str, names: [&str; 2]| {
+        let scheme = url.split_once(':').map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| names.iter().any(|name| scheme.eq_ignore_ascii_case(name)))
+    };
+    has_scheme(url, ["wss", "https"]) && has_scheme(location, ["ws", "http"])
+}
+
 /// A URL without a user name and a password, and without the query and the fragment, in which tokens are.
 pub(crate) fn without_secrets(url: &str) -> String {
     let (shown, mark) = match url.find(['?', '#']) {
@@ -524,6 +604,19 @@ fn is_for_people(kind: Option<&str>, body: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redirect_out_of_tls_is_known() {
+        for (from, to, leaves) in [
+            ("wss://a/", "ws://a/", true),
+            ("https://a/", "HTTP://a/", true),
+            ("wss://a/", "wss://b/", false),
+            ("wss://a/", "/b", false),
+            ("ws://a/", "http://b/", false),
+        ] {
+            assert_eq!(leaves_tls(from, to), leaves, "{from} {to}");
+        }
+    }
 
     /// In rustls' own words, which are not promised to stay.
     #[test]

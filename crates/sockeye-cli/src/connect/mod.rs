@@ -303,8 +303,13 @@ impl Outcome {
                 true => "; the last of it was not taken off standard output",
                 false => "",
             };
+            // It may be the only line, and in a log.
+            let whom = match args.quiet {
+                true => format!("sockeye: {}: ", without_secrets(&args.url)),
+                false => String::new(),
+            };
             let line = format!(
-                "{ended}, after {after}: {received} received, {sent} sent{untaken}{advice}"
+                "{whom}{ended}, after {after}: {received} received, {sent} sent{untaken}{advice}"
             );
             match self.signal {
                 Some(_) => tell_within(LAST_LINE, line),

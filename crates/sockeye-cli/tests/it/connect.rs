@@ -7,7 +7,8 @@ use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
 use crate::program::{
-    self, APART, Program, Unread, certificates, eventually, run, serve, status_of, within,
+    self, APART, Program, Unread, certificates, eventually, run, serve, something_else, status_of,
+    within,
 };
 
 #[test]
@@ -272,6 +273,9 @@ mod exit_status {
                 end.stderr
             );
             assert!(end.stderr.contains("so long"), "{}", end.stderr);
+            // It may stand in a log, among others.
+            let whose = format!("sockeye: {}?…: ", server.url);
+            assert!(end.stderr.starts_with(&whose), "{}", end.stderr);
         }
     }
 
@@ -753,20 +757,6 @@ mod failures {
         assert!(line.contains("400") && line.contains("local use"), "{line}");
     }
 
-    /// Something that answers whoever comes with these bytes, and ends the connection.
-    fn something_else(answer: &'static [u8]) -> String {
-        use std::io::{Read, Write};
-
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.read(&mut [0; 4096]);
-            stream.write_all(answer).unwrap();
-        });
-        address.to_string()
-    }
-
     #[test]
     fn what_is_there_is_no_websocket_server() {
         let answers: [(&[u8], &str); 21] = [
@@ -855,6 +845,17 @@ mod failures {
             assert!(line.contains(told), "{line}");
             assert!(line.starts_with(&format!("sockeye: {url}: ")), "{line}");
         }
+        // A bug: what a server wants was told whole, however long.
+        let long = format!(
+            "HTTP/1.1 401 No\r\nWWW-Authenticate: {}\r\nContent-Length: 0\r\n\r\n",
+            "Basic ".repeat(1000)
+        );
+        let url = format!("ws://{}/", something_else(long.leak().as_bytes()));
+        let line = one_line(&[&url], "");
+        assert!(
+            line.contains("asks for Basic") && line.len() < 600,
+            "{line}"
+        );
         let long = format!(
             "HTTP/1.1 403 No\r\nContent-Type: text/plain\r\n\r\n{}",
             "no ".repeat(700)

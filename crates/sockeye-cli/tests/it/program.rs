@@ -5,7 +5,7 @@ use std::os::{fd::AsRawFd, unix::fs::OpenOptionsExt};
 use std::{
     fs,
     io::{self, PipeReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Condvar, Mutex, mpsc},
@@ -362,4 +362,19 @@ pub(crate) fn certificates(name: &str) -> [String; 3] {
         fs::write(&path, pem).unwrap();
         path.to_str().unwrap().into()
     })
+}
+
+/// Something that answers who comes first with these bytes, and ends the connection: its address.
+pub(crate) fn something_else(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        stream.write_all(answer).unwrap();
+        // Else what has come meanwhile would be answered with a reset, and the answer be lost.
+        stream.shutdown(Shutdown::Write).unwrap();
+        let _ = io::copy(&mut stream, &mut io::sink());
+    });
+    address.to_string()
 }

@@ -14,7 +14,7 @@ use sockeye::{
 };
 use tokio::sync::mpsc;
 
-use crate::program::{self, End, certificates, run, run_with, serve};
+use crate::program::{self, End, certificates, run, run_with, serve, something_else};
 
 /// Connects, sends a line and gets it back: how that ended.
 #[track_caller]
@@ -150,6 +150,96 @@ mod proxies {
         let end = run(&["connect", "-x", "gopher://a", "ws://a.invalid/"], "");
         assert_eq!(end.status, Some(2), "{}", end.stderr);
         assert!(end.stderr.contains("socks5h://"), "{}", end.stderr);
+    }
+
+    /// A bug: all were told to be looked for at another address, and what they had said was not shown.
+    #[test]
+    fn that_refuse_are_told_with_what_they_say_and_what_helps() {
+        let answers: [(&str, &[u8], &str); 10] = [
+            (
+                "http",
+                b"HTTP/1.1 403 No\r\nContent-Length: 9\r\n\r\nnot today",
+                "it answered 403 No; it says: not today; its rules may not allow that server",
+            ),
+            (
+                "http",
+                b"HTTP/1.1 502 Bad\r\nContent-Type: text/html\r\n\r\n<p>no",
+                "it answered 502 Bad; it may not reach that server: check the URL",
+            ),
+            (
+                "http",
+                b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+                "try again later",
+            ),
+            (
+                "http",
+                b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n",
+                "check --proxy and",
+            ),
+            (
+                "http",
+                b"HTTP/1.1 407 Who\r\nProxy-Authenticate: Basic\r\n\r\n",
+                "it wants a user name and a password; give them with --proxy and --proxy-user, or in the proxy's \
+                 URL: it asks for Basic",
+            ),
+            (
+                "http://me:secret@",
+                b"HTTP/1.1 407 Who\r\n\r\n",
+                "it does not take the user name and password given; check --proxy-user, or those in",
+            ),
+            (
+                "http",
+                b"\x15\x03\x01\0\x02\x02\x46",
+                "try https:// in the proxy's URL",
+            ),
+            (
+                "https",
+                b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n",
+                "the proxy may not speak TLS on this port: try http:// in",
+            ),
+            (
+                "socks5h",
+                b"\x05\x00\x05\x05\x00\x01\0\0\0\0\0\0",
+                "nothing listens there: check the port of the URL",
+            ),
+            (
+                "socks5h",
+                b"\x05\x00\x05\x04\x00\x01\0\0\0\0\0\0",
+                "check the URL, and the network of the proxy",
+            ),
+        ];
+        for (scheme, answer, told) in answers {
+            let address = something_else(answer);
+            let proxy = match scheme.contains("://") {
+                true => format!("{scheme}{address}"),
+                false => format!("{scheme}://{address}"),
+            };
+            let line = failure(&["-x", &proxy, "ws://a.invalid/"]);
+            assert!(line.contains(told) && line.contains(&address), "{line}");
+            assert!(!line.contains("secret"), "{line}");
+        }
+        let [authority, certificate, key] = certificates("unknown-proxy");
+        let server = serve(&["--tls-cert", &certificate, "--tls-key", &key]);
+        let proxy = server.url.replace("wss://", "https://");
+        let line = failure(&["-x", &proxy, "ws://a.invalid/"]);
+        assert!(
+            line.contains("name its authority with --proxy-cacert"),
+            "{line}"
+        );
+        let other = certificates("other-proxy")[0].clone();
+        let line = failure(&["-x", &proxy, "--proxy-cacert", &other, "ws://a.invalid/"]);
+        assert!(
+            line.contains("check that /") && line.contains("signed its certificate"),
+            "{line}"
+        );
+        let line = failure(&[
+            "-x",
+            &proxy,
+            "--proxy-cacert",
+            &authority,
+            "ws://a.invalid/",
+        ]);
+        assert!(!line.contains("TLS"), "{line}");
     }
 
     /// It was said that nobody was reached, while the proxy was.
