@@ -283,6 +283,8 @@ pub(crate) fn with_deflaters<R>(work: impl FnOnce(&mut Deflaters) -> R) -> R {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     /// Of connections whose tasks take long over what has come, each holds a buffer; of very many, what was not taken.
@@ -304,7 +306,11 @@ mod tests {
             "{memory}"
         );
         drop(held);
-        let few = hold();
-        assert_eq!(few.memory(), READ_AT + READ);
+        // Others may hold many for a while.
+        let begin = Instant::now();
+        while hold().memory() != READ_AT + READ {
+            assert!(begin.elapsed() < Duration::from_secs(20));
+            thread::yield_now();
+        }
     }
 }

@@ -346,8 +346,11 @@ mod keeper {
         }
 
         fn kept(after: Duration) -> (Timer, Arc<Shared>) {
+            kept_until(Instant::now() + after)
+        }
+
+        fn kept_until(deadline: Instant) -> (Timer, Arc<Shared>) {
             let connection = Shared::of_nobody();
-            let deadline = Instant::now() + after;
             let timer = Timer::new(deadline, true, &Arc::downgrade(&connection));
             assert!(matches!(timer, Timer::Kept(_)), "{timer:?}");
             (timer, connection)
@@ -369,8 +372,9 @@ mod keeper {
         #[tokio::test]
         async fn timers_run_out_in_order_however_they_were_set() {
             let order = Mutex::new(Vec::new());
+            let now = Instant::now();
             let timers = [3, 1, 4, 2].into_iter().map(|n| {
-                let (order, (mut timer, connection)) = (&order, kept(n * SOON));
+                let (order, (mut timer, connection)) = (&order, kept_until(now + n * SOON));
                 async move {
                     elapsed(&mut timer, &connection).await;
                     order.lock().unwrap().push(n);

@@ -14,10 +14,10 @@ use std::{
 };
 
 /// How long two signals have to be apart, so that the second is not taken for the first.
-pub(crate) const APART: Duration = Duration::from_millis(150);
+pub(crate) const APART: Duration = Duration::from_millis(500);
 
 /// How long any single wait may take.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Program {
     child: Child,

@@ -1,6 +1,6 @@
 //! Connected again after the server was killed: the library's client, and `sockeye connect`.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, time::Duration};
 
 use sockeye::{
     Client,
@@ -32,10 +32,12 @@ fn restart(server: program::Server, args: &[&str]) -> program::Server {
 #[tokio::test]
 async fn the_library_is_connected_again_when_the_server_is() {
     let mut server = serve(&[]);
-    let mut socket = Reconnecting::new(Client::new(&server.url)).on_open(|mut socket| async move {
-        socket.send("subscribe").await?;
-        Ok(socket)
-    });
+    let mut socket = Reconnecting::new(Client::new(&server.url))
+        .max_delay(Duration::from_secs(1))
+        .on_open(|mut socket| async move {
+            socket.send("subscribe").await?;
+            Ok(socket)
+        });
     for round in 0..3 {
         // What comes first on every connection, and comes back.
         let message = within(socket.recv()).await.unwrap().unwrap();

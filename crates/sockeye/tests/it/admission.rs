@@ -214,8 +214,9 @@ async fn handshakes_a_second() {
         server.open().await,
         server.open().await,
     ];
-    let (status, answer) = server.refusal().await;
-    if begin.elapsed() < Duration::from_secs(1) {
+    // Where that took long there is soon room for another.
+    if begin.elapsed() < Duration::from_millis(500) {
+        let (status, answer) = server.refusal().await;
         assert_eq!(status, 429);
         assert_eq!(retry_after(&answer), 1);
         assert!(

@@ -450,6 +450,8 @@ async fn ten_thousand_hear_one_of_either_form() {
     let groups = Groups::new();
     let setup = Setup {
         pipe: 1000,
+        // It may take longer than until a ping.
+        keepalive: None,
         ..Setup::default()
     };
     let mut peers = Vec::new();

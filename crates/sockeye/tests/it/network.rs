@@ -14,7 +14,7 @@ use sockeye::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 use crate::wire::within;
@@ -170,8 +170,12 @@ pub async fn scripted(answer: &'static [u8]) -> SocketAddr {
 
 /// An address where nobody listens.
 pub async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    // The address stays taken, or another test might listen there.
+    std::mem::forget(socket);
+    address
 }
 
 /// An authority, and a certificate for localhost that it signed.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::{Debug, Write},
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -12,9 +12,10 @@ use std::{
 use sockeye::{Client, CloseCode, Handler, MessageRef, Server, Socket, accept};
 use tokio::{io::duplex, sync::mpsc};
 use tracing::{
-    Event, Level, Metadata, Subscriber,
+    Dispatch, Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span,
+    subscriber::DefaultGuard,
 };
 
 use crate::wire::within;
@@ -96,7 +97,17 @@ impl Subscriber for Recorder {
     }
 }
 
+/// Recorders that hear nothing. While only one is there, tracing asks the thread that comes to an event first, once for all,
+/// whether that is of interest: another test's thread would say that it is not.
+static OTHERS: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [(); 2].map(|()| Dispatch::new(Recorder::default())));
+
 impl Recorder {
+    fn hear_this_thread(&self) -> DefaultGuard {
+        LazyLock::force(&OTHERS);
+        tracing::subscriber::set_default(self.clone())
+    }
+
     fn events(&self) -> Vec<Told> {
         self.0.events.lock().unwrap().clone()
     }
@@ -132,7 +143,7 @@ impl Handler for Saying {
 async fn a_servers_handler_runs_within_the_span_of_its_connection() {
     for events in [false, true] {
         let recorder = Recorder::default();
-        let _default = tracing::subscriber::set_default(recorder.clone());
+        let _default = recorder.hear_this_thread();
         let server = Server::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
         let acceptor = sockeye::Acceptor::new().subprotocol("chat");
@@ -167,9 +178,12 @@ async fn a_servers_handler_runs_within_the_span_of_its_connection() {
             .await
             .unwrap();
         within(ended.recv()).await;
-        while recorder.events().len() < 5 {
-            tokio::task::yield_now().await;
-        }
+        within(async {
+            while recorder.events().len() < 5 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         serving.abort();
 
         let said = recorder.the(if events { "callback has" } else { "loop has" });
@@ -210,7 +224,7 @@ async fn a_servers_handler_runs_within_the_span_of_its_connection() {
 #[tokio::test]
 async fn who_is_not_let_in_is_told_with_the_reason() {
     let recorder = Recorder::default();
-    let _default = tracing::subscriber::set_default(recorder.clone());
+    let _default = recorder.hear_this_thread();
     let (mut ours, theirs) = duplex(1000);
     let asked = async {
         use tokio::io::AsyncWriteExt;
