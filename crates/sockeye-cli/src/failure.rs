@@ -209,7 +209,7 @@ const NO_HTTP2: &str = "try without --http2";
 const WHO: &str = "give them with --proxy and --proxy-user, or in the proxy's URL";
 const CHECK_WHO: &str = "check --proxy-user, or those in the proxy's URL";
 const CHECK_PROXY: &str = "check --proxy and the variables *_proxy, or try without: --noproxy '*'";
-const TRY_LATER: &str = "try again later";
+const NOT_ALLOWED: &str = "its rules may not allow that server";
 const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
 
 fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
@@ -240,6 +240,8 @@ fn proxy_advice(error: &ProxyError, args: Option<&Connect>) -> Option<String> {
         } => {
             let helps = proxy_http_advice(response, *credentials);
             match body_for_people(response) {
+                // What is to be given stands right before it.
+                Some(says) if response.status() == 407 => format!("{helps}; {says}"),
                 Some(says) => format!("{says}; {helps}"),
                 None => helps,
             }
@@ -257,7 +259,7 @@ fn proxy_advice(error: &ProxyError, args: Option<&Connect>) -> Option<String> {
             CHECK_PROXY.into()
         }
         ProxyError::Socks { reply, .. } => match reply {
-            2 => "its rules may want to know who you are: --proxy-user".into(),
+            2 => NOT_ALLOWED.into(),
             3 | 4 => "check the URL, and the network of the proxy".into(),
             5 => "nothing listens there: check the port of the URL".into(),
             _ => return None,
@@ -276,9 +278,12 @@ fn proxy_http_advice(response: &Response, was_told_who: bool) -> String {
                 None => helps.into(),
             }
         }
-        403 => "its rules may not allow that server".into(),
-        429 | 503 => TRY_LATER.into(),
-        502 | 504 => "it may not reach that server: check the URL".into(),
+        403 => NOT_ALLOWED.into(),
+        429 => later(response),
+        500 | 502..=504 => format!(
+            "it may not reach that server: check the URL, or {}",
+            later(response)
+        ),
         _ => CHECK_PROXY.into(),
     }
 }
@@ -293,7 +298,7 @@ fn proxy_tls_advice(problem: &str, args: Option<&Connect>) -> String {
                 let path = path.display();
                 format!("check that {path} has the authority that signed its certificate")
             }
-            None => "name its authority with --proxy-cacert FILE".into(),
+            None => "name its authority with --proxy-cacert FILE, beside --proxy".into(),
         }
     } else {
         CHECK_PROXY.into()
@@ -481,19 +486,24 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
         407 => {
             Some("this is a proxy that wants to know who you are: --proxy and --proxy-user".into())
         }
-        429 | 503 => Some(match header("Retry-After") {
-            None => TRY_LATER.into(),
-            Some(when) => match when.parse::<u64>() {
-                Ok(seconds) => format!("try again in {seconds} s"),
-                Err(_) => format!("try again after {}", Shown(when)),
-            },
-        }),
+        429 | 503 => Some(later(response)),
         500 => Some("its log may say why".into()),
         502 | 504 => Some("this is a proxy: the server behind it may be down".into()),
         _ => None,
     };
     let advice: Vec<_> = says.into_iter().chain(helps).collect();
     (!advice.is_empty()).then(|| advice.join("; "))
+}
+
+/// When to try again.
+fn later(response: &Response) -> String {
+    match response.headers().first_str("Retry-After") {
+        None => "try again later".into(),
+        Some(when) => match when.parse::<u64>() {
+            Ok(seconds) => format!("try again in {seconds} s"),
+            Err(_) => format!("try again after {}", Shown(when)),
+        },
+    }
 }
 
 /// What an answer says that declines, where that is for people.
@@ -553,13 +563,25 @@ fn may_be_websocket(location: &str) -> bool {
     }
 }
 
+/// Whether a URL asks for TLS. It may have spaces before it, and line breaks anywhere (URL Standard, "basic URL parser").
+pub(crate) fn is_secure(url: &str) -> bool {
+    let url = url.trim_start_matches(|c: char| c <= ' ');
+    let letters = url.chars().filter(|c| !matches!(c, '\t' | '\n' | '\r'));
+    let scheme: String = letters.take_while(|c| *c != ':').collect();
+    ["wss", "https"]
+        .iter()
+        .any(|one| scheme.eq_ignore_ascii_case(one))
+}
+
 /// Whether a `Location` leads from a URL with TLS to one without.
 fn leaves_tls(url: &str, location: &str) -> bool {
-    let has_scheme = |url: &str, names: [&str; 2]| {
-        let scheme = url.split_once(':').map(|(scheme, _)| scheme);
-        scheme.is_some_and(|scheme| names.iter().any(|name| scheme.eq_ignore_ascii_case(name)))
+    let scheme = location.split_once(':').map(|(scheme, _)| scheme);
+    let is_plain = |scheme: &str| {
+        ["ws", "http"]
+            .iter()
+            .any(|it| scheme.eq_ignore_ascii_case(it))
     };
-    has_scheme(url, ["wss", "https"]) && has_scheme(location, ["ws", "http"])
+    is_secure(url) && scheme.is_some_and(is_plain)
 }
 
 /// A URL without a user name and a password, and without the query and the fragment, in which tokens are.
@@ -610,6 +632,7 @@ mod tests {
         for (from, to, leaves) in [
             ("wss://a/", "ws://a/", true),
             ("https://a/", "HTTP://a/", true),
+            (" w\nss://a/", "ws://a/", true),
             ("wss://a/", "wss://b/", false),
             ("wss://a/", "/b", false),
             ("ws://a/", "http://b/", false),

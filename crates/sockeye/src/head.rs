@@ -101,6 +101,10 @@ pub(crate) async fn read_more<S: AsyncRead + Unpin>(
         buffer.extend_from_slice(room.filled());
         Poll::Ready(io::Result::Ok(room.filled().len()))
     });
-    let read = read.await.map_err(Error::lost)?;
-    Ok(read > 0)
+    match read.await {
+        Ok(read) => Ok(read > 0),
+        // So rustls tells where the peer ends TLS without a word.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(Error::lost(error)),
+    }
 }

@@ -28,7 +28,7 @@ use opening::Opening;
 
 use crate::{
     args::{Connect, Interface, Resolve, User},
-    failure::{Failure, end_advice, tell, tell_within, without_secrets},
+    failure::{Failure, end_advice, is_secure, tell, tell_within, without_secrets},
     quantity::{Took, Traffic},
     shown::one_line,
     signals::{Signal, Signals},
@@ -253,16 +253,6 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
     ]
 }
 
-/// Whether a URL asks for TLS. It may have spaces before it, and line breaks anywhere (URL Standard, "basic URL parser").
-fn is_secure(url: &str) -> bool {
-    let url = url.trim_start_matches(|c: char| c <= ' ');
-    let letters = url.chars().filter(|c| !matches!(c, '\t' | '\n' | '\r'));
-    let scheme: String = letters.take_while(|c| *c != ':').collect();
-    ["wss", "https"]
-        .iter()
-        .any(|one| scheme.eq_ignore_ascii_case(one))
-}
-
 /// How a connection went.
 #[derive(Default)]
 struct Outcome {
@@ -305,7 +295,7 @@ impl Outcome {
             };
             // It may be the only line, and in a log.
             let whom = match args.quiet {
-                true => format!("sockeye: {}: ", without_secrets(&args.url)),
+                true => format!("sockeye: {}: ", one_line(&without_secrets(&args.url))),
                 false => String::new(),
             };
             let line = format!(

@@ -264,6 +264,7 @@ mod exit_status {
         let server = serve(&[]);
         for code in [1001, 1002, 1011, 3000, 4999] {
             let url = format!("{}?close={code}&reason=so%20long", server.url);
+            let url = url.replace("ws://", "ws:\n//");
             let end = Program::start(&["connect", "--quiet", &url]).end();
             assert_eq!(end.status, Some(3));
             assert!(
@@ -273,8 +274,8 @@ mod exit_status {
                 end.stderr
             );
             assert!(end.stderr.contains("so long"), "{}", end.stderr);
-            // It may stand in a log, among others.
-            let whose = format!("sockeye: {}?…: ", server.url);
+            // It may stand in a log, among others. A URL may have line breaks in it.
+            let whose = format!("sockeye: {}?…: ", server.url.replace("//", "\\n//"));
             assert!(end.stderr.starts_with(&whose), "{}", end.stderr);
         }
     }

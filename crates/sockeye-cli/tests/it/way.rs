@@ -164,12 +164,12 @@ mod proxies {
             (
                 "http",
                 b"HTTP/1.1 502 Bad\r\nContent-Type: text/html\r\n\r\n<p>no",
-                "it answered 502 Bad; it may not reach that server: check the URL",
+                "it answered 502 Bad; it may not reach that server: check the URL, or try again later",
             ),
             (
                 "http",
-                b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
-                "try again later",
+                b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n",
+                "check the URL, or try again in 7 s",
             ),
             (
                 "http",
@@ -239,7 +239,7 @@ mod proxies {
             &authority,
             "ws://a.invalid/",
         ]);
-        assert!(!line.contains("TLS"), "{line}");
+        assert!(line.contains("failed: it answered 4"), "{line}");
     }
 
     /// It was said that nobody was reached, while the proxy was.

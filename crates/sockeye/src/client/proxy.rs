@@ -213,7 +213,9 @@ impl Proxy {
             response => response?,
         };
         if !(200..=299).contains(&response.status()) {
-            let by = deadline.min(after(BODY_PATIENCE));
+            // Well before the deadline, or that is what would be told.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let by = after(BODY_PATIENCE.min(left / 2));
             read_body(stream, &mut response, buffer, by).await;
             return Err(ProxyError::Status {
                 response: Arc::new(response),

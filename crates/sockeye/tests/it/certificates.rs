@@ -1,6 +1,12 @@
 //! A server's certificate, replaced while it runs.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    future::{pending, ready},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use rcgen::{CertifiedKey, KeyPair};
 use rustls::{
@@ -10,12 +16,13 @@ use rustls::{
 use sockeye::{
     Acceptor, Client, Error, Result, Server, WebSocket,
     client::ClientTls,
-    server::{ServerTls, Shutdown, ShutdownHandle},
+    server::{Answer, ServerTls, Shutdown, ShutdownHandle},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, duplex},
     net::TcpStream,
     sync::mpsc,
+    task::JoinHandle,
 };
 
 use crate::wire::within;
@@ -92,18 +99,44 @@ async fn is_trusted(address: SocketAddr, by: &Made) -> bool {
     }
 }
 
-/// A bug: it was told in rustls' words, with the address of a page for who writes programs with that.
-#[tokio::test]
-async fn a_connection_that_breaks_off_within_tls_is_told_as_one_without() {
+/// A client and a server whose decision takes as long as that, over TLS, and what carries bytes between them.
+fn over_tls<F>(
+    decide: impl Fn() -> F + Send + Sync + 'static,
+) -> (
+    JoinHandle<Result<WebSocket>>,
+    JoinHandle<Result<WebSocket>>,
+    JoinHandle<()>,
+)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let made = make();
     let tls = ServerTls::from_pem(made.chain.as_bytes(), made.key.as_bytes()).unwrap();
     let (near, mut to_near) = duplex(1 << 16);
     let (mut to_far, far) = duplex(1 << 16);
-    let between = tokio::spawn(async move { copy_bidirectional(&mut to_near, &mut to_far).await });
-    let accepting = tokio::spawn(async move { Acceptor::new().tls(tls).accept(far).await });
+    let acceptor = Acceptor::new().tls(tls).on_request(move |_| {
+        let decided = decide();
+        async move {
+            decided.await;
+            Ok(Answer::new())
+        }
+    });
     let client = Client::new("wss://127.0.0.1/").tls(made.client());
-    let here = within(client.connect_over(near)).await.unwrap();
-    let there = within(accepting).await.unwrap().unwrap();
+    (
+        tokio::spawn(async move { client.connect_over(near).await }),
+        tokio::spawn(async move { acceptor.accept(far).await }),
+        tokio::spawn(async move {
+            let _ = copy_bidirectional(&mut to_near, &mut to_far).await;
+        }),
+    )
+}
+
+/// A bug: it was told in rustls' words, with the address of a page for who writes programs with that.
+#[tokio::test]
+async fn a_connection_that_breaks_off_within_tls_is_told_as_one_without() {
+    let (here, there, between) = over_tls(|| ready(()));
+    let here = within(here).await.unwrap().unwrap();
+    let there = within(there).await.unwrap().unwrap();
     between.abort();
     for mut socket in [here, there] {
         let error = within(socket.recv()).await.unwrap_err();
@@ -114,6 +147,25 @@ async fn a_connection_that_breaks_off_within_tls_is_told_as_one_without() {
             "{told}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_handshake_that_breaks_off_within_tls_is_told_as_one_without() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let (here, _there, between) = over_tls(move || {
+        tell.send(()).unwrap();
+        pending()
+    });
+    within(told.recv()).await.unwrap();
+    between.abort();
+    let error = within(here).await.unwrap().unwrap_err();
+    assert!(error.is_handshake());
+    assert!(
+        error
+            .to_string()
+            .ends_with("ended before the HTTP head did"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
