@@ -144,11 +144,15 @@ async fn a_proxy_that_does_not_reach_the_server_is_named_with_its_status() {
 async fn what_a_proxy_says_that_refuses_is_kept() {
     // It promises more than it says.
     let address = scripted(b"HTTP/1.1 403 No\r\nContent-Length: 9\r\n\r\nnot here").await;
-    let (error, _) = refusal(&via(&address.to_string(), "ws://a.invalid/"), address).await;
-    let ProxyError::Status { response, .. } = error else {
-        panic!("{error:?}");
-    };
-    assert_eq!(response.body(), b"not here");
+    let client = via(&address.to_string(), "ws://a.invalid/");
+    // It is not waited for until the deadline would be told of.
+    for timeout in [Duration::from_secs(10), Duration::from_millis(500)] {
+        let (error, _) = refusal(&client.clone().connect_timeout(timeout), address).await;
+        let ProxyError::Status { response, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(response.body(), b"not here");
+    }
 }
 
 #[tokio::test]
