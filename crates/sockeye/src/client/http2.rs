@@ -28,7 +28,9 @@ use sockeye_proto::{
 
 use super::{Client, upgrade::BODY_PATIENCE, url::Endpoint};
 use crate::{
-    Deadline, Error, Result, WebSocket, entropy,
+    Deadline, Error, Result, WebSocket,
+    ended::lost,
+    entropy,
     established::{Established, PeerHead},
     keepalive::after,
     stream::Stream,
@@ -301,12 +303,9 @@ async fn read_body(receive: &mut RecvStream, response: &mut Response) -> Result<
 
 /// How it ended before the server had said anything in HTTP/2.
 fn unspoken(error: h2::Error) -> Error {
-    let error = to_io(error);
-    let kind = error.kind();
-    Error::lost(io::Error::new(
-        kind,
-        format!("the server may not speak HTTP/2: {error}"),
-    ))
+    let error = lost(to_io(error));
+    let told = format!("the server may not speak HTTP/2: {error}");
+    Error::Lost(Arc::new(io::Error::new(error.kind(), told)))
 }
 
 /// How HTTP/2 ended, as the end of a connection.
