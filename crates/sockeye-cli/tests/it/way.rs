@@ -157,27 +157,27 @@ mod proxies {
     fn that_refuse_are_told_with_what_they_say_and_what_helps() {
         let answers: [(&str, &[u8], &str); 10] = [
             (
-                "http",
+                "http://",
                 b"HTTP/1.1 403 No\r\nContent-Length: 9\r\n\r\nnot today",
                 "it answered 403 No; it says: not today; its rules may not allow that server",
             ),
             (
-                "http",
+                "http://",
                 b"HTTP/1.1 502 Bad\r\nContent-Type: text/html\r\n\r\n<p>no",
                 "it answered 502 Bad; it may not reach that server: check the URL, or try again later",
             ),
             (
-                "http",
+                "http://",
                 b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n",
                 "check the URL, or try again in 7 s",
             ),
             (
-                "http",
+                "http://",
                 b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n",
                 "check --proxy and",
             ),
             (
-                "http",
+                "http://",
                 b"HTTP/1.1 407 Who\r\nProxy-Authenticate: Basic\r\n\r\n",
                 "it wants a user name and a password; give them with --proxy and --proxy-user, or in the proxy's \
                  URL: it asks for Basic",
@@ -188,32 +188,29 @@ mod proxies {
                 "it does not take the user name and password given; check --proxy-user, or those in",
             ),
             (
-                "http",
+                "http://",
                 b"\x15\x03\x01\0\x02\x02\x46",
                 "try https:// in the proxy's URL",
             ),
             (
-                "https",
+                "https://",
                 b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n",
                 "the proxy may not speak TLS on this port: try http:// in",
             ),
             (
-                "socks5h",
+                "socks5h://",
                 b"\x05\x00\x05\x05\x00\x01\0\0\0\0\0\0",
                 "nothing listens there: check the port of the URL",
             ),
             (
-                "socks5h",
+                "socks5h://",
                 b"\x05\x00\x05\x04\x00\x01\0\0\0\0\0\0",
                 "check the URL, and the network of the proxy",
             ),
         ];
-        for (scheme, answer, told) in answers {
+        for (begins, answer, told) in answers {
             let address = something_else(answer);
-            let proxy = match scheme.contains("://") {
-                true => format!("{scheme}{address}"),
-                false => format!("{scheme}://{address}"),
-            };
+            let proxy = format!("{begins}{address}");
             let line = failure(&["-x", &proxy, "ws://a.invalid/"]);
             assert!(line.contains(told) && line.contains(&address), "{line}");
             assert!(!line.contains("secret"), "{line}");

@@ -1,4 +1,4 @@
-//! A server's certificate, replaced while it runs.
+//! TLS of a server: its certificate, replaced while it runs; and who speaks none, or breaks it off.
 
 use std::{
     fs,

@@ -97,14 +97,13 @@ impl Subscriber for Recorder {
     }
 }
 
-/// Recorders that hear nothing. While only one is there, tracing asks the thread that comes to an event first, once for all,
-/// whether that is of interest: another test's thread would say that it is not.
-static OTHERS: LazyLock<[Dispatch; 2]> =
-    LazyLock::new(|| [(); 2].map(|()| Dispatch::new(Recorder::default())));
+/// A recorder that hears nothing. While there is only one, tracing asks the thread that comes to an event first, once for
+/// all, whether that is of interest: another test's thread would say that it is not.
+static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Recorder::default()));
 
 impl Recorder {
     fn hear_this_thread(&self) -> DefaultGuard {
-        LazyLock::force(&OTHERS);
+        LazyLock::force(&ANOTHER);
         tracing::subscriber::set_default(self.clone())
     }
 
