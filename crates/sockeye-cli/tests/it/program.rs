@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::net::TcpSocket;
+
 /// How long two signals have to be apart, so that the second is not taken for the first.
 pub(crate) const APART: Duration = Duration::from_millis(500);
 
@@ -273,7 +275,29 @@ pub(crate) fn run_with(args: &[&str], input: &str, proxies: &[(&str, &str)]) -> 
     program.finish()
 }
 
-/// `sockeye serve` on a free port.
+/// A port of 127.0.0.1 that stays a test's own while nobody listens on it: who asks for a free one is not given it.
+pub(crate) struct Port(TcpSocket);
+
+impl Port {
+    pub(crate) fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        // Servers have that too, so that one may listen here.
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// `sockeye serve` on it.
+    pub(crate) fn serve(&self, args: &[&str]) -> Server {
+        serve_at(&self.address().to_string(), args)
+    }
+}
+
+/// `sockeye serve`.
 pub(crate) struct Server {
     pub(crate) program: Program,
     pub(crate) address: SocketAddr,
@@ -281,9 +305,13 @@ pub(crate) struct Server {
     pub(crate) url: String,
 }
 
+/// `sockeye serve` on a free port.
 pub(crate) fn serve(args: &[&str]) -> Server {
-    let args = [&["serve", "--listen", "127.0.0.1:0"], args].concat();
-    let program = Program::start(&args);
+    serve_at("127.0.0.1:0", args)
+}
+
+fn serve_at(address: &str, args: &[&str]) -> Server {
+    let program = Program::start(&[&["serve", "--listen", address], args].concat());
     program.stdout.expect("Ctrl-C closes");
     let said = program.stdout.text();
     let url = said.split_whitespace().find(|word| word.starts_with("ws"));

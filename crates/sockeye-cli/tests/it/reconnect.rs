@@ -1,37 +1,26 @@
 //! Connected again after the server was killed: the library's client, and `sockeye connect`.
 
-use std::{net::TcpListener, time::Duration};
+use std::time::Duration;
 
 use sockeye::{
     Client,
     client::{Cause, Reconnecting, Update},
 };
 
-use crate::program::{self, Program, run, serve, within};
+use crate::program::{Port, Program, Server, run, serve, within};
 
 /// `sockeye serve`, killed, and another on its port.
-fn restart(server: program::Server, args: &[&str]) -> program::Server {
-    let program::Server {
-        mut program,
-        address,
-        url,
-    } = server;
+fn restart(mut server: Server, port: &Port, args: &[&str]) -> Server {
     // SIGKILL: no Close, no goodbye.
-    program.kill();
-    drop(program);
-    let listen = ["serve", "--listen", &address.to_string()];
-    let program = Program::start(&[&listen, args].concat());
-    program.stdout.expect("Ctrl-C closes");
-    program::Server {
-        program,
-        address,
-        url,
-    }
+    server.program.kill();
+    drop(server);
+    port.serve(args)
 }
 
 #[tokio::test]
 async fn the_library_is_connected_again_when_the_server_is() {
-    let mut server = serve(&[]);
+    let port = Port::new();
+    let mut server = port.serve(&[]);
     let mut socket = Reconnecting::new(Client::new(&server.url))
         .max_delay(Duration::from_secs(1))
         .on_open(|mut socket| async move {
@@ -46,7 +35,7 @@ async fn the_library_is_connected_again_when_the_server_is() {
         within(socket.send(&text)).await.unwrap();
         let message = within(socket.recv()).await.unwrap().unwrap();
         assert_eq!(message.as_text(), Some(&text[..]));
-        server = restart(server, &[]);
+        server = restart(server, &port, &[]);
         match within(socket.recv_update()).await.unwrap().unwrap() {
             Update::Waiting {
                 cause: Cause::Connection(ended),
@@ -62,7 +51,8 @@ async fn the_library_is_connected_again_when_the_server_is() {
 #[test]
 fn the_command_carries_on() {
     for over in [&[][..], &["--http2"]] {
-        let mut server = serve(over);
+        let port = Port::new();
+        let mut server = port.serve(over);
         let args = ["connect", "--reconnect", "--linger", "0.5", &server.url];
         let mut program = Program::start(&[&args, over].concat());
         for round in 0..3 {
@@ -70,7 +60,7 @@ fn the_command_carries_on() {
             // Held while nobody is there.
             program.write(&line);
             program.stdout.expect(&line);
-            server = restart(server, over);
+            server = restart(server, &port, over);
         }
         program.write("last\n");
         let end = program.finish();
@@ -86,7 +76,8 @@ fn the_command_carries_on() {
 
 #[test]
 fn verbose_shows_what_each_connection_is_opened_with() {
-    let server = serve(&[]);
+    let port = Port::new();
+    let server = port.serve(&[]);
     let args = [
         "connect",
         "--reconnect",
@@ -98,7 +89,7 @@ fn verbose_shows_what_each_connection_is_opened_with() {
     let mut program = Program::start(&args);
     program.write("hello\n");
     program.stdout.expect("hello\n");
-    let _server = restart(server, &[]);
+    let _server = restart(server, &port, &[]);
     program.write("again\n");
     let end = program.finish();
     assert_eq!(end.status, Some(0), "{}", end.stderr);
@@ -115,9 +106,8 @@ fn verbose_shows_what_each_connection_is_opened_with() {
 
 #[test]
 fn the_command_gives_up_when_it_is_told_to() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("ws://{}/", listener.local_addr().unwrap());
-    drop(listener);
+    let port = Port::new();
+    let url = format!("ws://{}/", port.address());
     let args = ["connect", "--reconnect", "--max-attempts", "2", &url];
     let end = run(&args, "");
     assert_eq!(end.status, Some(1), "{}", end.stderr);

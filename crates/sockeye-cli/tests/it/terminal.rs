@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::program::{self, DEADLINE, directory, serve, status_of, within};
+use crate::program::{self, DEADLINE, Port, directory, serve, status_of, within};
 
 /// `sockeye connect` in a terminal of 100 columns and 30 lines.
 struct Terminal {
@@ -698,35 +698,24 @@ fn a_terminal_that_can_nothing_is_enough() {
 
 mod reconnecting {
     use super::*;
-    use program::{Program, Server};
 
     fn start(name: &str, args: &[&str]) -> Terminal {
         Terminal::start(&directory(name), &[&["--reconnect"], args].concat())
     }
 
-    /// A server on the address of one that is gone.
-    fn restarted(address: std::net::SocketAddr) -> Program {
-        let program = Program::start(&["serve", "--listen", &address.to_string()]);
-        program.stdout.expect("Ctrl-C closes");
-        program
-    }
-
     #[test]
     fn what_is_typed_meanwhile_is_sent_when_the_server_is_back() {
-        let Server {
-            mut program,
-            address,
-            url,
-        } = serve(&[]);
-        let mut terminal = start("again", &[&url]);
+        let port = Port::new();
+        let mut server = port.serve(&[]);
+        let mut terminal = start("again", &[&server.url]);
         terminal.shows("connected to ");
         terminal.line("before").shows("↓ text         6 B  before");
         terminal.line("/ping").shows("↓ pong         1 B  1  took ");
         terminal.keys("half a li");
         terminal.prompts("> half a li");
         // No Close, no goodbye.
-        program.kill();
-        drop(program);
+        server.program.kill();
+        drop(server);
         // Above the line that is being typed.
         terminal.shows("; attempt 2 in ");
         terminal.prompts("> half a li");
@@ -742,7 +731,7 @@ mod reconnecting {
             let note = |line: &&String| line.starts_with("it is sent when");
             lines.iter().filter(note).count() == 2
         });
-        let _program = restarted(address);
+        let _server = port.serve(&[]);
         terminal.shows("↓ text        11 B  half a line");
         let screen = terminal.shows("↓ text         7 B  another");
         let opened = |line: &&String| line.starts_with("connected to ");
@@ -757,9 +746,8 @@ mod reconnecting {
 
     #[test]
     fn leaving_while_there_is_no_connection_tells_what_was_not_sent() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("ws://{}/", listener.local_addr().unwrap());
-        drop(listener);
+        let port = Port::new();
+        let url = format!("ws://{}/", port.address());
         for leave in ["/quit\r", "\x03", "\x04"] {
             let mut terminal = start("nobody", &[&url]);
             terminal.shows("; attempt 2 in ");
@@ -777,20 +765,17 @@ mod reconnecting {
 
     #[test]
     fn verbose_shows_what_each_connection_is_opened_with_above_what_is_typed() {
-        let Server {
-            mut program,
-            address,
-            url,
-        } = serve(&[]);
-        let mut terminal = start("verbose", &["--verbose", &url]);
+        let port = Port::new();
+        let mut server = port.serve(&[]);
+        let mut terminal = start("verbose", &["--verbose", &server.url]);
         terminal.shows("> GET / HTTP/1.1");
         terminal.shows("< 101 Switching Protocols");
         terminal.shows("connected to ");
         terminal.keys("half a li");
         terminal.prompts("> half a li");
-        program.kill();
-        drop(program);
-        let _program = restarted(address);
+        server.program.kill();
+        drop(server);
+        let _server = port.serve(&[]);
         let screen = terminal.until("a second answer", |lines| {
             let answer = |line: &&String| line.starts_with("< 101 Switching Protocols");
             lines.iter().filter(answer).count() == 2
