@@ -177,7 +177,7 @@ impl Sender {
             return Err(SendError::Closed);
         }
         if let Some(parts) = self.parts_mut() {
-            parts.hold(message.into());
+            parts.hold(message.into(), false);
             return Ok(());
         }
         // A way for each, so that none asks again what it is when it is dropped; and inlined, where
@@ -452,8 +452,11 @@ impl Sender {
         message: Outgoing<'_>,
         deflaters: &mut Deflaters,
     ) -> Result<(), SendError> {
-        if self.is_sending_parts() {
-            return self.send_plain(message);
+        if self.is_open()
+            && let Some(parts) = self.parts_mut()
+        {
+            parts.hold(message, true);
+            return Ok(());
         }
         if let Outgoing::Prepared(prepared) = &message
             && self.send_prepared(prepared, deflaters)

@@ -4,7 +4,7 @@ use alloc::{boxed::Box, vec::Vec};
 
 use super::Sender;
 use crate::{
-    FrameHeader, Message, MessageKind, OpCode, Outgoing, Role, SendError,
+    FrameHeader, MessageKind, OpCode, Outgoing, Role, SendError,
     deflate::{Deflater, Deflaters},
     mask::Mask,
     utf8::Utf8,
@@ -19,8 +19,16 @@ pub(super) struct Parts {
     utf8: Utf8,
     compression: Option<Compression>,
     /// Whole messages that were sent meanwhile: they follow it.
-    held: Vec<Message>,
+    held: Vec<Held>,
     held_len: usize,
+}
+
+/// A message that waits for one in parts.
+#[derive(Debug)]
+struct Held {
+    message: Outgoing<'static>,
+    /// Whether it may be compressed.
+    compresses: bool,
 }
 
 #[derive(Debug)]
@@ -34,10 +42,14 @@ struct Compression {
 }
 
 impl Parts {
-    pub(super) fn hold(&mut self, message: Outgoing<'_>) {
-        let message = message.into_owned();
-        self.held_len += message.len();
-        self.held.push(message);
+    pub(super) fn hold(&mut self, message: Outgoing<'_>, compresses: bool) {
+        let message = message.into_static();
+        // Those of no length would never be too many.
+        self.held_len += message.as_ref().len().max(size_of::<Held>());
+        self.held.push(Held {
+            message,
+            compresses,
+        });
     }
 }
 
@@ -158,8 +170,11 @@ impl Sender {
         self.meter.sent().end(parts.kind == MessageKind::Text);
         drop(self.seldom.take_if(|seldom| seldom.deflate.is_none()));
         self.quick = self.quick_below();
-        for message in parts.held {
-            self.send(message, deflaters)?;
+        for held in parts.held {
+            match held.compresses {
+                true => self.send(held.message, deflaters)?,
+                false => self.send_plain(held.message)?,
+            }
         }
         Ok(())
     }
@@ -169,8 +184,8 @@ impl Sender {
         self.parts().is_some()
     }
 
-    /// How many bytes of whole messages wait for one that is sent in parts. They are not counted as
-    /// [`buffered`](Self::buffered): they cannot be written yet.
+    /// How many bytes of whole messages wait for one that is sent in parts, a short one counted as the memory that it takes.
+    /// They are not counted as [`buffered`](Self::buffered): they cannot be written yet.
     pub fn held(&self) -> usize {
         self.parts().map_or(0, |parts| parts.held_len)
     }

@@ -550,10 +550,14 @@ mod sending {
         assert!(!sender.is_sending_parts());
         for close in [false, true] {
             sender.begin_message(MessageKind::Text).unwrap();
-            sender.send("held", &mut deflaters).unwrap();
-            sender.send(&[1u8, 2][..], &mut deflaters).unwrap();
+            sender.send("a".repeat(100), &mut deflaters).unwrap();
+            sender.send(&[1u8; 200][..], &mut deflaters).unwrap();
             assert!(sender.is_sending_parts());
-            assert_eq!((sender.held(), sender.buffered()), (6, 0));
+            assert_eq!((sender.held(), sender.buffered()), (300, 0));
+            // Nothing is so short that it takes nothing.
+            sender.send("", &mut deflaters).unwrap();
+            let empty = sender.held() - 300;
+            assert!((size_of::<Message>()..100).contains(&empty), "{empty}");
             if close {
                 sender.close(CloseCode::NORMAL, "", NOW).unwrap();
             } else {
@@ -689,6 +693,25 @@ mod rfc7692 {
             let messages: Vec<_> = texts.collect();
             assert_eq!(messages, ["Hello", "Hello", "Hello", "Hello", "Hello", ""]);
         }
+    }
+
+    /// A bug: it was compressed behind a message in parts, where a secret is in the context of others then.
+    #[test]
+    fn what_is_sent_as_it_is_stays_so_behind_a_message_in_parts() {
+        let (_, mut sender) = config(Role::Server, false).halves();
+        let mut deflaters = Deflaters::new();
+        let secret = "a".repeat(1000);
+        sender.begin_message(MessageKind::Binary).unwrap();
+        sender.send_plain(&*secret).unwrap();
+        sender.send(&*secret, &mut deflaters).unwrap();
+        sender.finish_message(&mut deflaters).unwrap();
+        let written = sender.output().chunks().collect::<Vec<_>>().concat();
+        // §5.2: behind the end of the message in parts a frame without RSV1 of 1000 bytes, and one with it.
+        let plain = [&[0x81, 126, 0x03, 0xE8][..], secret.as_bytes()].concat();
+        let at = written.windows(plain.len()).position(|it| it == plain);
+        let behind = &written[at.expect("it as it is") + plain.len()..];
+        assert_eq!(behind[0], 0xC1, "{behind:x?}");
+        assert!(behind.len() < 100);
     }
 
     #[test]

@@ -424,18 +424,20 @@ mod section_5_4_writing {
         }
     }
 
+    /// Sends back what comes, and gives away a sender.
+    struct Echo(Option<oneshot::Sender<Sender>>);
+    impl Handler for Echo {
+        fn on_open(&mut self, socket: &mut Socket) {
+            let _ = self.0.take().unwrap().send(socket.sender());
+        }
+        fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
+            socket.send(message);
+        }
+    }
+
     /// Callbacks cannot wait: what they send comes after the message in parts.
     #[tokio::test(start_paused = true)]
     async fn what_callbacks_send_is_queued_behind() {
-        struct Echo(Option<oneshot::Sender<Sender>>);
-        impl Handler for Echo {
-            fn on_open(&mut self, socket: &mut Socket) {
-                let _ = self.0.take().unwrap().send(socket.sender());
-            }
-            fn on_message(&mut self, socket: &mut Socket, message: MessageRef<'_>) {
-                socket.send(message);
-            }
-        }
         for role in BOTH {
             let setup = Setup {
                 output_limit: 1000,
@@ -469,6 +471,26 @@ mod section_5_4_writing {
             );
             assert!(message.write_all(b"b").await.is_err());
         }
+    }
+
+    /// They take memory of which nothing was counted.
+    #[tokio::test(start_paused = true)]
+    async fn what_callbacks_send_is_bounded_though_it_is_empty() {
+        let setup = Setup {
+            output_limit: 10_000,
+            ..Setup::default()
+        };
+        let (socket, mut peer) = setup.open(Role::Server).await;
+        let (tell, told) = oneshot::channel();
+        let handling = tokio::spawn(socket.handle(Echo(Some(tell))));
+        let sender = told.await.unwrap();
+        let mut message = sender.send_stream(MessageKind::Binary).await.unwrap();
+        message.write_all(b"a").await.unwrap();
+        assert_eq!(peer.expect(0x02).await, b"a");
+        let frames: Vec<u8> = (0..500).flat_map(|_| peer.frame(0x81, "")).collect();
+        peer.send(frames).await;
+        let ended = within(handling).await.unwrap();
+        assert!(matches!(ended, Ended::Overflow { .. }), "{ended:?}");
     }
 
     /// What cannot wait for the message in parts is held behind it, and is bounded as what waits to be written
