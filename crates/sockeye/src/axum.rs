@@ -15,12 +15,12 @@ use axum_core::{
     response::{IntoResponse, Response},
 };
 use hyper::http::request::Parts;
-use sockeye_proto::handshake::{HandshakeError, Offer, Refusal};
+use sockeye_proto::handshake::{HandshakeError, Offer};
 
 use crate::{
     Acceptor, Error, Limits, WebSocket,
     established::Settings,
-    hyper::Asked,
+    hyper::{Asked, is_extended_connect, refused},
     server::{Answer, Connections, Entry, Farewell, Origins, Peer, Shutdown, refusal},
     unshared::Unshared,
 };
@@ -179,6 +179,7 @@ impl WebSocketUpgrade {
         #[cfg(feature = "metrics")]
         let acceptor = acceptor.counted_by(self.acceptor.metrics.take());
         let (head, peer) = (&self.asked.head, &mut self.peer);
+        let is_stream = head.is_extended_connect();
         let answer = async {
             acceptor.see(head.headers(), peer)?;
             let checked = acceptor.check(head, peer)?;
@@ -186,7 +187,7 @@ impl WebSocketUpgrade {
             acceptor.decision(head, peer, &checked, deadline).await
         }
         .await;
-        self.answer = answer.map_err(|error| reject(&acceptor, &self.peer, error))?;
+        self.answer = answer.map_err(|error| reject(&acceptor, &self.peer, is_stream, error))?;
         self.acceptor = acceptor;
         Ok(self)
     }
@@ -222,6 +223,7 @@ impl WebSocketUpgrade {
         Fut: Future<Output: Outcome> + Send + 'static,
     {
         let acceptor = self.acceptor;
+        let is_stream = self.asked.head.is_extended_connect();
         let begun = match &self.sockets {
             Some(sockets) if sockets.is_ending() => {
                 Err(HandshakeError::Refused(Box::new(refusal::ending())))
@@ -231,9 +233,9 @@ impl WebSocketUpgrade {
         let (response, upgrade) = match begun {
             Ok(agreed) => agreed,
             Err(error) => {
-                let rejection = reject(&acceptor, &self.peer, error);
+                let rejection = reject(&acceptor, &self.peer, is_stream, error);
                 if let Some(tell) = self.on_failed {
-                    tell.into_inner()(rejection.0.clone().into());
+                    tell.into_inner()(rejection.error.clone().into());
                 }
                 return rejection.into_response();
             }
@@ -273,6 +275,7 @@ impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
     type Rejection = WebSocketUpgradeRejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let is_stream = is_extended_connect(&parts.method, &parts.extensions);
         let asked = Asked::of(
             &parts.method,
             &parts.uri,
@@ -288,7 +291,7 @@ impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
         let acceptor = Acceptor::new();
         #[cfg(feature = "metrics")]
         let acceptor = acceptor.counted_by(parts.extensions.get().cloned());
-        let (asked, offer) = judged.map_err(|error| reject(&acceptor, &peer, error))?;
+        let (asked, offer) = judged.map_err(|error| reject(&acceptor, &peer, is_stream, error))?;
         Ok(Self {
             acceptor,
             asked,
@@ -302,9 +305,14 @@ impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
 }
 
 /// Counts a request as refused, where that is wanted, and gives what it is answered with.
-fn reject(acceptor: &Acceptor, peer: &Peer, error: HandshakeError) -> WebSocketUpgradeRejection {
+fn reject(
+    acceptor: &Acceptor,
+    peer: &Peer,
+    is_stream: bool,
+    error: HandshakeError,
+) -> WebSocketUpgradeRejection {
     acceptor.refused(peer.addr, &error.clone().into());
-    WebSocketUpgradeRejection(error)
+    WebSocketUpgradeRejection { error, is_stream }
 }
 
 impl fmt::Debug for WebSocketUpgrade {
@@ -392,24 +400,28 @@ impl fmt::Debug for Sockets {
 
 /// Why a request does not open a WebSocket. As a response it says so to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebSocketUpgradeRejection(HandshakeError);
+pub struct WebSocketUpgradeRejection {
+    error: HandshakeError,
+    /// Whether it answers for a stream of HTTP/2.
+    is_stream: bool,
+}
 
 impl WebSocketUpgradeRejection {
     /// The rule that was broken.
     pub fn error(&self) -> &HandshakeError {
-        &self.0
+        &self.error
     }
 }
 
 impl IntoResponse for WebSocketUpgradeRejection {
     fn into_response(self) -> Response {
-        Refusal::from(self.0).to_http().map(Body::from)
+        refused(&self.error.into(), self.is_stream).map(Body::from)
     }
 }
 
 impl fmt::Display for WebSocketUpgradeRejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.error.fmt(f)
     }
 }
 

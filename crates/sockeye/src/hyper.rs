@@ -63,8 +63,10 @@ use crate::{
 /// [`Server`](crate::Server). Any other stream works through a box.
 pub fn upgrade<B>(request: &mut Request<B>) -> (Response<String>, Upgrade) {
     let mut peer = Peer::among(request.extensions());
-    let begun = Asked::take(request);
-    respond(begun.and_then(|asked| Acceptor::new().begin_with(asked, &mut peer, Answer::new())))
+    let is_stream = is_extended_connect(request.method(), request.extensions());
+    let begun = Asked::take(request)
+        .and_then(|asked| Acceptor::new().begin_with(asked, &mut peer, Answer::new()));
+    respond(begun, is_stream)
 }
 
 impl Acceptor {
@@ -88,6 +90,7 @@ impl Acceptor {
         request: &mut Request<B>,
     ) -> impl Future<Output = (Response<String>, Upgrade)> + Send + use<B> {
         let mut peer = Peer::among(request.extensions());
+        let is_stream = is_extended_connect(request.method(), request.extensions());
         let asked = Asked::take(request);
         let acceptor = self.clone();
         async move {
@@ -98,13 +101,14 @@ impl Acceptor {
             if let Err(error) = &begun {
                 acceptor.refused(peer.addr, &error.clone().into());
             }
-            respond(begun.map(|(response, upgrade)| {
+            let begun = begun.map(|(response, upgrade)| {
                 let opened = async move {
                     let opened = upgrade.await;
                     opened.inspect_err(|error| acceptor.refused(peer.addr, error))
                 };
                 (response, Upgrade(Box::pin(opened)))
-            }))
+            });
+            respond(begun, is_stream)
         }
     }
 
@@ -168,13 +172,24 @@ impl Acceptor {
 }
 
 /// The response, whatever it says, and the socket or why there is none.
-fn respond(begun: Result<(Response<()>, Upgrade), HandshakeError>) -> (Response<String>, Upgrade) {
+fn respond(
+    begun: Result<(Response<()>, Upgrade), HandshakeError>,
+    is_stream: bool,
+) -> (Response<String>, Upgrade) {
     match begun {
         Ok((response, upgrade)) => (response.map(|()| String::new()), upgrade),
         Err(error) => {
-            let response = Refusal::from(&error).to_http();
+            let response = refused(&Refusal::from(&error), is_stream);
             (response, Upgrade(Box::pin(async { Err(error.into()) })))
         }
+    }
+}
+
+/// What refuses a request: one for a stream of HTTP/2 in its own way.
+pub(crate) fn refused(refusal: &Refusal, is_stream: bool) -> Response<String> {
+    match is_stream {
+        true => refusal.to_http_connect(),
+        false => refusal.to_http(),
     }
 }
 

@@ -387,6 +387,11 @@ impl Draft {
         let name_len = u16::try_from(name.len()).ok();
         let name_len = name_len.filter(|len| *len < NUMBERED);
         let short = |value: &[u8]| u16::try_from(value.len()).ok();
+        // Before anything is appended.
+        let long = [
+            u32::try_from(name.len()).ok()?,
+            u32::try_from(value.len()).ok()?,
+        ];
         let (stands, value_len, name, value) = match (common, name_len, short(value)) {
             (Some((number, value)), _, Some(_)) => (number, short(value)?, "", value),
             (None, Some(name_len), Some(value_len)) => (name_len, value_len, name, value),
@@ -403,10 +408,8 @@ impl Draft {
         let lengths = [stands, value_len].map(u16::to_ne_bytes);
         self.bytes.extend_from_slice(lengths.as_flattened());
         if stands == LONG {
-            let name_len = u32::try_from(name.len()).ok()?;
-            let value_len = u32::try_from(value.len()).ok()?;
-            self.bytes.extend_from_slice(&name_len.to_ne_bytes());
-            self.bytes.extend_from_slice(&value_len.to_ne_bytes());
+            self.bytes.extend_from_slice(&long[0].to_ne_bytes());
+            self.bytes.extend_from_slice(&long[1].to_ne_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(value);
@@ -484,7 +487,18 @@ pub(crate) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// A field's value (RFC 9110 §5.5) without the white space around it; `None` where it cannot travel.
 pub(crate) fn field_value(value: &[u8]) -> Option<&[u8]> {
     let is_value_byte = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7F);
-    let value = value.trim_ascii();
+    // Of white space, these alone are none of the value's (§5.6.3).
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = value
+        .iter()
+        .position(|byte| !is_space(byte))
+        .unwrap_or(value.len());
+    let value = &value[start..];
+    let end = value
+        .iter()
+        .rposition(|byte| !is_space(byte))
+        .map_or(0, |last| last + 1);
+    let value = &value[..end];
     // All of it, whatever is found: so they are looked at many at a time.
     let valid = value
         .iter()
@@ -650,6 +664,10 @@ mod tests {
             ("X", "a\r\nInjected: b"),
             ("X", "a\nb"),
             ("X", "a\0b"),
+            // What is taken away around a value is no line break.
+            ("X", "a\r\n"),
+            ("X", "\na"),
+            ("X", "\x0Ca"),
             ("X: a\r\nY", "b"),
             ("X Y", "b"),
             ("", "b"),
@@ -659,7 +677,7 @@ mod tests {
             assert_eq!(refused, Err(HandshakeError::InvalidHeader(name.into())));
         }
         assert!(headers.is_empty());
-        headers.push("X-Name", "Соединение").unwrap();
+        headers.push("X-Name", " \tСоединение\t ").unwrap();
         assert_eq!(headers.first_str("x-name"), Some("Соединение"));
     }
 }

@@ -5,7 +5,9 @@ use alloc::string::{String, ToString};
 
 use super::{
     Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, Request, Response, UpgradeRequest,
-    Version, headers::Draft, request::LINE_TOO_LONG,
+    Version,
+    headers::Draft,
+    request::{CONNECTION_FIELDS, LINE_TOO_LONG},
 };
 
 impl From<http::Version> for Version {
@@ -53,7 +55,8 @@ impl Request {
 }
 
 impl Offer {
-    /// Applies the rules of RFC 6455 §4.2.1 to a request whose body is not looked at.
+    /// Applies the rules of RFC 6455 §4.2.1 to a request whose body and target are not looked at: whoever has found what
+    /// answers it knows its target. [`Request::from_http`] and [`Request::check`] look at that too.
     ///
     /// # Errors
     /// The first rule that is broken.
@@ -71,12 +74,15 @@ impl Acceptance {
             *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
         }
         append(response.headers_mut(), &self.to_headers());
+        if self.accept.is_none() {
+            remove_connection_fields(response.headers_mut());
+        }
         response
     }
 }
 
 impl Refusal {
-    /// The response with its body, where its status permits one. The stack writes `Connection` and
+    /// The response with its body, where its status permits one, over HTTP/1.1. The stack writes `Connection` and
     /// `Content-Length` itself.
     pub fn to_http(&self) -> http::Response<String> {
         let body = if self.has_body() { self.body() } else { "" };
@@ -95,6 +101,21 @@ impl Refusal {
         } else {
             headers.remove(http::header::CONNECTION);
         }
+        response
+    }
+
+    /// The response to a request by extended CONNECT. There any status of 2xx would open the WebSocket (RFC 8441 §5), and
+    /// is 500; and no field may be about a connection (RFC 9113 §8.2.2), without which 426 cannot be (RFC 9110 §15.5.22),
+    /// and is 400.
+    pub fn to_http_connect(&self) -> http::Response<String> {
+        let mut refusal = self.clone();
+        refusal.status = match self.status {
+            200..=299 => 500,
+            426 => 400,
+            status => status,
+        };
+        let mut response = refusal.to_http();
+        remove_connection_fields(response.headers_mut());
         response
     }
 }
@@ -139,6 +160,10 @@ impl UpgradeRequest {
     /// The first rule that is broken. [`HandshakeError::Status`] carries the headers, no body.
     pub fn check_http<B>(&self, response: &http::Response<B>) -> Result<Agreed, HandshakeError> {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            // Only there it is known (RFC 9110 §7.8, RFC 9113 §8.6).
+            if response.version() != http::Version::HTTP_11 {
+                return Err(HandshakeError::HttpVersion);
+            }
             return self.check_headers(response.headers());
         }
         let headers = own(&[], response.headers())?;
@@ -170,6 +195,15 @@ fn own(line: &[&str], map: &http::HeaderMap) -> Result<Headers, HandshakeError> 
         draft.push(name, value)?;
     }
     Ok(draft.finish())
+}
+
+/// What may not stand on a stream (RFC 9113 §8.2.2).
+fn remove_connection_fields(map: &mut http::HeaderMap) {
+    map.remove(http::header::CONNECTION);
+    map.remove(http::header::UPGRADE);
+    for name in CONNECTION_FIELDS {
+        map.remove(name);
+    }
 }
 
 fn append(map: &mut http::HeaderMap, headers: &Headers) {
@@ -238,6 +272,18 @@ mod tests {
         assert!(!refusal.headers().contains_key("connection"));
         let refusal = Refusal::from(HandshakeError::Upgrade).to_http();
         assert_eq!(refusal.headers()["connection"], "Upgrade");
+    }
+
+    /// RFC 9110 §7.8 and RFC 9113 §8.6: only HTTP/1.1 has a 101.
+    #[test]
+    fn an_answer_of_another_version_opens_nothing() {
+        let offer = Offer::check_http(&client().to_http().unwrap()).unwrap();
+        let mut answer = Acceptance::new(&offer).to_http();
+        for version in [http::Version::HTTP_10, http::Version::HTTP_2] {
+            *answer.version_mut() = version;
+            let checked = client().check_http(&answer);
+            assert_eq!(checked, Err(HandshakeError::HttpVersion), "{version:?}");
+        }
     }
 
     /// RFC 8441 §4 and §5.
@@ -316,6 +362,34 @@ mod tests {
             }
         }
 
+        /// A bug: a 2xx that a server refuses with opened the stream (RFC 8441 §5), and 426 had fields that no stream
+        /// has (RFC 9113 §8.2.2).
+        #[test]
+        fn a_refusal_opens_nothing_and_is_not_about_a_connection() {
+            let version = HandshakeError::WebSocketVersion("8".into());
+            let kept = Refusal::new(403, "a").header("Keep-Alive", "timeout=5");
+            for (refusal, status) in [
+                (Refusal::new(200, "a"), 500),
+                (Refusal::new(204, "a"), 500),
+                (Refusal::new(302, "a"), 302),
+                (kept.unwrap(), 403),
+                (version.into(), 400),
+                (HandshakeError::Upgrade.into(), 400),
+            ] {
+                let answer = refusal.to_http_connect();
+                assert_eq!(answer.status(), status, "{refusal}");
+                assert_eq!(answer.body(), refusal.body());
+                for name in ["connection", "upgrade", "keep-alive", "content-length"] {
+                    assert!(!answer.headers().contains_key(name), "{answer:?}");
+                }
+                let answer = Response::of_connect(&answer).unwrap();
+                assert!(client().check_connect(&answer).is_err());
+            }
+            let mut answer = Acceptance::new(&request("http://a/", &[VERSION]).check().unwrap());
+            answer.header("Keep-Alive", "timeout=5").unwrap();
+            assert!(answer.to_http().headers().is_empty());
+        }
+
         #[test]
         fn what_was_not_offered_is_refused() {
             for (name, value) in [
@@ -373,6 +447,8 @@ mod tests {
                 let missing = error(url, &[VERSION]);
                 assert_eq!(missing, HandshakeError::Missing(":authority"), "{url}");
             }
+            let nobody = error("https://:443/", &[VERSION]);
+            assert_eq!(nobody, HandshakeError::Malformed(":authority is no host"));
             for url in ["ftp://example.com/", "ws://example.com/"] {
                 let scheme = error(url, &[VERSION]);
                 assert!(matches!(scheme, HandshakeError::Malformed(_)), "{scheme}");

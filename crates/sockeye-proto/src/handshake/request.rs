@@ -200,7 +200,7 @@ impl Request {
     }
 
     /// Whether it asks for a WebSocket by extended CONNECT (RFC 8441 §4).
-    fn is_extended_connect(&self) -> bool {
+    pub fn is_extended_connect(&self) -> bool {
         Version::is_connect_mark(self.mark())
     }
 
@@ -228,10 +228,9 @@ impl Request {
             let offer = Offer::check(self.method(), self.version(), &self.0)?;
             // 1: a resource name, or a URL, which has a host and no user (RFC 9110 §4.2). What is decided by a path is
             // decided by one that is.
-            let is_host =
-                |host: &str| !host.is_empty() && !host.starts_with(':') && is_host(host.as_bytes());
             let is_url = || {
-                has_scheme(&["http", "https", "ws", "wss"]) && self.authority().is_some_and(is_host)
+                has_scheme(&["http", "https", "ws", "wss"])
+                    && self.authority().is_some_and(names_a_host)
             };
             if !target.starts_with('/') && !is_url() {
                 return Err(NOT_A_TARGET);
@@ -325,6 +324,9 @@ impl Offer {
         let Some(authority) = authority.filter(|authority| !authority.is_empty()) else {
             return Err(HandshakeError::Missing(":authority"));
         };
+        if !names_a_host(authority) {
+            return Err(HandshakeError::Malformed(":authority is no host"));
+        }
         check_authority(Some(authority.as_bytes()), headers)?;
         // "[They] MUST NOT be included": what they say is about a connection, and this is a stream.
         if ["Upgrade", "Connection"]
@@ -563,7 +565,7 @@ impl UpgradeRequest {
     #[cfg(feature = "http")]
     pub(super) fn to_connect_headers(&self) -> Result<Headers, HandshakeError> {
         self.check_target()?;
-        for name in ["Keep-Alive", "Proxy-Connection", "TE"] {
+        for name in CONNECTION_FIELDS {
             if self.headers.first(name).is_some() {
                 return Err(HandshakeError::ReservedHeader(name.into()));
             }
@@ -581,7 +583,7 @@ impl UpgradeRequest {
 
     fn check_target(&self) -> Result<(), HandshakeError> {
         let visible = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-        if self.host.is_empty() || !is_host(self.host.as_bytes()) {
+        if !names_a_host(&self.host) {
             return Err(HandshakeError::InvalidTarget(self.host.clone()));
         }
         if !self.target.starts_with('/') || !visible(&self.target) || self.target.contains('#') {
@@ -611,6 +613,15 @@ impl UpgradeRequest {
         Ok(())
     }
 }
+
+/// Whether an authority has a host, with a port or without (RFC 9110 §4.2.1: an empty one is invalid).
+fn names_a_host(authority: &str) -> bool {
+    !authority.is_empty() && !authority.starts_with(':') && is_host(authority.as_bytes())
+}
+
+/// Fields about a connection that a user may set, and that no stream has (RFC 9113 §8.2.2).
+#[cfg(feature = "http")]
+pub(super) const CONNECTION_FIELDS: [&str; 3] = ["Keep-Alive", "Proxy-Connection", "TE"];
 
 /// Whether a header is written by the handshake or frames the message: no user may set it.
 pub(super) fn is_reserved(name: &str) -> bool {

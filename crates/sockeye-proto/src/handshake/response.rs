@@ -13,6 +13,7 @@ use core::{fmt, mem::MaybeUninit};
 use super::{
     Accept, HandshakeError, HeaderFields, Headers, Offer, UpgradeRequest,
     headers::{Draft, field_value, write_field},
+    is_token,
     request::{FEW_FIELDS, check_whole, count_fields, extension_list, is_reserved, own_fields},
 };
 use crate::{
@@ -123,7 +124,10 @@ impl Acceptance {
             ),
             (
                 "Sec-WebSocket-Protocol",
-                self.subprotocol.as_deref().and_then(value),
+                self.subprotocol
+                    .as_deref()
+                    .filter(|name| is_token(name.as_bytes()))
+                    .and_then(value),
             ),
             (
                 "Sec-WebSocket-Extensions",
@@ -147,7 +151,7 @@ impl Acceptance {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    status: u16,
+    pub(super) status: u16,
     body: String,
     headers: Headers,
 }

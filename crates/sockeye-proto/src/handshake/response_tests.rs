@@ -396,3 +396,20 @@ proptest::proptest! {
         proptest::prop_assert!(response.body().len() <= bytes.len());
     }
 }
+
+/// §4.1, 6: a client fails over it.
+#[test]
+fn a_subprotocol_that_is_no_token_is_left_out() {
+    for (chosen, is_named) in [("chat", true), ("a b", false), ("", false), ("a,b", false)] {
+        let request = client().to_bytes().unwrap();
+        let offer = crate::handshake::Request::parse(&request).unwrap().check();
+        let mut answer = Acceptance::new(&offer.unwrap());
+        let answer = answer.subprotocol(chosen).to_bytes();
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(
+            answer.contains("Sec-WebSocket-Protocol"),
+            is_named,
+            "{chosen:?}"
+        );
+    }
+}
