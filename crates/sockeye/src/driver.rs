@@ -575,6 +575,8 @@ impl Drop for Driver {
         }
         if let Some(link) = self.link.take() {
             self.shared.free_link(link);
+            // The receiving side may have been let go of meanwhile, where a driver was still seen.
+            Self::finish_unattended(&self.shared);
         }
     }
 }

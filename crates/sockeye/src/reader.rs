@@ -140,7 +140,8 @@ impl Reader {
 
     /// Holds the peer to rates, where there are any.
     pub(crate) fn throttled(mut self, rates: Rates) -> Self {
-        self.throttle = Throttle::new(rates);
+        let early = self.input.as_mut().map_or(0, |input| input.unread().len());
+        self.throttle = Throttle::new(rates, early);
         self
     }
 

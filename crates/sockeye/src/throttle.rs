@@ -51,15 +51,20 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    pub(crate) fn new(rates: Rates) -> Option<Box<Self>> {
+    /// A watch over a peer of which so many bytes are there already: what is too much of them is found at the next read.
+    pub(crate) fn new(rates: Rates, early: usize) -> Option<Box<Self>> {
         (rates.messages.is_some() || rates.bytes.is_some()).then(|| {
+            let mut bytes = Bucket::default();
+            if let Some(rate) = rates.bytes {
+                bytes.take(rate, 0, early as u64);
+            }
             Box::new(Self {
                 rates,
                 begin: Instant::now(),
                 now: 0,
                 passes: false,
                 messages: Bucket::default(),
-                bytes: Bucket::default(),
+                bytes,
                 sleep: None,
             })
         })
@@ -169,7 +174,7 @@ mod tests {
             bytes: None,
             excess,
         };
-        Throttle::new(rates).unwrap()
+        Throttle::new(rates, 0).unwrap()
     }
 
     /// What was read at once may be taken by and by, as by a handler that asks a database for each.

@@ -15,7 +15,7 @@ use std::{
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 #[cfg(feature = "axum")]
@@ -25,6 +25,9 @@ use super::{
     shutdown::{Begun, Schedule},
 };
 use crate::{Ended, WebSocket, shared::Shared};
+
+/// How long tasks that were aborted are waited for: one that blocks its thread is not ended by that.
+const BLOCKED: Duration = Duration::from_secs(1);
 
 /// The connections of a server, so that they can be closed together. Clones are of the same server.
 #[derive(Clone, Default)]
@@ -146,8 +149,13 @@ impl Connections {
         if timeout_at(deadline, told).await.is_err() {
             self.cut(|_| true);
             // Aborted tasks end as soon as the runtime comes to them. Who comes after that is not waited for.
-            while self.0.lock().cut > 0 {
-                self.0.changed.notified().await;
+            let ended = async {
+                while self.0.lock().cut > 0 {
+                    self.0.changed.notified().await;
+                }
+            };
+            if timeout(BLOCKED, ended).await.is_err() {
+                self.0.lock().note_blocked(begun.at.elapsed());
             }
         }
         let farewell = mem::take(&mut self.0.lock().farewell);
@@ -416,6 +424,15 @@ impl Registry {
 }
 
 impl Open {
+    /// Notes those that were cut off and have not ended.
+    fn note_blocked(&mut self, after: Duration) {
+        let all = mem::take(&mut self.connections.all);
+        for connection in all.iter().flatten().filter(|connection| connection.cut) {
+            self.note(connection, after);
+        }
+        self.connections.all = all;
+    }
+
     /// Notes how a connection ended that did so while all were to.
     fn note(&mut self, connection: &Connection, after: Duration) {
         let farewell = &mut self.farewell;

@@ -95,6 +95,12 @@ impl Idle {
         Tunnel(self.clone())
     }
 
+    /// Gives a first request no more time than any other.
+    pub(super) fn expects_no_first(&self) {
+        let mut used = self.lock();
+        used.since = used.since.min(Instant::now());
+    }
+
     /// Runs a connection until it has not been used for `limit`; or until its client has taken nothing of any
     /// response for a minute. Tells whether it could go on, as all that was wrong is that nobody used it.
     pub(super) async fn bound<C: Future>(

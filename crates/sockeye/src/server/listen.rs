@@ -120,7 +120,7 @@ impl Server {
     pub fn from_systemd() -> Result<Self> {
         let mut listeners = Listener::systemd()?.into_iter();
         let Some(first) = listeners.next() else {
-            let none = "none were handed over: LISTEN_FDS and LISTEN_PID say so";
+            let none = "none were handed over by LISTEN_FDS and LISTEN_PID, or they have been taken before";
             let error = io::Error::new(io::ErrorKind::NotFound, none);
             return Err(cannot_listen("the sockets of systemd", error));
         };

@@ -895,3 +895,27 @@ mod listening {
         assert!(error.contains("LISTEN_FDS"), "{error}");
     }
 }
+
+/// A bug: it was waited for though nothing could end it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handler_that_blocks_its_thread_holds_nobody_up_past_the_deadline() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));
+    let (tell, mut blocks) = mpsc::unbounded_channel();
+    let running = run(move |_socket| {
+        let (wait, tell) = (wait.clone(), tell.clone());
+        async move {
+            tell.send(()).unwrap();
+            // Else all of tokio may wait for it.
+            tokio::task::block_in_place(|| drop(wait.lock().unwrap().recv()));
+            Ok(())
+        }
+    });
+    let _peer = running.connect().await;
+    within(blocks.recv()).await.unwrap();
+    let how = Shutdown::new().deadline(Duration::from_millis(100));
+    let farewell = within(running.handle.shutdown(how)).await;
+    assert_eq!((farewell.cut(), farewell.connections.len()), (1, 1));
+    within(running.serving).await.unwrap().unwrap();
+    drop(release);
+}

@@ -227,6 +227,11 @@ async fn a_kept_connection_is_bounded() {
         let request = format!("GET / HTTP/1.1\r\nHost: peer\r\n{header}\r\n");
         assert_eq!(within(http::ask(&mut stream, &request)).await.status, 431);
     }
+    // A limit that is far away costs nothing: room for so many was taken at each head.
+    let acceptor = Acceptor::new().head_limits(HeadLimits::default().headers(usize::MAX));
+    let (address, _stop, _) = serve(|server| server.acceptor(acceptor).router(pages())).await;
+    let (mut stream, _) = connect(address).await;
+    assert_eq!(within(http::get(&mut stream, "/")).await.status, 200);
     // Half a head does not keep it open, and neither does silence.
     let (address, _stop, _) = serve(|server| {
         let server = server.router(pages());

@@ -340,6 +340,23 @@ mod closed {
         }
     }
 
+    /// What came with the handshake was not counted.
+    #[tokio::test(start_paused = true)]
+    async fn for_bytes_that_came_with_the_request() {
+        let rate = Rate::per_second(10).burst(1000);
+        let acceptor = acceptor().byte_rate(rate).on_excess(Excess::Close);
+        for form in FORMS {
+            let (ours, theirs) = duplex(1 << 20);
+            let early = frame(0x82, true, &[7; 1200]);
+            let accepting = acceptor.accept(ours);
+            let (socket, mut peer) = tokio::join!(accepting, Peer::client(theirs, "", &early));
+            let _seen = echo(form, socket.unwrap());
+            assert_eq!(peer.expect(0x82).await, [7; 1200]);
+            peer.send_frame(0x81, "one byte is too many").await;
+            assert_eq!(peer.expect_close().await.0, 1008, "{form:?}");
+        }
+    }
+
     /// A Close is no message: one behind as many as there may be is answered as any other.
     #[tokio::test(start_paused = true)]
     async fn not_for_a_close() {
