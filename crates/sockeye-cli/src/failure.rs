@@ -3,6 +3,7 @@
 use std::{
     fmt::Display,
     io::{self, ErrorKind, Write},
+    net::SocketAddr,
     sync::mpsc,
     thread,
     time::Duration,
@@ -139,17 +140,23 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
         Error::Local { .. } => {
             "give --interface one that this machine has, as `ip address` lists them".into()
         }
+        Error::Resolve { source, .. } if source.kind() == ErrorKind::TimedOut => SLOW.into(),
         Error::Resolve { .. } => "check the spelling of the URL, and the network".into(),
         Error::Connect { attempts } => {
             let refused = ErrorKind::ConnectionRefused;
             let is_refused = |attempt: &Attempt| attempt.source.kind() == refused;
             let is_late = |attempt: &Attempt| attempt.source.kind() == ErrorKind::TimedOut;
-            let is_path = |attempt: &Attempt| attempt.address.starts_with('/');
-            if attempts.iter().all(is_path) {
+            // One may be relative.
+            let is_path = |attempt: &Attempt| attempt.address.parse::<SocketAddr>().is_err();
+            let is_late = attempts.iter().any(is_late);
+            if attempts.iter().all(is_path) && is_late {
+                "the server does not accept: look at it, or allow it more with --connect-timeout"
+                    .into()
+            } else if attempts.iter().all(is_path) {
                 "check the path of the socket, or start the server".into()
             } else if attempts.iter().all(is_refused) {
                 "nothing listens there: check the port, or start the server".into()
-            } else if attempts.iter().any(is_late) {
+            } else if is_late {
                 SLOW.into()
             } else {
                 "check the address, and the network".into()
@@ -162,7 +169,6 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
             problem: RedirectError::TooMany { .. },
             ..
         } => "allow more with --max-redirs".into(),
-        Error::Timeout(Deadline::Connect) => SLOW.into(),
         Error::Timeout(Deadline::Tls) => {
             "the server may not speak TLS on this port: try ws:// instead of wss://, or allow it more with \
              --connect-timeout"

@@ -26,7 +26,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The URL cannot be a WebSocket's; the text says what is wrong with it (RFC 6455 §3).
     Url(Box<str>),
-    /// The host's name leads to no address.
+    /// The host's name leads to no address, or to none within the connect timeout.
     Resolve {
         /// The name.
         host: Box<str>,
@@ -165,10 +165,6 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Deadline {
-    /// The server, or the proxy on the way, was not reached in time: its name, or a Unix socket. Where addresses were
-    /// being tried, the error is an [`Error::Connect`], which has each of them; where a proxy that was reached had not
-    /// connected us, it is an [`Error::Proxy`].
-    Connect,
     /// TLS was not set up in time.
     Tls,
     /// The opening handshake was not done in time. For a server, TLS is a part of it.
@@ -219,7 +215,9 @@ impl Error {
                 ProxyError::TimedOut => true,
                 _ => false,
             },
-            Self::Lost(source) => source.kind() == io::ErrorKind::TimedOut,
+            Self::Lost(source) | Self::Resolve { source, .. } => {
+                source.kind() == io::ErrorKind::TimedOut
+            }
             _ => false,
         }
     }
@@ -365,9 +363,6 @@ impl fmt::Display for Error {
                     HandshakeError::Upgrade => f.write_str("the header Upgrade must say websocket"),
                     problem => problem.fmt(f),
                 }
-            }
-            Self::Timeout(Deadline::Connect) => {
-                f.write_str("nobody was reached in time (the connect timeout)")
             }
             Self::Timeout(Deadline::Tls) => {
                 f.write_str("TLS was not set up in time (the TLS timeout)")
@@ -525,11 +520,11 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match error.cause() {
             Error::Lost(source) => source.kind(),
+            error if error.is_timeout() => io::ErrorKind::TimedOut,
             Error::Incomplete => io::ErrorKind::UnexpectedEof,
             Error::Send(SendError::Closed) => io::ErrorKind::BrokenPipe,
             Error::Send(_) => io::ErrorKind::InvalidInput,
             Error::Protocol(_) => io::ErrorKind::InvalidData,
-            Error::Timeout(_) => io::ErrorKind::TimedOut,
             Error::Other(source) => source
                 .downcast_ref::<io::Error>()
                 .map_or(io::ErrorKind::Other, io::Error::kind),

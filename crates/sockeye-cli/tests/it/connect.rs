@@ -7,8 +7,8 @@ use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
 use crate::program::{
-    self, APART, Program, Unread, certificates, eventually, run, serve, something_else, status_of,
-    within,
+    self, APART, Port, Program, Unread, certificates, eventually, run, serve, something_else,
+    status_of, within,
 };
 
 #[test]
@@ -617,11 +617,8 @@ mod failures {
 
     #[test]
     fn nothing_listens_there() {
-        let free = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        let line = one_line(&[&format!("ws://{free}/")], "");
+        let free = Port::new();
+        let line = one_line(&[&format!("ws://{}/", free.address())], "");
         assert!(
             line.contains("refused") && line.contains("start the server"),
             "{line}"
@@ -716,6 +713,8 @@ mod failures {
     fn a_path_with_an_at_sign_is_told_whole() {
         let line = one_line(&["ws+unix:/a@none.sock:/"], "");
         assert!(line.contains("/a@none.sock"), "{line}");
+        let line = one_line(&["--unix-socket", "none.sock", "ws://localhost/"], "");
+        assert!(line.contains("check the path of the socket"), "{line}");
     }
 
     #[test]

@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, timeout},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use sockeye_proto::{
     CloseCode, Limits,
@@ -24,13 +21,13 @@ use super::tls::ClientTls;
 use super::{
     credentials::{Credentials, redacted},
     dial::Dial,
-    proxy::{Proxy, ProxyError},
+    proxy::Proxy,
     proxy_env::{ProxyChoice, Source},
     redirect::Trail,
     url::Endpoint,
 };
 use crate::{
-    Deadline, Error, Result, WebSocket,
+    Error, Result, WebSocket,
     established::{Established, Settings},
     keepalive::{after, some_time},
     stream::{Io, Stream},
@@ -502,30 +499,22 @@ impl Client {
 
     /// Connects to the server, by whichever way leads to it. Tells whether that begins with TLS to a proxy.
     pub(super) async fn reach(&self, endpoint: &Endpoint) -> Result<(Stream, bool)> {
+        let deadline = after(self.connect_timeout);
         #[cfg(unix)]
         if let Some(path) = &endpoint.unix_socket {
-            let unix = in_time(
-                self.connect_timeout,
-                Deadline::Connect,
-                super::dial::connect_unix(path),
-            );
+            let unix = super::dial::connect_unix(path, deadline);
             return Ok((Stream::new(unix.await?), false));
         }
-        let deadline = after(self.connect_timeout);
         match self.proxy.proxy(endpoint, |name| std::env::var_os(name))? {
             None => {
                 let tcp = self.dial.connect(&endpoint.host, endpoint.port, deadline);
-                in_time(self.connect_timeout, Deadline::Connect, tcp)
-                    .await
-                    .map(|tcp| (Stream::Tcp(tcp), false))
+                Ok((Stream::Tcp(tcp.await?), false))
             }
             Some(proxy) => {
-                let targets = proxy.targets(&self.dial, endpoint);
-                let targets = in_time(self.connect_timeout, Deadline::Connect, targets).await?;
-                let left = deadline.saturating_duration_since(Instant::now());
                 let (dial, limits) = (&self.dial, self.head_limits);
-                let tunnel = proxy.tunnel(dial, endpoint, targets, limits, deadline);
-                in_time::<_, ProxyError>(left, Deadline::Connect, tunnel)
+                let targets = proxy.targets(dial, endpoint, deadline).await?;
+                proxy
+                    .tunnel(dial, endpoint, targets, limits, deadline)
                     .await
                     .map(|stream| (stream, proxy.speaks_tls()))
                     .map_err(|error| proxy.error(error))
@@ -538,20 +527,20 @@ impl Client {
     async fn secure(&self, endpoint: &Endpoint, stream: Stream, is_abroad: bool) -> Result<Stream> {
         let anonymous = is_abroad.then(|| self.tls.without_certificate());
         let tls = anonymous.as_ref().unwrap_or(&self.tls);
-        self.secure_by(tls, endpoint, stream).await
+        self.secure_by(tls, false, endpoint, stream).await
     }
 
     /// The same for HTTP/2.
     #[cfg(all(feature = "tls", feature = "http2"))]
     pub(super) async fn secure_http2(&self, endpoint: &Endpoint, stream: Stream) -> Result<Stream> {
-        let tls = self.tls.for_http2().await?;
-        self.secure_by(&tls, endpoint, stream).await
+        self.secure_by(&self.tls, true, endpoint, stream).await
     }
 
     #[cfg(feature = "tls")]
     async fn secure_by(
         &self,
         tls: &ClientTls,
+        http2: bool,
         endpoint: &Endpoint,
         stream: Stream,
     ) -> Result<Stream> {
@@ -559,13 +548,17 @@ impl Client {
             return Ok(stream);
         }
         let host = &endpoint.host;
-        in_time(self.tls_timeout, Deadline::Tls, async {
+        let secured = tokio::time::timeout(self.tls_timeout, async {
             Ok(match stream {
-                Stream::Tcp(tcp) => Stream::ClientTls(Box::new(tls.connect(host, tcp).await?)),
-                other => Stream::new(tls.connect(host, other).await?),
+                Stream::Tcp(tcp) => {
+                    Stream::ClientTls(Box::new(tls.connect(host, http2, tcp).await?))
+                }
+                other => Stream::new(tls.connect(host, http2, other).await?),
             })
-        })
-        .await
+        });
+        secured
+            .await
+            .unwrap_or(Err(Error::Timeout(crate::Deadline::Tls)))
     }
 
     #[cfg(not(feature = "tls"))]
@@ -581,17 +574,6 @@ impl Client {
     pub(super) async fn secure_http2(&self, endpoint: &Endpoint, stream: Stream) -> Result<Stream> {
         self.secure(endpoint, stream, false).await
     }
-}
-
-/// Waits no longer than a step may take.
-async fn in_time<T, E: From<Error>>(
-    limit: Duration,
-    deadline: Deadline,
-    step: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    timeout(limit, step)
-        .await
-        .unwrap_or_else(|_| Err(Error::Timeout(deadline).into()))
 }
 
 /// Without what a log must not hold: passwords, cookies, the values of headers, and queries and subprotocols, in which

@@ -14,6 +14,7 @@ use sockeye_proto::{
 };
 
 use super::{super::upgrade::BODY_PATIENCE, *};
+use crate::Deadline;
 
 /// A server that reads one request and answers with what a script makes of it.
 async fn scripted(

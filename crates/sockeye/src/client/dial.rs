@@ -22,6 +22,8 @@ use crate::{Attempt, Error, Result};
 /// How long an attempt is alone before the next one begins (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+const NO_ANSWER: &str = "no answer in time (the connect timeout)";
+
 /// Whether a name, as it is read or as it travels, or an address, in brackets or without, is that host of a URL.
 fn is_host(name: &str, host: &str) -> bool {
     let bare = name.trim_matches(['[', ']']);
@@ -63,7 +65,7 @@ impl Dial {
     ///
     /// # Errors
     /// [`Error::Resolve`], [`Error::Family`], [`Error::Local`]; [`Error::Connect`] with every address
-    /// that was tried. The caller limits the time that the name may take.
+    /// that was tried.
     ///
     /// # Cancel safety
     /// Dropping the future gives up all attempts.
@@ -73,23 +75,32 @@ impl Dial {
         port: u16,
         deadline: Instant,
     ) -> Result<TcpStream> {
-        let addresses = self.of_local_family(host, self.addresses(host, port).await?)?;
+        let addresses = self.addresses(host, port, deadline).await?;
+        let addresses = self.of_local_family(host, addresses)?;
         let attempt = async |address| {
             if Instant::now() >= deadline {
                 return Err(Failed::late("there was no time left to try it"));
             }
             timeout_at(deadline, self.attempt(address))
                 .await
-                .unwrap_or_else(|_| Err(Failed::late("no answer in time (the connect timeout)")))
+                .unwrap_or_else(|_| Err(Failed::late(NO_ANSWER)))
         };
         race(addresses, attempt).await.map_err(all_failed)
     }
 
-    /// The addresses of a host, in the order in which they are to be tried.
+    /// The addresses of a host, in the order in which they are to be tried, where they are found by the deadline.
     ///
     /// # Errors
     /// [`Error::Resolve`].
-    pub(super) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the name up; the thread that asks the system for it goes on until that answers.
+    pub(super) async fn addresses(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<Vec<SocketAddr>> {
         let resolve_error = |source| Error::Resolve {
             host: host.into(),
             source: Arc::new(source),
@@ -99,8 +110,15 @@ impl Dial {
         } else if let Ok(address) = host.parse() {
             vec![SocketAddr::new(address, port)]
         } else {
-            let found = lookup_host((host, port)).await.map_err(resolve_error)?;
-            found.collect()
+            let late = || io::Error::new(io::ErrorKind::TimedOut, NO_ANSWER);
+            if Instant::now() >= deadline {
+                return Err(resolve_error(late()));
+            }
+            timeout_at(deadline, lookup_host((host, port)))
+                .await
+                .unwrap_or_else(|_| Err(late()))
+                .map_err(resolve_error)?
+                .collect()
         };
         let addresses = interleaved(found);
         if addresses.is_empty() {
@@ -236,21 +254,30 @@ fn all_failed(failed: Vec<(SocketAddr, Failed)>) -> Error {
     Error::Connect { attempts }
 }
 
-/// Connects to a Unix socket. Where its queue is full, waits for a place in it, as the system does for TCP.
+/// Connects to a Unix socket. Where its queue is full, waits for a place in it until the deadline, as the system does
+/// for TCP.
 ///
 /// # Errors
 /// [`Error::Connect`] with the path.
 #[cfg(unix)]
-pub(super) async fn connect_unix(path: &std::path::Path) -> Result<tokio::net::UnixStream> {
+pub(super) async fn connect_unix(
+    path: &std::path::Path,
+    deadline: Instant,
+) -> Result<tokio::net::UnixStream> {
     const LONGEST: Duration = Duration::from_millis(100);
     let mut delay = Duration::from_millis(10);
     loop {
-        let error = match tokio::net::UnixStream::connect(path).await {
+        let mut error = match tokio::net::UnixStream::connect(path).await {
             Ok(unix) => return Ok(unix),
             Err(error) => error,
         };
-        // The system tells nobody of a place.
-        if error.kind() != io::ErrorKind::WouldBlock {
+        let is_full = error.kind() == io::ErrorKind::WouldBlock;
+        let is_late = is_full && Instant::now() >= deadline;
+        if is_late {
+            let why = "its server has no place left in its queue (the connect timeout)";
+            error = io::Error::new(io::ErrorKind::TimedOut, why);
+        }
+        if is_late || !is_full {
             return Err(Error::Connect {
                 attempts: Arc::new([Attempt {
                     address: path.display().to_string().into(),
@@ -258,7 +285,8 @@ pub(super) async fn connect_unix(path: &std::path::Path) -> Result<tokio::net::U
                 }]),
             });
         }
-        sleep(delay).await;
+        // The system tells nobody of a place.
+        tokio::time::sleep_until(deadline.min(Instant::now() + delay)).await;
         delay = (2 * delay).min(LONGEST);
     }
 }
@@ -337,6 +365,10 @@ mod tests {
 
     use super::*;
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
     fn addresses(text: &str) -> Vec<SocketAddr> {
         text.split_whitespace()
             .map(|address| address.parse().unwrap())
@@ -394,8 +426,11 @@ mod tests {
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         listener.listen(0).unwrap();
-        let _first = connect_unix(&path).await.unwrap();
-        let mut second = pin!(connect_unix(&path));
+        let _first = connect_unix(&path, soon()).await.unwrap();
+        let late = connect_unix(&path, Instant::now()).await.unwrap_err();
+        assert!(late.is_timeout() && late.is_connect(), "{late}");
+        assert!(late.to_string().contains("no place left"), "{late}");
+        let mut second = pin!(connect_unix(&path, soon()));
         let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
         assert!(polled.is_pending(), "{polled:?}");
         listener.accept().unwrap();
@@ -507,7 +542,7 @@ mod tests {
             ],
             ..Dial::default()
         };
-        let found = async |host, port| dial.addresses(host, port).await.unwrap();
+        let found = async |host, port| dial.addresses(host, port, soon()).await.unwrap();
         assert_eq!(
             found("A.example", 80).await,
             addresses("1.1.1.1:80 [::1]:9")
@@ -529,7 +564,7 @@ mod tests {
         };
         let found = async |local, host| {
             let dial = dial(local);
-            let addresses = dial.addresses(host, 1).await.unwrap();
+            let addresses = dial.addresses(host, 1, soon()).await.unwrap();
             dial.of_local_family(host, addresses)
         };
         assert_eq!(found("0.0.0.0", "a").await.unwrap(), addresses("1.1.1.1:1"));

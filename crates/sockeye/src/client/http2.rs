@@ -331,7 +331,8 @@ struct Streamed {
     used: Used,
 }
 
-/// What was sent goes out still, as with TCP: h2 resets a stream that is dropped, and all that it holds of it is lost then.
+/// What was sent goes out still, as with TCP: h2 resets a stream that is dropped, and all that it holds of it is lost then,
+/// also where the server has ended its side.
 impl Drop for Streamed {
     fn drop(&mut self) {
         let (Some((mut send, mut receive)), Ok(runtime)) =
@@ -339,9 +340,6 @@ impl Drop for Streamed {
         else {
             return;
         };
-        if receive.is_end_stream() {
-            return;
-        }
         let used = self.used.clone();
         runtime.spawn(async move {
             let _used = used;

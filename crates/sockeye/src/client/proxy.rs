@@ -81,7 +81,7 @@ impl Proxy {
         self.scheme == Scheme::Https
     }
 
-    /// The addresses of the server, where this end finds them and not the proxy; else none.
+    /// The addresses of the server, where this end finds them (by the deadline) and not the proxy; else none.
     ///
     /// # Errors
     /// [`Error::Resolve`]: it says nothing about the proxy.
@@ -89,9 +89,13 @@ impl Proxy {
         &self,
         dial: &Dial,
         endpoint: &Endpoint,
+        deadline: Instant,
     ) -> Result<Vec<SocketAddr>> {
         match self.scheme {
-            Scheme::Socks5 => dial.addresses(&endpoint.host, endpoint.port).await,
+            Scheme::Socks5 => {
+                dial.addresses(&endpoint.host, endpoint.port, deadline)
+                    .await
+            }
             Scheme::Http | Scheme::Https | Scheme::Socks5h => Ok(Vec::new()),
         }
     }
@@ -100,7 +104,7 @@ impl Proxy {
     /// stream is the server's from there on.
     ///
     /// # Errors
-    /// [`ProxyError`]. The caller limits the time that the proxy's name may take.
+    /// [`ProxyError`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
@@ -130,9 +134,16 @@ impl Proxy {
                 connected => connected.map(Ok),
             })
             .await
-            .map_err(|mut failed: Vec<(_, ProxyError)>| match failed.pop() {
-                Some((_, error)) => error,
-                None => ProxyError::Malformed("there is no address to ask for"),
+            .map_err(|mut failed: Vec<(_, ProxyError)>| {
+                // What had no time left says nothing beside one for which the proxy was reached.
+                let is_late = |(_, error): &(_, ProxyError)| matches!(error, ProxyError::TimedOut);
+                match failed.iter().any(is_late) {
+                    true => ProxyError::TimedOut,
+                    false => failed.pop().map_or(
+                        ProxyError::Malformed("there is no address to ask for"),
+                        |(_, error)| error,
+                    ),
+                }
             })?,
         }
     }
@@ -176,7 +187,7 @@ impl Proxy {
         }
         #[cfg(feature = "tls")]
         {
-            let tls = self.tls.connect(&self.host, tcp).await?;
+            let tls = self.tls.connect(&self.host, false, tcp).await?;
             Ok(Stream::ClientTls(Box::new(tls)))
         }
         #[cfg(not(feature = "tls"))]

@@ -126,31 +126,27 @@ impl ClientTls {
         }
     }
 
-    /// The same for HTTP/2, which alone is offered then: what `h2` is not chosen for fails.
-    #[cfg(feature = "http2")]
-    pub(super) async fn for_http2(&self) -> Result<Self> {
-        let mut config = self.config().await?;
-        Arc::make_mut(&mut config).alpn_protocols = vec![HTTP2.to_vec()];
-        Ok(Self::from_config(config))
-    }
-
-    /// Speaks TLS on a connection, as the client of that host.
+    /// Speaks TLS on a connection, as the client of that host. For HTTP/2 that alone is offered, and fails where the
+    /// server does not choose it.
     ///
     /// # Errors
     /// [`Error::Tls`].
     pub(super) async fn connect<S: Io>(
         &self,
         host: &str,
+        http2: bool,
         stream: S,
     ) -> Result<tokio_rustls::client::TlsStream<S>> {
         let name =
             ServerName::try_from(host.to_owned()).map_err(|error| Error::tls(host, error))?;
-        let config = self.config().await?;
-        let is_http2 = config.alpn_protocols == [HTTP2];
+        let mut config = self.config().await?;
+        if http2 {
+            Arc::make_mut(&mut config).alpn_protocols = vec![HTTP2.to_vec()];
+        }
         let connecting = TlsConnector::from(config).connect(name, stream);
         let stream = connecting.await.map_err(|error| Error::tls(host, error))?;
         // A server that knows nothing of ALPN chooses nothing.
-        if is_http2 && stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
+        if http2 && stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             return Err(Error::tls(host, "it has not chosen HTTP/2 (h2 by ALPN)"));
         }
         Ok(stream)

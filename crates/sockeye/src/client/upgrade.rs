@@ -97,7 +97,7 @@ impl Client {
     }
 
     /// The subprotocols. One that cannot be offered is told by its place: where browsers connect, tokens are in them.
-    fn offer(&self) -> Result<Subprotocols> {
+    pub(crate) fn offer(&self) -> Result<Subprotocols> {
         const TOKEN: &str = "a token is letters, digits and !#$%&'*+-.^_`|~";
         let mut offer = Subprotocols::new();
         let is_of_token = |c: char| is_token(c.encode_utf8(&mut [0; 4]).as_bytes());

@@ -107,6 +107,17 @@ mod addresses {
         echoes(&client).await.unwrap();
     }
 
+    /// It was told that nobody was reached, as of an address.
+    #[tokio::test]
+    async fn a_name_that_is_not_found_in_time_is_told_as_that() {
+        let client = client("ws://slow.example/").connect_timeout(Duration::ZERO);
+        let error = failure(&client).await;
+        let told =
+            "the name slow.example leads to no address: no answer in time (the connect timeout)";
+        assert_eq!(error.to_string(), told);
+        assert!(error.is_timeout() && error.is_connect());
+    }
+
     #[tokio::test]
     async fn where_all_fail_each_is_told_with_its_error() {
         let [one, two] = [nobody().await, nobody().await];

@@ -22,7 +22,7 @@ use sockeye::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinHandle,
 };
@@ -266,8 +266,9 @@ mod section_5_opening {
             connect("http://peer/"),
             connect("http://peer/").header("sec-websocket-version", "8"),
         ] {
+            // RFC 9110 §15.5.22: no 426 without an Upgrade header, which no stream has (RFC 9113 §8.2.2).
             let (answer, text) = refused(request).await;
-            assert_eq!(answer.status(), 426, "{text}");
+            assert_eq!(answer.status(), 400, "{text}");
             assert_eq!(answer.headers()["sec-websocket-version"], "13");
             assert!(text.contains("13 is spoken here"), "{text}");
         }
@@ -963,6 +964,62 @@ mod with_our_client {
         }
     }
 
+    /// A bug: the stream was reset where its server had ended it, and what was sent lost, the answer to the Close too.
+    #[tokio::test]
+    async fn what_was_sent_arrives_though_the_server_ends_its_side_with_its_close() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::Builder::new()
+                .enable_connect_protocol()
+                .handshake::<_, Bytes>(tcp)
+                .await
+                .unwrap();
+            let (request, mut answer) = connection.accept().await.unwrap().unwrap();
+            let driven = tokio::spawn(async move { while connection.accept().await.is_some() {} });
+            let mut stream = answer.send_response(Response::new(()), false).unwrap();
+            stream
+                .send_data(Bytes::from_static(b"\x88\x02\x03\xE8"), true)
+                .unwrap();
+            let mut body = request.into_body();
+            let mut came = 0;
+            while let Some(data) = body.data().await {
+                let data = data.unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+                came += data.len();
+            }
+            driven.await.unwrap();
+            came
+        });
+        let http2 = connect(address).await;
+        let mut socket = within(http2.open(&client(address, "/"))).await.unwrap();
+        socket.send("text").await.unwrap();
+        assert!(within(socket.recv()).await.unwrap().is_none());
+        drop((http2, socket));
+        // A text of four bytes, and a Close with a code.
+        assert_eq!(within(served).await.unwrap(), 6 + 4 + 6 + 2);
+    }
+
+    /// A bug: without TLS it was looked for all the same.
+    #[tokio::test]
+    async fn what_is_wrong_about_tls_is_so_with_tls_alone() {
+        let [one, other] = ["one", "other"]
+            .map(|name| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap());
+        let key = other.signing_key.serialize_pem();
+        let tls = ClientTls::new()
+            .certificate_pem(one.cert.pem().as_bytes(), key.as_bytes())
+            .unwrap();
+        let (address, ..) = serve(|server| server).await;
+        within(Http2::connect(&client(address, "/").tls(tls.clone())))
+            .await
+            .unwrap();
+        let url = format!("wss://{address}/");
+        let secure = Client::new(url).no_proxy().tls(tls);
+        let error = within(Http2::connect(&secure)).await.unwrap_err();
+        assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+    }
+
     /// More at once than may wait for a client that takes nothing.
     #[tokio::test]
     async fn many_that_are_dropped_together_end_nothing_else() {
@@ -1026,6 +1083,22 @@ mod with_our_client {
         );
         let told = error.to_string();
         assert!(told.contains("403 Forbidden instead of 200 OK"), "{told}");
+    }
+
+    /// A bug: any status of 2xx opens a stream (RFC 8441 §5), and a socket was told to be open and then lost.
+    #[tokio::test]
+    async fn a_refusal_of_2xx_opens_nothing() {
+        let acceptor = Acceptor::new().on_request(async |_| {
+            Err::<sockeye::server::Answer, _>(Refusal::new(200, "nothing here\n"))
+        });
+        let (address, ..) = serve(|server| server.acceptor(acceptor)).await;
+        let http2 = connect(address).await;
+        let error = within(http2.open(&client(address, "/"))).await.unwrap_err();
+        let response = error.response().unwrap();
+        assert_eq!(
+            (response.status(), response.body()),
+            (500, &b"nothing here\n"[..])
+        );
     }
 
     #[tokio::test]

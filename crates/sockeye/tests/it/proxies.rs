@@ -185,6 +185,18 @@ async fn a_proxy_that_does_not_answer_is_left_at_the_connect_timeout() {
     }
 }
 
+/// Of the other addresses it was told that there was no time left to reach the proxy.
+#[tokio::test]
+async fn a_proxy_that_was_reached_is_told_so_for_any_number_of_addresses() {
+    let address = scripted(b"").await;
+    let addresses = (1..=20).map(|last| SocketAddr::from(([192, 0, 2, last], 0)));
+    let client = via(&format!("socks5://{address}"), "ws://many.invalid/")
+        .resolve("many.invalid", addresses)
+        .connect_timeout(Duration::from_millis(50));
+    let (error, _) = refusal(&client, address).await;
+    assert!(matches!(error, ProxyError::TimedOut), "{error:?}");
+}
+
 /// A bug: what this end has to do with the proxy was asked of the server's addresses.
 #[tokio::test]
 async fn a_local_address_is_of_the_proxys_family_and_not_of_the_servers() {
