@@ -210,10 +210,13 @@ fn the_way(mut client: Client, args: &Connect) -> Result<Client, Failure> {
                 proxy = proxy.tls(trusting(ClientTls::new(), path)?);
             }
             client = client.proxy(proxy);
-            // As with curl, the environment still says who is reached without.
-            let listed = ["no_proxy", "NO_PROXY"].map(|name| std::env::var(name).ok());
-            if let (None, Some(list)) = (&args.noproxy, listed.into_iter().flatten().next()) {
-                client = client.no_proxy_for(list);
+            // As with curl, the environment still says who is reached without; a variable that is empty is not there.
+            let listed = ["no_proxy", "NO_PROXY"].into_iter();
+            let listed = listed
+                .filter_map(std::env::var_os)
+                .find(|list| !list.is_empty());
+            if let (None, Some(list)) = (&args.noproxy, listed) {
+                client = client.no_proxy_for(list.to_string_lossy());
             }
         }
     }

@@ -14,7 +14,7 @@ use sockeye::{
 };
 use tokio::sync::mpsc;
 
-use crate::program::{self, End, certificates, run, run_with, serve, something_else};
+use crate::program::{self, End, Port, certificates, run, run_with, serve, something_else};
 
 /// Connects, sends a line and gets it back: how that ended.
 #[track_caller]
@@ -135,13 +135,11 @@ mod proxies {
 
     #[test]
     fn that_are_not_there_are_named() {
-        let free = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let free = Port::new();
         for scheme in ["http", "socks5h"] {
-            let line = failure(&["-x", &format!("{scheme}://{free}"), "ws://a.invalid/"]);
-            assert!(line.contains(&format!("{scheme}://{free}")), "{line}");
+            let proxy = format!("{scheme}://{}", free.address());
+            let line = failure(&["-x", &proxy, "ws://a.invalid/"]);
+            assert!(line.contains(&proxy), "{line}");
             assert!(
                 line.contains("refused") && line.contains("--noproxy"),
                 "{line}"
@@ -282,6 +280,7 @@ mod proxies {
         // A proxy that is given minds NO_PROXY as well; an empty list takes its place.
         let given = ["-x", &address, &server.url];
         echoes_with(&given, &[("NO_PROXY", "127.0.0.0/8")]);
+        echoes_with(&given, &[("no_proxy", ""), ("NO_PROXY", "127.0.0.0/8")]);
         assert_eq!(count(), 1);
         echoes_with(
             &[&["--noproxy", ""], &given[..]].concat(),

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use sockeye_proto::{CloseCode, CloseFrame, Message, Outgoing, handshake::Subprotocols};
+use sockeye_proto::{CloseCode, CloseFrame, Message, Outgoing};
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc},
@@ -179,11 +179,8 @@ impl WebSocket {
         // Step 2.
         let url = url_record(client.url())?;
         // Step 4.
-        let mut protocols = Subprotocols::new();
-        for name in client.subprotocols() {
-            let added = protocols.push(name);
-            added.map_err(|error| Exception::Syntax(error.to_string()))?;
-        }
+        let offer = client.offer();
+        offer.map_err(|error| Exception::Syntax(error.to_string()))?;
         let runtime = Handle::try_current()
             .map_err(|_| Exception::InvalidState("there is no tokio runtime here".into()))?;
         let (commands, mail) = mpsc::unbounded_channel();

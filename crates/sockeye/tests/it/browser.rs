@@ -159,6 +159,15 @@ mod the_constructor {
             let result = WebSocket::with_protocols(url, protocols.iter().copied());
             assert_eq!(name(result), "SyntaxError", "{protocols:?}");
         }
+        // One may be a token that nobody is to see.
+        for protocols in [["bearer", "a secret"], ["secret", "secret"]] {
+            let error = WebSocket::with_protocols(url, protocols).unwrap_err();
+            let told = format!("{error} {error:?}");
+            assert!(
+                told.contains("number 2") && !told.contains("secret"),
+                "{told}"
+            );
+        }
         // They are compared as they are.
         WebSocket::with_protocols(url, ["chat", "Chat"]).unwrap();
         WebSocket::with_protocols(url, Vec::<String>::new()).unwrap();
