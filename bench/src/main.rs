@@ -32,9 +32,9 @@ const USAGE: &str = "usage: bench/run [OPTION...]
 
   --quick            the echo points for Sockeye and the floor alone
   --parts LIST       of echo, deflate, broadcast, accept, scale, cores, memory (all)
-  --points LIST      of 1 to 7 (all)
+  --points LIST      of 1 to 7 (all), for the part echo
   --servers LIST     names or parts of names: raw,sockeye,yawc,... (all)
-  --rounds N         rounds of every measurement (5)
+  --rounds N         rounds of every measurement (5); four times as many of accepting without TLS, one of memory
   --seconds S        length of a measurement (0.5)
   --level N          level of compression (1)
   --connections N    connections held for memory and scale, more than 1000 (15000, or what descriptors allow),

@@ -107,7 +107,7 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "PATH", help_heading = "The way there")]
     pub(crate) unix_socket: Option<PathBuf>,
 
-    /// Connect from this address of the machine, or through this network interface
+    /// Connect from this address of the machine, or (on Linux) through this network interface
     #[arg(
         long,
         value_name = "ADDRESS|NAME",
@@ -208,8 +208,8 @@ pub(crate) struct Connect {
 
     /// Connect again when the connection is lost, and carry on
     ///
-    /// After longer and longer random waits of at most 30 seconds, or as long as the server asks for up to
-    /// 5 minutes. What the server refuses or closes for good (401, 403, 404, a close with 1000 ...) stays an end.
+    /// After longer and longer random waits of at most 30 seconds, and as long as the server asks for, up to
+    /// 5 minutes, besides. What the server refuses or closes for good (401, 403, 404, a close with 1000 ...) stays an end.
     /// A line that is being written when the connection breaks is sent again; one that was on its way may be
     /// lost, and so may be what the server sent meanwhile. What is typed or read while there is no connection
     /// waits for one.

@@ -22,8 +22,9 @@ pub(crate) struct Serve {
     ///
     /// A table is the beginning of a name: cert in [tls] is --tls-cert. A flag that can be repeated takes a list,
     /// a switch true or false. Paths are as seen from the file. What is said on the command line has the last
-    /// word, and has to be whole by itself: there --tls-cert needs --tls-key beside it. All faults are told, each
-    /// with its line and column, before anything is listened on.
+    /// word, and has to be whole by itself: there --tls-cert needs --tls-key beside it. Faults are told together, each
+    /// with its line and column, before anything is listened on; but where the file is no TOML or a setting needs
+    /// another, that alone.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -61,6 +62,7 @@ pub(crate) struct Serve {
     /// Run an example in place of it, with a page of its own at /
     ///
     /// Their sources are made to be read and copied: a server and a page each, in crates/sockeye-cli/src/examples.
+    /// They take messages of at most 64 KiB, and print no connections.
     #[arg(short, long, value_name = "NAME", conflicts_with = "broadcast")]
     pub(crate) example: Option<Example>,
 
@@ -176,7 +178,7 @@ Examples:
   sockeye serve --listen 0.0.0.0:8080 --message-rate 50:500 --idle-timeout 300
       For everyone, but not for those who send without end or say nothing for long
   sockeye serve --config sockeye.toml --check
-      Say what is wrong with a file of settings, all of it, and serve nothing
+      Say what is wrong with a file of settings, and serve nothing
   sockeye serve --listen unix:/run/app.sock --socket-mode 660
       On a Unix socket, behind a proxy on the same machine
   sockeye serve --listen 0.0.0.0:80 --reuse-port --restart --drain 30

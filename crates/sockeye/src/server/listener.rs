@@ -58,7 +58,7 @@ enum Listening {
 
 impl Listening {
     /// On Linux a socket that is accepted has the options of the one that listens, so that `TCP_NODELAY` is
-    /// set once and not for each: a system call of nine.
+    /// set once and not for each: a system call of eight.
     fn tcp(listener: TcpListener) -> Self {
         let inherits = cfg!(target_os = "linux");
         let set = inherits && SockRef::from(&listener).set_tcp_nodelay(true).is_ok();
