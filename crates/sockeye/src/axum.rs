@@ -225,9 +225,7 @@ impl WebSocketUpgrade {
         let acceptor = self.acceptor;
         let is_stream = self.asked.head.is_extended_connect();
         let begun = match &self.sockets {
-            Some(sockets) if sockets.is_ending() => {
-                Err(HandshakeError::Refused(Box::new(refusal::ending())))
-            }
+            Some(sockets) if sockets.is_ending() => Err(ending()),
             _ => acceptor.begin_with(self.asked, &mut self.peer, self.answer),
         };
         let (response, upgrade) = match begun {
@@ -242,8 +240,12 @@ impl WebSocketUpgrade {
         };
         let on_failed = self.on_failed;
         let close_timeout = acceptor.close_time();
-        let run = async move |mut entry: Option<Entry>| {
-            match upgrade.await {
+        let run = async move |mut entry: Option<Entry>, is_late: bool| {
+            let opened = match is_late {
+                true => Err(ending().into()),
+                false => upgrade.await,
+            };
+            match opened {
                 Ok(socket) => {
                     if let Some(entry) = &mut entry {
                         entry.opened(&socket);
@@ -263,9 +265,18 @@ impl WebSocketUpgrade {
         match self.sockets {
             Some(sockets) => {
                 sockets.connections.close_in(close_timeout);
-                drop(sockets.connections.spawn(|entry| run(Some(entry))));
+                let mut is_late = false;
+                drop(sockets.connections.spawn(|entry| {
+                    // Asked once it has its seat: from then on it is waited for.
+                    is_late = sockets.is_ending();
+                    run(Some(entry), is_late)
+                }));
+                if is_late {
+                    let error = ending();
+                    return WebSocketUpgradeRejection { error, is_stream }.into_response();
+                }
             }
-            None => drop(tokio::spawn(run(None))),
+            None => drop(tokio::spawn(run(None, false))),
         }
         response.map(|()| Body::empty())
     }
@@ -302,6 +313,10 @@ impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
             sockets: parts.extensions.get().cloned(),
         })
     }
+}
+
+fn ending() -> HandshakeError {
+    HandshakeError::Refused(Box::new(refusal::ending()))
 }
 
 /// Counts a request as refused, where that is wanted, and gives what it is answered with.

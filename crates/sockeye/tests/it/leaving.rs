@@ -907,7 +907,7 @@ async fn a_handler_that_blocks_its_thread_holds_nobody_up_past_the_deadline() {
         async move {
             tell.send(()).unwrap();
             // Else all of tokio may wait for it.
-            tokio::task::block_in_place(|| drop(wait.lock().unwrap().recv()));
+            let _ = tokio::task::block_in_place(|| wait.lock().unwrap().recv());
             Ok(())
         }
     });
