@@ -252,8 +252,9 @@ impl Connection {
     }
 
     /// Whether the transport is to be shut down: both sides have closed and all is written, the peer has ended
-    /// its side without a Close ([`receive_end`](Self::receive_end)), or the deadline has passed. The server does so
-    /// first; a client gives it until [`timeout`](Self::timeout) (§7.1.1).
+    /// its side without a Close ([`receive_end`](Self::receive_end)) and this end has sent none, behind which what is
+    /// queued is to be written still, or the deadline has passed. The server does so first; a client gives it until
+    /// [`timeout`](Self::timeout) (§7.1.1).
     pub fn is_finished(&self) -> bool {
         let broken_off = self.gone && !self.sender.is_close_sent();
         self.timed_out || broken_off || self.sender.is_finished()
