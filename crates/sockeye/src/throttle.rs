@@ -37,6 +37,8 @@ pub(crate) struct Rates {
 pub(crate) struct Throttle {
     rates: Rates,
     begin: Instant,
+    /// How many bytes came with the handshake, until they are counted.
+    early: usize,
     /// When the clock was last read, in nanoseconds since then. That is done for each read, and what has come with it counts
     /// for that moment; for each message it would cost as much as the message. Only where it says that there was too
     /// much is the clock read again: of what comes with one read, part may be taken long after. What was left of it then is
@@ -51,20 +53,17 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// A watch over a peer of which so many bytes are there already: what is too much of them is found at the next read.
+    /// A watch over a peer of which so many bytes are there already: they count with the next read.
     pub(crate) fn new(rates: Rates, early: usize) -> Option<Box<Self>> {
         (rates.messages.is_some() || rates.bytes.is_some()).then(|| {
-            let mut bytes = Bucket::default();
-            if let Some(rate) = rates.bytes {
-                bytes.take(rate, 0, early as u64);
-            }
             Box::new(Self {
+                early,
                 rates,
                 begin: Instant::now(),
                 now: 0,
                 passes: false,
                 messages: Bucket::default(),
-                bytes,
+                bytes: Bucket::default(),
                 sleep: None,
             })
         })
@@ -108,6 +107,7 @@ impl Throttle {
     pub(crate) fn read(&mut self, count: usize) -> Result<(), ProtocolError> {
         self.look();
         if let Some(rate) = self.rates.bytes {
+            let count = count + mem::take(&mut self.early);
             self.bytes.take(rate, self.now, count as u64);
             if self.rates.excess == Excess::Close && self.bytes.is_owing(rate, self.now) {
                 return Err(ProtocolError::TooManyBytes {

@@ -67,7 +67,7 @@ describe('a client', options, () => {
         assert.equal((await within(sockets[0].closed, 'close')).code, 1000);
         await echoes(sockets[1], 'still');
         const { stream, answer } = await open('/', { 'sec-websocket-version': '8' });
-        assert.equal(answer[':status'], 426);
+        assert.equal(answer[':status'], 400);
         assert.equal(answer['sec-websocket-version'], '13');
         stream.close();
         await echoes(sockets[1], 'still');

@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     runtime::Handle,
     sync::oneshot,
-    time::{timeout, timeout_at},
+    time::{sleep_until, timeout, timeout_at},
 };
 
 use sockeye_proto::{
@@ -201,6 +201,7 @@ impl Http2 {
         let stream = Stream::new(Streamed {
             halves: Some((send, receive)),
             read: Bytes::new(),
+            ended: None,
             used: self.used.clone(),
         });
         Ok(Established {
@@ -328,28 +329,43 @@ struct Streamed {
     halves: Option<(SendStream<Bytes>, RecvStream)>,
     /// What has come and was not read.
     read: Bytes,
+    /// Whether this end has ended its side, and more was given to h2 by then than the server had room for.
+    ended: Option<Owed>,
     used: Used,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Owed(bool);
+
 /// What was sent goes out still, as with TCP: h2 resets a stream that is dropped, and all that it holds of it is lost then,
-/// also where the server has ended its side.
+/// also where the server has ended its side. What the server gives no room for is reset after a while, or it would stay
+/// with the connection.
 impl Drop for Streamed {
     fn drop(&mut self) {
+        // It may have ended before.
+        let _ = self.end();
         let (Some((mut send, mut receive)), Ok(runtime)) =
             (self.halves.take(), Handle::try_current())
         else {
             return;
         };
-        let used = self.used.clone();
+        let (used, is_owed) = (self.used.clone(), self.ended == Some(Owed(true)));
         runtime.spawn(async move {
             let _used = used;
-            let _ = send.send_data(Bytes::new(), true);
+            let deadline = after(GOODBYE);
             let ended = async {
                 while let Some(Ok(data)) = receive.data().await {
                     let _ = receive.flow_control().release_capacity(data.len());
                 }
             };
-            let _ = timeout(GOODBYE, ended).await;
+            let has_ended = timeout_at(deadline, ended).await.is_ok();
+            if is_owed {
+                sleep_until(deadline).await;
+            }
+            if is_owed || !has_ended {
+                // Nothing where all was written.
+                send.send_reset(Reason::CANCEL);
+            }
         });
     }
 }
@@ -407,6 +423,19 @@ impl Streamed {
         Poll::Ready(Ok(()))
     }
 
+    /// Ends this side, behind what was sent.
+    fn end(&mut self) -> io::Result<()> {
+        if self.ended.is_none() {
+            let send = self.sending()?;
+            // Given only where all before it has room.
+            send.reserve_capacity(1);
+            let owed = Owed(send.capacity() == 0);
+            send.send_data(Bytes::new(), true).map_err(to_io)?;
+            self.ended = Some(owed);
+        }
+        Ok(())
+    }
+
     fn send(&mut self, data: Bytes) -> Poll<io::Result<usize>> {
         let len = data.len();
         let sent = self.sending()?.send_data(data, false);
@@ -456,7 +485,6 @@ impl AsyncWrite for Streamed {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let ended = self.sending()?.send_data(Bytes::new(), true);
-        Poll::Ready(ended.map_err(to_io))
+        Poll::Ready(self.end())
     }
 }

@@ -94,7 +94,8 @@ impl Acceptor {
         self
     }
 
-    /// Sets how large the head of a request may be. Default 16 KiB and 100 headers.
+    /// Sets how large the head of a request may be. Default 16 KiB and 100 headers. Requests for a page, and those that come
+    /// behind others on their connection, have at most 4,096 headers whatever is set.
     pub fn head_limits(mut self, limits: HeadLimits) -> Self {
         self.head_limits = limits;
         self

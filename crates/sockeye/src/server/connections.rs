@@ -154,11 +154,13 @@ impl Connections {
                     self.0.changed.notified().await;
                 }
             };
-            if timeout(BLOCKED, ended).await.is_err() {
-                self.0.lock().note_blocked(begun.at.elapsed());
-            }
+            let _ = timeout(BLOCKED, ended).await;
         }
-        let farewell = mem::take(&mut self.0.lock().farewell);
+        let farewell = {
+            let mut open = self.0.lock();
+            open.note_blocked(begun.at.elapsed());
+            mem::take(&mut open.farewell)
+        };
         Farewell {
             took: begun.at.elapsed(),
             ..farewell

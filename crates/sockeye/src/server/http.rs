@@ -45,6 +45,10 @@ use crate::{
     hyper::{Asked, Upgrade},
 };
 
+/// The most headers of a request that hyper reads: it takes room for as many as there may be each time that it looks whether
+/// a head is whole.
+const MOST_HEADERS: usize = 4096;
+
 /// hyper does not permit less room for a head.
 const LEAST_BUFFER: usize = 8 * 1024;
 
@@ -121,8 +125,7 @@ where
         .timer(TokioTimer::new())
         // It begins with the wait for a request, so that it is the deadline for being idle too.
         .header_read_timeout(keep_alive)
-        // hyper takes room for all of them at each head; a field has four bytes or more.
-        .max_headers(heads.headers.min(heads.bytes / 4 + 1))
+        .max_headers(heads.headers.min(MOST_HEADERS))
         .max_header_size(heads.bytes)
         .max_buf_size(heads.bytes.max(LEAST_BUFFER))
         .serve_connection(TokioIo::new(Rewound::new(plain, &http)), front)

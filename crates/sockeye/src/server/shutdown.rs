@@ -91,8 +91,8 @@ impl Shutdown {
     }
 
     /// Sets by when it is over, from its beginning: whatever connection has not ended by then is cut off. A handler that
-    /// blocks its thread cannot be, and is given a second more, behind which it is told as cut off and goes on. Default the
-    /// window, the patience and the close timeout together.
+    /// blocks its thread cannot be: where the runtime has other threads to go on with, it is given a second more, and then
+    /// told as cut off. Default the window, the patience and the close timeout together.
     ///
     /// For the last part of it, as long as the close timeout but not more than half, nobody is told any
     /// more, so that all have their time to answer: a longer window is shortened to that.

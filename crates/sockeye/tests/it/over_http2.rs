@@ -23,7 +23,7 @@ use sockeye::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -999,6 +999,50 @@ mod with_our_client {
         drop((http2, socket));
         // A text of four bytes, and a Close with a code.
         assert_eq!(within(served).await.unwrap(), 6 + 4 + 6 + 2);
+    }
+
+    /// It would stay with the connection.
+    #[tokio::test]
+    async fn what_a_server_that_has_ended_gives_no_room_for_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::Builder::new()
+                .enable_connect_protocol()
+                .handshake::<_, Bytes>(tcp)
+                .await
+                .unwrap();
+            let (request, mut answer) = connection.accept().await.unwrap().unwrap();
+            tokio::spawn(async move { while connection.accept().await.is_some() {} });
+            let mut stream = answer.send_response(Response::new(()), false).unwrap();
+            let mut body = request.into_body();
+            let mut came = 0;
+            let error = loop {
+                match body.data().await.unwrap() {
+                    Ok(data) => came += data.len(),
+                    Err(error) => break error,
+                }
+                // All that there was room for, by default (RFC 9113 §6.9.2).
+                if came == 65_535 {
+                    let close = Bytes::from_static(b"\x88\x02\x03\xE8");
+                    stream.send_data(close, true).unwrap();
+                }
+            };
+            tell.send(error.reason()).unwrap();
+        });
+        let http2 = connect(address).await;
+        let client = client(address, "/").deflate(None);
+        let client = client.close_timeout(Duration::from_millis(100));
+        let mut socket = within(http2.open(&client)).await.unwrap();
+        // With its header it is one byte more.
+        socket.send(vec![0; 65_528]).await.unwrap();
+        let _ = within(socket.recv()).await;
+        drop(socket);
+        // The connection goes on.
+        assert_eq!(within(told).await.unwrap(), Some(h2::Reason::CANCEL));
+        drop(http2);
     }
 
     /// A bug: without TLS it was looked for all the same.

@@ -35,6 +35,26 @@ fn acceptor() -> Acceptor {
 mod slowed_down {
     use super::*;
 
+    /// Bytes that came with the request were not counted. What is there is taken at once, and owed for behind it.
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_came_with_the_request() {
+        let acceptor = acceptor().byte_rate(Rate::per_second(1000));
+        for form in FORMS {
+            let (ours, theirs) = duplex(1 << 20);
+            let begin = Instant::now();
+            let early = frame(0x82, true, &[7; 1992]);
+            let accepting = acceptor.accept(ours);
+            let (socket, mut peer) = tokio::join!(accepting, Peer::client(theirs, "", &early));
+            let _seen = echo(form, socket.unwrap());
+            assert_eq!(peer.expect(0x82).await.len(), 1992);
+            assert!(begin.elapsed() < SECOND / 10, "{form:?}");
+            peer.expect_echo("a byte that they are counted with").await;
+            peer.expect_echo("late").await;
+            let took = begin.elapsed();
+            assert!(took >= SECOND && took < 2 * SECOND, "{form:?}: {took:?}");
+        }
+    }
+
     /// What is answered while nobody receives counts as what is received.
     #[tokio::test(start_paused = true)]
     async fn pings_while_nobody_receives() {
