@@ -159,7 +159,8 @@ pub struct Refusal {
 impl Refusal {
     /// Answers with a status and a text for whoever reads it.
     ///
-    /// A status that would not end the exchange, outside 200-599, becomes 500.
+    /// A status that would not end the exchange, outside 200-599, becomes 500. So does any of 2xx on a stream of HTTP/2,
+    /// which it would open, and 426 is 400 there.
     pub fn new(status: u16, body: impl Into<String>) -> Self {
         let final_status = (200..=599).contains(&status);
         Self {

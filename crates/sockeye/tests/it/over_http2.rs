@@ -23,7 +23,7 @@ use sockeye::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     task::JoinHandle,
 };
 
@@ -964,25 +964,34 @@ mod with_our_client {
         }
     }
 
+    /// What comes on a stream of h2's, and what is sent there.
+    type Halves = (h2::RecvStream, h2::SendStream<Bytes>);
+
+    /// A server that opens the first stream that it is asked for, and its connection.
+    async fn opened_by_h2(listener: TcpListener) -> (Halves, JoinHandle<()>) {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::Builder::new()
+            .enable_connect_protocol()
+            .handshake::<_, Bytes>(tcp)
+            .await
+            .unwrap();
+        let (request, mut answer) = connection.accept().await.unwrap().unwrap();
+        let driven = tokio::spawn(async move { while connection.accept().await.is_some() {} });
+        let stream = answer.send_response(Response::new(()), false).unwrap();
+        ((request.into_body(), stream), driven)
+    }
+
+    /// RFC 6455 §7.4.1: 1000.
+    const CLOSE: Bytes = Bytes::from_static(b"\x88\x02\x03\xE8");
+
     /// A bug: the stream was reset where its server had ended it, and what was sent lost, the answer to the Close too.
     #[tokio::test]
     async fn what_was_sent_arrives_though_the_server_ends_its_side_with_its_close() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = tokio::spawn(async move {
-            let (tcp, _) = listener.accept().await.unwrap();
-            let mut connection = h2::server::Builder::new()
-                .enable_connect_protocol()
-                .handshake::<_, Bytes>(tcp)
-                .await
-                .unwrap();
-            let (request, mut answer) = connection.accept().await.unwrap().unwrap();
-            let driven = tokio::spawn(async move { while connection.accept().await.is_some() {} });
-            let mut stream = answer.send_response(Response::new(()), false).unwrap();
-            stream
-                .send_data(Bytes::from_static(b"\x88\x02\x03\xE8"), true)
-                .unwrap();
-            let mut body = request.into_body();
+            let ((mut body, mut stream), driven) = opened_by_h2(listener).await;
+            stream.send_data(CLOSE, true).unwrap();
             let mut came = 0;
             while let Some(data) = body.data().await {
                 let data = data.unwrap();
@@ -1006,31 +1015,19 @@ mod with_our_client {
     async fn what_a_server_that_has_ended_gives_no_room_for_is_reset() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (tell, told) = oneshot::channel();
-        tokio::spawn(async move {
-            let (tcp, _) = listener.accept().await.unwrap();
-            let mut connection = h2::server::Builder::new()
-                .enable_connect_protocol()
-                .handshake::<_, Bytes>(tcp)
-                .await
-                .unwrap();
-            let (request, mut answer) = connection.accept().await.unwrap().unwrap();
-            tokio::spawn(async move { while connection.accept().await.is_some() {} });
-            let mut stream = answer.send_response(Response::new(()), false).unwrap();
-            let mut body = request.into_body();
+        let served = tokio::spawn(async move {
+            let ((mut body, mut stream), _) = opened_by_h2(listener).await;
             let mut came = 0;
-            let error = loop {
+            loop {
                 match body.data().await.unwrap() {
                     Ok(data) => came += data.len(),
-                    Err(error) => break error,
+                    Err(error) => break error.reason(),
                 }
                 // All that there was room for, by default (RFC 9113 §6.9.2).
                 if came == 65_535 {
-                    let close = Bytes::from_static(b"\x88\x02\x03\xE8");
-                    stream.send_data(close, true).unwrap();
+                    stream.send_data(CLOSE, true).unwrap();
                 }
-            };
-            tell.send(error.reason()).unwrap();
+            }
         });
         let http2 = connect(address).await;
         let client = client(address, "/").deflate(None);
@@ -1041,7 +1038,8 @@ mod with_our_client {
         let _ = within(socket.recv()).await;
         drop(socket);
         // The connection goes on.
-        assert_eq!(within(told).await.unwrap(), Some(h2::Reason::CANCEL));
+        let reset = within(served).await.unwrap();
+        assert_eq!(reset, Some(h2::Reason::CANCEL));
         drop(http2);
     }
 
