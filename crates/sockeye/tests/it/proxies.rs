@@ -192,7 +192,7 @@ async fn a_proxy_that_was_reached_is_told_so_for_any_number_of_addresses() {
     let addresses = (1..=20).map(|last| SocketAddr::from(([192, 0, 2, last], 0)));
     let client = via(&format!("socks5://{address}"), "ws://many.invalid/")
         .resolve("many.invalid", addresses)
-        .connect_timeout(Duration::from_millis(50));
+        .connect_timeout(Duration::from_millis(200));
     let (error, _) = refusal(&client, address).await;
     assert!(matches!(error, ProxyError::TimedOut), "{error:?}");
 }
