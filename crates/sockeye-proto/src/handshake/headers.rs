@@ -488,17 +488,10 @@ pub(crate) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 pub(crate) fn field_value(value: &[u8]) -> Option<&[u8]> {
     let is_value_byte = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7F);
     // Of white space, these alone are none of the value's (§5.6.3).
-    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = value
-        .iter()
-        .position(|byte| !is_space(byte))
-        .unwrap_or(value.len());
-    let value = &value[start..];
-    let end = value
-        .iter()
-        .rposition(|byte| !is_space(byte))
-        .map_or(0, |last| last + 1);
-    let value = &value[..end];
+    let mut value = value;
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
     // All of it, whatever is found: so they are looked at many at a time.
     let valid = value
         .iter()

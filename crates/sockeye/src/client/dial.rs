@@ -79,11 +79,11 @@ impl Dial {
         let addresses = self.of_local_family(host, addresses)?;
         let attempt = async |address| {
             if Instant::now() >= deadline {
-                return Err(Failed::late("there was no time left to try it"));
+                return Err(late("there was no time left to try it").into());
             }
             timeout_at(deadline, self.attempt(address))
                 .await
-                .unwrap_or_else(|_| Err(Failed::late(NO_ANSWER)))
+                .unwrap_or_else(|_| Err(late(NO_ANSWER).into()))
         };
         race(addresses, attempt).await.map_err(all_failed)
     }
@@ -110,13 +110,12 @@ impl Dial {
         } else if let Ok(address) = host.parse() {
             vec![SocketAddr::new(address, port)]
         } else {
-            let late = || io::Error::new(io::ErrorKind::TimedOut, NO_ANSWER);
             if Instant::now() >= deadline {
-                return Err(resolve_error(late()));
+                return Err(resolve_error(late(NO_ANSWER)));
             }
             timeout_at(deadline, lookup_host((host, port)))
                 .await
-                .unwrap_or_else(|_| Err(late()))
+                .unwrap_or_else(|_| Err(late(NO_ANSWER)))
                 .map_err(resolve_error)?
                 .collect()
         };
@@ -214,6 +213,10 @@ fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs().saturating_add(begun).clamp(1, MOST))
 }
 
+fn late(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
 /// Why an attempt failed.
 struct Failed {
     source: io::Error,
@@ -222,10 +225,6 @@ struct Failed {
 }
 
 impl Failed {
-    fn late(why: &str) -> Self {
-        io::Error::new(io::ErrorKind::TimedOut, why).into()
-    }
-
     fn here(from: impl ToString, source: io::Error) -> Self {
         Self {
             source,
@@ -265,30 +264,27 @@ pub(super) async fn connect_unix(
     deadline: Instant,
 ) -> Result<tokio::net::UnixStream> {
     const LONGEST: Duration = Duration::from_millis(100);
-    let mut delay = Duration::from_millis(10);
-    loop {
-        let mut error = match tokio::net::UnixStream::connect(path).await {
-            Ok(unix) => return Ok(unix),
-            Err(error) => error,
-        };
-        let is_full = error.kind() == io::ErrorKind::WouldBlock;
-        let is_late = is_full && Instant::now() >= deadline;
-        if is_late {
-            let why = "its server has no place left in its queue (the connect timeout)";
-            error = io::Error::new(io::ErrorKind::TimedOut, why);
+    const FULL: &str = "its server has no place left in its queue (the connect timeout)";
+    let connecting = async {
+        let mut delay = Duration::from_millis(10);
+        loop {
+            match tokio::net::UnixStream::connect(path).await {
+                // The system tells nobody of a place.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(delay).await,
+                connected => return connected,
+            }
+            delay = (2 * delay).min(LONGEST);
         }
-        if is_late || !is_full {
-            return Err(Error::Connect {
-                attempts: Arc::new([Attempt {
-                    address: path.display().to_string().into(),
-                    source: Arc::new(error),
-                }]),
-            });
-        }
-        // The system tells nobody of a place.
-        tokio::time::sleep_until(deadline.min(Instant::now() + delay)).await;
-        delay = (2 * delay).min(LONGEST);
-    }
+    };
+    let connected = timeout_at(deadline, connecting).await;
+    connected
+        .unwrap_or_else(|_| Err(late(FULL)))
+        .map_err(|error| Error::Connect {
+            attempts: Arc::new([Attempt {
+                address: path.display().to_string().into(),
+                source: Arc::new(error),
+            }]),
+        })
 }
 
 /// Orders addresses so that families take turns, beginning with the one of the first, and each keeps

@@ -201,7 +201,7 @@ impl Http2 {
         let stream = Stream::new(Streamed {
             halves: Some((send, receive)),
             read: Bytes::new(),
-            ended: None,
+            side: Side::Open,
             used: self.used.clone(),
         });
         Ok(Established {
@@ -329,13 +329,18 @@ struct Streamed {
     halves: Option<(SendStream<Bytes>, RecvStream)>,
     /// What has come and was not read.
     read: Bytes,
-    /// Whether this end has ended its side, and more was given to h2 by then than the server had room for.
-    ended: Option<Owed>,
+    side: Side,
     used: Used,
 }
 
+/// This end's side of a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Owed(bool);
+enum Side {
+    Open,
+    Ended,
+    /// Ended when h2 had been given more than the server had room for.
+    Owed,
+}
 
 /// What was sent goes out still, as with TCP: h2 resets a stream that is dropped, and all that it holds of it is lost then,
 /// also where the server has ended its side. What the server gives no room for is reset after a while, or it would stay
@@ -349,7 +354,7 @@ impl Drop for Streamed {
         else {
             return;
         };
-        let (used, is_owed) = (self.used.clone(), self.ended == Some(Owed(true)));
+        let (used, is_owed) = (self.used.clone(), self.side == Side::Owed);
         runtime.spawn(async move {
             let _used = used;
             let deadline = after(GOODBYE);
@@ -425,13 +430,16 @@ impl Streamed {
 
     /// Ends this side, behind what was sent.
     fn end(&mut self) -> io::Result<()> {
-        if self.ended.is_none() {
+        if self.side == Side::Open {
             let send = self.sending()?;
             // Given only where all before it has room.
             send.reserve_capacity(1);
-            let owed = Owed(send.capacity() == 0);
+            let side = match send.capacity() {
+                0 => Side::Owed,
+                _ => Side::Ended,
+            };
             send.send_data(Bytes::new(), true).map_err(to_io)?;
-            self.ended = Some(owed);
+            self.side = side;
         }
         Ok(())
     }

@@ -137,12 +137,10 @@ impl Proxy {
             .map_err(|mut failed: Vec<(_, ProxyError)>| {
                 // What had no time left says nothing beside one for which the proxy was reached.
                 let is_late = |(_, error): &(_, ProxyError)| matches!(error, ProxyError::TimedOut);
-                match failed.iter().any(is_late) {
-                    true => ProxyError::TimedOut,
-                    false => failed.pop().map_or(
-                        ProxyError::Malformed("there is no address to ask for"),
-                        |(_, error)| error,
-                    ),
+                match (failed.iter().any(is_late), failed.pop()) {
+                    (true, _) => ProxyError::TimedOut,
+                    (false, Some((_, error))) => error,
+                    (false, None) => ProxyError::Malformed("there is no address to ask for"),
                 }
             })?,
         }

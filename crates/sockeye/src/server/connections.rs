@@ -413,7 +413,7 @@ impl Registry {
         let mut open = self.lock();
         let connection = open.connections.leave(number);
         if let (Some(began), Some(connection)) = (open.leaving, &connection) {
-            open.note(connection, began.elapsed());
+            note(&mut open.farewell, connection, began.elapsed());
         }
         let was_cut = connection.as_ref().is_some_and(|it| it.cut);
         open.cut -= usize::from(was_cut);
@@ -428,33 +428,31 @@ impl Registry {
 impl Open {
     /// Notes those that were cut off and have not ended.
     fn note_blocked(&mut self, after: Duration) {
-        let all = mem::take(&mut self.connections.all);
-        for connection in all.iter().flatten().filter(|connection| connection.cut) {
-            self.note(connection, after);
+        let all = self.connections.all.iter().flatten();
+        for connection in all.filter(|connection| connection.cut) {
+            note(&mut self.farewell, connection, after);
         }
-        self.connections.all = all;
     }
+}
 
-    /// Notes how a connection ended that did so while all were to.
-    fn note(&mut self, connection: &Connection, after: Duration) {
-        let farewell = &mut self.farewell;
-        match &connection.open {
-            Some(shared) => {
-                let ended = shared
-                    .ended()
-                    .filter(|ended| !connection.cut || ended.was_clean());
-                let ended = match ended {
-                    None if thread::panicking() => Some(panicked()),
-                    // Its handler has moved it to another task, where it goes on.
-                    None if !connection.cut => return,
-                    ended => ended,
-                };
-                let peer = shared.info.peer_addr();
-                farewell.connections.push(Departed { peer, after, ended });
-            }
-            None if connection.http => farewell.http_cut += usize::from(connection.cut),
-            None => farewell.handshakes_cut += usize::from(connection.cut),
+/// Notes how a connection ended that did so while all were to.
+fn note(farewell: &mut Farewell, connection: &Connection, after: Duration) {
+    match &connection.open {
+        Some(shared) => {
+            let ended = shared
+                .ended()
+                .filter(|ended| !connection.cut || ended.was_clean());
+            let ended = match ended {
+                None if thread::panicking() => Some(panicked()),
+                // Its handler has moved it to another task, where it goes on.
+                None if !connection.cut => return,
+                ended => ended,
+            };
+            let peer = shared.info.peer_addr();
+            farewell.connections.push(Departed { peer, after, ended });
         }
+        None if connection.http => farewell.http_cut += usize::from(connection.cut),
+        None => farewell.handshakes_cut += usize::from(connection.cut),
     }
 }
 
