@@ -1108,14 +1108,19 @@ mod with_our_client {
         assert!(said.contains("may not speak HTTP/2"), "{said}");
     }
 
-    #[tokio::test]
-    async fn a_refusal_is_told_with_its_words() {
-        let acceptor = Acceptor::new().on_request(async |_| {
-            Err::<sockeye::server::Answer, _>(Refusal::new(403, "not you\n"))
+    /// What the client is told where the server decides so.
+    async fn refused_with(refusal: Refusal) -> Error {
+        let acceptor = Acceptor::new().on_request(move |_| {
+            std::future::ready(Err::<sockeye::server::Answer, _>(refusal.clone()))
         });
         let (address, ..) = serve(|server| server.acceptor(acceptor)).await;
         let http2 = connect(address).await;
-        let error = within(http2.open(&client(address, "/"))).await.unwrap_err();
+        within(http2.open(&client(address, "/"))).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_with_its_words() {
+        let error = refused_with(Refusal::new(403, "not you\n")).await;
         let Error::Handshake(HandshakeError::Status(response)) = &error else {
             panic!("{error:?}");
         };
@@ -1130,12 +1135,7 @@ mod with_our_client {
     /// A bug: any status of 2xx opens a stream (RFC 8441 §5), and a socket was told to be open and then lost.
     #[tokio::test]
     async fn a_refusal_of_2xx_opens_nothing() {
-        let acceptor = Acceptor::new().on_request(async |_| {
-            Err::<sockeye::server::Answer, _>(Refusal::new(200, "nothing here\n"))
-        });
-        let (address, ..) = serve(|server| server.acceptor(acceptor)).await;
-        let http2 = connect(address).await;
-        let error = within(http2.open(&client(address, "/"))).await.unwrap_err();
+        let error = refused_with(Refusal::new(200, "nothing here\n")).await;
         let response = error.response().unwrap();
         assert_eq!(
             (response.status(), response.body()),

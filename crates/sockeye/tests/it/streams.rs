@@ -435,6 +435,20 @@ mod section_5_4_writing {
         }
     }
 
+    async fn echoing(
+        setup: Setup,
+        role: Role,
+    ) -> (
+        tokio::task::JoinHandle<Ended>,
+        Sender,
+        Peer<tokio::io::DuplexStream>,
+    ) {
+        let (socket, peer) = setup.open(role).await;
+        let (tell, told) = oneshot::channel();
+        let handling = tokio::spawn(socket.handle(Echo(Some(tell))));
+        (handling, told.await.unwrap(), peer)
+    }
+
     /// Callbacks cannot wait: what they send comes after the message in parts.
     #[tokio::test(start_paused = true)]
     async fn what_callbacks_send_is_queued_behind() {
@@ -443,10 +457,7 @@ mod section_5_4_writing {
                 output_limit: 1000,
                 ..Setup::default()
             };
-            let (socket, mut peer) = setup.open(role).await;
-            let (tell, told) = oneshot::channel();
-            let handling = tokio::spawn(socket.handle(Echo(Some(tell))));
-            let sender = told.await.unwrap();
+            let (handling, sender, mut peer) = echoing(setup, role).await;
             let mut message = sender.send_stream(MessageKind::Binary).await.unwrap();
             message.write_all(b"a").await.unwrap();
             assert_eq!(peer.expect(0x02).await, b"a");
@@ -480,10 +491,7 @@ mod section_5_4_writing {
             output_limit: 10_000,
             ..Setup::default()
         };
-        let (socket, mut peer) = setup.open(Role::Server).await;
-        let (tell, told) = oneshot::channel();
-        let handling = tokio::spawn(socket.handle(Echo(Some(tell))));
-        let sender = told.await.unwrap();
+        let (handling, sender, mut peer) = echoing(setup, Role::Server).await;
         let mut message = sender.send_stream(MessageKind::Binary).await.unwrap();
         message.write_all(b"a").await.unwrap();
         assert_eq!(peer.expect(0x02).await, b"a");
