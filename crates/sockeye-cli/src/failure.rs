@@ -72,7 +72,7 @@ impl Failure {
     /// Why the connection that was asked for did not open.
     pub(crate) fn opening(args: &Connect, error: Error) -> Self {
         let advice = advice(&error, Some(args));
-        let mut failure = Self::with(advice, &error);
+        let mut failure = Self::with(advice, behind_url(&error));
         if !error.is_user() {
             failure.line = format!("{}: {}", without_secrets(&args.url), failure.line);
         }
@@ -128,6 +128,18 @@ impl std::fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::with(advice(&error, None), &error)
+    }
+}
+
+/// An error as it reads behind the URL that was given, which it does not repeat.
+pub(crate) fn behind_url(error: &Error) -> &Error {
+    match error {
+        Error::Open {
+            is_redirected: false,
+            source,
+            ..
+        } => source,
+        error => error,
     }
 }
 
@@ -188,7 +200,7 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
             return http_advice(response, args, false);
         }
         Error::Handshake(error) => return handshake_advice(error),
-        Error::Redirected {
+        Error::Open {
             source, is_abroad, ..
         } => {
             return match &**source {

@@ -68,12 +68,14 @@ pub enum Error {
         /// Why not.
         problem: RedirectError,
     },
-    /// What went wrong did so where a redirect had led; the predicates, and [`response`](Self::response), are about
-    /// that.
+    /// A client's connection did not open. What went wrong is [`cause`](Self::cause); the predicates, and
+    /// [`response`](Self::response), are about that.
     #[cfg(feature = "client")]
-    Redirected {
-        /// The URL to which it had led, without a query.
-        to: Box<str>,
+    Open {
+        /// The URL of the server, without a user, a password and a query: the client's own, or where a redirect had led.
+        url: Box<str>,
+        /// Whether a redirect had led there.
+        is_redirected: bool,
         /// Whether the way has left the origin (scheme, host and port) of the client's URL: then nothing was sent that
         /// shows who the user is.
         is_abroad: bool,
@@ -192,11 +194,12 @@ impl Error {
         }
     }
 
-    /// What went wrong, wherever that was.
-    pub(crate) fn cause(&self) -> &Self {
+    /// What went wrong, wherever that was: what is within [`Error::Open`], or else the error itself. This is what to match
+    /// on where a predicate does not do.
+    pub fn cause(&self) -> &Self {
         match self {
             #[cfg(feature = "client")]
-            Self::Redirected { source, .. } => source,
+            Self::Open { source, .. } => source,
             error => error,
         }
     }
@@ -341,7 +344,15 @@ impl fmt::Display for Error {
                 )
             }
             #[cfg(feature = "client")]
-            Self::Redirected { to, source, .. } => write!(f, "redirected to {to}: {source}"),
+            Self::Open {
+                url,
+                is_redirected,
+                source,
+                ..
+            } => {
+                f.write_str(if *is_redirected { "redirected to " } else { "" })?;
+                write!(f, "{url}: {source}")
+            }
             Self::Listen { address, source } => {
                 write!(f, "cannot listen on {address}: {source}")
             }
@@ -449,7 +460,7 @@ impl StdError for Error {
             #[cfg(feature = "client")]
             Self::Redirect { problem, .. } => Some(problem),
             #[cfg(feature = "client")]
-            Self::Redirected { source, .. } => Some(&**source),
+            Self::Open { source, .. } => Some(&**source),
             Self::Answer { problem, .. } => Some(problem),
             Self::Resolve { source, .. }
             | Self::Local { source, .. }

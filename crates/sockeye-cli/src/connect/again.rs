@@ -1,6 +1,7 @@
 //! As many connections as it takes, and the pipe over them: `--reconnect`.
 
 use std::{
+    fmt::Display,
     future::{Future, pending},
     pin::Pin,
     sync::{
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     args::Connect,
-    failure::{Failure, tell, without_secrets},
+    failure::{Failure, behind_url, tell, without_secrets},
     quantity::Took,
     shown::one_line,
     signals::{Leaving, Signals},
@@ -80,6 +81,10 @@ impl Again {
 
 /// Why there is no connection, and when there will be another attempt.
 pub(super) fn waiting(args: &Connect, cause: &Cause, delay: Duration, attempt: u32) -> String {
+    let cause: &dyn Display = match cause {
+        Cause::Attempt(error) => behind_url(error),
+        cause => cause,
+    };
     let cause = one_line(&format!("{}: {cause}", without_secrets(&args.url)));
     format!("{cause}; attempt {attempt} in {}", Took(delay))
 }

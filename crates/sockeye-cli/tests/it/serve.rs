@@ -1,7 +1,7 @@
 //! `sockeye serve`, as its clients and whoever runs it see it.
 
 use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
-use sockeye::{Client, CloseCode, Ended, Error, Limits, Message, client::ClientTls};
+use sockeye::{Client, CloseCode, Ended, Limits, Message, client::ClientTls};
 
 use crate::program::{self, DEADLINE, Program, Server, certificates, http, run, serve, within};
 
@@ -139,12 +139,8 @@ async fn closes_as_the_query_says() {
         ("close=x", "number"),
     ] {
         let refused = sockeye::connect(format!("{}?{query}", server.url)).await;
-        let Err(Error::Handshake(error)) = refused else {
-            panic!("{query} was accepted");
-        };
-        let sockeye::HandshakeError::Status(response) = &error else {
-            panic!("{error}");
-        };
+        let error = refused.unwrap_err();
+        let response = error.response().unwrap();
         assert_eq!(response.status(), 400);
         assert!(String::from_utf8_lossy(response.body()).contains(why));
         server.program.stdout.expect(why);
@@ -481,10 +477,8 @@ mod limits {
 
     /// The status with which a client is refused.
     async fn refused(url: &str) -> u16 {
-        match within(sockeye::connect(url)).await {
-            Err(Error::Handshake(sockeye::HandshakeError::Status(response))) => response.status(),
-            other => panic!("it was not refused: {other:?}"),
-        }
+        let error = within(sockeye::connect(url)).await.unwrap_err();
+        error.response().unwrap().status()
     }
 
     #[tokio::test]

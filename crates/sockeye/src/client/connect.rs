@@ -387,10 +387,10 @@ impl Client {
     /// Opens the connection.
     ///
     /// # Errors
-    /// What kept it from opening: [`Error::is_connect`], [`Error::is_handshake`] (with the response,
-    /// where there was one), [`Error::is_timeout`], [`Error::is_lost`], [`Error::Redirect`]; [`Error::Random`] where the
-    /// system gives no random numbers; or [`Error::is_user`], where the URL or the request cannot be. Where a redirect was
-    /// followed, it is within [`Error::Redirected`], which says to whom.
+    /// [`Error::Open`], which names the server, and has what kept it from opening ([`Error::cause`]):
+    /// [`Error::is_connect`], [`Error::is_handshake`] (with the response, where there was one), [`Error::is_timeout`],
+    /// [`Error::is_lost`], [`Error::Redirect`]. Without that, as nobody was asked: [`Error::is_user`], where the URL or the
+    /// request cannot be, and [`Error::Random`], where the system gives no random numbers.
     ///
     /// # Panics
     /// As tokio does, outside a runtime, and in one without I/O or time: build it with `enable_all`.
@@ -427,11 +427,11 @@ impl Client {
     /// holds the connection for hours.
     ///
     /// # Errors
-    /// [`Error::Url`], and [`Error::Handshake`] for what cannot be sent, before anything is;
+    /// [`Error::Url`], and [`Error::Handshake`] for what cannot be sent, before anything is; [`Error::Open`] with
     /// [`Error::Resolve`], [`Error::Family`], [`Error::Local`], [`Error::Connect`], [`Error::Proxy`],
     /// [`Error::Tls`], [`Error::Lost`];
-    /// [`Error::Handshake`] and [`Error::Answer`] for an answer that declines or breaks a rule;
-    /// [`Error::Redirect`]; [`Error::Timeout`]. Behind a redirect, [`Error::Redirected`] with any of these.
+    /// [`Error::Handshake`], [`Error::Unreadable`] and [`Error::Answer`] for an answer that declines or breaks a rule;
+    /// [`Error::Redirect`]; [`Error::Timeout`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection; nothing is left behind.
@@ -440,14 +440,21 @@ impl Client {
             let mut endpoint = self.endpoint()?;
             let mut trail = Trail::new(self.redirects);
             loop {
-                let answer = self.establish_at(&endpoint, trail.is_abroad).await;
-                if let Err(Error::Handshake(HandshakeError::Status(response))) = &answer
-                    && let Some(next) = trail.follow(&endpoint, response)?
-                {
-                    endpoint = next;
-                    continue;
+                let error = match self.establish_at(&endpoint, trail.is_abroad).await {
+                    Ok(established) => return Ok(established),
+                    Err(error) => error,
+                };
+                let next = match &error {
+                    Error::Handshake(HandshakeError::Status(response)) => {
+                        trail.follow(&endpoint, response)
+                    }
+                    _ => Ok(None),
+                };
+                match next {
+                    Ok(Some(next)) => endpoint = next,
+                    Ok(None) => return Err(trail.tell(&endpoint, error)),
+                    Err(error) => return Err(trail.tell(&endpoint, error)),
                 }
-                return answer.map_err(|error| trail.tell(&endpoint, error));
             }
         })
         .await
@@ -480,9 +487,13 @@ impl Client {
     pub(crate) async fn establish_over<S: Io + 'static>(&self, stream: S) -> Result<Established> {
         Box::pin(async {
             let endpoint = self.endpoint()?;
-            let asked = self.ask(&endpoint, false)?;
-            let stream = self.secure(&endpoint, Stream::new(stream), false).await?;
-            self.upgrade(&endpoint, stream, asked, true).await
+            let established = async {
+                let asked = self.ask(&endpoint, false)?;
+                let stream = self.secure(&endpoint, Stream::new(stream), false).await?;
+                self.upgrade(&endpoint, stream, asked, true).await
+            };
+            let established = established.await;
+            established.map_err(|error| Trail::new(0).tell(&endpoint, error))
         })
         .await
     }

@@ -26,7 +26,7 @@ use sockeye_proto::{
     handshake::{HandshakeError, Response},
 };
 
-use super::{Client, upgrade::BODY_PATIENCE, url::Endpoint};
+use super::{Client, redirect::Trail, upgrade::BODY_PATIENCE, url::Endpoint};
 use crate::{
     Deadline, Error, Result, WebSocket,
     ended::lost,
@@ -109,19 +109,24 @@ impl Http2 {
     pub async fn connect(client: &Client) -> Result<Self> {
         Box::pin(async {
             let endpoint = client.endpoint()?;
-            let (stream, _) = client.reach(&endpoint).await?;
-            let peer_addr = stream.peer_addr();
-            let stream = client.secure_http2(&endpoint, stream).await?;
-            let server = Server {
-                peer_addr: stream.peer_addr().or(peer_addr),
-                endpoint,
-            };
-            let begun = Self::begin(client, stream, server);
-            timeout(client.handshake_timeout, begun)
-                .await
-                .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
+            let connected = Self::reach(client, &endpoint).await;
+            connected.map_err(|error| Trail::new(0).tell(&endpoint, error))
         })
         .await
+    }
+
+    async fn reach(client: &Client, endpoint: &Endpoint) -> Result<Self> {
+        let (stream, _) = client.reach(endpoint).await?;
+        let peer_addr = stream.peer_addr();
+        let stream = client.secure_http2(endpoint, stream).await?;
+        let server = Server {
+            peer_addr: stream.peer_addr().or(peer_addr),
+            endpoint: endpoint.clone(),
+        };
+        let begun = Self::begin(client, stream, server);
+        timeout(client.handshake_timeout, begun)
+            .await
+            .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
     }
 
     async fn begin(client: &Client, stream: Stream, server: Server) -> Result<Self> {
@@ -158,20 +163,26 @@ impl Http2 {
     ///
     /// # Errors
     /// [`Error::Setup`] for a URL that leads to another server (scheme, host and port), [`Error::Url`] and
-    /// [`Error::Handshake`] for what cannot be sent; [`Error::Handshake`] and [`Error::Answer`] for an answer that
-    /// declines or breaks a rule; [`Error::Lost`], also where the connection has ended; [`Error::Timeout`], also where
-    /// the network has. Connect anew after either. [`Error::Random`] where the system gives no random numbers.
+    /// [`Error::Handshake`] for what cannot be sent, [`Error::Random`] where the system gives no random numbers; and
+    /// [`Error::Open`] with [`Error::Handshake`] and [`Error::Answer`] for an answer that declines or breaks a rule;
+    /// [`Error::Lost`], also where the connection has ended; [`Error::Timeout`], also where the network has. Connect anew
+    /// after either.
     ///
     /// # Cancel safety
     /// Dropping the future gives the stream up, and not the connection.
     pub async fn open(&self, client: &Client) -> Result<WebSocket> {
-        Box::pin(self.establish(client)).await.map(WebSocket::new)
+        Box::pin(async {
+            let endpoint = client.endpoint()?;
+            self.server.check(&endpoint)?;
+            let opened = self.establish(client, &endpoint).await;
+            opened.map_err(|error| Trail::new(0).tell(&endpoint, error))
+        })
+        .await
+        .map(WebSocket::new)
     }
 
-    async fn establish(&self, client: &Client) -> Result<Established> {
-        let endpoint = client.endpoint()?;
-        self.server.check(&endpoint)?;
-        let asked = client.ask(&endpoint, false)?;
+    async fn establish(&self, client: &Client, endpoint: &Endpoint) -> Result<Established> {
+        let asked = client.ask(endpoint, false)?;
         let mut request = asked.request.to_extended_connect(endpoint.secure)?;
         if let Some(look) = &client.inspect {
             look(&shown(&request));

@@ -60,13 +60,16 @@ impl Trail {
         Ok(Some(to))
     }
 
-    /// What went wrong at an endpoint, with its name where a redirect has led to it: the user's URL is not at fault then.
+    /// What went wrong at an endpoint, with its name: the user's URL is not at fault where a redirect has led to it.
     pub(super) fn tell(&self, at: &Endpoint, error: Error) -> Error {
-        if self.been.is_empty() {
+        let is_redirected = !self.been.is_empty();
+        // Nobody was asked.
+        if !is_redirected && (error.is_user() || matches!(error, Error::Random(_))) {
             return error;
         }
-        Error::Redirected {
-            to: at.to_tell(),
+        Error::Open {
+            url: at.to_tell(),
+            is_redirected,
             is_abroad: self.is_abroad,
             source: Arc::new(error),
         }

@@ -112,7 +112,7 @@ fn is_transient(error: &Error) -> bool {
             ProxyError::Socks { reply, .. } => matches!(reply, 1 | 3..=6),
             ProxyError::Credentials { .. } | ProxyError::Malformed(_) => false,
         },
-        Error::Redirected { source, .. } => is_transient(source),
+        Error::Open { source, .. } => is_transient(source),
         Error::Unreadable { .. } | Error::Answer { .. } | Error::Redirect { .. } => false,
         // The connection was closed under what the user did first on it.
         Error::Send(_) => error.is_closed(),

@@ -51,10 +51,13 @@ impl Endpoint {
 
     /// For those who look on: without a user, a password and a query, any of which may be secret.
     pub(super) fn to_tell(&self) -> Box<str> {
-        let scheme = if self.secure { "wss" } else { "ws" };
         let (path, _) = self.target.split_once('?').unwrap_or((&self.target, ""));
-        let authority = super::proxy::authority(&self.host, self.port);
-        format!("{scheme}://{authority}{path}").into()
+        #[cfg(unix)]
+        if let Some(socket) = &self.unix_socket {
+            return format!("ws+unix:{}:{path}", socket.display()).into();
+        }
+        let scheme = if self.secure { "wss" } else { "ws" };
+        format!("{scheme}://{}{path}", self.host_header).into()
     }
 
     /// Takes a URL apart.
@@ -156,8 +159,11 @@ mod section_3 {
     #[test]
     fn what_is_told_is_a_url_too() {
         for (url, told) in [
-            ("ws://user:secret@a/b?secret", "ws://a:80/b"),
+            ("ws://user:secret@a/b?secret", "ws://a/b"),
+            ("https://a:443", "wss://a/"),
             ("wss://[::1]:9/a", "wss://[::1]:9/a"),
+            #[cfg(unix)]
+            ("ws+unix:/run/a%20b:/c?secret", "ws+unix:/run/a b:/c"),
         ] {
             assert_eq!(*Endpoint::parse(url).unwrap().to_tell(), *told);
         }

@@ -83,7 +83,7 @@ async fn spoiled(part: &str, by: &str) -> Error {
 
 #[track_caller]
 fn breaks(error: &Error, rule: HandshakeError, words: &str) {
-    let problem = match error {
+    let problem = match error.cause() {
         Error::Answer { problem, .. } | Error::Handshake(problem) => problem.clone(),
         Error::Unreadable { problem, .. } => HandshakeError::Malformed(problem),
         _ => panic!("{error:?}"),
@@ -184,7 +184,7 @@ mod another_status_than_101 {
     async fn that_announces_another_which_never_comes_is_left_at_the_deadline() {
         let (error, took) = answered("HTTP/1.1 100 Continue\r\n\r\n").await;
         assert!(
-            matches!(error, Error::Timeout(Deadline::Handshake)),
+            matches!(error.cause(), Error::Timeout(Deadline::Handshake)),
             "{error:?}"
         );
         assert_eq!(took, HANDSHAKE);
@@ -393,7 +393,7 @@ mod extension {
         let error = spoiled("\r\n\r\n", "\r\nSec-WebSocket-Extensions: =;\r\n\r\n").await;
         assert!(
             matches!(
-                &error,
+                error.cause(),
                 Error::Answer {
                     problem: HandshakeError::ExtensionList(_),
                     ..
@@ -418,7 +418,7 @@ mod extension {
             let error = spoiled("\r\n\r\n", &line).await;
             assert!(
                 matches!(
-                    &error,
+                    error.cause(),
                     Error::Answer {
                         problem: HandshakeError::Extension(_),
                         ..
@@ -438,7 +438,7 @@ mod head {
     async fn never_begins() {
         let (error, took) = answered("").await;
         assert!(
-            matches!(error, Error::Timeout(Deadline::Handshake)),
+            matches!(error.cause(), Error::Timeout(Deadline::Handshake)),
             "{error:?}"
         );
         says(&error, "the handshake timeout");
@@ -449,7 +449,7 @@ mod head {
     async fn never_ends() {
         let (error, took) = answered("HTTP/1.1 101 x\r\nUpgrade: webso").await;
         assert!(
-            matches!(error, Error::Timeout(Deadline::Handshake)),
+            matches!(error.cause(), Error::Timeout(Deadline::Handshake)),
             "{error:?}"
         );
         assert_eq!(took, HANDSHAKE);
@@ -466,7 +466,7 @@ mod head {
         })
         .await;
         assert!(
-            matches!(error, Error::Timeout(Deadline::Handshake)),
+            matches!(error.cause(), Error::Timeout(Deadline::Handshake)),
             "{error:?}"
         );
         assert_eq!(took, HANDSHAKE);
@@ -626,7 +626,7 @@ async fn a_request_that_is_not_read_is_given_up_at_the_deadline() {
     let begin = Instant::now();
     let error = client().connect_over(ours).await.unwrap_err();
     assert!(
-        matches!(error, Error::Timeout(Deadline::Handshake)),
+        matches!(error.cause(), Error::Timeout(Deadline::Handshake)),
         "{error:?}"
     );
     assert_eq!(begin.elapsed(), HANDSHAKE);

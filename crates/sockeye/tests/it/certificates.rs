@@ -93,7 +93,7 @@ async fn is_trusted(address: SocketAddr, by: &Made) -> bool {
             true
         }
         Err(error) => {
-            assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+            assert!(matches!(error.cause(), Error::Tls { .. }), "{error:?}");
             false
         }
     }

@@ -1,9 +1,9 @@
 //! The way to a server: its addresses, Unix sockets, redirects, who we are, and the options of TCP.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{error::Error as _, net::SocketAddr, time::Duration};
 
 use sockeye::{
-    Acceptor, Deadline, Error,
+    Acceptor, Client, Deadline, Error,
     client::{Cause, ClientTls, RedirectError},
     server::{Answer, Refusal, Request},
 };
@@ -72,12 +72,13 @@ mod an_address_that_answers_nothing {
         let impatient = client.clone().connect_timeout(Duration::from_millis(50));
         let error = failure(&impatient).await;
         assert!(
-            matches!(&error, Error::Connect { attempts } if attempts.len() == 1),
+            matches!(error.cause(), Error::Connect { attempts } if attempts.len() == 1),
             "{error:?}"
         );
         assert!(error.is_timeout() && error.is_connect());
-        let told =
-            format!("no connection to {black_hole}: no answer in time (the connect timeout)");
+        let told = format!(
+            "ws://two.example/: no connection to {black_hole}: no answer in time (the connect timeout)"
+        );
         assert_eq!(error.to_string(), told);
 
         // What became of the others is told with it.
@@ -86,7 +87,7 @@ mod an_address_that_answers_nothing {
         let error = failure(&client.connect_timeout(Duration::from_secs(1))).await;
         let told = error.to_string();
         assert!(
-            told.starts_with(&format!("no connection to {refusing}: ")),
+            told.starts_with(&format!("ws://two.example/: no connection to {refusing}: ")),
             "{told}"
         );
         assert!(
@@ -112,8 +113,7 @@ mod addresses {
     async fn a_name_that_is_not_found_in_time_is_told_as_that() {
         let client = client("ws://slow.example/").connect_timeout(Duration::ZERO);
         let error = failure(&client).await;
-        let told =
-            "the name slow.example leads to no address: no answer in time (the connect timeout)";
+        let told = "ws://slow.example/: the name slow.example leads to no address: no answer in time (the connect timeout)";
         assert_eq!(error.to_string(), told);
         assert!(error.is_timeout() && error.is_connect());
     }
@@ -123,7 +123,7 @@ mod addresses {
         let [one, two] = [nobody().await, nobody().await];
         let client = client("ws://two.example/").resolve("two.example", [one, two]);
         let error = failure(&client).await;
-        let Error::Connect { attempts } = &error else {
+        let Error::Connect { attempts } = error.cause() else {
             panic!("{error:?}");
         };
         assert_eq!(attempts.len(), 2);
@@ -139,7 +139,10 @@ mod addresses {
     async fn what_is_given_is_for_its_host_and_port_alone() {
         let (server, _) = echo().await;
         let client = client("ws://a.invalid:81/").resolve("a.invalid:80", [server]);
-        assert!(matches!(failure(&client).await, Error::Resolve { .. }));
+        assert!(matches!(
+            failure(&client).await.cause(),
+            Error::Resolve { .. }
+        ));
         echoes(&client.resolve("a.invalid:81", [server]))
             .await
             .unwrap();
@@ -165,12 +168,12 @@ mod addresses {
         let nowhere = client(&url).interface("none0");
         let error = failure(&nowhere).await;
         assert!(
-            matches!(&error, Error::Local { from, .. } if &**from == "none0"),
+            matches!(error.cause(), Error::Local { from, .. } if &**from == "none0"),
             "{error:?}"
         );
         let nowhere = client(&url).local_address("192.0.2.7".parse().unwrap());
         let error = failure(&nowhere).await;
-        let Error::Local { from, source } = &error else {
+        let Error::Local { from, source } = error.cause() else {
             panic!("{error:?}");
         };
         assert_eq!(&**from, "192.0.2.7");
@@ -234,7 +237,7 @@ mod unix_sockets {
     #[tokio::test]
     async fn that_are_not_there_are_named() {
         let error = failure(&client("ws+unix:/none/such.sock:/")).await;
-        assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+        assert!(matches!(error.cause(), Error::Connect { .. }), "{error:?}");
         assert!(error.to_string().contains("/none/such.sock"), "{error}");
     }
 }
@@ -277,12 +280,17 @@ mod redirects {
         echoes(&client.clone().redirects(5)).await.unwrap();
         assert_eq!(seen.all().len(), 6);
         let error = failure(&client.redirects(4)).await;
-        let Error::Redirect { location, problem } = &error else {
+        let Error::Redirect { location, problem } = error.cause() else {
             panic!("{error:?}");
         };
         assert_eq!(*problem, RedirectError::TooMany { limit: 4 });
         assert_eq!(&**location, "/x");
-        assert!(error.to_string().contains("4 redirects"), "{error}");
+        let told = error.to_string();
+        let who = format!("redirected to ws://{server}/308/x: the redirect to ");
+        assert!(
+            told.starts_with(&who) && told.contains("4 redirects"),
+            "{told}"
+        );
     }
 
     #[tokio::test]
@@ -325,15 +333,16 @@ mod redirects {
                 told.starts_with(&format!("redirected to {server}: ")),
                 "{told}"
             );
-            let Error::Redirected {
-                to,
+            let Error::Open {
+                url,
+                is_redirected: true,
                 is_abroad,
                 source,
             } = &error
             else {
                 panic!("{error:?}");
             };
-            assert_eq!((&**to, *is_abroad), (&*server, left_origin));
+            assert_eq!((&**url, *is_abroad), (&*server, left_origin));
             assert_eq!(error.is_handshake(), source.is_handshake());
             assert_eq!(error.is_connect(), path == "silent");
             let status = error.response().map(|response| response.status());
@@ -346,7 +355,7 @@ mod redirects {
         }
         // Where none was followed, there is nothing to tell.
         let error = failure(&client(format!("ws://{home}/none")).redirects(1)).await;
-        assert!(matches!(error, Error::Handshake(_)), "{error:?}");
+        assert!(matches!(error.cause(), Error::Handshake(_)), "{error:?}");
     }
 
     #[tokio::test]
@@ -355,7 +364,7 @@ mod redirects {
         let error = failure(&client(format!("ws://{server}/302/loop")).redirects(50)).await;
         assert!(
             matches!(
-                error,
+                error.cause(),
                 Error::Redirect {
                     problem: RedirectError::Loop,
                     ..
@@ -376,7 +385,7 @@ mod redirects {
         let error = failure(&client.redirects(5)).await;
         assert!(
             matches!(
-                error,
+                error.cause(),
                 Error::Redirect {
                     problem: RedirectError::Insecure,
                     ..
@@ -435,7 +444,7 @@ async fn a_certificate_that_is_missing_is_told_over_tls_of_the_users_own() {
     let tls = pki.speak_tls_unknown(tcp).await;
     let client = client("ws://localhost/");
     let error = within(client.connect_over(tls)).await.unwrap_err();
-    assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+    assert!(matches!(error.cause(), Error::Tls { .. }), "{error:?}");
     assert!(!Cause::Attempt(error).is_transient());
 }
 
@@ -455,15 +464,45 @@ async fn a_certificate_is_not_shown_to_another_origin() {
     let redirected = client(format!("wss://{home}/")).tls(pki.known());
     let error = failure(&redirected.redirects(1)).await;
     // In TLS 1.3 the server says so only once the client has begun to talk. It is of no use to try again.
-    let Error::Redirected { source, .. } = &error else {
-        panic!("{error:?}");
-    };
     assert!(
-        matches!(&**source, Error::Tls { subject, .. } if &**subject == "127.0.0.1"),
+        matches!(error.cause(), Error::Tls { subject, .. } if &**subject == "127.0.0.1"),
         "{error:?}"
     );
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
     assert!(error.is_connect() && !Cause::Attempt(error).is_transient());
+}
+
+/// It was what went wrong, and not where.
+#[tokio::test]
+async fn what_keeps_a_connection_from_opening_is_told_with_its_server() {
+    let (server, _) = server(Acceptor::new(), |_| Err(Refusal::new(404, ""))).await;
+    let client = client(format!("ws://user:secret@{server}/a?secret"));
+    let tcp = tokio::net::TcpStream::connect(server).await.unwrap();
+    let over = within(client.connect_over(tcp)).await.unwrap_err();
+    for error in [failure(&client).await, over] {
+        let told = error.to_string();
+        let begin = format!("ws://{server}/a: the opening handshake failed: ");
+        assert!(
+            told.starts_with(&begin) && !told.contains("secret"),
+            "{told}"
+        );
+        assert!(matches!(error.cause(), Error::Handshake(_)), "{error:?}");
+        assert_eq!(error.response().unwrap().status(), 404);
+        let within = error.source().unwrap();
+        assert_eq!(within.to_string(), error.cause().to_string());
+    }
+    // What cannot be asked was asked of nobody.
+    for (client, why) in [
+        (client.clone().subprotocol("a b"), "subprotocol"),
+        (Client::new("ws://a/#b"), "fragment"),
+    ] {
+        let error = failure(&client).await;
+        assert!(
+            error.is_user() && !matches!(error, Error::Open { .. }),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(why), "{error}");
+    }
 }
 
 mod who_we_are {
@@ -546,7 +585,7 @@ mod tls {
         echoes(&client).await.unwrap();
         // The platform's roots do not know it, which is no panic either.
         let error = failure(&client.tls(ClientTls::new())).await;
-        assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+        assert!(matches!(error.cause(), Error::Tls { .. }), "{error:?}");
         assert!(rustls::crypto::CryptoProvider::get_default().is_none());
     }
 
@@ -562,7 +601,7 @@ mod tls {
             .extra_ca_pem(Pki::new().ca.as_bytes())
             .unwrap();
         let error = failure(&client(format!("wss://{server}/")).tls(others)).await;
-        assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+        assert!(matches!(error.cause(), Error::Tls { .. }), "{error:?}");
         assert!(ClientTls::new().extra_ca_pem(b"none").is_err());
         // It is PEM, and no certificate.
         let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -594,7 +633,10 @@ mod tls {
         let address = scripted(b"").await;
         let client = client(format!("wss://{address}/")).tls_timeout(Duration::from_millis(50));
         let error = failure(&client).await;
-        assert!(matches!(error, Error::Timeout(Deadline::Tls)), "{error:?}");
+        assert!(
+            matches!(error.cause(), Error::Timeout(Deadline::Tls)),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("the TLS timeout"), "{error}");
     }
 }

@@ -1059,7 +1059,7 @@ mod with_our_client {
         let url = format!("wss://{address}/");
         let secure = Client::new(url).no_proxy().tls(tls);
         let error = within(Http2::connect(&secure)).await.unwrap_err();
-        assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+        assert!(matches!(error.cause(), Error::Tls { .. }), "{error:?}");
     }
 
     /// More at once than may wait for a client that takes nothing.
@@ -1086,7 +1086,7 @@ mod with_our_client {
         let error = within(Http2::connect(&client(address, "/")))
             .await
             .unwrap_err();
-        let Error::Handshake(HandshakeError::ExtendedConnect) = &error else {
+        let Error::Handshake(HandshakeError::ExtendedConnect) = error.cause() else {
             panic!("{error:?}");
         };
         assert!(
@@ -1121,7 +1121,7 @@ mod with_our_client {
     #[tokio::test]
     async fn a_refusal_is_told_with_its_words() {
         let error = refused_with(Refusal::new(403, "not you\n")).await;
-        let Error::Handshake(HandshakeError::Status(response)) = &error else {
+        let Error::Handshake(HandshakeError::Status(response)) = error.cause() else {
             panic!("{error:?}");
         };
         assert_eq!(
@@ -1186,7 +1186,7 @@ mod with_our_client {
         let never = client(address, "/never").handshake_timeout(Duration::from_millis(50));
         let error = within(http2.open(&never)).await.unwrap_err();
         assert!(
-            matches!(error, Error::Timeout(Deadline::Handshake)),
+            matches!(error.cause(), Error::Timeout(Deadline::Handshake)),
             "{error:?}"
         );
         let mut socket = within(http2.open(&client(address, "/"))).await.unwrap();
@@ -1252,6 +1252,6 @@ mod with_our_client {
         let server = server.acceptor(Acceptor::new().tls(tls()));
         tokio::spawn(server.serve(async |_| Ok(())));
         let error = within(Http2::connect(&client(address))).await.unwrap_err();
-        assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+        assert!(matches!(error.cause(), Error::Tls { .. }), "{error:?}");
     }
 }

@@ -33,8 +33,8 @@ async fn refusal(client: &Client, proxy: SocketAddr) -> (ProxyError, String) {
     let message = error.to_string();
     assert!(message.contains(&proxy.to_string()), "{message}");
     assert!(error.is_connect(), "{error:?}");
-    match error {
-        Error::Proxy { source, .. } => (ProxyError::clone(&source), message),
+    match error.cause() {
+        Error::Proxy { source, .. } => (ProxyError::clone(source), message),
         error => panic!("{error:?}"),
     }
 }
@@ -83,7 +83,7 @@ async fn tls_with_the_proxy_has_tls_with_the_server_inside() {
     // Whom to trust as the server says nothing about the proxy.
     let client = Client::new(format!("wss://{server}/")).tls(theirs.trusted());
     let error = failure(&client.proxy(trusted)).await;
-    assert!(matches!(error, Error::Proxy { .. }), "{error:?}");
+    assert!(matches!(error.cause(), Error::Proxy { .. }), "{error:?}");
     assert!(
         error.to_string().contains("TLS with localhost failed"),
         "{error}"
@@ -277,7 +277,7 @@ async fn a_server_without_an_address_is_no_fault_of_the_proxy() {
     let proxy = format!("socks5://{}", nobody().await);
     let error = failure(&via(&proxy, "ws://a.invalid/")).await;
     assert!(
-        matches!(&error, Error::Resolve { host, .. } if &host[..] == "a.invalid"),
+        matches!(error.cause(), Error::Resolve { host, .. } if &host[..] == "a.invalid"),
         "{error:?}"
     );
 }
@@ -299,7 +299,7 @@ async fn a_proxy_that_wants_a_certificate_is_not_asked_again() {
     let proxy: Proxy = url.parse().unwrap();
     let client = Client::new("ws://a.invalid/").proxy(proxy.tls(pki.trusted()));
     let error = failure(&client).await;
-    let Error::Proxy { source, .. } = &error else {
+    let Error::Proxy { source, .. } = error.cause() else {
         panic!("{error:?}");
     };
     assert!(
