@@ -4,13 +4,17 @@
 use std::{
     future::{Future, pending, poll_fn},
     pin::{Pin, pin},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::Ordering,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use sockeye_proto::{CloseFrame, Message, MessageKind, OwnedEvent, Part, ProtocolError};
-use tokio::{sync::mpsc, time::timeout_at};
+use tokio::{
+    sync::mpsc,
+    time::{timeout, timeout_at},
+};
 
 use super::{
     BinaryType, Callbacks, CloseEvent, Closed, Command, Data, ErrorEvent, Event, Kept,
@@ -36,7 +40,14 @@ pub(super) async fn run(task: Task, client: Client, mut mail: mpsc::UnboundedRec
         // Nothing else than a Close is sent before it is open.
         pin!(async { drop(mail.recv().await) }),
         pin!(task.0.forgotten()),
-        pin!(async { opened = Some(client.connect().await) }),
+        pin!(async {
+            let answer = client.connect().await;
+            if answer.is_ok() {
+                // It is open once that can be told: whoever closes before has closed what was not open.
+                task.0.wait_for(|callbacks| callbacks.open.is_some()).await;
+            }
+            opened = Some(answer);
+        }),
     ])
     .await;
     let (closed, failed) = match opened {
@@ -48,7 +59,7 @@ pub(super) async fn run(task: Task, client: Client, mut mail: mpsc::UnboundedRec
             (Closed::abnormally(), Some(why.to_owned()))
         }
         Some(Ok(connection)) if task.0.established(&connection) => {
-            talk(&task.0, connection, &mut mail).await
+            talk(&task.0, connection, &mut mail, client.close_time()).await
         }
         Some(Err(error)) => (Closed::abnormally(), Some(error.to_string())),
         _ => {
@@ -109,14 +120,15 @@ async fn talk(
     socket: &WebSocket,
     connection: crate::WebSocket,
     mail: &mut mpsc::UnboundedReceiver<Command>,
+    patience: Duration,
 ) -> (Closed, Option<String>) {
     let handle = connection.sender();
-    let (opened, mut heard) = (AtomicBool::new(false), None);
+    let mut heard = None;
     let driven = connection.drive(async |connection| {
         let (sender, receiver) = connection.split();
         first_of([
-            pin!(receive(socket, receiver, &opened, &mut heard)),
-            pin!(send(socket, &sender, mail)),
+            pin!(receive(socket, receiver, &mut heard)),
+            pin!(send(socket, &sender, mail, patience)),
             pin!(tell_late(socket)),
             pin!(close_forgotten(socket)),
         ])
@@ -126,7 +138,7 @@ async fn talk(
     first_of([
         // How it ended is asked below.
         pin!(async { drop(driven.await) }),
-        pin!(note_closing(socket, &handle, &opened)),
+        pin!(note_closing(socket, &handle)),
         // The rest is dropped then, and the connection with it.
         pin!(socket.inner.full.notified()),
     ])
@@ -156,11 +168,8 @@ async fn talk(
 async fn receive(
     socket: &WebSocket,
     mut receiver: Receiver,
-    opened: &AtomicBool,
     heard: &mut Option<Option<CloseFrame>>,
 ) {
-    socket.opened().await;
-    opened.store(true, Ordering::Relaxed);
     // How it ended is asked later.
     while let Some((kind, whole)) = begin(socket, &mut receiver, heard).await {
         socket
@@ -316,9 +325,14 @@ async fn fill_whole(
 }
 
 /// Sends what comes from the handles. Never ends.
-async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedReceiver<Command>) {
+async fn send(
+    socket: &WebSocket,
+    sender: &Sender,
+    mail: &mut mpsc::UnboundedReceiver<Command>,
+    patience: Duration,
+) {
     let shared = &sender.shared;
-    // Once it is closing, nothing that the Close is behind is waited for: its deadline is to begin.
+    // Once it is closing, no message is waited for before the Close is.
     let mut closing = pin!(socket.when(|socket| socket.ready_state() >= ReadyState::Closing));
     let mut has_begun = false;
     let mut is_closing = |cx: &mut Context<'_>| {
@@ -343,11 +357,12 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
                 }
             }
             // Refused where the peer has closed first.
-            Command::Close(Some(frame)) => {
-                let _ = sender.close(frame.code, &frame.reason).await;
-            }
-            Command::Close(None) => {
-                let _ = shared.queue_close(None);
+            Command::Close(frame) => {
+                drain(sender, patience).await;
+                let _ = match frame {
+                    Some(frame) => sender.close(frame.code, &frame.reason).await,
+                    None => shared.queue_close(None),
+                };
             }
         }
         let is_enough = mail.is_empty() || count == BATCH || bytes >= BATCH_BYTES;
@@ -368,13 +383,22 @@ async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedRec
     pending().await
 }
 
+/// Waits until what was sent has been written, for as long as the peer goes on taking it: the deadline of a Close begins with it,
+/// and "the handshake will only start after the messages are sent".
+async fn drain(sender: &Sender, patience: Duration) {
+    let mut written = poll_fn(|cx| sender.shared.poll_flush(cx, true).map(drop));
+    let taken = || sender.counters().sent.bytes;
+    let mut before = taken();
+    while timeout(patience, &mut written).await.is_err() && taken() > before {
+        before = taken();
+    }
+}
+
 /// Notes that this end has sent a Close by itself, as for a broken rule (RFC 6455 §7.1.3). Whatever does that has
 /// been polled before this. Never ends.
-async fn note_closing(socket: &WebSocket, sender: &Sender, opened: &AtomicBool) {
+async fn note_closing(socket: &WebSocket, sender: &Sender) {
     poll_fn(|_| {
-        let has_close = sender.shared.lock().has_close();
-        // That it is open is told before.
-        if has_close && opened.load(Ordering::Relaxed) {
+        if sender.shared.lock().has_close() {
             socket.closing();
         }
         Poll::Pending
@@ -402,7 +426,7 @@ async fn close_forgotten(socket: &WebSocket) {
 }
 
 impl WebSocket {
-    /// "When the WebSocket connection is established". False where it was closed meanwhile.
+    /// "When the WebSocket connection is established": fires `open`, or keeps that. False where it was closed meanwhile.
     fn established(&self, connection: &crate::WebSocket) -> bool {
         let mut state = self.lock();
         if state.ready_state != ReadyState::Connecting {
@@ -411,14 +435,11 @@ impl WebSocket {
         state.ready_state = ReadyState::Open;
         state.extensions = connection.extensions();
         state.protocol = connection.subprotocol().unwrap_or_default().into();
-        true
-    }
-
-    /// Fires `open`.
-    async fn opened(&self) {
-        self.wait_for(|callbacks| callbacks.open.is_some()).await;
-        self.lock().kept.open = true;
+        state.kept.open = true;
+        drop(state);
+        self.inner.changed.notify_waiters();
         self.tell_kept();
+        true
     }
 
     /// What comes between messages, or within one.

@@ -290,6 +290,8 @@ impl WebSocket {
             return;
         }
         state.ready_state = ReadyState::Closing;
+        // Whoever has closed it is not told any more that it is open.
+        state.kept.open = false;
         // Behind the messages that were sent before, unless one was dropped: then there is no clean end.
         if !state.full {
             let _ = self.inner.commands.send(Command::Close(frame));

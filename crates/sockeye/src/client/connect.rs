@@ -384,6 +384,10 @@ impl Client {
         self.settings.output.limit
     }
 
+    pub(crate) fn close_time(&self) -> Duration {
+        self.settings.close_timeout
+    }
+
     /// Opens the connection.
     ///
     /// # Errors

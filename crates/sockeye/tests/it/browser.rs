@@ -470,6 +470,46 @@ mod the_send_method {
             .await;
     }
 
+    /// "The close() method does not discard previously sent messages before starting the WebSocket closing handshake". It did
+    /// where they took longer than the close timeout.
+    #[tokio::test]
+    async fn a_close_comes_behind_what_a_slow_peer_takes() {
+        const SENT: usize = 16 << 20;
+        for closes in [true, false] {
+            let door = Door::new().await;
+            let client = door.client().close_timeout(Duration::from_millis(300));
+            let socket = WebSocket::with_client(client).unwrap();
+            let (tell, mut open) = mpsc::unbounded_channel();
+            socket.on_open(move |_| tell.send(()).unwrap());
+            let mut peer = door.accept().await;
+            within(open.recv()).await.unwrap();
+            for _ in 0..16 {
+                socket.send(vec![0u8; SENT / 16]).unwrap();
+            }
+            if closes {
+                socket.close(1000, "").unwrap();
+            }
+            drop(socket);
+            // At least four times as long, and never as long without a byte.
+            let mut taken = 0;
+            let mut buffer = vec![0; 1 << 20];
+            while taken < SENT {
+                tokio::time::sleep(Duration::from_millis(75)).await;
+                let mut room = 1 << 20;
+                while room > 0 {
+                    let count = within(peer.stream.read(&mut buffer[..room])).await.unwrap();
+                    assert!(count > 0, "{taken} of {SENT}");
+                    (taken, room) = (taken + count, room - count);
+                }
+            }
+            let mut rest = Vec::new();
+            let ended = within(peer.stream.read_to_end(&mut rest)).await;
+            ended.unwrap();
+            let close = if closes { 8 } else { 6 };
+            assert_eq!(taken + rest.len(), SENT + 16 * 14 + close);
+        }
+    }
+
     #[tokio::test]
     async fn while_closing_and_after_it_discards_and_counts() {
         let (socket, mut peer, log) = open().await;
@@ -1185,13 +1225,14 @@ mod callbacks_that_come_late {
         }
     }
 
-    /// The peer of a socket that is open, and has told nobody yet.
+    /// The peer of a socket that has its answer, and has told nobody yet.
     async fn opened(door: &Door, socket: &WebSocket, early: &[u8]) -> Peer<TcpStream> {
         let stream = door.listener.accept().await.unwrap().0;
         let peer = Peer::server(stream, "", early).await;
-        while socket.ready_state() == ReadyState::Connecting {
+        for _ in 0..1000 {
             yield_now().await;
         }
+        assert_eq!(socket.ready_state(), ReadyState::Connecting);
         peer
     }
 
@@ -1229,6 +1270,38 @@ mod callbacks_that_come_late {
         assert_eq!(messages.recv().await.unwrap(), "early");
         let waited = began.elapsed().as_millis();
         assert!((200..=202).contains(&waited), "{waited}");
+    }
+
+    /// It was open before that was told, so that `on_open` could find it closing, and lose what it sent.
+    #[tokio::test(start_paused = true)]
+    async fn before_it_is_told_that_it_is_open_it_is_not() {
+        let door = Door::new().await;
+        let socket = WebSocket::with_client(door.client()).unwrap();
+        let mut peer = busy(opened(&door, &socket, &[])).await;
+        assert!(matches!(socket.send("a"), Err(Exception::InvalidState(_))));
+        socket.close(1000, "").unwrap();
+        let log = Log::of(&socket);
+        log.expect_last(&socket, &FAILED).await;
+        // Failed (RFC 6455 §7.1.7), and not closed as it was asked to.
+        assert_eq!(peer.expect_close().await.0, 1001);
+    }
+
+    /// Whoever has closed it meanwhile is not told that it is open.
+    #[tokio::test]
+    async fn none_comes_late_for_what_was_closed() {
+        let door = Door::new().await;
+        let socket = WebSocket::with_client(door.client()).unwrap();
+        let mut peer = door.accept().await;
+        while socket.ready_state() == ReadyState::Connecting {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        socket.close(1000, "").unwrap();
+        assert_eq!(peer.expect_close().await.0, 1000);
+        let log = Log::of(&socket);
+        peer.send_close(1000, "").await;
+        drop(peer);
+        log.expect_last(&socket, &["close Closed 1000 \"\" true"])
+            .await;
     }
 
     #[tokio::test]
