@@ -71,6 +71,8 @@ struct Seldom {
 struct Ending {
     /// When the core's time begins, which only a Close asks for.
     began: Instant,
+    /// When the peer has last taken something of what stands before the Close, or the Close.
+    moved: Instant,
     /// Runs until the peer must have closed, where someone waits for that.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the driver has seen that it has run out. The timer itself says so before it was polled.
@@ -403,8 +405,10 @@ impl Link {
     /// How far the end is, which begins with this.
     fn end(&mut self) -> &mut Ending {
         let ending = &mut self.seldom.get_or_insert_default().ending;
+        let now = Instant::now();
         ending.get_or_insert_with(|| Ending {
-            began: Instant::now(),
+            began: now,
+            moved: now,
             timer: None,
             overdue: false,
             shut_down: false,
@@ -422,38 +426,76 @@ impl Link {
         self.end().began.elapsed()
     }
 
-    /// When to give up on the peer, once a Close was sent.
+    /// When to give up on the peer, once a Close was sent: the close timeout after it has last taken something, since it
+    /// cannot answer before; and at the latest after sixty of them.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let deadline = self.sender.deadline()?;
-        self.ending().map(|e| e.began + deadline)
+        const MOST: u32 = 60;
+        let timeout = self.sender.deadline()?;
+        let ending = self.ending()?;
+        let by = ending.moved + timeout;
+        let last = ending.began.checked_add(timeout.saturating_mul(MOST));
+        Some(last.map_or(by, |last| by.min(last)))
+    }
+
+    /// Notes that the peer has taken something, where its end is waited for.
+    fn note_moved(&mut self) {
+        if let Some(seldom) = &mut self.seldom
+            && let Some(ending) = &mut seldom.ending
+        {
+            ending.moved = Instant::now();
+        }
+    }
+
+    /// The new deadline of a peer whose deadline has passed, where it has taken something and the system has not said so:
+    /// Linux does once a third of its buffer is free, which may be more than a slow peer takes in that time.
+    #[cold]
+    pub(crate) fn moved_after_all(&mut self) -> Option<Instant> {
+        let output = self.sender.output();
+        let count = output.next_chunk().and_then(|chunk| self.io.push(chunk))?;
+        output.advance(count);
+        self.sender.meter().count_written(count);
+        self.note_moved();
+        self.deadline().filter(|by| *by > Instant::now())
     }
 
     /// A timer for that. None yet where this is no task of a runtime, but a thread that has sent something: whoever receives
     /// has one.
-    pub(crate) fn closing_timer(&mut self) -> Option<Pin<&mut Sleep>> {
+    fn closing_timer(&mut self) -> Option<Pin<&mut Sleep>> {
         let deadline = self.deadline()?;
         let timer = &mut self.seldom.as_mut()?.ending.as_mut()?.timer;
         if timer.is_none() && Handle::try_current().is_err() {
             return None;
         }
         let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
         Some(timer.as_mut())
     }
 
-    /// Waits until then, for the driver. Once: then the peer [is late](Self::is_overdue).
-    pub(crate) fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.is_overdue()
-            && let Some(timer) = self.closing_timer()
-        {
+    /// Waits until then.
+    pub(crate) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(timer) = self.closing_timer() {
             // Not by the timer alone: a task that has done so much that it is to yield learns nothing of it, and a
             // peer that never stops talking would keep it from that.
             if timer.deadline() > Instant::now() {
                 ready!(timer.poll(cx));
             }
-            self.end().overdue = true;
-            return Poll::Ready(());
+            if self.moved_after_all().is_none() {
+                return Poll::Ready(());
+            }
         }
         Poll::Pending
+    }
+
+    /// The same for the driver. Once: then the peer [is late](Self::is_overdue).
+    pub(crate) fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_overdue() {
+            return Poll::Pending;
+        }
+        ready!(self.poll_late(cx));
+        self.end().overdue = true;
+        Poll::Ready(())
     }
 
     /// Whether the driver has seen that the peer has not closed in time.
@@ -521,6 +563,7 @@ impl Link {
                         buffers::reclaim(payload);
                     }
                     self.sender.meter().count_written(count);
+                    self.note_moved();
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
@@ -536,7 +579,10 @@ impl Link {
         if let Some(buffer) = self.sender.output().take_buffer() {
             buffers::put_output(buffer);
         }
-        ready!(self.io.poll_flush(cx))?;
+        if !self.io.is_flushed() {
+            ready!(self.io.poll_flush(cx))?;
+            self.note_moved();
+        }
         if self.sender.is_finished() && !client && !self.is_shut_down() {
             ready!(self.io.poll_shutdown(cx))?;
             self.end().shut_down = true;

@@ -176,6 +176,7 @@ enum Closing {
     /// A thread of its own, where there is no runtime and so no timer.
     Thread {
         wakes: Waker,
+        by: Instant,
         /// Dropped, it ends the thread.
         _keeps: mpsc::Sender<()>,
     },

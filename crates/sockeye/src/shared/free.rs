@@ -5,7 +5,7 @@
 //! a task that waits to be written minds both as well, as a driver does.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::pin,
     task::{Context, Waker},
 };
@@ -46,11 +46,9 @@ impl Shared {
                 }
             }
         }
-        let Some(timer) = link.closing_timer() else {
-            return;
-        };
         // A timer that says Pending because the task has done much would not have the waker.
-        if pin!(unconstrained(timer)).poll(all).is_ready() {
+        let late = poll_fn(|cx| link.poll_late(cx));
+        if pin!(unconstrained(late)).poll(all).is_ready() {
             state.end(Ended::TimedOut);
             link.break_off_late();
             self.wake_ended();

@@ -5,7 +5,7 @@ use std::{
     future::Future as _,
     mem,
     sync::{atomic::Ordering, mpsc},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     thread,
 };
 
@@ -34,7 +34,7 @@ impl Shared {
     ) -> Option<(Poll<()>, Instant)> {
         self.access(|access| match access {
             Access::Free(link, _) => {
-                let deadline = link.deadline()?;
+                link.deadline()?;
                 let mut written = self.poll_flush_free(cx, link).map(drop);
                 if link.broken().is_some() {
                     // The peer is told nothing, and so is not waited for.
@@ -43,7 +43,8 @@ impl Shared {
                 if written.is_ready() && !(self.info.client && clean) {
                     written = link.poll_shutdown(cx);
                 }
-                Some((written, deadline))
+                // As what has been written since leaves it.
+                Some((written, link.deadline()?))
             }
             Access::Driven(_) | Access::Remote(_) => None,
         })
@@ -51,6 +52,21 @@ impl Shared {
 
     /// For a task that receives where nobody drives: waits until a Close must have been answered.
     pub(crate) fn poll_until(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let mut by = deadline;
+        loop {
+            ready!(self.poll_time(cx, by));
+            let moved = self.access(|access| match access {
+                Access::Free(link, _) => link.moved_after_all(),
+                Access::Driven(_) | Access::Remote(_) => None,
+            });
+            match moved {
+                Some(later) => by = later,
+                None => return Poll::Ready(()),
+            }
+        }
+    }
+
+    fn poll_time(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         // As for the driver: not by the timer alone.
         if deadline <= Instant::now() {
             return Poll::Ready(());
@@ -58,8 +74,8 @@ impl Shared {
         let mut state = self.lock();
         let closing = &mut state.seldom.get_or_insert_default().closing;
         let has_runtime = Handle::try_current().is_ok();
-        if let Some(Closing::Thread { wakes, .. }) = closing
-            && (has_runtime || !wakes.will_wake(cx.waker()))
+        if let Some(Closing::Thread { wakes, by, .. }) = closing
+            && (has_runtime || *by != deadline || !wakes.will_wake(cx.waker()))
         {
             *closing = None;
         }
@@ -68,7 +84,12 @@ impl Shared {
             false => wake_at(deadline, cx.waker().clone()),
         });
         match closing {
-            Closing::Timer(timer) => timer.as_mut().poll(cx),
+            Closing::Timer(timer) => {
+                if timer.deadline() != deadline {
+                    timer.as_mut().reset(deadline);
+                }
+                timer.as_mut().poll(cx)
+            }
             Closing::Thread { .. } => Poll::Pending,
         }
     }
@@ -177,7 +198,8 @@ impl Shared {
         self.access(|access| {
             if let Access::Free(link, _) = access {
                 due = self.keep_free(cx, link);
-                late = matches!(link.deadline(), Some(by) if by <= Instant::now());
+                late = matches!(link.deadline(), Some(by) if by <= Instant::now())
+                    && link.moved_after_all().is_none();
             }
         });
         match due {
@@ -364,6 +386,7 @@ fn wake_at(deadline: Instant, waker: Waker) -> Closing {
     let (keep, kept) = mpsc::channel();
     let closing = Closing::Thread {
         wakes: waker.clone(),
+        by: deadline,
         _keeps: keep,
     };
     let left = deadline.saturating_duration_since(Instant::now());
