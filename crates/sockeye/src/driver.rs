@@ -22,7 +22,7 @@ use crate::{
     keepalive::Step,
     link::{Command, Link},
     reader::{Broken, Phase, Reader},
-    shared::{Shared, leaving},
+    shared::{Shared, code_of_dropping, leaving},
 };
 
 /// The holder of a connection's sending side.
@@ -128,26 +128,40 @@ impl Driver {
         if reader.ends_later() {
             return false;
         }
+        let mut discards = false;
         if !reader.has_ended() && reader.is_message_next() {
-            // Nobody can say that nothing has come behind it.
-            self.shared.pulse.excuse();
-            return false;
+            if !self.shared.has_reader() {
+                // Nobody can say that nothing has come behind it.
+                self.shared.pulse.excuse();
+                return false;
+            }
+            (discards, reader.wants_more) = (true, true);
         }
         let mut is_news = false;
         let mut left = (!has_budget_remaining()).then_some(LEAST);
         while reader.phase == Phase::Open && !reader.ends_later() {
+            let poll = |reader: &mut Reader, cx: &mut Context<'_>| match discards {
+                false => reader.poll_ahead(cx),
+                true if reader.poll_turn(cx).is_pending() => Poll::Pending,
+                true => reader.poll_event(cx).map_ok(Some),
+            };
             let next = match &mut left {
-                None => reader.poll_ahead(cx),
+                None => poll(reader, cx),
                 Some(0) => {
                     cx.waker().wake_by_ref();
                     return is_news;
                 }
                 Some(left) => {
                     *left -= 1;
-                    pin!(unconstrained(poll_fn(|cx| reader.poll_ahead(cx)))).poll(cx)
+                    pin!(unconstrained(poll_fn(|cx| poll(reader, cx)))).poll(cx)
                 }
             };
             match next {
+                Poll::Ready(Ok(Some(OwnedEvent::Message(_)))) => {}
+                // Whoever could receive it has let go of that: what stands behind it need not wait.
+                Poll::Ready(Ok(None)) if self.shared.has_reader() => {
+                    (discards, reader.wants_more) = (true, true);
+                }
                 Poll::Ready(Ok(Some(OwnedEvent::Close(frame)))) if !reader.wants_more => {
                     // As where this end leaves, a message in hand is answered first.
                     reader.keep_last(Ok(frame));
@@ -372,6 +386,17 @@ impl Driver {
             if let Ok(runtime) = Handle::try_current() {
                 runtime.spawn(driver.finish_closing());
             }
+        }
+    }
+
+    /// Has a task write what waits on a connection that its last owner lets go of, where there is a runtime, and close it.
+    pub(crate) fn finish_unwritten(shared: &Arc<Shared>) {
+        if let Ok(runtime) = Handle::try_current()
+            && shared.is_left_unwritten()
+        {
+            let code = code_of_dropping();
+            let shared = shared.clone();
+            runtime.spawn(async move { Self::finish_left(&shared, code).await });
         }
     }
 

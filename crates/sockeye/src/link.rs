@@ -8,14 +8,11 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
-    thread,
     time::Duration,
 };
 
 use bytes::Bytes;
-use sockeye_proto::{
-    CloseCode, CloseFrame, Event, MessageKind, Outgoing, ProtocolError, SendError, Sender,
-};
+use sockeye_proto::{CloseFrame, Event, MessageKind, Outgoing, ProtocolError, SendError, Sender};
 use tokio::{
     runtime::Handle,
     task::{coop::has_budget_remaining, unconstrained},
@@ -27,6 +24,7 @@ use crate::{
     keepalive::{Alarm, Pulse, Seen, Staying, Step},
     latest::Latest,
     reader::Reader,
+    shared::code_of_dropping,
     transport::WriteHalf,
 };
 
@@ -634,10 +632,7 @@ impl Link {
                 self.queue_latest(true);
             }
             let now = self.now();
-            let code = match thread::panicking() {
-                true => CloseCode::INTERNAL_ERROR,
-                false => CloseCode::GOING_AWAY,
-            };
+            let code = code_of_dropping();
             let _ = self.sender.close(code, "", now);
         }
         self.write_once();

@@ -45,7 +45,7 @@ use crate::{
     reader::Reader,
     waiting::Waiting,
 };
-pub(crate) use ending::leaving;
+pub(crate) use ending::{code_of_dropping, leaving};
 use inbox::Inbox;
 
 /// What a connection is, once it is established. None of it changes.

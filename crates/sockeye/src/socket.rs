@@ -48,8 +48,9 @@ use crate::{
 /// the last that was received, until the next is waited for, or by the [keepalive](crate::Client::keepalive) the peer counts as
 /// silent.
 ///
-/// A socket that is dropped without [`close`](Self::close) sends a Close with 1001 if that needs no
-/// waiting, and with 1011 where a panic drops it. Dropped in a server's handler, or within
+/// A socket that is dropped without [`close`](Self::close) sends a Close with 1001, and with 1011 where a panic drops it. What
+/// waits to be written goes first, by a task of the runtime that it is dropped in; where there is none, as much as needs no waiting.
+/// Dropped in a server's handler, or within
 /// [`drive`](Self::drive), it stays open until that is done, and is then closed with 1000, or after an error with 1011.
 pub struct WebSocket {
     receiver: Receiver,
@@ -298,7 +299,8 @@ impl WebSocket {
     }
 
     /// Splits the socket into halves that can go to different tasks.
-    /// [`Receiver::reunite`] puts them together again.
+    /// [`Receiver::reunite`] puts them together again. Where the receiver is dropped, a server's handler, or
+    /// [`drive`](Self::drive), discards what comes, and goes on to answer pings and a Close.
     pub fn split(self) -> (Sender, Receiver) {
         (self.sender(), self.receiver)
     }

@@ -806,7 +806,8 @@ impl Stream for Receiver {
 }
 
 /// Goes back to the connection, so that whoever closes that can complete the closing handshake. Where it is closing
-/// already a task of its own does: whoever keeps a [`Sender`] would keep the transport.
+/// already a task of its own does: whoever keeps a [`Sender`] would keep the transport. And where nobody does, and not all that
+/// was sent is written: it was accepted.
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.shared.lend(&mut self.reader);
@@ -815,8 +816,9 @@ impl Drop for Receiver {
             None if self.shared.has_given_up() => return,
             None => self.shared.leave_lent(),
         }
-        if Arc::strong_count(&self.shared) > 1 {
-            Driver::finish_unattended(&self.shared);
+        match Arc::strong_count(&self.shared) {
+            1 => Driver::finish_unwritten(&self.shared),
+            _ => Driver::finish_unattended(&self.shared),
         }
     }
 }

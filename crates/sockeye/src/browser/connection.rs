@@ -6,15 +6,11 @@ use std::{
     pin::{Pin, pin},
     sync::atomic::Ordering,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use sockeye_proto::{CloseFrame, Message, MessageKind, OwnedEvent, Part, ProtocolError};
-use tokio::{
-    sync::mpsc,
-    time::{timeout, timeout_at},
-};
+use tokio::{sync::mpsc, time::timeout_at};
 
 use super::{
     BinaryType, Callbacks, CloseEvent, Closed, Command, Data, ErrorEvent, Event, Kept,
@@ -59,7 +55,7 @@ pub(super) async fn run(task: Task, client: Client, mut mail: mpsc::UnboundedRec
             (Closed::abnormally(), Some(why.to_owned()))
         }
         Some(Ok(connection)) if task.0.established(&connection) => {
-            talk(&task.0, connection, &mut mail, client.close_time()).await
+            talk(&task.0, connection, &mut mail).await
         }
         Some(Err(error)) => (Closed::abnormally(), Some(error.to_string())),
         _ => {
@@ -120,7 +116,6 @@ async fn talk(
     socket: &WebSocket,
     connection: crate::WebSocket,
     mail: &mut mpsc::UnboundedReceiver<Command>,
-    patience: Duration,
 ) -> (Closed, Option<String>) {
     let handle = connection.sender();
     let mut heard = None;
@@ -128,7 +123,7 @@ async fn talk(
         let (sender, receiver) = connection.split();
         first_of([
             pin!(receive(socket, receiver, &mut heard)),
-            pin!(send(socket, &sender, mail, patience)),
+            pin!(send(socket, &sender, mail)),
             pin!(tell_late(socket)),
             pin!(close_forgotten(socket)),
         ])
@@ -325,14 +320,9 @@ async fn fill_whole(
 }
 
 /// Sends what comes from the handles. Never ends.
-async fn send(
-    socket: &WebSocket,
-    sender: &Sender,
-    mail: &mut mpsc::UnboundedReceiver<Command>,
-    patience: Duration,
-) {
+async fn send(socket: &WebSocket, sender: &Sender, mail: &mut mpsc::UnboundedReceiver<Command>) {
     let shared = &sender.shared;
-    // Once it is closing, no message is waited for before the Close is.
+    // Once it is closing, nothing that the Close is behind is waited for: its deadline is to begin.
     let mut closing = pin!(socket.when(|socket| socket.ready_state() >= ReadyState::Closing));
     let mut has_begun = false;
     let mut is_closing = |cx: &mut Context<'_>| {
@@ -357,12 +347,11 @@ async fn send(
                 }
             }
             // Refused where the peer has closed first.
-            Command::Close(frame) => {
-                drain(sender, patience).await;
-                let _ = match frame {
-                    Some(frame) => sender.close(frame.code, &frame.reason).await,
-                    None => shared.queue_close(None),
-                };
+            Command::Close(Some(frame)) => {
+                let _ = sender.close(frame.code, &frame.reason).await;
+            }
+            Command::Close(None) => {
+                let _ = shared.queue_close(None);
             }
         }
         let is_enough = mail.is_empty() || count == BATCH || bytes >= BATCH_BYTES;
@@ -381,17 +370,6 @@ async fn send(
         }
     }
     pending().await
-}
-
-/// Waits until what was sent has been written, for as long as the peer goes on taking it: the deadline of a Close begins with it,
-/// and "the handshake will only start after the messages are sent".
-async fn drain(sender: &Sender, patience: Duration) {
-    let mut written = poll_fn(|cx| sender.shared.poll_flush(cx, true).map(drop));
-    let taken = || sender.counters().sent.bytes;
-    let mut before = taken();
-    while timeout(patience, &mut written).await.is_err() && taken() > before {
-        before = taken();
-    }
 }
 
 /// Notes that this end has sent a Close by itself, as for a broken rule (RFC 6455 §7.1.3). Whatever does that has

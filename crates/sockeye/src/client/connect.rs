@@ -210,7 +210,7 @@ impl Client {
     }
 
     /// Sets how long the server may take to answer a Close, and then to end the transport, which is for it to do
-    /// (RFC 6455 §7.1.1). Default 5 s.
+    /// (RFC 6455 §7.1.1): from when it has last taken something of what was sent, and sixty times as long in all. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.settings).close_timeout = timeout;
         self
@@ -382,10 +382,6 @@ impl Client {
 
     pub(crate) fn most_output(&self) -> usize {
         self.settings.output.limit
-    }
-
-    pub(crate) fn close_time(&self) -> Duration {
-        self.settings.close_timeout
     }
 
     /// Opens the connection.

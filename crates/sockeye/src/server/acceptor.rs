@@ -107,7 +107,8 @@ impl Acceptor {
         self
     }
 
-    /// Sets how long a client may take to answer a Close. Default 5 s.
+    /// Sets how long a client may take to answer a Close, from when it has last taken something of what stands before that.
+    /// Sixty times as long in all. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.settings).close_timeout = timeout;
         self

@@ -321,16 +321,21 @@ impl Shared {
 
     /// The owner of the receiving side, which is lent, lets go of it.
     pub(crate) fn leave_lent(&self) {
-        let lent = self.access(|access| match access {
-            Access::Free(link, _) => link.lent.take(),
+        let (lent, is_remote) = self.access(|access| match access {
+            Access::Free(link, _) => (link.lent.take(), false),
             // The driver goes on with it.
-            Access::Driven(_) | Access::Remote(_) => None,
+            Access::Driven(_) => (None, false),
+            Access::Remote(_) => (None, true),
         });
         let mut state = self.lock();
         let seldom = state.seldom.get_or_insert_default();
         seldom.asked = false;
         seldom.reader = lent.or_else(|| seldom.returned.take());
         seldom.left_lent = seldom.reader.is_none();
+        if is_remote {
+            // It may be holding up what comes behind a message.
+            state.wake_driver();
+        }
     }
 
     /// Leaves the receiving side to whoever completes the closing handshake.

@@ -19,7 +19,7 @@ use sockeye::{
     WebSocket,
 };
 use tokio::{
-    io::{AsyncWriteExt, BufStream, duplex},
+    io::{AsyncReadExt, AsyncWriteExt, BufStream, duplex},
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
     time::Instant,
@@ -667,6 +667,102 @@ mod the_close_timeout {
         }
     }
 
+    /// A peer behind which 10,000 bytes and a Close wait takes some of that now and then.
+    async fn slowly(role: Role, form: Form, at_once: usize) -> (u64, Vec<u8>, Seen) {
+        let setup = Setup {
+            pipe: 200,
+            ..Setup::default()
+        };
+        let (socket, mut peer) = setup.open(role).await;
+        let sender = socket.sender();
+        let seen = echo(form, socket);
+        let filling = sender.clone();
+        tokio::spawn(async move { filling.send(vec![0; 10_000]).await });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let start = Instant::now();
+        let closing = tokio::spawn(async move { sender.close(CloseCode::NORMAL, "").await });
+        let reading = async {
+            let mut taken = Vec::new();
+            let mut some = vec![0; at_once];
+            while let count @ 1.. = peer.stream.read(&mut some).await.unwrap() {
+                taken.extend_from_slice(&some[..count]);
+                tokio::time::sleep(Duration::from_secs(4)).await;
+            }
+            taken
+        };
+        let ended = async { (seen.await.unwrap(), start.elapsed().as_secs()) };
+        let (taken, (seen, took)) = tokio::join!(reading, ended);
+        let _ = closing.await.unwrap();
+        (took, taken, seen)
+    }
+
+    /// It was counted from the call, and what stood before the Close was thrown away with it.
+    #[tokio::test(start_paused = true)]
+    async fn is_counted_from_what_the_peer_has_last_taken() {
+        for role in BOTH {
+            for form in FORMS {
+                let (took, taken, seen) = slowly(role, form, 200).await;
+                let frame = if role == Role::Client { 8 } else { 4 };
+                assert_eq!(taken.len(), frame + 10_000 + frame, "{role:?} {form:?}");
+                assert!((200..220).contains(&took), "{role:?} {form:?}: {took}");
+                seen.assert_ended(|ended| matches!(ended, Ended::TimedOut));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn passes_at_the_sixtieth_whatever_the_peer_takes() {
+        for role in BOTH {
+            for form in FORMS {
+                let (took, taken, seen) = slowly(role, form, 20).await;
+                assert_eq!(took, 300, "{role:?} {form:?}");
+                assert!(taken.len() < 2000, "{role:?} {form:?}: {}", taken.len());
+                seen.assert_ended(|ended| matches!(ended, Ended::TimedOut));
+            }
+        }
+    }
+
+    /// The system has room long before it says so: once a third of its buffer is free.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn is_counted_from_what_the_system_takes_unasked() {
+        const SENT: usize = 700_000;
+        let closes = async |form: Form| {
+            let setup = Setup {
+                close_timeout: Duration::from_secs(1),
+                ..Setup::default()
+            };
+            let (ours, theirs) = tcp_pair().await;
+            let small = socket2::SockRef::from(&ours);
+            small.set_send_buffer_size(200 << 10).unwrap();
+            let small = socket2::SockRef::from(&theirs);
+            small.set_recv_buffer_size(16 << 10).unwrap();
+            let (socket, mut peer) = setup.open_over(Role::Server, ours, theirs).await;
+            let work = async |mut socket: WebSocket| {
+                socket.try_send(vec![7; SENT])?;
+                socket.close(CloseCode::NORMAL, "").await
+            };
+            let closing = tokio::spawn(async move {
+                match form {
+                    Form::Driven => socket.drive(work).await.map(drop),
+                    _ => work(socket).await,
+                }
+            });
+            // A third of its buffer in more than a second, but 64 KiB, which it frees at once, in less.
+            let mut taken = 0;
+            let mut some = [0; 5000];
+            let mut pace = tokio::time::interval(Duration::from_millis(50));
+            while taken < SENT {
+                pace.tick().await;
+                let count = within(peer.stream.read(&mut some)).await.unwrap();
+                assert!(count > 0, "{form:?}: {taken}");
+                taken += count;
+            }
+            closing.abort();
+        };
+        tokio::join!(closes(Form::Plain), closes(Form::Driven));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn bounds_the_answer_to_a_close_that_the_peer_does_not_read() {
         for role in BOTH {
@@ -1022,6 +1118,40 @@ mod a_socket_that_is_dropped {
             peer.expect_text("alone").await;
             assert_eq!(peer.expect_close().await.0, 1001);
             peer.expect_end().await;
+        }
+    }
+
+    /// It was thrown away with what was accepted, and a Close that was told to be on its way, where the receiving half was the last
+    /// to go: as where a handler has a task for each half, and aborts the other when one is done.
+    #[tokio::test(start_paused = true)]
+    async fn writes_what_was_accepted_first() {
+        for role in BOTH {
+            for closes in [true, false] {
+                let setup = Setup {
+                    pipe: 1000,
+                    ..Setup::default()
+                };
+                let (socket, mut peer) = setup.open(role).await;
+                let (stop, stopped) = oneshot::channel::<()>();
+                let driven = socket.drive(|socket| async move {
+                    let (sender, mut receiver) = socket.split();
+                    tokio::spawn(async move {
+                        tokio::select! { _ = receiver.recv() => (), _ = stopped => () }
+                    });
+                    sender.send(vec![7; 100_000]).await?;
+                    match closes {
+                        true => sender.close(CloseCode::NORMAL, "").await,
+                        false => Ok(()),
+                    }
+                });
+                assert!(driven.await.unwrap().is_none());
+                drop(stop);
+                tokio::task::yield_now().await;
+                assert_eq!(peer.expect(0x82).await, vec![7; 100_000]);
+                let code = if closes { 1000 } else { 1001 };
+                assert_eq!(peer.expect_close().await.0, code);
+                peer.send_close(code, "").await;
+            }
         }
     }
 

@@ -903,6 +903,44 @@ mod a_receiver {
     }
 
     /// Before the driver could give it anything: in another task, and within one poll.
+    /// One message that nobody would ever receive held up what came behind it.
+    #[tokio::test(start_paused = true)]
+    async fn that_is_dropped_holds_nothing_up() {
+        for role in BOTH {
+            for (elsewhere, early) in [(false, false), (false, true), (true, true)] {
+                println!("{role:?} {elsewhere} {early}");
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let driven = drive(socket, async move |socket| {
+                    let (sender, receiver) = socket.split();
+                    if early {
+                        sleep(SECOND).await;
+                    }
+                    match elsewhere {
+                        true => drop(tokio::spawn(async move { drop(receiver) })),
+                        false => drop(receiver),
+                    }
+                    sleep(HOUR).await;
+                    assert!(is_by_peer(sender.ended(), CloseCode::GOING_AWAY));
+                    assert!(sender.send("news").await.unwrap_err().is_closed());
+                    Ok(())
+                });
+                let frames = [
+                    peer.frame(0x81, "hello"),
+                    peer.frame(0x89, "there?"),
+                    peer.frame(0x02, "in par"),
+                    peer.frame(0x89, "still?"),
+                ];
+                peer.send(frames.concat()).await;
+                assert_eq!(peer.expect(0x8A).await, b"there?");
+                assert_eq!(peer.expect(0x8A).await, b"still?");
+                peer.send_frame(0x80, "ts").await;
+                peer.send_close(1001, "").await;
+                assert_eq!(peer.expect_close().await.0, 1001);
+                timeout(2 * HOUR, driven).await.unwrap().unwrap().unwrap();
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn that_has_asked_and_is_dropped_leaves_it_to_the_driver() {
         for at_once in [false, true] {
