@@ -98,7 +98,7 @@ impl Driver {
         let Some(mut reader) = link.lent.take() else {
             return;
         };
-        if reader.is_held_back() && !link.sender.is_open() {
+        if reader.is_held_back() && link.sender.is_close_sent() {
             // Our Close was sent: the peer's is waited for, behind whatever comes.
             reader.let_run();
         }
@@ -190,7 +190,7 @@ impl Driver {
                     return true;
                 }
                 Poll::Pending if reader.is_held_back() => {
-                    self.shared.pulse.excuse();
+                    self.shared.pulse.hold_back(reader.has_input());
                     break;
                 }
                 Poll::Pending if reader.is_between_turns() => break,

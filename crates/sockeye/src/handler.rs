@@ -579,11 +579,10 @@ impl<H: Handler> Session<H> {
         if shared.is_leaving() {
             self.close_now(shared);
         }
-        if !self.socket.is_open() {
+        if shared.lock().has_close() {
             self.reader.let_run();
         }
-        // Nothing is read meanwhile, so that nobody can say that nothing has come.
-        shared.pulse.excuse();
+        shared.pulse.hold_back(self.reader.has_input());
         self.reader.poll_ready(cx)
     }
 

@@ -437,6 +437,14 @@ impl Pulse {
         self.beyond.store(NOT_ASKED, Ordering::Release);
     }
 
+    /// Says the same of a peer that is held back. Where something of it has come and `waits`, it is not idle either.
+    pub(crate) fn hold_back(&self, waits: bool) {
+        self.excuse();
+        if waits {
+            self.control.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Whether the peer is gone, told by whoever has just found nothing to read: only then is it sure
     /// that what shows the opposite is not there already, and was only not read yet.
     #[inline]

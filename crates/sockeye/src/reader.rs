@@ -148,12 +148,26 @@ impl Reader {
     /// The next event, reading as needed.
     #[inline]
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
-        if self.throttle.is_some() {
-            return self.poll_counted(cx, Self::poll_any_event, |event| {
-                !matches!(event, OwnedEvent::Close(_))
-            });
+        match self.throttle {
+            None => self.poll_any_event(cx),
+            Some(_) => self.poll_counted_event(cx),
         }
-        self.poll_any_event(cx)
+    }
+
+    /// The same of a peer that may only go so fast. Once it is [let run](Self::let_run), what it says is not told: that would
+    /// be faster than it may.
+    #[cold]
+    fn poll_counted_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
+        loop {
+            let event = ready!(self.poll_counted(cx, Self::poll_any_event, |event| {
+                !matches!(event, OwnedEvent::Close(_))
+            }))?;
+            let runs = matches!(&self.throttle, Some(throttle) if throttle.runs());
+            if !(runs && matches!(event, OwnedEvent::Message(_))) {
+                return Poll::Ready(Ok(event));
+            }
+            ready!(self.poll_turn(cx));
+        }
     }
 
     fn poll_any_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<OwnedEvent, Broken>> {
@@ -215,7 +229,7 @@ impl Reader {
     /// The same, of a peer that may only go so fast. Where it has to wait, or is too fast, that too is left to be found.
     #[cold]
     fn poll_whole_counted(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        if self.is_held_back() {
+        if self.is_held_back() || self.throttle.as_ref().is_some_and(|it| it.runs()) {
             return Poll::Ready(None);
         }
         let whole = match self.take_whole() {
@@ -499,7 +513,9 @@ impl Reader {
 
     /// Holds the peer back no more, as where its Close is waited for.
     pub(crate) fn let_run(&mut self) {
-        self.throttle = None;
+        if let Some(throttle) = &mut self.throttle {
+            throttle.let_run();
+        }
     }
 
     /// Counts what was read.

@@ -667,7 +667,7 @@ impl Receiver {
         let Some(reader) = &mut self.reader else {
             return Poll::Ready(());
         };
-        if reader.is_held_back() && !self.shared.is_open() {
+        if reader.is_held_back() && self.shared.lock().has_close() {
             // Our Close was sent: the peer's is waited for, behind whatever comes.
             reader.let_run();
         } else if reader.is_between_turns() && !reader.is_held_back() {
@@ -679,7 +679,11 @@ impl Receiver {
             let _ = self.shared.apply(Command::PeerGone);
             self.ends();
         } else {
-            match self.shared.park(cx, reader.is_held_back(), leaves) {
+            let held_back = reader.is_held_back();
+            if held_back {
+                self.shared.pulse.hold_back(reader.has_input());
+            }
+            match self.shared.park(cx, held_back, leaves) {
                 Err(()) => self.ends(),
                 Ok(None) => return Poll::Pending,
                 Ok(Some(deadline)) => {

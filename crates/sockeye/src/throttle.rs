@@ -48,6 +48,8 @@ pub(crate) struct Throttle {
     bytes: Bucket,
     /// Whether what comes next was found to be in time, before it was read.
     passes: bool,
+    /// Whether the peer need not wait any more, of which nothing is wanted than its Close.
+    runs: bool,
     /// Runs while the peer is held back.
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -62,6 +64,7 @@ impl Throttle {
                 begin: Instant::now(),
                 now: 0,
                 passes: false,
+                runs: false,
                 messages: Bucket::default(),
                 bytes: Bucket::default(),
                 sleep: None,
@@ -95,6 +98,17 @@ impl Throttle {
         mem::take(&mut self.passes)
     }
 
+    /// Has the peer wait no more.
+    pub(crate) fn let_run(&mut self) {
+        self.runs = true;
+        self.sleep = None;
+    }
+
+    /// Whether it was let run.
+    pub(crate) fn runs(&self) -> bool {
+        self.runs
+    }
+
     /// Whether the peer has to wait before more is taken of it.
     pub(crate) fn is_spent(&mut self) -> bool {
         self.sleep.is_some() || self.wait().is_some()
@@ -105,6 +119,9 @@ impl Throttle {
     /// # Errors
     /// Where they are too many, and the peer is to be closed for it.
     pub(crate) fn read(&mut self, count: usize) -> Result<(), ProtocolError> {
+        if self.runs {
+            return Ok(());
+        }
         self.look();
         if let Some(rate) = self.rates.bytes {
             let count = count + mem::take(&mut self.early);
@@ -123,7 +140,7 @@ impl Throttle {
     /// # Errors
     /// As [`read`](Self::read).
     pub(crate) fn message(&mut self) -> Result<(), ProtocolError> {
-        if let Some(rate) = self.rates.messages {
+        if let Some(rate) = self.rates.messages.filter(|_| !self.runs) {
             self.messages.take(rate, self.now, 1);
             if self.rates.excess == Excess::Close && self.messages.is_owing(rate, self.now) {
                 self.look();
@@ -139,7 +156,7 @@ impl Throttle {
 
     /// How long the peer has to wait, where it does.
     fn wait(&mut self) -> Option<Duration> {
-        if self.rates.excess == Excess::Close {
+        if self.runs || self.rates.excess == Excess::Close {
             return None;
         }
         self.wait_from_now()?;

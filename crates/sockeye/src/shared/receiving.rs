@@ -137,9 +137,9 @@ impl Shared {
             Access::Driven(link) => {
                 match link.broken() {
                     Some(lost) if has_looked => self.end(Ended::Lost(lost.clone())),
-                    // Nothing else need wake it.
-                    Some(_) => cx.waker().wake_by_ref(),
-                    None => {}
+                    // Nothing else need wake it, unless it waits for its time.
+                    Some(_) if !held_back => cx.waker().wake_by_ref(),
+                    _ => {}
                 }
                 if !link.sender.is_open() && self.lock().ended().is_some() {
                     return Err(());
@@ -152,12 +152,12 @@ impl Shared {
                 if let Some(lost) = link.broken() {
                     state.seldom.get_or_insert_default().broken = Some(lost.clone());
                 }
-                state.check_for_event(cx, has_looked)?;
+                state.check_for_event(cx, may_look, held_back)?;
                 link.set_free_reader(cx.waker());
                 Ok(link.deadline())
             }
             Access::Remote(state) => {
-                state.check_for_event(cx, has_looked)?;
+                state.check_for_event(cx, may_look, held_back)?;
                 state.seldom.get_or_insert_default().reading = Some(cx.waker().clone());
                 Ok(None)
             }
@@ -173,7 +173,7 @@ impl Shared {
         }
         if held_back {
             self.pulse.excuse();
-            if !self.is_open() {
+            if self.lock().has_close() {
                 // Closed meanwhile, right here or elsewhere: the peer is to be held back no more.
                 cx.waker().wake_by_ref();
             }
@@ -404,11 +404,18 @@ fn wake_at(deadline: Instant, waker: Waker) -> Closing {
 }
 
 impl State {
-    /// `Err` where no event will come. A task that has not looked comes again at once where nothing more can be
+    /// `Err` where no event will come. A task that was not let look comes again at once where nothing more can be
     /// written.
-    fn check_for_event(&mut self, cx: &Context<'_>, has_looked: bool) -> Result<(), ()> {
+    fn check_for_event(
+        &mut self,
+        cx: &Context<'_>,
+        may_look: bool,
+        held_back: bool,
+    ) -> Result<(), ()> {
         match self.broken().cloned() {
-            Some(lost) if has_looked => self.end(Ended::Lost(lost)),
+            // What has come is told first, at the rate of its peer.
+            Some(_) if held_back => {}
+            Some(lost) if may_look => self.end(Ended::Lost(lost)),
             Some(_) => cx.waker().wake_by_ref(),
             None => {}
         }

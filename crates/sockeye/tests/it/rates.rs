@@ -1,7 +1,10 @@
 //! Peers that send faster than they may, and connections that grow old.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -279,6 +282,101 @@ mod slowed_down {
             assert_eq!(counted.into_inner(), 10, "{form:?}");
             let ended = sender.ended().unwrap();
             assert!(matches!(ended, Ended::Lost(_)), "{form:?}: {ended}");
+        }
+    }
+
+    /// Counts what comes in a task of its own.
+    fn counting(form: Form, socket: WebSocket) -> Arc<AtomicUsize> {
+        let counted = Arc::new(AtomicUsize::new(0));
+        let counts = counted.clone();
+        tokio::spawn(async move {
+            match form {
+                Form::Plain => drop(count(socket, &counts).await),
+                Form::Driven => drop(socket.drive(|it| count(it, &counts)).await),
+                Form::Events => drop(socket.handle(Counting(&counts)).await),
+            }
+        });
+        counted
+    }
+
+    /// All that had come was told at once then: whoever ended its connection went as fast as it liked.
+    #[tokio::test(start_paused = true)]
+    async fn goes_no_faster_when_it_has_gone() {
+        let acceptor = acceptor()
+            .message_rate(Rate::per_second(2))
+            .keepalive(SECOND * 2);
+        for form in FORMS {
+            let (ours, theirs) = duplex(1 << 20);
+            let (socket, mut peer) =
+                tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+            let counted = counting(form, socket.unwrap());
+            for number in 0..40 {
+                peer.send_frame(0x81, number.to_string()).await;
+            }
+            drop(peer);
+            for second in 1..30 {
+                sleep(SECOND).await;
+                let counted = counted.load(Ordering::Relaxed);
+                let may = 2 + 2 * second;
+                assert!(
+                    counted <= may && (counted + 2 >= may || counted == 40),
+                    "{form:?}: {counted} in {second} s"
+                );
+            }
+            assert_eq!(counted.load(Ordering::Relaxed), 40, "{form:?}");
+        }
+    }
+
+    /// Nor when this end closes: what else comes is not told.
+    #[tokio::test(start_paused = true)]
+    async fn goes_no_faster_when_it_is_closed() {
+        let acceptor = acceptor().message_rate(Rate::per_second(2));
+        for form in FORMS {
+            let (ours, theirs) = duplex(1 << 20);
+            let (socket, mut peer) =
+                tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+            let socket = socket.unwrap();
+            let sender = socket.sender();
+            let counted = counting(form, socket);
+            for number in 0..40 {
+                peer.send_frame(0x81, number.to_string()).await;
+            }
+            sleep(SECOND).await;
+            let (closed, ()) = tokio::join!(sender.close(CloseCode::NORMAL, ""), async {
+                assert_eq!(peer.expect_close().await.0, 1000);
+                peer.send_close(1000, "").await;
+            });
+            closed.unwrap();
+            sleep(SECOND).await;
+            assert!(matches!(sender.ended(), Some(Ended::ByUs(_))), "{form:?}");
+            let counted = counted.load(Ordering::Relaxed);
+            assert!((2..=5).contains(&counted), "{form:?}: {counted}");
+        }
+    }
+
+    /// It was closed as idle while its messages were told by and by, and with callbacks the rest was lost.
+    #[tokio::test(start_paused = true)]
+    async fn is_not_idle() {
+        let acceptor = acceptor()
+            .message_rate(Rate::per_second(1))
+            .idle_timeout(SECOND / 2);
+        for form in FORMS {
+            let (ours, theirs) = duplex(1 << 20);
+            let (socket, mut peer) =
+                tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+            let counted = counting(form, socket.unwrap());
+            let begin = Instant::now();
+            for number in 0..20 {
+                peer.send_frame(0x81, number.to_string()).await;
+            }
+            let close = peer.next_in_time(SECOND * 100).await.unwrap();
+            assert_eq!((close.first, &close.payload[2..]), (0x88, &b"idle"[..]));
+            assert_eq!(counted.load(Ordering::Relaxed), 20, "{form:?}");
+            let took = begin.elapsed();
+            assert!(
+                (SECOND * 19..SECOND * 21).contains(&took),
+                "{form:?}: {took:?}"
+            );
         }
     }
 
