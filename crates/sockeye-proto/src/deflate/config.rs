@@ -23,6 +23,9 @@ pub struct DeflateConfig {
     pub level: Level,
 
     /// How much memory the compressor takes beside its window. Default: [`MemLevel::DEFAULT`].
+    ///
+    /// Together that is 380 KB with the defaults, 251 KB with the smallest window; 137 to 266 KB at
+    /// level 1, by the window, and 366 to 495 KB at level 9.
     pub mem_level: MemLevel,
 
     /// Messages shorter than this many bytes are sent as they are. Default: 256.
@@ -35,7 +38,7 @@ pub struct DeflateConfig {
     /// Forget the context after every message sent. Default: true.
     ///
     /// Keeping it makes similar small messages several times smaller, and costs this connection a
-    /// compressor of its own: 140 to 380 KB for as long as it lives.
+    /// compressor of its own for as long as it lives: 380 KB with the defaults.
     pub own_no_context_takeover: bool,
 
     /// Have the peer forget its context after every message it sends. Default: true.

@@ -57,8 +57,8 @@ impl Sender {
     /// Begins a message whose length is not known. Until it is finished, whole messages that are
     /// sent wait for it; pings, pongs and a Close do not (§5.4).
     ///
-    /// It is compressed where that was agreed, with a codec of its own (140 to 380 KB) unless the
-    /// connection has one.
+    /// It is compressed where that was agreed, with a codec of its own (380 KB with the defaults)
+    /// unless the connection has one.
     ///
     /// Nothing but [`finish_message`](Self::finish_message) ends it, or a Close: to give it up,
     /// close with 1011. The peer then has part of a message and a Close, which cannot be taken for
