@@ -63,6 +63,8 @@ pub enum HandshakeError {
     Refused(Box<Refusal>),
     /// The server did not switch protocols: its answer has another status than 101 (§4.1, 1), or over HTTP/2 than 2xx.
     Status(Box<Response>),
+    /// The server switched protocols in HTTP/1.0, in which nothing is upgraded (RFC 9110 §7.8).
+    Http10,
     /// The server opens no WebSockets over HTTP/2: it has not announced extended CONNECT (RFC 8441 §3).
     ExtendedConnect,
     /// `Sec-WebSocket-Accept` does not belong to the key that was sent (§4.1, 4).
@@ -127,6 +129,7 @@ impl fmt::Display for HandshakeError {
                 let wanted = response.wanted();
                 return write!(f, "the server answered {response} instead of {wanted}");
             }
+            Self::Http10 => "the server answered 101 in HTTP/1.0, in which nothing is upgraded",
             Self::ExtendedConnect => {
                 "the server opens no WebSockets over HTTP/2: its settings do not permit extended CONNECT"
             }

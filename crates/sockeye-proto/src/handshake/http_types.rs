@@ -161,10 +161,11 @@ impl UpgradeRequest {
     pub fn check_http<B>(&self, response: &http::Response<B>) -> Result<Agreed, HandshakeError> {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             // Only there it is known (RFC 9110 §7.8, RFC 9113 §8.6).
-            if response.version() != http::Version::HTTP_11 {
-                return Err(HandshakeError::HttpVersion);
-            }
-            return self.check_headers(response.headers());
+            return match Version::from(response.version()) {
+                Version::Http11 => self.check_headers(response.headers()),
+                Version::Http10 => Err(HandshakeError::Http10),
+                _ => Err(HandshakeError::HttpVersion),
+            };
         }
         let headers = own(&[], response.headers())?;
         let status = response.status().as_u16();
@@ -279,10 +280,12 @@ mod tests {
     fn an_answer_of_another_version_opens_nothing() {
         let offer = Offer::check_http(&client().to_http().unwrap()).unwrap();
         let mut answer = Acceptance::new(&offer).to_http();
-        for version in [http::Version::HTTP_10, http::Version::HTTP_2] {
+        for (version, error) in [
+            (http::Version::HTTP_10, HandshakeError::Http10),
+            (http::Version::HTTP_2, HandshakeError::HttpVersion),
+        ] {
             *answer.version_mut() = version;
-            let checked = client().check_http(&answer);
-            assert_eq!(checked, Err(HandshakeError::HttpVersion), "{version:?}");
+            assert_eq!(client().check_http(&answer), Err(error), "{version:?}");
         }
     }
 

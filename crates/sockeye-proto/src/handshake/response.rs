@@ -314,6 +314,8 @@ pub struct Response {
     body: Vec<u8>,
     /// Whether it answers extended CONNECT (RFC 8441).
     over_stream: bool,
+    /// Whether it is in HTTP/1.0.
+    is_http10: bool,
 }
 
 impl Response {
@@ -354,10 +356,6 @@ impl Response {
         response: &httparse::Response<'_, '_>,
     ) -> Result<Self, HandshakeError> {
         check_whole(parsed, head)?;
-        // HTTP/1.0 has no interim responses, and nothing is upgraded in it (RFC 9110 §15.2, §7.8).
-        if (response.version, response.code) == (Some(0), Some(101)) {
-            return Err(HandshakeError::HttpVersion);
-        }
         let Some(status) = response.code else {
             return Err(HandshakeError::Malformed("the status line is incomplete"));
         };
@@ -367,6 +365,7 @@ impl Response {
             headers: own_fields(&[], response.headers)?,
             body: Vec::new(),
             over_stream: false,
+            is_http10: response.version == Some(0),
         })
     }
 
@@ -379,6 +378,7 @@ impl Response {
             headers,
             body: Vec::new(),
             over_stream,
+            is_http10: false,
         }
     }
 
@@ -511,6 +511,10 @@ impl UpgradeRequest {
     pub fn check(&self, response: &Response) -> Result<Agreed, HandshakeError> {
         if response.status != 101 {
             return Err(HandshakeError::Status(response.clone().into()));
+        }
+        // HTTP/1.0 has no interim responses, and nothing is upgraded in it (RFC 9110 §15.2, §7.8).
+        if response.is_http10 {
+            return Err(HandshakeError::Http10);
         }
         self.check_headers(&response.headers)
     }

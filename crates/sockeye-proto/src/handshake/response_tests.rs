@@ -233,14 +233,19 @@ mod section_4_1_the_clients_rules {
             Response::parse(b"HTTP/2 101 x\r\n\r\n"),
             Err(HandshakeError::HttpVersion)
         );
-        // Nothing is upgraded in HTTP/1.0, which proxies still answer a CONNECT with (RFC 9110 §15.2).
-        let head = b"HTTP/1.0 101 Yes\r\nUpgrade: websocket\r\n\r\n";
-        assert_eq!(
-            Response::parse(head).unwrap_err(),
-            HandshakeError::HttpVersion
-        );
+        // Which proxies still answer a CONNECT with.
         let head = b"HTTP/1.0 200 Connection established\r\n\r\n";
         assert_eq!(Response::parse(head).unwrap().status(), 200);
+    }
+
+    /// RFC 9110 §7.8 and §15.2. The client was told what a WebSocket is opened on, as a server tells it, and not what had come.
+    #[test]
+    fn nothing_is_upgraded_in_http_1_0() {
+        let head = GOOD.join("\r\n").replace("HTTP/1.1", "HTTP/1.0") + "\r\n\r\n";
+        let error = client().check(&Response::parse(head.as_bytes()).unwrap());
+        assert_eq!(error, Err(HandshakeError::Http10));
+        let told = HandshakeError::Http10.to_string();
+        assert!(told.starts_with("the server answered 101 in HTTP/1.0"));
     }
 }
 
