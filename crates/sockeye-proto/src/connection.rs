@@ -165,7 +165,8 @@ impl Connection {
         part
     }
 
-    /// Says that nobody wants the rest of a message that is being received in parts.
+    /// Says that nobody wants the rest of a message that is being received in parts, its
+    /// [`Part::End`] neither: see [`Receiver::skip_message`].
     pub fn skip_message(&mut self) {
         self.receiver.skip_message();
     }

@@ -21,7 +21,7 @@ pub enum Part {
     Begin(MessageKind),
     /// The next bytes of the message: this many, at the front of the room that was given.
     Data(usize),
-    /// The message has ended.
+    /// The message has ended: one that was [skipped](Receiver::skip_message) has none.
     End,
     /// A ping, a pong or a Close, which may come between two parts (§5.4).
     Event(OwnedEvent),
@@ -87,7 +87,7 @@ impl Receiver {
     /// it is only then seen that they bring nothing. Text is checked as it
     /// comes. Any other way of receiving takes no notice of the rest of a message that was begun
     /// here; call [`skip_message`](Self::skip_message) before: without it the message goes on where a control frame
-    /// is all that comes in that way.
+    /// is all that comes in that way. A message that is skipped has no [`Part::End`].
     ///
     /// # Errors
     /// As [`receive`](Self::receive).
@@ -200,7 +200,8 @@ impl Receiver {
     }
 
     /// Says that nobody wants the rest of a message that is being received in parts: it is
-    /// discarded as it comes, and is inflated only where the next message may refer back to it.
+    /// discarded as it comes, and is inflated only where the next message may refer back to it. No
+    /// [`Part::End`] tells of its end: what is behind it comes next.
     pub fn skip_message(&mut self) {
         if let Some(unfinished) = self.unfold() {
             unfinished.skip_message();

@@ -189,6 +189,25 @@ mod section_5_4_fragmentation {
         }
     }
 
+    /// Wherever in it that is.
+    #[test]
+    fn a_message_that_is_skipped_has_no_end() {
+        for role in BOTH {
+            for taken in [1, 2] {
+                let mut bytes = frame(0x82, "skipped").to(role);
+                bytes.extend(frame(0x82, "next").to(role));
+                let (mut reader, mut input) = (Reader::new(role, 10), &mut bytes[..]);
+                for _ in 0..taken {
+                    reader.step(&mut input);
+                }
+                reader.end.connection.skip_message();
+                while reader.step(&mut input) {}
+                let next = [Part::Begin(MessageKind::Binary), Part::Data(4), Part::End];
+                assert_eq!(reader.parts[taken..], next);
+            }
+        }
+    }
+
     /// More of it than is discarded in a turn: that is for whoever asks for parts.
     #[test]
     fn what_was_begun_in_parts_is_discarded_whole_where_a_whole_message_is_asked_for() {
