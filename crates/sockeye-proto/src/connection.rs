@@ -203,6 +203,17 @@ impl Connection {
         self.sender.finish_message(&mut codecs.deflaters)
     }
 
+    /// Whether a message was begun and not finished.
+    pub fn is_sending_parts(&self) -> bool {
+        self.sender.is_sending_parts()
+    }
+
+    /// How many bytes of whole messages wait for one that is sent in parts: see [`Sender::held`]. They are not in
+    /// [`output`](Self::output) until it is finished.
+    pub fn held(&self) -> usize {
+        self.sender.held()
+    }
+
     /// Queues a ping.
     ///
     /// # Errors

@@ -587,6 +587,20 @@ mod sending {
         }
     }
 
+    /// It could not be seen, nor bounded.
+    #[test]
+    fn a_connection_tells_what_waits_for_a_message_in_parts() {
+        let (mut server, mut codecs) = plain(Role::Server);
+        assert_eq!((server.held(), server.is_sending_parts()), (0, false));
+        server.begin_message(MessageKind::Text).unwrap();
+        server.send("a".repeat(100), &mut codecs).unwrap();
+        assert_eq!((server.held(), server.is_sending_parts()), (100, true));
+        assert!(server.output().is_empty());
+        server.finish_message(&mut codecs).unwrap();
+        assert_eq!((server.held(), server.is_sending_parts()), (0, false));
+        assert!(server.output().len() > 100);
+    }
+
     #[test]
     fn a_short_message_has_no_way_past_one_in_parts() {
         let (_, mut sender) = Config::new(Role::Server).halves();
