@@ -76,18 +76,26 @@ impl Output {
     }
 
     /// What is to be written next, in one piece; `None` where nothing waits. For whoever writes piece by
-    /// piece:
+    /// piece, though not with `write_all`: where that fails, nobody knows how much of the piece has gone.
     ///
     /// ```
     /// # use std::io::{self, Write};
     /// fn write(output: &mut sockeye_proto::Output, to: &mut impl Write) -> io::Result<()> {
     ///     while let Some(chunk) = output.next_chunk() {
-    ///         to.write_all(chunk)?;
-    ///         let written = chunk.len();
-    ///         output.advance(written);
+    ///         match to.write(chunk)? {
+    ///             0 => return Err(io::ErrorKind::WriteZero.into()),
+    ///             written => output.advance(written),
+    ///         }
     ///     }
     ///     Ok(())
     /// }
+    /// # use sockeye_proto::{Codecs, Config, Connection, Role};
+    /// # let mut server = Connection::new(&Config::new(Role::Server));
+    /// # server.send("Hello", &mut Codecs::new()).unwrap();
+    /// # let (mut room, mut rest) = ([0; 3], Vec::new());
+    /// # assert!(write(server.output(), &mut &mut room[..]).is_err());
+    /// # write(server.output(), &mut rest).unwrap();
+    /// # assert_eq!([&room[..], &rest].concat(), b"\x81\x05Hello");
     /// ```
     pub fn next_chunk(&self) -> Option<&[u8]> {
         self.chunks().next()
