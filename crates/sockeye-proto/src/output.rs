@@ -9,7 +9,8 @@ use bytes::Bytes;
 ///
 /// An output that is empty owns no memory of its own once [`take_buffer`](Self::take_buffer) has
 /// been called, and the buffer it is lent with [`lend_buffer`](Self::lend_buffer) can serve every
-/// connection of a thread in turn.
+/// connection of a thread in turn. Where nobody takes it, it stays as large as it ever was, for as
+/// long as the connection lives.
 #[derive(Debug, Default)]
 pub struct Output {
     /// There while anything waits. How much does, and where, is with the buffer, so that a connection
