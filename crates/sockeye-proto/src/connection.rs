@@ -246,7 +246,8 @@ impl Connection {
         self.sender.close_without_code(now)
     }
 
-    /// What waits to be written.
+    /// What waits to be written. Between looking at it and [`Output::advance`] nothing else may be called on the
+    /// connection: see [`Output::chunks`].
     #[inline]
     pub fn output(&mut self) -> &mut Output {
         self.sender.output()

@@ -72,12 +72,18 @@ impl Output {
     }
 
     /// What waits, in order, in as few pieces as there are.
+    ///
+    /// Nothing else may be called on the connection between looking at it and [`advance`](Self::advance): an answer to a
+    /// ping that waits may give way to a newer one, of another length. A writer that lets go of the connection in
+    /// between copies what waits and calls `advance` at once; then the copy is its own to write, as
+    /// [the guide](crate::guide#a-writer-of-its-own) shows.
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         self.buffer.iter().flat_map(|buffer| buffer.chunks())
     }
 
     /// What is to be written next, in one piece; `None` where nothing waits. For whoever writes piece by
     /// piece, though not with `write_all`: where that fails, nobody knows how much of the piece has gone.
+    /// As with [`chunks`](Self::chunks), nothing else may be called before `advance`.
     ///
     /// ```
     /// # use std::io::{self, Write};
@@ -112,7 +118,8 @@ impl Output {
         }
     }
 
-    /// Says that the first `count` bytes have been written. More than wait count as all of them.
+    /// Says that the first `count` bytes of what waits now have been written, or are someone else's to write: see
+    /// [`chunks`](Self::chunks). More than wait count as all of them.
     #[inline]
     pub fn advance(&mut self, count: usize) {
         self.advance_taking(count);

@@ -315,7 +315,8 @@ impl Sender {
     }
 
     /// What waits to be written. The answer to a ping behind 16 KiB of it is replaced where it waits by that to a newer
-    /// one (§5.5.3), which may be longer or shorter.
+    /// one (§5.5.3), which may be longer or shorter: between looking at what waits and [`Output::advance`] nothing else
+    /// may be called on the sender.
     #[inline]
     pub fn output(&mut self) -> &mut Output {
         &mut self.output
