@@ -1,7 +1,9 @@
 //! The connection in a pipe: a line in is a message out, a message in is a line out.
 
 use std::{
+    cell::Cell,
     io::{self, BufRead, IsTerminal, Read},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -64,7 +66,8 @@ async fn carry(
     let mut unflushed = false;
     let (sent, failure) = (&mut outcome.sent, &mut outcome.failure);
     let mut leaving = Leaving::new(signals, args.close_timeout, &mut outcome.signal);
-    let mut sending = Box::pin(send_lines(&sender, &mut lines, sent, &mut outcome.unsent));
+    let last = Cell::new(Last::Sent);
+    let mut sending = Box::pin(send_lines(&sender, &mut lines, sent, &last));
     let mut arriving = Arriving::default();
     // When to close, once the input has ended.
     let mut quiet_until = None;
@@ -135,13 +138,14 @@ async fn carry(
         }
     }
     drop(sending);
-    outcome.unsent = outcome.unsent || lines.has_more().await;
+    let has_more = lines.has_more().await;
     // A signal that comes now, with nothing left to close, gives up what is left to write.
     match leaving.last(output.flush()).await {
         Some(Err(error)) => outcome.enough = is_enough(output_failed(&error), failure),
         Some(Ok(())) => {}
         None => outcome.untaken = true,
     }
+    outcome.unsent = has_more || last.get().is_unsent(&sender).await;
 }
 
 /// Begins to close. What still comes is received.
@@ -150,23 +154,71 @@ async fn close(sender: &Sender, code: CloseCode) {
     let _ = sender.close(code, "").await;
 }
 
-/// Sends every line. Fails where one cannot be sent; the connection's own end is no failure of
-/// the input, but leaves a line `unsent`.
+/// Sends every line, and says how far the last of them is. Fails where one cannot be sent; the connection's own end is no
+/// failure of the input.
 async fn send_lines(
     sender: &Sender,
     lines: &mut Input,
     sent: &mut Traffic,
-    unsent: &mut bool,
+    last: &Cell<Last>,
 ) -> Result<(), Option<Failure>> {
-    while let Some(line) = lines.next().await {
+    while let Some(line) = meanwhile_flushed(lines.next(), sender, last)
+        .await
+        .map_err(|_| None)?
+    {
         let line = line.map_err(|error| Some(unreadable(&error, sent.messages)))?;
         let size = line.len();
-        *unsent = true;
+        last.set(Last::Held);
         sender.send(line).await.map_err(|_| None)?;
-        *unsent = false;
+        last.set(Last::Queued);
         sent.add(size);
     }
-    sender.flush().await.map_err(|_| None)
+    flush(sender, last).await.map_err(|_| None)
+}
+
+/// How far the last is that was read of the input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Last {
+    /// It is not sent yet, or only a part of it.
+    Held,
+    /// It waits to be written.
+    Queued,
+    /// It has left this program, or there was none.
+    Sent,
+}
+
+impl Last {
+    /// Whether it has not left, once the peer has closed. What is queued still goes out then, for as long as the peer takes it.
+    pub(super) async fn is_unsent(self, sender: &Sender) -> bool {
+        match self {
+            Self::Held => true,
+            Self::Queued => sender.flush().await.is_err(),
+            Self::Sent => false,
+        }
+    }
+}
+
+/// Waits for what comes next of the input. Meanwhile what is queued is written.
+pub(super) async fn meanwhile_flushed<T>(
+    next: impl Future<Output = T>,
+    sender: &Sender,
+    last: &Cell<Last>,
+) -> sockeye::Result<T> {
+    let mut next = pin!(next);
+    loop {
+        tokio::select! {
+            biased;
+            next = &mut next => return Ok(next),
+            flushed = flush(sender, last), if last.get() == Last::Queued => flushed?,
+        }
+    }
+}
+
+/// Waits until the last is sent.
+pub(super) async fn flush(sender: &Sender, last: &Cell<Last>) -> sockeye::Result<()> {
+    sender.flush().await?;
+    last.set(Last::Sent);
+    Ok(())
 }
 
 /// Why no line can be read after so many.

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Outcome,
-    pipe::{SOON, is_enough, output_failed},
+    pipe::{Last, SOON, flush, is_enough, meanwhile_flushed, output_failed},
     screen::Bytes,
 };
 use crate::{
@@ -62,9 +62,9 @@ async fn carry(
     let heard = Heard::new(args.one_message);
     let (sent, received) = (&mut outcome.sent, &mut outcome.received);
     let mut leaving = Leaving::new(signals, args.close_timeout, &mut outcome.signal);
-    let unsent = Cell::new(false);
+    let last = Cell::new(Last::Sent);
     let mut chunks = read_chunks();
-    let mut sending = Box::pin(send(sender, args, &mut chunks, sent, &unsent));
+    let mut sending = Box::pin(send(sender, args, &mut chunks, sent, &last));
     let mut receiving = pin!(receive(receiver, &heard, received));
     let (mut is_sending, mut is_closing) = (true, false);
     loop {
@@ -107,7 +107,8 @@ async fn carry(
         }
     }
     drop(sending);
-    outcome.unsent = unsent.get() || matches!(timeout(SOON, chunks.recv()).await, Ok(Some(_)));
+    let has_more = matches!(timeout(SOON, chunks.recv()).await, Ok(Some(_)));
+    outcome.unsent = has_more || last.get().is_unsent(sender).await;
 }
 
 /// Begins to close. What still comes is received.
@@ -184,23 +185,26 @@ impl Heard {
     }
 }
 
-/// Sends what is read from standard input: as one message, or as one for each chunk. Fails where that
-/// cannot be; the connection's own end is no failure of the input.
+/// Sends what is read from standard input: as one message, or as one for each chunk; and says how far the last of it is.
+/// Fails where that cannot be; the connection's own end is no failure of the input.
 async fn send(
     sender: &Sender,
     args: &Connect,
     chunks: &mut mpsc::Receiver<io::Result<Vec<u8>>>,
     sent: &mut Traffic,
-    unsent: &Cell<bool>,
+    last: &Cell<Last>,
 ) -> Result<(), Option<Failure>> {
     let kind = match args.binary {
         true => MessageKind::Binary,
         false => MessageKind::Text,
     };
     let mut message = None;
-    while let Some(chunk) = chunks.recv().await {
+    while let Some(chunk) = meanwhile_flushed(chunks.recv(), sender, last)
+        .await
+        .map_err(refused)?
+    {
         let chunk = chunk.map_err(|error| Failure::new(format!("standard input: {error}")))?;
-        unsent.set(true);
+        last.set(Last::Held);
         if args.one_message {
             let message = match &mut message {
                 Some(message) => message,
@@ -209,7 +213,7 @@ async fn send(
             write(message, &chunk).await.map_err(refused)?;
         } else {
             sender.send(&chunk[..]).await.map_err(refused)?;
-            unsent.set(false);
+            last.set(Last::Queued);
             sent.messages += 1;
         }
         sent.bytes += chunk.len() as u64;
@@ -217,10 +221,10 @@ async fn send(
     // Without a byte there is no message.
     if let Some(message) = message {
         message.finish().await.map_err(refused)?;
-        unsent.set(false);
+        last.set(Last::Queued);
         sent.messages += 1;
     }
-    sender.flush().await.map_err(refused)
+    flush(sender, last).await.map_err(refused)
 }
 
 /// Writes a part of a message, so that the peer can read all of it.

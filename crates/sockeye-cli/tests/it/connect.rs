@@ -1,8 +1,16 @@
 //! `sockeye connect` in a pipe.
 
+#[cfg(target_os = "linux")]
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    os::unix::net::{UnixListener, UnixStream},
+};
 use std::{future::ready, io::Read, net::TcpListener, process::Stdio};
 
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
+#[cfg(target_os = "linux")]
+use sockeye::proto::handshake::Key;
 use sockeye::{CloseCode, Server, server::Request};
 use tokio::sync::mpsc;
 
@@ -226,6 +234,96 @@ mod end_of_input {
             let told = "before all of the input was sent";
             assert!(end.stderr.contains(told), "{}", end.stderr);
         }
+    }
+
+    /// A bug: it had failed only where a line was not even queued.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn that_the_peer_leaves_unread_is_a_failure_though_all_of_it_was_queued() {
+        let ways = [
+            (&[][..], true),
+            (&[], false),
+            (&["--binary"], false),
+            (&["-1"], false),
+        ];
+        for (way, is_taken) in ways {
+            // How long is waited for what is not taken.
+            let patience = if is_taken { "60" } else { "0.1" };
+            let args = [way, &["--no-compress", "--close-timeout", patience]].concat();
+            let end = closed_at_the_end_of_input(&args, is_taken);
+            let status = if is_taken { 0 } else { 1 };
+            assert_eq!(end.status, Some(status), "{args:?}: {}", end.stderr);
+            let told = "before all of the input was sent";
+            assert_eq!(end.stderr.contains(told), !is_taken, "{}", end.stderr);
+        }
+    }
+
+    /// The peer takes nothing before this program has read all of its input: more than the system holds, and less than is queued
+    /// here. Then it closes with 1000, and takes what was sent or does not.
+    #[cfg(target_os = "linux")]
+    fn closed_at_the_end_of_input(args: &[&str], is_taken: bool) -> program::End {
+        let held = fs::read_to_string("/proc/sys/net/core/wmem_default").unwrap();
+        let size = held.trim().parse::<usize>().unwrap() + (512 << 10);
+        let directory = program::directory("connect-unread");
+        let (input, path) = (directory.join("input"), directory.join("a.sock"));
+        fs::write(&input, "x".repeat(size)).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sockeye"));
+        command.args(["connect", "--unix-socket", path.to_str().unwrap()]);
+        command.args(args).arg("ws://localhost/");
+        let input = fs::File::open(&input).unwrap().into();
+        let program = Program::run_with_input(&mut command, input);
+        let mut peer = BufReader::new(listener.accept().unwrap().0);
+        accept(&mut peer);
+        program.expect_read(size);
+        // A line is queued whole.
+        peer.fill_buf().unwrap();
+        peer.get_mut().write_all(b"\x88\x02\x03\xe8").unwrap();
+        if is_taken {
+            while frame(&mut peer) != 8 {}
+            drop(peer);
+            return program.end();
+        }
+        program.end()
+    }
+
+    /// Answers the opening handshake of a client.
+    #[cfg(target_os = "linux")]
+    fn accept(peer: &mut BufReader<UnixStream>) {
+        let mut accept = String::new();
+        for line in peer
+            .lines()
+            .map(Result::unwrap)
+            .take_while(|line| !line.is_empty())
+        {
+            if let Some(key) = line.strip_prefix("Sec-WebSocket-Key: ") {
+                accept = Key::parse(key.as_bytes()).unwrap().accept().as_str().into();
+            }
+        }
+        let answer = format!(
+            "HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        peer.get_mut().write_all(answer.as_bytes()).unwrap();
+    }
+
+    /// Reads a frame of a client (RFC 6455 §5.2), and gives its opcode.
+    #[cfg(target_os = "linux")]
+    fn frame(peer: &mut impl Read) -> u8 {
+        let mut head = [0; 2];
+        peer.read_exact(&mut head).unwrap();
+        let mut length = [0; 8];
+        let wide = match head[1] & 0x7F {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        peer.read_exact(&mut length[8 - wide..]).unwrap();
+        let length = match wide {
+            0 => u64::from(head[1] & 0x7F),
+            _ => u64::from_be_bytes(length),
+        };
+        io::copy(&mut peer.take(4 + length), &mut io::sink()).unwrap();
+        head[0] & 0x0F
     }
 
     #[tokio::test]

@@ -151,6 +151,16 @@ impl Program {
         }
     }
 
+    /// Waits until it has read so many bytes of the file that is its standard input.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn expect_read(&self, size: usize) {
+        let input = format!("/proc/{}/fdinfo/0", self.child.id());
+        let wanted = format!("pos:\t{size}\n");
+        eventually("all of the input is read", || {
+            fs::read_to_string(&input).unwrap().starts_with(&wanted)
+        });
+    }
+
     #[cfg(unix)]
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         kill(&self.child, signal);
