@@ -17,7 +17,9 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Signals that end the program, from the moment it is made: the first in its own way, a second at once.
 ///
-/// They are heard by a thread of their own, since what else the program does may wait for a reader of its output.
+/// They are heard by a thread of their own, since what else the program does may wait for a reader of its output. But while a
+/// line editor has the terminal SIGINT is heard by that alone, as a Ctrl-C that is typed: not where its terminal takes
+/// nothing.
 pub(crate) struct Signals(mpsc::UnboundedReceiver<Signal>);
 
 /// SIGHUP, where it is to do something else than to end the program.

@@ -282,7 +282,8 @@ Exit status:
   3    closed by the peer with another code than 1000
   4    lost: the connection broke, or the peer broke the protocol, went over --max-message
        or did not answer a Close
-  130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM or SIGHUP
+  130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM or SIGHUP.
+       In a terminal that takes no output Ctrl-C is not heard, and SIGTERM twice is
 
 Colour is used on a terminal, unless NO_COLOR is set.";
 
