@@ -160,7 +160,7 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
     if let Some(trusted) = &args.proxy_protocol {
         server = server.proxy_protocol(trusted.clone());
     }
-    let visits = Arc::new(Visits::new(args.quiet));
+    let visits = Arc::new(Visits::new(args.quiet, nameless(&args, server.listeners())));
     let metrics = Metrics::new();
     visits.say(greeting(server.listeners(), &args, tls.as_ref()));
     if let Some(endpoint) = endpoint {
@@ -239,6 +239,17 @@ async fn listen(args: &Serve) -> Result<(Server, Option<Listener>), Failure> {
         None => None,
     };
     Ok((server, endpoint))
+}
+
+/// What a client without an address is called: it comes by a Unix socket, or a proxy does not know it.
+fn nameless(args: &Serve, listeners: &[Listener]) -> &'static str {
+    let is_told =
+        args.proxy_protocol.is_some() || args.forwarded.is_some() || args.x_forwarded_for.is_some();
+    let is_tcp = |listener: &Listener| listener.local_addr().is_some();
+    match is_told && listeners.iter().any(is_tcp) {
+        true => "unknown",
+        false => "unix",
+    }
 }
 
 /// Takes as many file descriptors as the system permits, one for each connection: the soft limit is

@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Visits {
     started: Instant,
     quiet: bool,
+    /// What a client without an address is called.
+    nameless: &'static str,
     next: AtomicU64,
     totals: Mutex<Totals>,
     log: Log,
@@ -84,10 +86,11 @@ impl Refusals {
 }
 
 impl Visits {
-    pub(super) fn new(quiet: bool) -> Self {
+    pub(super) fn new(quiet: bool, nameless: &'static str) -> Self {
         Self {
             started: Instant::now(),
             quiet,
+            nameless,
             next: AtomicU64::new(1),
             totals: Mutex::default(),
             log: Log::new(|text| {
@@ -120,7 +123,7 @@ impl Visits {
             let untold = Whole(untold);
             self.line(BAD, "refused", format_args!("{untold} more before this"));
         }
-        let (peer, error) = (named(peer), cut(&error.to_string(), REFUSAL_SHOWN));
+        let (peer, error) = (self.named(peer), cut(&error.to_string(), REFUSAL_SHOWN));
         self.line(BAD, "refused", format_args!("{peer}  {error}"));
     }
 
@@ -195,6 +198,11 @@ impl Visits {
         }
     }
 
+    /// A client, as it is told of.
+    fn named(&self, peer: Option<SocketAddr>) -> String {
+        peer.map_or_else(|| self.nameless.into(), |peer| peer.to_string())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Totals> {
         // A count that a panic left behind is still a count.
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
@@ -204,11 +212,6 @@ impl Visits {
 /// The beginning of what a client has said, on one line.
 fn cut(text: &str, most: usize) -> String {
     one_line(text).chars().take(most).collect()
-}
-
-/// A client, as it is told of. One that comes by a Unix socket has no address.
-fn named(peer: Option<SocketAddr>) -> String {
-    peer.map_or_else(|| "unix".into(), |peer| peer.to_string())
 }
 
 /// One connection.
@@ -226,7 +229,7 @@ impl Visit {
     /// Notes that the connection is open; and closes it, where the client asks for that.
     pub(super) fn open(&mut self, socket: &mut Socket) {
         self.opened = Some(Instant::now());
-        self.peer = named(socket.peer_addr());
+        self.peer = self.visits.named(socket.peer_addr());
         {
             let mut totals = self.visits.lock();
             totals.connections += 1;

@@ -598,6 +598,15 @@ mod behind_a_proxy {
         }
     }
 
+    /// It was said to come by a Unix socket.
+    #[tokio::test]
+    async fn a_client_whom_the_proxy_does_not_know_is_unknown() {
+        let server = serve(&["--x-forwarded-for", "127.0.0.1"]);
+        let client = Client::new(&server.url).header("X-Forwarded-For", "unknown");
+        let _socket = client.connect().await.unwrap();
+        server.program.stdout.expect("open    #1 unknown  /");
+    }
+
     #[test]
     fn the_proxy_protocol_comes_first() {
         let server = serve(&["--proxy-protocol", "127.0.0.1"]);
