@@ -195,6 +195,13 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
         } => format!("offer it with --subprotocol {}", Shown(name)),
         Error::Answer { .. } => MEND.into(),
         Error::Unreadable { begins, .. } if begins.starts_with("HTTP/") => MEND.into(),
+        Error::Unreadable { begins, .. } if is_http2(begins) => {
+            let in_place = match args.is_some_and(|args| args.location) {
+                true => " in place of --location",
+                false => "",
+            };
+            format!("the server speaks HTTP/2 alone on this port: try with --http2{in_place}")
+        }
         Error::Unreadable { .. } => CHECK_PORT.into(),
         Error::Handshake(HandshakeError::Status(response)) => {
             return http_advice(response, args, false);
@@ -211,8 +218,12 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
             };
         }
         // How an open connection ends is told elsewhere.
-        Error::Lost(_) if args.is_some_and(|args| args.http2) => {
-            format!("the server may not speak HTTP/2: {NO_HTTP2}, or {CHECK_PORT}")
+        Error::Lost(source) if args.is_some_and(|args| args.http2) => {
+            // Else it has said something in HTTP/2.
+            match source.to_string().contains("may not speak HTTP/2") {
+                true => format!("{NO_HTTP2}, or {CHECK_PORT}"),
+                false => NO_HTTP2.into(),
+            }
         }
         Error::Lost(_) => {
             format!("the server hung up before it answered: {CHECK_PORT}")
@@ -375,6 +386,14 @@ fn tls_advice(problem: &str, args: Option<&Connect>) -> Option<String> {
         _ => "",
     };
     Some(format!("{advice}{in_place}"))
+}
+
+/// Whether an answer begins with the SETTINGS that are the first of a server over HTTP/2 (RFC 9113 §3.4): a length of few
+/// settings, the type 4, no flag and the stream 0.
+fn is_http2(begins: &str) -> bool {
+    let frame = begins.strip_prefix(r"\x00\x00").unwrap_or_default();
+    // A byte is a letter, or four.
+    matches!(frame.find(r"\x04\x00\x00\x00\x00\x00"), Some(1..=4))
 }
 
 /// What may help where the server has broken off TLS, by its reason.

@@ -731,6 +731,80 @@ mod failures {
         assert!(line.contains("try without --http2"), "{line}");
     }
 
+    /// The advice for one that does not speak HTTP/2 stood there for one that does as well, and twice for one that does not.
+    #[test]
+    fn a_server_that_does_not_speak_http_2_is_told_from_one_that_resets_a_stream() {
+        let told = "the server may not speak HTTP/2";
+        let other = something_else(b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n");
+        let line = one_line(&["--http2", &format!("ws://{other}/")], "");
+        assert_eq!(line.matches(told).count(), 1, "{line}");
+        assert!(
+            line.contains("; try without --http2, or check the"),
+            "{line}"
+        );
+        let line = one_line(&["--http2", &format!("ws://{}/", resets_a_stream())], "");
+        assert!(
+            line.contains("refused stream") && !line.contains(told),
+            "{line}"
+        );
+        assert!(line.ends_with("; try without --http2\n"), "{line}");
+    }
+
+    /// A server of HTTP/2 that refuses what is asked for (RFC 9113 §6.4).
+    fn resets_a_stream() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 24]).unwrap();
+            // That WebSockets are opened over it (RFC 8441 §3).
+            stream
+                .write_all(b"\0\0\x06\x04\0\0\0\0\0\0\x08\0\0\0\x01")
+                .unwrap();
+            let mut head = [0; 9];
+            while stream.read_exact(&mut head).is_ok() {
+                let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+                let mut payload = vec![0; length];
+                stream.read_exact(&mut payload).unwrap();
+                let [.., kind, flags, _, _, _, _] = head;
+                match (kind, flags & 1) {
+                    // HEADERS: REFUSED_STREAM.
+                    (1, _) => stream
+                        .write_all(b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x07")
+                        .unwrap(),
+                    (4, 0) => stream.write_all(b"\0\0\0\x04\x01\0\0\0\0").unwrap(),
+                    // A ping.
+                    (6, 0) => {
+                        stream.write_all(b"\0\0\x08\x06\x01\0\0\0\0").unwrap();
+                        stream.write_all(&payload).unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        });
+        address.to_string()
+    }
+
+    #[test]
+    fn the_server_speaks_nothing_but_http_2() {
+        let settings = [
+            &b"\0\0\0\x04\0\0\0\0\0"[..],
+            b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64",
+            b"\0\0\x24\x04\0\0\0\0\0\0\x03\0\0\0\x64",
+        ];
+        for settings in settings {
+            let url = format!("ws://{}/", something_else(settings));
+            let line = one_line(&[&url], "");
+            assert!(line.ends_with("try with --http2\n"), "{line}");
+            let url = format!("ws://{}/", something_else(settings));
+            let line = one_line(&["-L", &url], "");
+            assert!(
+                line.ends_with("try with --http2 in place of --location\n"),
+                "{line}"
+            );
+        }
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn this_machine_has_no_such_interface() {
