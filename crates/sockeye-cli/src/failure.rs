@@ -484,6 +484,7 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
     let says = match body_for_people(response) {
         Some(says) => Some(says),
         None if response.body().trim_ascii().is_empty() => None,
+        None if header("Content-Encoding").is_some() => Some("what it says is compressed".into()),
         None if args.is_some_and(|args| args.verbose) => Some("what it says is above".into()),
         None => Some("see what it says with --verbose".into()),
     };
@@ -555,11 +556,18 @@ fn body_for_people(response: &Response) -> Option<String> {
         .then(|| format!("it says: {body}{}", cut(response)))
 }
 
-/// A mark where more of a body may have come than is kept.
+/// A mark where more of a body may have come than is kept, or less than was announced (RFC 9112 §6.3).
 pub(crate) fn cut(response: &Response) -> &'static str {
-    match response.body().len() < Response::MAX_BODY {
-        true => "",
-        false => " …",
+    let header = |name| response.headers().first_str(name);
+    let came = response.body().len();
+    let length = match header("Transfer-Encoding") {
+        None => header("Content-Length").and_then(|length| length.parse::<usize>().ok()),
+        Some(_) => None,
+    };
+    let is_short = came > 0 && length.is_some_and(|length| came < length);
+    match is_short || came >= Response::MAX_BODY {
+        true => " …",
+        false => "",
     }
 }
 

@@ -1042,6 +1042,23 @@ mod failures {
         let url = format!("ws://{}/", something_else(long.leak().as_bytes()));
         let line = one_line(&[&url], "");
         assert!(line.contains("йе …; it may want"), "{line}");
+        // A bug: one of which the end did not come looked whole.
+        let short = b"HTTP/1.1 403 No\r\nContent-Length: 1000\r\n\r\nyour token has";
+        let url = format!("ws://{}/", something_else(short));
+        let line = one_line(&[&url], "");
+        assert!(
+            line.contains("it says: your token has …; it may want"),
+            "{line}"
+        );
+        // A bug: it was to be seen with --verbose.
+        let compressed =
+            b"HTTP/1.1 403 No\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\0";
+        for flag in ["--quiet", "--verbose"] {
+            let url = format!("ws://{}/", something_else(compressed));
+            let end = run(&["connect", flag, &url], "");
+            let told = "; what it says is compressed; it may want";
+            assert!(end.stderr.contains(told), "{}", end.stderr);
+        }
         let line = one_line(&[&format!("wss://{}/", something_else(b""))], "");
         assert!(line.contains("try ws:// instead of wss://"), "{line}");
         let line = one_line(&["ws+unix:/none.sock:/"], "");
