@@ -1,6 +1,7 @@
 //! What is printed when something fails: one line, with what to do about it.
 
 use std::{
+    error::Error as StdError,
     fmt::Display,
     io::{self, ErrorKind, Write},
     net::SocketAddr,
@@ -175,7 +176,7 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
             }
         }
         Error::Listen { address, source } => listen_advice("--listen", address, source),
-        Error::Tls { source, .. } => return tls_advice(&source.to_string(), args),
+        Error::Tls { source, .. } => return tls_advice(&**source, args),
         Error::Proxy { source, .. } => return proxy_advice(source, args),
         Error::Redirect {
             problem: RedirectError::TooMany { .. },
@@ -280,9 +281,7 @@ fn proxy_advice(error: &ProxyError, args: Option<&Connect>) -> Option<String> {
         ProxyError::TimedOut => {
             format!("{CHECK_PROXY}; one that is slow is allowed more with --connect-timeout")
         }
-        ProxyError::Unreachable(Error::Tls { source, .. }) => {
-            proxy_tls_advice(&source.to_string(), args)
-        }
+        ProxyError::Unreachable(Error::Tls { source, .. }) => proxy_tls_advice(&**source, args),
         ProxyError::Http(HandshakeError::Tls) => "try https:// in the proxy's URL".into(),
         ProxyError::Unreachable(_) | ProxyError::Http(_) | ProxyError::Malformed(_) => {
             CHECK_PROXY.into()
@@ -318,8 +317,9 @@ fn proxy_http_advice(response: &Response, was_told_who: bool) -> String {
 }
 
 /// What may help where TLS with the proxy itself has failed.
-fn proxy_tls_advice(problem: &str, args: Option<&Connect>) -> String {
-    if speaks_no_tls(problem) {
+fn proxy_tls_advice(error: &(dyn StdError + 'static), args: Option<&Connect>) -> String {
+    let problem = error.to_string();
+    if speaks_no_tls(error) {
         "the proxy may not speak TLS on this port: try http:// in the proxy's URL".into()
     } else if problem.contains("UnknownIssuer") || problem.contains("BadSignature") {
         match args.and_then(|args| args.proxy_cacert.as_ref()) {
@@ -334,14 +334,18 @@ fn proxy_tls_advice(problem: &str, args: Option<&Connect>) -> String {
     }
 }
 
-/// Whether what came for an answer to TLS was something else.
-fn speaks_no_tls(problem: &str) -> bool {
-    ["InvalidContentType", "corrupt message", "handshake eof"]
-        .iter()
-        .any(|words| problem.contains(words))
+/// Whether what came for an answer to TLS was something else, or the end.
+fn speaks_no_tls(error: &(dyn StdError + 'static)) -> bool {
+    let problem = error.to_string();
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset)
+        || ["InvalidContentType", "corrupt message", "handshake eof"]
+            .iter()
+            .any(|words| problem.contains(words))
 }
 
-fn tls_advice(problem: &str, args: Option<&Connect>) -> Option<String> {
+fn tls_advice(error: &(dyn StdError + 'static), args: Option<&Connect>) -> Option<String> {
+    let problem = error.to_string();
     // What the server says of this client comes as an alert (RFC 8446 §6.2).
     let alert = problem.split("received fatal alert: ").nth(1);
     let is_http2 = args.is_some_and(|args| args.http2);
@@ -375,7 +379,7 @@ fn tls_advice(problem: &str, args: Option<&Connect>) -> Option<String> {
             ));
         }
         "name its authority with --cacert FILE, or try with --insecure"
-    } else if speaks_no_tls(problem) {
+    } else if speaks_no_tls(error) {
         "the server may not speak TLS on this port: try ws:// instead of wss://"
     } else {
         return None;
@@ -748,13 +752,11 @@ mod tests {
                 "try ws://",
             ),
         ] {
-            let advice = tls_advice(&error.to_string(), None).unwrap_or_default();
+            let advice = tls_advice(&error, None).unwrap_or_default();
             assert!(advice.contains(told), "{error}: {advice}");
         }
-        assert_eq!(
-            tls_advice("received fatal alert: InternalError", None),
-            None
-        );
+        let other = Tls::AlertReceived(Alert::InternalError);
+        assert_eq!(tls_advice(&other, None), None);
     }
 
     #[test]

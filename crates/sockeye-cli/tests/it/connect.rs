@@ -1068,17 +1068,32 @@ mod failures {
         );
     }
 
-    /// Its socket has unread bytes when it is closed, so that the system resets the connection.
     #[test]
     fn the_server_resets_the_connection() {
+        let line = one_line(&[&format!("ws://{}/", resets())], "");
+        assert!(line.contains("hung up before it answered"), "{line}");
+    }
+
+    /// A bug: there was no advice, as there is where it ends the connection.
+    #[test]
+    fn the_server_or_the_proxy_resets_the_connection_during_tls() {
+        let line = one_line(&[&format!("wss://{}/", resets())], "");
+        assert!(line.contains("reset"), "{line}");
+        assert!(line.contains("try ws:// instead of wss://"), "{line}");
+        let proxy = format!("https://{}/", resets());
+        let line = one_line(&["-x", &proxy, "ws://a.invalid/"], "");
+        assert!(line.contains("try http:// in the proxy's URL"), "{line}");
+    }
+
+    /// Its socket has unread bytes when it is closed, so that the system resets the connection.
+    fn resets() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
             stream.peek(&mut [0]).unwrap();
         });
-        let line = one_line(&[&format!("ws://{address}/")], "");
-        assert!(line.contains("hung up before it answered"), "{line}");
+        address.to_string()
     }
 
     #[test]
