@@ -275,15 +275,17 @@ Examples:
       Send lines as they are written
 
 Exit status:
-  0    closed normally: by this end, or by the peer with 1000 or without a code
+  0    closed normally: by this end, or by the peer with 1000 or without a code; or left
+       in a terminal before there was a connection
   1    it could not connect, something could not be read or written, or the peer closed
        before all of the input was sent: one line on standard error says why
   2    the command line was not understood, or asks for what cannot be: a URL, a header
   3    closed by the peer with another code than 1000
   4    lost: the connection broke, or the peer broke the protocol, went over --max-message
-       or did not answer a Close
-  130  ended by Ctrl-C, in a pipe, or twice in a terminal; 143 by SIGTERM or SIGHUP.
-       In a terminal that takes no output Ctrl-C is not heard, and SIGTERM twice is
+       or did not answer a Close; or there was no connection for what was typed
+  130  ended by Ctrl-C, in a pipe or before there was a connection, or twice in a terminal;
+       143 by SIGTERM or SIGHUP. In a terminal that takes no output Ctrl-C is not heard,
+       and SIGTERM twice is
 
 Colour is used on a terminal, unless NO_COLOR is set.";
 

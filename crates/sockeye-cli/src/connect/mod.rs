@@ -329,6 +329,8 @@ impl Outcome {
             (None, Some(Ended::ByUs(_) | Ended::ByPeer(None))) => 0,
             (None, Some(Ended::ByPeer(Some(frame)))) if frame.code == CloseCode::NORMAL => 0,
             (None, Some(Ended::ByPeer(Some(_)))) => CLOSED_OTHERWISE,
+            // The user has left, and nothing was lost.
+            (None, None) if self.unopened && !self.unsent => 0,
             (None, _) => LOST,
         }
     }

@@ -136,6 +136,8 @@ struct Session<'a> {
     pinged: u64,
     /// Whether the user or a signal wants an end.
     closing: bool,
+    /// Whether that was a Ctrl-C.
+    interrupted: bool,
     /// Whether there is a connection, over which a Close can go.
     is_open: bool,
 }
@@ -166,6 +168,7 @@ impl<'a> Session<'a> {
             pings: VecDeque::new(),
             pinged: 0,
             closing: false,
+            interrupted: false,
             is_open: true,
         }
     }
@@ -331,10 +334,13 @@ impl<'a> Session<'a> {
         };
         drop(sending);
         if unsent.get() > 0 {
+            self.outcome.unsent = self.outcome.unopened;
             let unsent = format!("not sent: {}", Messages(unsent.get()));
             self.screen.print(screen::problem(&unsent)).await;
         }
-        if flow.is_break() {
+        // Without a connection that it has closed, a Ctrl-C is what it is in a pipe.
+        let is_interrupt = self.interrupted && self.outcome.unopened && !self.outcome.unsent;
+        if flow.is_break() || is_interrupt {
             self.outcome.signal.get_or_insert(Signal::Interrupt);
         }
         self.outcome.sent = sent;
@@ -375,7 +381,11 @@ impl<'a> Session<'a> {
                 self.screen.print(screen::problem(&why)).await;
                 Wish::Nothing
             }
-            Input::Interrupt | Input::End => Wish::Leave(CloseCode::NORMAL),
+            Input::Interrupt => {
+                self.interrupted = true;
+                Wish::Leave(CloseCode::NORMAL)
+            }
+            Input::End => Wish::Leave(CloseCode::NORMAL),
             Input::Failed(why) => {
                 self.outcome.failure = Some(Failure::new(why));
                 Wish::Leave(CloseCode::GOING_AWAY)
@@ -386,7 +396,10 @@ impl<'a> Session<'a> {
     /// The code that a signal closes with.
     fn signalled(&mut self, signal: Signal) -> CloseCode {
         match signal {
-            Signal::Interrupt => CloseCode::NORMAL,
+            Signal::Interrupt => {
+                self.interrupted = true;
+                CloseCode::NORMAL
+            }
             Signal::Terminate => {
                 self.outcome.signal = Some(signal);
                 CloseCode::GOING_AWAY

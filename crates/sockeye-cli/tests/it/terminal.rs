@@ -763,6 +763,20 @@ mod reconnecting {
         }
     }
 
+    /// It was said to be lost.
+    #[test]
+    fn leaving_before_there_was_a_connection_loses_nothing() {
+        let port = Port::new();
+        let url = format!("ws://{}/", port.address());
+        for (leave, status) in [("/quit\r", 0), ("\x04", 0), ("\x03", 130)] {
+            let mut terminal = start("never", &[&url]);
+            terminal.shows("; attempt 2 in ");
+            terminal.prompts(">");
+            terminal.keys(leave).shows("there was no connection, after");
+            assert_eq!(terminal.end(), Some(status), "{leave:?}");
+        }
+    }
+
     #[test]
     fn verbose_shows_what_each_connection_is_opened_with_above_what_is_typed() {
         let port = Port::new();
