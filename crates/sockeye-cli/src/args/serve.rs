@@ -22,9 +22,9 @@ pub(crate) struct Serve {
     ///
     /// A table is the beginning of a name: cert in [tls] is --tls-cert. A flag that can be repeated takes a list,
     /// a switch true or false. Paths are as seen from the file. What is said on the command line has the last
-    /// word, and has to be whole by itself: there --tls-cert needs --tls-key beside it. Faults are told together, each
-    /// with its line and column, before anything is listened on; but where the file is no TOML or a setting needs
-    /// another, that alone.
+    /// word, also over settings that cannot be used with it, and has to be whole by itself: there --tls-cert needs
+    /// --tls-key beside it. Faults are told together, each with its line and column, before anything is listened on;
+    /// but where the file is no TOML or a setting needs another, that alone.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 

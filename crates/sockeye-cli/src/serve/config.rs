@@ -137,8 +137,7 @@ impl Reading<'_> {
             );
             return self.fault(&at, format!("there is no setting {name}; {hint}"));
         };
-        let on_line = self.on_line.value_source(argument.get_id().as_str());
-        let overridden = on_line == Some(ValueSource::CommandLine);
+        let overridden = self.is_overridden(argument);
         match (argument.get_action(), value.get_ref()) {
             (ArgAction::SetTrue, DeValue::Boolean(on)) => {
                 if *on && !overridden {
@@ -159,6 +158,19 @@ impl Reading<'_> {
             }
             _ => self.value(name, argument, value, overridden),
         }
+    }
+
+    /// Whether the command line has a setting, or what cannot be used with it.
+    fn is_overridden(&self, argument: &Arg) -> bool {
+        let Some(serve) = self.command.find_subcommand("serve") else {
+            return false;
+        };
+        let excludes = |one, other| serve.get_arg_conflicts_with(one).contains(&other);
+        serve.get_arguments().any(|other| {
+            let source = self.on_line.value_source(other.get_id().as_str());
+            source == Some(ValueSource::CommandLine)
+                && (argument == other || excludes(argument, other) || excludes(other, argument))
+        })
     }
 
     fn value(
@@ -491,6 +503,24 @@ mod tests {
         assert_eq!(serve.limits.max_message, 5);
     }
 
+    /// It was refused, as what excludes each other on one side is.
+    #[test]
+    fn a_choice_on_the_command_line_takes_the_place_of_another_in_the_file() {
+        let serve = read_with("example = \"chat\"", &["-b"]).unwrap();
+        assert!(serve.broadcast && serve.example.is_none());
+        let serve = read_with("broadcast = true", &["-e", "chat"]).unwrap();
+        assert!(!serve.broadcast && serve.example.is_some());
+        let files = ["--tls-cert", "c", "--tls-key", "k"];
+        let serve = read_with("tls.self-signed = true", &files).unwrap();
+        assert!(!serve.tls_self_signed && serve.tls_cert.is_some());
+        let file = "tls.cert = \"c\"\ntls.key = \"k\"";
+        let serve = read_with(file, &["--tls-self-signed"]).unwrap();
+        assert!(serve.tls_self_signed && serve.tls_cert.is_none() && serve.tls_key.is_none());
+        let line = ["--x-forwarded-for", "127.0.0.1"];
+        let serve = read_with("forwarded = \"127.0.0.1\"", &line).unwrap();
+        assert!(serve.forwarded.is_none() && serve.x_forwarded_for.is_some());
+    }
+
     #[test]
     fn every_fault_is_told_with_its_place() {
         let file = "max-message = \"16X\"\n  lisen = \"a\"\nquiet = 1\nping-interval = [1]\n[tls]\nselfsigned = true\ncert = \"c\"\n";
@@ -539,8 +569,8 @@ mod tests {
         let faults = read_with(file, &[]).unwrap_err();
         assert_eq!(faults.len(), 1, "{faults:#?}");
         assert!(faults[0].starts_with("sockeye.toml:3:8: "), "{faults:#?}");
-        let file = "example = \"chat\"\n[tls]\ncert = \"c\"\nkey = \"k\"";
-        let faults = read_with(file, &["--tls-self-signed"]).unwrap_err();
+        let file = "example = \"chat\"\n[tls]\ncert = \"c\"\nkey = \"k\"\nself-signed = true";
+        let faults = read_with(file, &[]).unwrap_err();
         assert_eq!(faults.len(), 1, "{faults:#?}");
         assert!(faults[0].starts_with("sockeye.toml:3:8: "), "{faults:#?}");
     }
