@@ -64,7 +64,7 @@ impl Made {
         let told = |flag| move |failure| (flag, failure);
         let subprotocols = subprotocols(args).map_err(told("subprotocol"));
         let origins = origins(args).map_err(told("origin"));
-        let tls = Tls::of(args).map_err(told("tls-cert"));
+        let tls = Tls::of(args);
         match (subprotocols, origins, tls) {
             (Ok(()), Ok(origins), Ok(tls)) => Ok(Self { origins, tls }),
             (subprotocols, origins, tls) => {
@@ -106,7 +106,7 @@ pub(crate) async fn run(Settings { args, made }: Settings) -> Result<ExitCode, F
         Some(made) => made,
         None => Made {
             origins: origins(&args)?,
-            tls: Tls::of(&args)?,
+            tls: Tls::of(&args).map_err(|(_, failure)| failure)?,
         },
     };
     let longest = args.example.map(|_| Example::LONGEST_MESSAGE);
@@ -288,15 +288,23 @@ enum Tls {
 }
 
 impl Tls {
-    fn of(args: &Serve) -> Result<Option<Self>, Failure> {
+    fn of(args: &Serve) -> Result<Option<Self>, Problem> {
         if args.tls_self_signed {
-            return SelfSigned::make().map(|made| Some(Self::SelfSigned(made)));
+            let made = SelfSigned::make().map_err(|failure| ("tls-self-signed", failure))?;
+            return Ok(Some(Self::SelfSigned(made)));
         }
         let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) else {
             return Ok(None);
         };
-        let tls = ServerTls::from_pem_files(cert, key)
-            .map_err(|error| Failure::new(format!("{error}; check --tls-cert and --tls-key")))?;
+        let tls = ServerTls::from_pem_files(cert, key).map_err(|error| {
+            let file = key.display().to_string();
+            let flag = match &error {
+                Error::Tls { subject, .. } if **subject == *file => "tls-key",
+                _ => "tls-cert",
+            };
+            let told = format!("{error}; check --tls-cert and --tls-key");
+            (flag, Failure::new(told))
+        })?;
         Ok(Some(Self::Files(tls)))
     }
 

@@ -313,6 +313,22 @@ mod config {
         assert_eq!(ran.stdout, "");
     }
 
+    /// It was told where the certificate stands.
+    #[test]
+    fn a_key_that_is_not_there_is_told_where_it_stands() {
+        let [_, cert, _] = certificates("config-no-key");
+        let text = format!("[tls]\ncert = {cert:?}\nkey = \"no.key\"\n");
+        let file = file("config-missing-key", &text);
+        let ran = run(&["serve", "--config", &file, "--check"], "");
+        assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(&format!("{file}:3:7: ")),
+            "{}",
+            ran.stderr
+        );
+        assert!(ran.stderr.contains("no.key"), "{}", ran.stderr);
+    }
+
     #[test]
     fn check_ends_without_serving() {
         let file = file("config-check", "quiet = true\n");
