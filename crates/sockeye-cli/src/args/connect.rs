@@ -283,9 +283,9 @@ Exit status:
   3    closed by the peer with another code than 1000
   4    lost: the connection broke, or the peer broke the protocol, went over --max-message
        or did not answer a Close; or there was no connection for what was typed
-  130  ended by Ctrl-C, in a pipe or before there was a connection, or twice in a terminal;
-       143 by SIGTERM or SIGHUP. In a terminal that takes no output Ctrl-C is not heard,
-       and SIGTERM twice is
+  130  ended by Ctrl-C, in a pipe or before there was a connection, or twice in a
+       terminal; 143 by SIGTERM or SIGHUP. In a terminal that takes no output Ctrl-C is
+       not heard, and SIGTERM twice is
 
 Colour is used on a terminal, unless NO_COLOR is set.";
 

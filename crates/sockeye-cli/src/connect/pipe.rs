@@ -188,7 +188,8 @@ pub(super) enum Last {
 }
 
 impl Last {
-    /// Whether it has not left, once the peer has closed. What is queued still goes out then, for as long as the peer takes it.
+    /// Whether it has not left, once the peer has closed. What is queued still goes out then, for as long as the peer takes
+    /// it.
     pub(super) async fn is_unsent(self, sender: &Sender) -> bool {
         match self {
             Self::Held => true,

@@ -258,8 +258,8 @@ mod end_of_input {
         }
     }
 
-    /// The peer takes nothing before this program has read all of its input: more than the system holds, and less than is queued
-    /// here. Then it closes with 1000, and takes what was sent or does not.
+    /// The peer takes nothing before the program has read all of its input: more than the system holds, and less than the
+    /// program queues. Then it closes with 1000, and takes what was sent or does not.
     #[cfg(target_os = "linux")]
     fn closed_at_the_end_of_input(args: &[&str], is_taken: bool) -> program::End {
         let held = fs::read_to_string("/proc/sys/net/core/wmem_default").unwrap();
@@ -731,7 +731,7 @@ mod failures {
         assert!(line.contains("try without --http2"), "{line}");
     }
 
-    /// The advice for one that does not speak HTTP/2 stood there for one that does as well, and twice for one that does not.
+    /// The advice for one that does not speak HTTP/2 stood there twice, and for one that does as well.
     #[test]
     fn a_server_that_does_not_speak_http_2_is_told_from_one_that_resets_a_stream() {
         let told = "the server may not speak HTTP/2";
