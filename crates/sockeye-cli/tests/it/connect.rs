@@ -273,7 +273,15 @@ mod end_of_input {
         command.args(args).arg("ws://localhost/");
         let input = fs::File::open(&input).unwrap().into();
         let program = Program::run_with_input(&mut command, input);
-        let mut peer = BufReader::new(listener.accept().unwrap().0);
+        listener.set_nonblocking(true).unwrap();
+        let mut peer = None;
+        eventually("it connects", || {
+            peer = listener.accept().ok();
+            peer.is_some()
+        });
+        let (peer, _) = peer.unwrap();
+        peer.set_read_timeout(Some(program::DEADLINE)).unwrap();
+        let mut peer = BufReader::new(peer);
         accept(&mut peer);
         program.expect_read(size);
         // A line is queued whole.
