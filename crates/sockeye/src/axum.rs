@@ -149,8 +149,8 @@ impl WebSocketUpgrade {
     }
 
     /// Sets everything that can be said about a connection: limits, deadlines, compression. It takes
-    /// the place of what was set before. Its TLS and its [`head_limits`](Acceptor::head_limits) do not apply:
-    /// hyper has done that already.
+    /// the place of what was set before, but for an [`answer`](Self::answer). Its TLS and its
+    /// [`head_limits`](Acceptor::head_limits) do not apply: hyper has done that already.
     ///
     /// It waits for the decision of the acceptor's [`on_request`](Acceptor::on_request), which in a nested router sees
     /// the path without the prefix, as axum has it, and whose refusal is the error; the client's address and what TLS says of it are known where they are among the
@@ -187,15 +187,19 @@ impl WebSocketUpgrade {
             acceptor.decision(head, peer, &checked, deadline).await
         }
         .await;
-        self.answer = answer.map_err(|error| reject(&acceptor, &self.peer, is_stream, error))?;
+        let answer = answer.map_err(|error| reject(&acceptor, &self.peer, is_stream, error))?;
+        self.answer = self.answer.and(answer);
         self.acceptor = acceptor;
         Ok(self)
     }
 
     /// Adds to the 101, and has the connection remember a value: what
     /// [`on_request`](Acceptor::on_request) would answer, where the handler itself decides.
+    ///
+    /// What an [`acceptor`](Self::acceptor) or an earlier call has answered stays: all headers are sent, and what the
+    /// connection remembers, and its subprotocol, are those of the last that has one.
     pub fn answer(mut self, answer: Answer) -> Self {
-        self.answer = answer;
+        self.answer = self.answer.and(answer);
         self
     }
 

@@ -270,6 +270,17 @@ impl Answer {
         self
     }
 
+    /// Adds what a later one says, which goes before where both choose or remember something.
+    #[cfg(feature = "axum")]
+    pub(crate) fn and(mut self, later: Self) -> Self {
+        self.headers.extend(later.headers);
+        Self {
+            headers: self.headers,
+            subprotocol: later.subprotocol.or(self.subprotocol),
+            state: later.state.or(self.state),
+        }
+    }
+
     pub(super) fn choose<'a>(
         &'a self,
         offered: &Subprotocols,

@@ -244,6 +244,38 @@ async fn the_servers_favourite_subprotocol_is_chosen() {
     assert_eq!(socket.subprotocol(), Some("b"));
 }
 
+/// Each adds to those before, and what a later one has goes before what an earlier one has.
+#[tokio::test]
+async fn what_the_acceptor_and_the_handler_answer_is_all_answered() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let acceptor = Acceptor::new().on_request(async |_| {
+        let answer = Answer::new().header("Set-Cookie", "acceptor=1");
+        Ok(answer.state("the acceptor's").subprotocol("a"))
+    });
+    let route = get(async move |upgrade: WebSocketUpgrade| {
+        let first = Answer::new().header("Set-Cookie", "first=1").state(7);
+        let upgrade = upgrade.answer(first).acceptor(acceptor.clone()).await?;
+        let upgrade = upgrade
+            .answer(Answer::new().header("Set-Cookie", "second=1"))
+            .answer(Answer::new().header("X-Third", "1"));
+        Ok::<_, WebSocketUpgradeRejection>(upgrade.on_upgrade(async move |socket| {
+            let socket: WebSocket = socket;
+            let _ = tell.send(socket.state::<&str>().copied());
+        }))
+    });
+    let address = serve(Router::new().route("/", route)).await;
+    let client = Client::new(format!("ws://{address}/")).subprotocol("b");
+    let socket = within(client.subprotocol("a").connect()).await.unwrap();
+    let headers = socket.response().unwrap().headers();
+    let added = headers.iter().filter(|(name, _)| *name == "set-cookie");
+    let cookies: Vec<_> = added.map(|(_, value)| value).collect();
+    assert_eq!(cookies, [&b"first=1"[..], b"acceptor=1", b"second=1"]);
+    assert_eq!(headers.first_str("X-Third"), Some("1"));
+    assert_eq!(socket.subprotocol(), Some("a"));
+    let remembered = within(told.recv()).await.unwrap();
+    assert_eq!(remembered, Some("the acceptor's"));
+}
+
 #[tokio::test]
 async fn limits_hold_and_compression_is_agreed() {
     let route = get(async |upgrade: WebSocketUpgrade| {
