@@ -18,6 +18,9 @@ use crate::{Error, Result, pem, stream::Io};
 
 /// How a client speaks TLS. By default it trusts whom the platform trusts.
 ///
+/// Sessions are resumed among the connections of a value and its clones, and the platform's roots are read once for it:
+/// make one, and keep it. What is left as it is by default, all in a program share.
+///
 /// The cryptography is always that of aws-lc-rs, whatever other providers the program contains.
 ///
 /// ```
@@ -36,7 +39,14 @@ pub struct ClientTls {
     extra_roots: Vec<CertificateDer<'static>>,
     identity: Option<Arc<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>>,
     accept_any_certificate: bool,
+    built: Built,
+    /// The same without our certificate, with sessions of its own: one that is resumed says who we are too.
+    built_without_certificate: Built,
 }
+
+/// What the settings come to, made once and shared by clones until they change: so sessions are resumed, and the
+/// platform's roots not read again, which takes milliseconds.
+type Built = Arc<OnceLock<Arc<ClientConfig>>>;
 
 /// The name of HTTP/2 with TLS (RFC 9113 §3.2).
 const HTTP2: &[u8] = b"h2";
@@ -80,7 +90,7 @@ impl ClientTls {
             trust(&mut roots, certificate)?;
         }
         self.roots = Some(Arc::new(roots));
-        Ok(self)
+        Ok(self.changed())
     }
 
     /// Trusts these authorities besides the platform's, or besides those of [`ca_pem`](Self::ca_pem):
@@ -94,7 +104,7 @@ impl ClientTls {
             trust(&mut RootCertStore::empty(), certificate.clone())?;
             self.extra_roots.push(certificate);
         }
-        Ok(self)
+        Ok(self.changed())
     }
 
     /// Shows a certificate where the server asks for one: the chain, our own first, and its key,
@@ -107,7 +117,7 @@ impl ClientTls {
         let chain = pem::certificates(SUBJECT, chain)?;
         let key = pem::key(SUBJECT, key)?;
         self.identity = Some(Arc::new((chain, key)));
-        Ok(self)
+        Ok(self.changed())
     }
 
     /// Trusts whoever answers. **Dangerous**: anyone on the way can read and change everything.
@@ -115,15 +125,25 @@ impl ClientTls {
     #[must_use]
     pub fn dangerous_accept_any_certificate(mut self) -> Self {
         self.accept_any_certificate = true;
-        self
+        self.changed()
+    }
+
+    /// What was built of the settings before is of no use any more.
+    fn changed(self) -> Self {
+        Self {
+            built: Built::default(),
+            built_without_certificate: Built::default(),
+            ..self
+        }
     }
 
     /// The same for a server that may not learn who we are.
     pub(super) fn without_certificate(&self) -> Self {
-        Self {
-            identity: None,
-            ..self.clone()
+        let mut stranger = self.clone();
+        if stranger.identity.take().is_some() {
+            stranger.built = self.built_without_certificate.clone();
         }
+        stranger
     }
 
     /// Speaks TLS on a connection, as the client of that host. For HTTP/2 that alone is offered, and fails where the
@@ -141,6 +161,7 @@ impl ClientTls {
             ServerName::try_from(host.to_owned()).map_err(|error| Error::tls(host, error))?;
         let mut config = self.config().await?;
         if http2 {
+            // The clone has the same sessions.
             Arc::make_mut(&mut config).alpn_protocols = vec![HTTP2.to_vec()];
         }
         let connecting = TlsConnector::from(config).connect(name, stream);
@@ -153,8 +174,8 @@ impl ClientTls {
     }
 
     async fn config(&self) -> Result<Arc<ClientConfig>> {
-        if let Some(given) = &self.given {
-            return Ok(given.clone());
+        if let Some(known) = self.given.as_ref().or_else(|| self.built.get()) {
+            return Ok(known.clone());
         }
         let verifier: Arc<dyn ServerCertVerifier> = if self.accept_any_certificate {
             Arc::new(AcceptAny(provider()))
@@ -174,7 +195,8 @@ impl ClientTls {
         } else {
             return default_config().await;
         };
-        self.build(verifier)
+        let config = self.build(verifier)?;
+        Ok(self.built.get_or_init(|| config).clone())
     }
 
     fn build(&self, verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>> {

@@ -574,7 +574,115 @@ mod who_we_are {
 }
 
 mod tls {
+    use std::sync::Arc;
+
+    use rustls::{HandshakeKind, ServerConfig};
+    use tokio::{net::TcpListener, sync::mpsc};
+
     use super::*;
+
+    /// How TLS was set up with a client, and whether that has shown a certificate, now or in the session before.
+    type Told = (HandshakeKind, bool);
+
+    /// A server that tells so of each client, and greets those it lets in.
+    async fn telling(
+        config: Arc<ServerConfig>,
+        acceptor: Acceptor,
+    ) -> (SocketAddr, mpsc::UnboundedReceiver<Told>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tell, told) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let tls = tokio_rustls::TlsAcceptor::from(config.clone());
+                let tls = tls.accept(tcp).await.unwrap();
+                let said = tls.get_ref().1;
+                let kind = said.handshake_kind().unwrap();
+                let _ = tell.send((kind, said.peer_certificates().is_some()));
+                if let Ok(mut socket) = acceptor.accept(tls).await {
+                    socket.send("hello").await.unwrap();
+                    socket.flush().await.unwrap();
+                    kept.push(socket);
+                }
+            }
+        });
+        (address, told)
+    }
+
+    /// Connects, and reads what comes first: the tickets of TLS 1.3 come with that.
+    async fn greeted(client: &Client) {
+        let mut socket = within(client.connect()).await.unwrap();
+        assert_eq!(within(socket.recv()).await.unwrap().unwrap(), "hello");
+    }
+
+    /// A bug: whoever had an authority or a certificate of their own made all anew for each connection.
+    #[tokio::test]
+    async fn sessions_are_resumed() {
+        let pki = Pki::new();
+        let (server, mut told) = telling(pki.asking_config(), Acceptor::new()).await;
+        let client = client(format!("wss://{server}/"));
+        let besides = ClientTls::new().extra_ca_pem(pki.ca.as_bytes()).unwrap();
+        for (tls, known) in [
+            (pki.trusted(), false),
+            (besides, false),
+            (pki.known(), true),
+            (ClientTls::new().dangerous_accept_any_certificate(), false),
+        ] {
+            let first = client.clone().tls(tls.clone());
+            greeted(&first).await;
+            assert_eq!(told.recv().await, Some((HandshakeKind::Full, known)));
+            for next in [first.clone(), first, client.clone().tls(tls)] {
+                greeted(&next).await;
+                assert_eq!(told.recv().await, Some((HandshakeKind::Resumed, known)));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_set_later_holds_for_what_was_used_before() {
+        let (pki, other) = (Pki::new(), Pki::new());
+        let (server, mut told) = telling(pki.asking_config(), Acceptor::new()).await;
+        let trusting = |tls: ClientTls| client(format!("wss://{server}/")).tls(tls);
+        let tls = pki.trusted();
+        greeted(&trusting(tls.clone())).await;
+        assert_eq!(told.recv().await, Some((HandshakeKind::Full, false)));
+        let (certificate, key) = (pki.certificate.as_bytes(), pki.key.as_bytes());
+        let ca = other.ca.as_bytes();
+        for (changed, known) in [
+            (tls.clone().certificate_pem(certificate, key).unwrap(), true),
+            (tls.clone().ca_pem(ca).unwrap(), false),
+            (tls.clone().extra_ca_pem(ca).unwrap(), false),
+            (tls.clone().dangerous_accept_any_certificate(), false),
+        ] {
+            greeted(&trusting(changed)).await;
+            assert_eq!(told.recv().await, Some((HandshakeKind::Full, known)));
+        }
+        greeted(&trusting(tls)).await;
+        assert_eq!(told.recv().await, Some((HandshakeKind::Resumed, false)));
+    }
+
+    /// The same name at both origins, which sessions are kept by, and a server that would resume them.
+    #[tokio::test]
+    async fn no_session_that_shows_who_we_are_is_resumed_at_another_origin() {
+        let pki = Pki::new();
+        let config = pki.asking_config();
+        let (other, mut abroad) = telling(config.clone(), Acceptor::new()).await;
+        let elsewhere = format!("wss://{other}/");
+        let acceptor = Acceptor::new().on_request(move |_| {
+            let refusal = Refusal::new(302, "").header("Location", &elsewhere);
+            std::future::ready(Err(refusal.unwrap()))
+        });
+        let (home, mut at_home) = telling(config, acceptor).await;
+        let client = client(format!("wss://{home}/")).redirects(1);
+        let client = client.tls(pki.known());
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            greeted(&client).await;
+            assert_eq!(at_home.recv().await, Some((kind, true)));
+            assert_eq!(abroad.recv().await, Some((kind, false)));
+        }
+    }
 
     /// No provider of cryptography is installed here, and none has to be.
     #[tokio::test]

@@ -213,6 +213,16 @@ impl Pki {
 
     /// The same, for others than this crate.
     pub fn strict_config(&self) -> Arc<rustls::ServerConfig> {
+        self.server_config(Some(self.client_verifier().build().unwrap()))
+    }
+
+    /// A server that asks for a certificate, and lets in who has none too.
+    pub fn asking_config(&self) -> Arc<rustls::ServerConfig> {
+        let verifier = self.client_verifier().allow_unauthenticated();
+        self.server_config(Some(verifier.build().unwrap()))
+    }
+
+    fn client_verifier(&self) -> rustls::server::ClientCertVerifierBuilder {
         use rustls::{
             RootCertStore,
             pki_types::{CertificateDer, pem::PemObject},
@@ -223,8 +233,7 @@ impl Pki {
             .add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap())
             .unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
-        self.server_config(Some(verifier.build().unwrap()))
+        WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
     }
 
     /// How many bytes the certificate has on the wire.
