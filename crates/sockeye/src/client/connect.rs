@@ -312,7 +312,7 @@ impl Client {
 
     /// Says who is reached without the proxy, in place of `NO_PROXY` and written as it is: names,
     /// which stand for those below them too, addresses, networks as `10.0.0.0/8`, each with a port or
-    /// without, or `*` for everyone; apart by commas.
+    /// without, or `*` for everyone; apart by commas. A name may be in its own script, as in `внутри.рф`.
     pub fn no_proxy_for(mut self, list: impl Into<String>) -> Self {
         self.proxy.except = Some(list.into());
         self

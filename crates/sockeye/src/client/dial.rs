@@ -17,6 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
+use super::url::ascii_name;
 use crate::{Attempt, Error, Result};
 
 /// How long an attempt is alone before the next one begins (RFC 8305 §5).
@@ -30,8 +31,7 @@ fn is_host(name: &str, host: &str) -> bool {
     if let (Ok(one), Ok(other)) = (bare.parse::<IpAddr>(), host.parse::<IpAddr>()) {
         return one == other;
     }
-    name.eq_ignore_ascii_case(host)
-        || matches!(url::Host::parse(name), Ok(url::Host::Domain(name)) if name == host)
+    name.eq_ignore_ascii_case(host) || ascii_name(name).is_some_and(|name| name == host)
 }
 
 /// How hosts are reached.

@@ -3,7 +3,10 @@
 
 use std::{ffi::OsString, fmt, net::IpAddr};
 
-use super::{proxy::Proxy, url::Endpoint};
+use super::{
+    proxy::Proxy,
+    url::{Endpoint, ascii_name},
+};
 use crate::{
     Error, Result,
     address::{bits, masked},
@@ -86,8 +89,8 @@ fn from_environment(
     Ok(None)
 }
 
-/// Whether a host is in a list as `NO_PROXY` has it: names (which stand for those below them too,
-/// with a dot in front or without), addresses, networks as `10.0.0.0/8`, each with a port or
+/// Whether a host is in a list as `NO_PROXY` has it: names (as they are read or as they travel, which stand for
+/// those below them too, with a dot in front or without), addresses, networks as `10.0.0.0/8`, each with a port or
 /// without, or `*`; apart by commas or spaces.
 fn is_listed(list: &str, host: &str, port: u16) -> bool {
     let host = host.trim_end_matches('.');
@@ -127,7 +130,8 @@ fn without_port(entry: &str) -> (&str, Option<u16>) {
 
 fn is_below(host: &str, entry: &str) -> bool {
     let name = entry.trim_start_matches('*').trim_start_matches('.');
-    let name = name.trim_end_matches('.');
+    let ascii = ascii_name(name);
+    let name = ascii.as_deref().unwrap_or(name).trim_end_matches('.');
     let Some(at) = host.len().checked_sub(name.len()) else {
         return false;
     };
@@ -256,6 +260,30 @@ mod tests {
             ..ProxyChoice::default()
         };
         assert_eq!(chosen(&environment, "ws://a", &variables), "http://p:1");
+    }
+
+    /// A bug: the host of a URL is ASCII by then, and was compared with what is not.
+    #[test]
+    fn names_may_be_written_in_their_own_script() {
+        for (except, proxy) in [
+            ("внутри.рф", "none"),
+            ("ВНУТРИ.РФ.", "none"),
+            ("внутри。рф", "none"),
+            ("рф", "none"),
+            ("a .рф", "none"),
+            ("*.рф", "none"),
+            ("xn--P1AI", "none"),
+            ("внутри.рф:80", "none"),
+            ("внутри.рф:81", "http://q:2"),
+            ("нутри.рф", "http://q:2"),
+            ("a.внутри.рф", "http://q:2"),
+        ] {
+            let choice = ProxyChoice {
+                source: Source::Given(Box::new("q:2".parse().unwrap())),
+                except: Some(except.into()),
+            };
+            assert_eq!(chosen(&choice, "ws://внутри.рф/", &[]), proxy, "{except}");
+        }
     }
 
     #[test]

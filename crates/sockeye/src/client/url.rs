@@ -130,6 +130,14 @@ impl Endpoint {
     }
 }
 
+/// A name, as it is read or as it travels, in its ASCII form; nothing for what is none.
+pub(super) fn ascii_name(name: &str) -> Option<String> {
+    match Host::parse(name) {
+        Ok(Host::Domain(name)) => Some(name),
+        _ => None,
+    }
+}
+
 /// The host of a URL: a name in its ASCII form, or an address without brackets.
 pub(super) fn host(url: &Url) -> Option<String> {
     Some(match url.host()? {
