@@ -11,7 +11,7 @@ use sockeye_proto::{
 use sockeye_proto::Shown;
 
 #[cfg(feature = "client")]
-use crate::client::{ProxyError, RedirectError};
+use crate::client::{ProxyError, RedirectError, redacted};
 use crate::groups::JoinError;
 
 /// The result of this crate's functions.
@@ -63,10 +63,10 @@ pub enum Error {
     /// The server sends us elsewhere, where we do not go.
     #[cfg(feature = "client")]
     Redirect {
-        /// Where to, as the server said it.
-        location: Box<str>,
         /// Why not.
         problem: RedirectError,
+        /// All that it answered, which says in `Location` where to.
+        response: Arc<Response>,
     },
     /// A client's connection did not open. What went wrong is [`cause`](Self::cause); the predicates, and
     /// [`response`](Self::response), are about that.
@@ -249,6 +249,8 @@ impl Error {
         match self.cause() {
             Self::Handshake(HandshakeError::Status(response)) => Some(response),
             Self::Answer { response, .. } => Some(response),
+            #[cfg(feature = "client")]
+            Self::Redirect { response, .. } => Some(response),
             _ => None,
         }
     }
@@ -336,11 +338,13 @@ impl fmt::Display for Error {
             #[cfg(feature = "client")]
             Self::Proxy { proxy, source } => write!(f, "the proxy {proxy} failed: {source}"),
             #[cfg(feature = "client")]
-            Self::Redirect { location, problem } => {
+            Self::Redirect { problem, response } => {
+                let location = response.headers().first_str("Location");
+                let location = redacted(location.unwrap_or_default());
                 write!(
                     f,
                     "the redirect to {:?} is not followed: {problem}",
-                    Shown(location)
+                    Shown(&location)
                 )
             }
             #[cfg(feature = "client")]

@@ -60,7 +60,7 @@ impl fmt::Debug for Credentials {
 
 /// A URL, or what was meant as one, without what may be a name and a password, and without the query and the fragment, in
 /// which tokens are: fit for a log.
-pub(super) fn redacted(text: &str) -> String {
+pub(crate) fn redacted(text: &str) -> String {
     let (shown, secret) = match text.find(['?', '#']) {
         Some(end) => text.split_at(end),
         None => (text, ""),

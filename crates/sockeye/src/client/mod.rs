@@ -32,6 +32,7 @@ mod upgrade;
 mod url;
 
 pub use connect::{Client, connect};
+pub(crate) use credentials::redacted;
 #[cfg(feature = "http2")]
 pub use http2::Http2;
 pub use proxy::{Proxy, ProxyError};

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, sync::Arc};
 use sockeye_proto::handshake::Response;
 use url::Url;
 
-use super::{credentials::redacted, url::Endpoint};
+use super::url::Endpoint;
 use crate::{Error, Result};
 
 /// The way of one connection through redirects.
@@ -42,8 +42,8 @@ impl Trail {
             return Ok(None);
         };
         let error = |problem| Error::Redirect {
-            location: redacted(location).into(),
             problem,
+            response: Arc::new(response.clone()),
         };
         let to = resolve(from, location).map_err(|why| error(RedirectError::Location(why)))?;
         if from.secure && !to.secure {

@@ -280,11 +280,15 @@ mod redirects {
         echoes(&client.clone().redirects(5)).await.unwrap();
         assert_eq!(seen.all().len(), 6);
         let error = failure(&client.redirects(4)).await;
-        let Error::Redirect { location, problem } = error.cause() else {
+        let Error::Redirect { problem, .. } = error.cause() else {
             panic!("{error:?}");
         };
         assert_eq!(*problem, RedirectError::TooMany { limit: 4 });
-        assert_eq!(&**location, "/x");
+        let response = error.response().unwrap();
+        assert_eq!(response.status(), 308);
+        assert_eq!(response.headers().first_str("Location"), Some("/x"));
+        assert_eq!(response.body(), b"elsewhere\n");
+        assert!(!error.is_handshake() && !Cause::Attempt(error.clone()).is_transient());
         let told = error.to_string();
         let who = format!("redirected to ws://{server}/308/x: the redirect to ");
         assert!(
