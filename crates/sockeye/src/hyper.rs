@@ -219,6 +219,11 @@ impl Asked {
         headers: &HeaderMap,
         extensions: &mut Extensions,
     ) -> Result<Self, HandshakeError> {
+        // Whatever `:protocol` says: hyper may know it without this crate.
+        #[cfg(not(feature = "http2"))]
+        if method == Method::CONNECT && version == Version::HTTP_2 && uri.scheme().is_some() {
+            return Err(no_http2());
+        }
         let head = match is_extended_connect(method, extensions) {
             true => Head::from_extended_connect(uri, version, headers),
             false => Head::from_http(method, uri, version, headers),
@@ -295,6 +300,14 @@ impl fmt::Debug for Upgrade {
     }
 }
 
+/// The extended CONNECT of a client that was told that there is such a thing, by axum or hyper.
+#[cfg(not(feature = "http2"))]
+fn no_http2() -> HandshakeError {
+    let why = "this server opens no WebSockets over HTTP/2: it was built without the feature `http2` of \
+               sockeye\n";
+    HandshakeError::Refused(Box::new(Refusal::new(501, why)))
+}
+
 /// No fault of the client's.
 fn not_upgradable() -> HandshakeError {
     let why = "this connection cannot be upgraded: the server that read the request does not \
@@ -341,4 +354,29 @@ fn known<S: Io + 'static>(upgraded: Upgraded) -> Result<(Stream, Bytes), Upgrade
         }
     };
     Ok((Stream::new(stream.into_inner()), early))
+}
+
+#[cfg(all(test, not(feature = "http2")))]
+mod tests {
+    use super::*;
+
+    /// A bug: it was told of HTTP/2 by extended CONNECT, which is what it had asked by.
+    #[test]
+    fn whoever_asks_over_http2_is_told_which_feature_there_is_not() {
+        let request = |method, url: &str| {
+            let request = Request::builder().method(method).uri(url);
+            request.version(Version::HTTP_2).body(()).unwrap()
+        };
+        let mut extended = request(Method::CONNECT, "https://a/chat");
+        let (response, _) = upgrade(&mut extended);
+        assert_eq!(response.status(), 501);
+        let told = response.body();
+        assert!(told.contains("the feature `http2` of sockeye"), "{told}");
+        for mut other in [
+            request(Method::CONNECT, "a:443"),
+            request(Method::GET, "https://a/chat"),
+        ] {
+            assert_eq!(upgrade(&mut other).0.status(), 400);
+        }
+    }
 }
