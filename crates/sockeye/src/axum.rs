@@ -53,6 +53,18 @@ use crate::{
 /// With `axum::serve` the TCP stream itself is taken
 /// back, so that a socket is as fast as one of [`Server`](crate::Server). Over HTTP/2 it is a stream of hyper's, with this
 /// crate's feature `http2` and where whoever serves the connection has announced that, as `axum::serve` does with axum's.
+/// Nobody sets `TCP_NODELAY` on that connection but its listener, without which a message may wait for some 40 ms:
+///
+/// ```
+/// use axum::serve::ListenerExt;
+///
+/// # async fn example(app: axum::Router, listener: tokio::net::TcpListener) -> std::io::Result<()> {
+/// let listener = listener.tap_io(|tcp| {
+///     let _ = tcp.set_nodelay(true);
+/// });
+/// axum::serve(listener, app).await
+/// # }
+/// ```
 ///
 /// The client's address, where a decision goes by it or a proxy is [believed](Acceptor::forwarded), has to be
 /// among the request's extensions as a [`SocketAddr`](std::net::SocketAddr). [`Server::router`](crate::Server::router)

@@ -60,7 +60,8 @@ use crate::{
 ///
 /// TCP, and TLS of tokio-rustls on it, are recognized within [`TokioIo`], also where hyper-util's
 /// `auto` server has wrapped them once more: such a socket is as fast as one of this crate's own
-/// [`Server`](crate::Server). Any other stream works through a box.
+/// [`Server`](crate::Server). Any other stream works through a box, and so does one of HTTP/2, whose connection stays
+/// hyper's: `TCP_NODELAY` is then for whoever accepts it to set, without which a message may wait for some 40 ms.
 pub fn upgrade<B>(request: &mut Request<B>) -> (Response<String>, Upgrade) {
     let mut peer = Peer::among(request.extensions());
     let is_stream = is_extended_connect(request.method(), request.extensions());
