@@ -355,7 +355,8 @@ impl WebSocket {
 
     /// The address of the peer, where the transport is a socket of the system. At a server behind a proxy that is
     /// believed it is the client's, or `None` where the proxy does not tell it; at a client it is the proxy's where
-    /// there is one.
+    /// there is one. Over HTTP/2 in an application on axum or hyper it is what the request has among its extensions, a
+    /// [`SocketAddr`], or `None`.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared().info.peer_addr()
     }
@@ -390,7 +391,8 @@ impl WebSocket {
     }
 
     /// What TLS says of the client, at the server: its certificates, and what was agreed. Also where TLS
-    /// is spoken by whoever accepted the connection, on a stream of tokio-rustls over TCP.
+    /// is spoken by whoever accepted the connection, on a stream of tokio-rustls over TCP; over HTTP/2 in an
+    /// application on axum or hyper, where the request has it among its extensions.
     #[cfg(all(feature = "server", feature = "tls"))]
     pub fn tls(&self) -> Option<&crate::server::TlsIdentity> {
         self.shared().info.tls()
