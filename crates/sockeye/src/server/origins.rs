@@ -120,8 +120,14 @@ impl Origins {
         if self.any || self.permit(value, host, peer.is_secure()) {
             return Ok(());
         }
+        let who = match self.permit(value, host, false) {
+            true => {
+                "its scheme alone differs, which has to be https where the client speaks TLS".into()
+            }
+            false => format!("{self} may"),
+        };
         let why = format!(
-            "a page of {:?} may not connect to {:?} here: {self} may. Whoever runs this server permits \
+            "a page of {:?} may not connect to {:?} here: {who}. Whoever runs this server permits \
              others by `Acceptor::origins`, or `sockeye serve --origin`, in place of the default, `same`\n",
             Shown(&String::from_utf8_lossy(value)),
             Shown(&String::from_utf8_lossy(host))

@@ -450,4 +450,28 @@ mod in_a_header {
         let spoofed = server.say("127.0.0.1", b"", &format!("{page}{told}")).await;
         assert!(spoofed.is_err_and(|head| head.starts_with("HTTP/1.1 403 ")));
     }
+
+    /// A bug: it was told that pages of this host and port may connect, and it is one.
+    #[tokio::test]
+    async fn a_page_whose_scheme_alone_differs_is_told_so() {
+        let acceptor = Acceptor::new().x_forwarded_for(proxies());
+        let server = Running::start(|server| server.acceptor(acceptor)).await;
+        for (origin, by_scheme) in [
+            ("http://peer", true),
+            ("http://peer:81", false),
+            ("https://other", false),
+            ("ws://peer", false),
+        ] {
+            let said = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n";
+            let request = http::with("nothing", &format!("Origin: {origin}\r\n{said}"));
+            let answer = within(http::ask(&mut server.reach(PROXY).await, &request)).await;
+            assert_eq!(answer.status, 403, "{answer:?}");
+            for (words, are_said) in [
+                ("its scheme alone differs, which has to be https", by_scheme),
+                ("pages of this host and port may.", !by_scheme),
+            ] {
+                assert_eq!(answer.body.contains(words), are_said, "{answer:?}");
+            }
+        }
+    }
 }
