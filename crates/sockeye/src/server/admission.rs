@@ -39,8 +39,8 @@ pub enum Limit {
     Connections,
     /// [`Server::max_connections_per_address`](crate::Server::max_connections_per_address).
     ConnectionsPerAddress,
-    /// [`Server::max_handshakes`](crate::Server::max_handshakes): it was given up for one that is newer; over
-    /// HTTP/2, and behind a page on its connection, refused.
+    /// [`Server::max_handshakes`](crate::Server::max_handshakes): it was given up for one that is newer; or, over
+    /// HTTP/2 and behind a page on its connection, refused, as none of the others was a second old.
     Handshakes,
     /// [`Server::handshake_rate`](crate::Server::handshake_rate).
     HandshakeRate,
@@ -86,6 +86,13 @@ pub(super) struct Limits {
     pub(super) handshakes: Option<usize>,
     /// All of an office may come back at once, and then some.
     pub(super) rate: Each<Rate>,
+}
+
+impl Limits {
+    /// At least one handshake may be unfinished, or nobody could come in.
+    fn most_handshakes(&self) -> usize {
+        self.handshakes.map_or(usize::MAX, |most| most.max(1))
+    }
 }
 
 impl Default for Limits {
@@ -240,14 +247,49 @@ impl Gate {
         })
     }
 
-    /// Whether another opening handshake may begin, where it cannot wait for room.
+    /// Whether another opening handshake may begin, where it cannot wait for [`Room`]; and tells whose was given up
+    /// for it.
     #[cfg(feature = "hyper")]
-    pub(super) fn begin(&self, limits: &Limits, peer: Option<SocketAddr>) -> Result<(), Refused> {
-        let most = limits.handshakes.map_or(usize::MAX, |most| most.max(1));
-        let has_room = lock(&self.handshakes).unfinished < most;
-        has_room
-            .then_some(())
-            .ok_or_else(|| Refused::new(Limit::Handshakes, peer.map(|peer| peer.ip())))
+    pub(super) fn begin(
+        &self,
+        limits: &Limits,
+        peer: Option<SocketAddr>,
+        given_up: impl FnMut(Option<SocketAddr>, Error),
+    ) -> Result<(), Refused> {
+        self.make_room(limits.most_handshakes(), given_up)
+            .map_err(|_| Refused::new(Limit::Handshakes, peer.map(|peer| peer.ip())))
+    }
+
+    /// Gives up the oldest handshake where there are as many as there may be and it has had its time.
+    ///
+    /// # Errors
+    /// All of them, and until when the oldest has its time.
+    fn make_room(
+        &self,
+        most: usize,
+        mut given_up: impl FnMut(Option<SocketAddr>, Error),
+    ) -> Result<(), (MutexGuard<'_, Handshakes>, Instant)> {
+        loop {
+            let mut handshakes = lock(&self.handshakes);
+            if handshakes.unfinished < most {
+                return Ok(());
+            }
+            let Some((id, oldest)) = handshakes.oldest() else {
+                return Ok(());
+            };
+            let until = oldest.since + GRACE;
+            if until > Instant::now() {
+                return Err((handshakes, until));
+            }
+            let (peer, task) = (oldest.peer, oldest.task.clone());
+            handshakes.end(id);
+            drop(handshakes);
+            if let Some(task) = task {
+                task.abort();
+            }
+            let refused = Refused::new(Limit::Handshakes, peer.map(|peer| peer.ip()));
+            given_up(peer, refused.into());
+        }
     }
 
     /// Takes a place for a connection.
@@ -385,15 +427,17 @@ impl Place {
         handshake
     }
 
-    /// Begins one that comes behind other requests of the connection, whose task is to be ended where it is given up.
+    /// Begins one that comes behind other requests of the connection, whose task is to be ended where it is given up;
+    /// and tells whose was given up for it.
     #[cfg(feature = "hyper")]
     pub(super) fn later_handshake(
         &self,
         peer: Option<SocketAddr>,
         task: Option<AbortHandle>,
+        given_up: impl FnMut(Option<SocketAddr>, Error),
     ) -> Result<Handshake, Refused> {
         let gate = lock(&self.counting).gate.clone();
-        gate.begin(&self.limits, peer)?;
+        gate.begin(&self.limits, peer, given_up)?;
         let handshake = gate.handshake(peer);
         if let Some(task) = task {
             gate.runs(handshake.id, task);
@@ -669,7 +713,7 @@ impl Room {
     pub(super) fn new(gate: Arc<Gate>, limits: &Limits) -> Self {
         Self {
             gate,
-            most: limits.handshakes.map_or(usize::MAX, |most| most.max(1)),
+            most: limits.most_handshakes(),
             sleep: None,
         }
     }
@@ -681,26 +725,13 @@ impl Room {
         mut given_up: impl FnMut(Option<SocketAddr>, Error),
     ) -> Poll<()> {
         loop {
-            let mut handshakes = lock(&self.gate.handshakes);
-            if handshakes.unfinished < self.most {
-                self.sleep = None;
-                return Poll::Ready(());
-            }
-            let Some((id, oldest)) = handshakes.oldest() else {
-                return Poll::Ready(());
-            };
-            let until = oldest.since + GRACE;
-            if until <= Instant::now() {
-                let (peer, task) = (oldest.peer, oldest.task.clone());
-                handshakes.end(id);
-                drop(handshakes);
-                if let Some(task) = task {
-                    task.abort();
+            let (mut handshakes, until) = match self.gate.make_room(self.most, &mut given_up) {
+                Ok(()) => {
+                    self.sleep = None;
+                    return Poll::Ready(());
                 }
-                let refused = Refused::new(Limit::Handshakes, peer.map(|peer| peer.ip()));
-                given_up(peer, refused.into());
-                continue;
-            }
+                Err(full) => full,
+            };
             if !handshakes
                 .waiting
                 .iter()

@@ -251,6 +251,43 @@ async fn the_oldest_handshake_is_given_up_once_it_has_had_its_time() {
     assert_eq!(lock(&gate.handshakes).unfinished, 0);
 }
 
+/// A bug: it was refused for as long as others kept silent.
+#[cfg(feature = "hyper")]
+#[tokio::test(start_paused = true)]
+async fn who_cannot_wait_has_the_oldest_given_up_too() {
+    let gate = Gate::new();
+    let limits = Limits {
+        handshakes: Some(2),
+        ..Limits::default()
+    };
+    let peer = |port| Some(SocketAddr::from(([192, 0, 2, 1], port)));
+    let begin = || {
+        let mut given_up = Vec::new();
+        let begun = gate.begin(&limits, peer(9), |peer, error| given_up.push((peer, error)));
+        (begun, given_up)
+    };
+    let first = gate.handshake(peer(1));
+    let task = tokio::spawn(std::future::pending::<()>());
+    gate.runs(first.id(), task.abort_handle());
+    assert!(begin().0.is_ok());
+    tokio::time::advance(Duration::from_millis(400)).await;
+    let _second = gate.handshake(peer(2));
+    tokio::time::advance(Duration::from_millis(599)).await;
+    let (refused, given_up) = begin();
+    assert_eq!(limit(refused), Some(Limit::Handshakes));
+    assert!(given_up.is_empty());
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let (begun, given_up) = begin();
+    assert!(begun.is_ok());
+    assert_eq!(given_up.len(), 1);
+    assert_eq!(given_up[0].0, peer(1));
+    assert!(given_up[0].1.is_limit());
+    assert!(task.await.unwrap_err().is_cancelled());
+    assert!(!first.finish());
+    let _third = gate.handshake(peer(3));
+    assert!(begin().0.is_err());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_takes_long_keeps_no_room_for_those_after_it() {
     let gate = Gate::new();

@@ -294,7 +294,10 @@ impl<S> Front<S> {
         let mut peer = self.peer.clone();
         // There while the connection is.
         let place = peer.place.upgrade();
-        let handshake = place.map(|place| place.later_handshake(client, serving.seat.task()));
+        let handshake = place.map(|place| {
+            let given_up = |peer, error| serving.refused(peer, &error);
+            place.later_handshake(client, serving.seat.task(), given_up)
+        });
         async move {
             let handshake = match handshake.transpose() {
                 Ok(handshake) => handshake,

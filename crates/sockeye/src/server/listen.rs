@@ -258,8 +258,8 @@ impl Server {
     /// who connect and say nothing keep nobody out; `on_error` is told of it. Younger ones are not: until one is
     /// done, that one waits, and no more are accepted, which wait with the system. So many who come at once, as
     /// after a restart, are served one after another. How long each may take is
-    /// [`Acceptor::handshake_timeout`]. Over HTTP/2, and behind a page on its connection, the newcomer is
-    /// refused with 503.
+    /// [`Acceptor::handshake_timeout`]. Over HTTP/2, and behind a page on its connection, a newcomer does not wait:
+    /// where none is a second old it is refused with 503.
     pub fn max_handshakes(mut self, most: impl Into<Option<usize>>) -> Self {
         self.limits.handshakes = most.into();
         self

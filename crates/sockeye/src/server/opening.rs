@@ -178,7 +178,10 @@ impl Context {
     /// Why not.
     #[cfg(feature = "http2")]
     pub(super) fn place_stream(&self, peer: &Peer) -> Result<(Arc<Place>, Peer), Refused> {
-        self.gate.begin(&self.limits, peer.addr)?;
+        self.gate.begin(&self.limits, peer.addr, |peer, error| {
+            self.refused(peer, &error);
+            self.tell(peer, &error);
+        })?;
         let place = self.gate.enter(&self.limits)?;
         if let Some(addr) = peer.addr
             && !self.acceptor.believes(peer.source())

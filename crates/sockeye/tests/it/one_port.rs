@@ -214,6 +214,63 @@ async fn decisions_behind_pages_count_as_unfinished_handshakes() {
     assert_eq!(within(asked).await.unwrap(), 101);
 }
 
+/// A bug: it was refused for as long as there were as many, whom only a new connection had given up.
+#[tokio::test]
+async fn a_handshake_that_has_had_its_time_keeps_nobody_out_behind_a_page() {
+    let (begin, mut begun) = mpsc::unbounded_channel();
+    let acceptor = Acceptor::new().handshake_timeout(Duration::from_secs(600));
+    let acceptor = acceptor.on_request(move |request| {
+        let is_known = request.path() == "/known";
+        begin.send(()).unwrap();
+        async move {
+            if !is_known {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, sockeye::server::Refusal>(sockeye::server::Answer::new())
+        }
+    });
+    let metrics = sockeye::Metrics::new();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let (address, _stop, _) = serve(|server| {
+        let server = server.acceptor(acceptor).router(pages()).max_handshakes(1);
+        let server = server.metrics(&metrics);
+        server.on_error(move |peer, error| tell.send((peer, error.clone())).unwrap())
+    })
+    .await;
+    let (mut stream, ours) = connect(address).await;
+    within(http::get(&mut stream, "/")).await;
+    let (mut slow, theirs) = connect(address).await;
+    slow.write_all(http::with("nothing", "").as_bytes())
+        .await
+        .unwrap();
+    within(begun.recv()).await.unwrap();
+    let request = http::with("nothing", "").replace("GET /", "GET /known");
+    let refused = within(async {
+        let mut refused = 0;
+        loop {
+            match http::ask(&mut stream, &request).await.status {
+                503 => refused += 1,
+                status => break (status == 101).then_some(refused),
+            }
+        }
+    });
+    let refused = refused.await.expect("it was let in");
+    for _ in 0..refused {
+        assert_eq!(told.recv().await.unwrap().0.unwrap().to_string(), ours);
+    }
+    let (peer, error) = told.recv().await.unwrap();
+    assert_eq!(peer.unwrap().to_string(), theirs);
+    assert!(error.is_limit(), "{error}");
+    assert!(told.try_recv().is_err());
+    let counted = format!(
+        "sockeye_handshakes_refused_total{{reason=\"handshakes\"}} {}",
+        refused + 1
+    );
+    assert!(metrics.encode().contains(&counted), "{}", metrics.encode());
+    let read = within(slow.read(&mut [0])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+}
+
 #[tokio::test]
 async fn a_kept_connection_is_bounded() {
     let acceptor = Acceptor::new().head_limits(HeadLimits::default().bytes(1000).headers(10));

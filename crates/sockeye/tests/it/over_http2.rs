@@ -542,6 +542,38 @@ mod a_decision {
         }
     }
 
+    /// A bug: only a new connection had it given up, and sockets over HTTP/2 were all refused meanwhile.
+    #[tokio::test]
+    async fn keeps_no_stream_out_once_it_has_had_its_time() {
+        let (acceptor, mut begun) = undecided();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let (address, ..) = serve(|server| {
+            let server = server.acceptor(acceptor).max_handshakes(1);
+            server.on_error(move |peer, error| tell.send((peer, error.clone())).unwrap())
+        })
+        .await;
+        let mut http2 = Http2::connect(address).await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        let request = crate::http::with("nothing", "");
+        slow.write_all(request.as_bytes()).await.unwrap();
+        within(begun.recv()).await.unwrap();
+        let known = || connect("http://peer/known").header("sec-websocket-version", "13");
+        within(async {
+            while http2.send(known()).await.unwrap().status() != 200 {
+                let (peer, error) = told.recv().await.unwrap();
+                assert_eq!(peer, Some(http2.local), "{error}");
+            }
+        })
+        .await;
+        let (peer, error) = told.recv().await.unwrap();
+        assert_eq!(peer, Some(slow.local_addr().unwrap()));
+        assert!(error.is_limit(), "{error}");
+        let read = within(slow.read(&mut [0])).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+        let (mut stream, _) = http2.open(known()).await;
+        stream.expect_echo("text").await;
+    }
+
     /// It went on, and its client was not answered.
     #[tokio::test]
     async fn is_given_up_for_a_newer_one() {
