@@ -356,28 +356,3 @@ fn known<S: Io + 'static>(upgraded: Upgraded) -> Result<(Stream, Bytes), Upgrade
     };
     Ok((Stream::new(stream.into_inner()), early))
 }
-
-#[cfg(all(test, not(feature = "http2")))]
-mod tests {
-    use super::*;
-
-    /// A bug: it was told of HTTP/2 by extended CONNECT, which is what it had asked by.
-    #[test]
-    fn whoever_asks_over_http2_is_told_which_feature_there_is_not() {
-        let request = |method, url: &str| {
-            let request = Request::builder().method(method).uri(url);
-            request.version(Version::HTTP_2).body(()).unwrap()
-        };
-        let mut extended = request(Method::CONNECT, "https://a/chat");
-        let (response, _) = upgrade(&mut extended);
-        assert_eq!(response.status(), 501);
-        let told = response.body();
-        assert!(told.contains("the feature `http2` of sockeye"), "{told}");
-        for mut other in [
-            request(Method::CONNECT, "a:443"),
-            request(Method::GET, "https://a/chat"),
-        ] {
-            assert_eq!(upgrade(&mut other).0.status(), 400);
-        }
-    }
-}
