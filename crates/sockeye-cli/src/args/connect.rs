@@ -234,8 +234,8 @@ pub(crate) struct Connect {
     /// Show on standard error what the server is asked (>) and what it has answered (<): headers, status, and of a
     /// refusal the beginning of its body
     ///
-    /// The values of Authorization, Cookie and Proxy-Authorization in the request are not shown. With --location the
-    /// answers that are redirects are not either, followed or not, and never what is said to a proxy.
+    /// The values of Authorization, Cookie and Proxy-Authorization in the request are not shown. Of a redirect
+    /// that is followed, the request is shown and the answer is not, and what is said to a proxy is not either.
     #[arg(short, long)]
     pub(crate) verbose: bool,
 

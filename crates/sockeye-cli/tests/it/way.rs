@@ -351,6 +351,13 @@ async fn redirects_are_followed_where_that_is_wanted() {
             line.contains("/there") && line.contains("allow more with --max-redirs"),
             "{line}"
         );
+        // Nothing was shown of the one that is not followed.
+        let shown = run(&["connect", "-vL", "--max-redirs", "1", &url], "").stderr;
+        let answers = shown.matches("< 302 Found").count();
+        assert!(
+            answers == 1 && shown.contains("< Location: /there"),
+            "{shown}"
+        );
         let line = failure(&[&url]);
         assert!(line.contains("302") && line.contains("/next"), "{line}");
         assert!(line.contains("follow with --location"), "{line}");

@@ -115,6 +115,7 @@ pub enum RedirectError {
 impl fmt::Display for RedirectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::TooMany { limit: 1 } => f.write_str("there was one before it, the limit"),
             Self::TooMany { limit } => {
                 write!(f, "there were {limit} redirects before it, the limit")
             }
