@@ -22,7 +22,7 @@ use crate::{
     keepalive::Step,
     link::{Command, Link},
     reader::{Broken, Phase, Reader},
-    shared::{Shared, code_of_dropping, leaving},
+    shared::{Shared, leaving},
 };
 
 /// The holder of a connection's sending side.
@@ -142,8 +142,7 @@ impl Driver {
         while reader.phase == Phase::Open && !reader.ends_later() {
             let poll = |reader: &mut Reader, cx: &mut Context<'_>| match discards {
                 false => reader.poll_ahead(cx),
-                true if reader.poll_turn(cx).is_pending() => Poll::Pending,
-                true => reader.poll_event(cx).map_ok(Some),
+                true => reader.poll_discarding(cx).map_ok(Some),
             };
             let next = match &mut left {
                 None => poll(reader, cx),
@@ -157,7 +156,6 @@ impl Driver {
                 }
             };
             match next {
-                Poll::Ready(Ok(Some(OwnedEvent::Message(_)))) => {}
                 // Whoever could receive it has let go of that: what stands behind it need not wait.
                 Poll::Ready(Ok(None)) if self.shared.has_reader() => {
                     (discards, reader.wants_more) = (true, true);
@@ -190,7 +188,7 @@ impl Driver {
                     return true;
                 }
                 Poll::Pending if reader.is_held_back() => {
-                    self.shared.pulse.hold_back(reader.has_input());
+                    self.shared.pulse.hold_back(reader.holds_something());
                     break;
                 }
                 Poll::Pending if reader.is_between_turns() => break,
@@ -386,17 +384,6 @@ impl Driver {
             if let Ok(runtime) = Handle::try_current() {
                 runtime.spawn(driver.finish_closing());
             }
-        }
-    }
-
-    /// Has a task write what waits on a connection that its last owner lets go of, where there is a runtime, and close it.
-    pub(crate) fn finish_unwritten(shared: &Arc<Shared>) {
-        if let Ok(runtime) = Handle::try_current()
-            && shared.is_left_unwritten()
-        {
-            let code = code_of_dropping();
-            let shared = shared.clone();
-            runtime.spawn(async move { Self::finish_left(&shared, code).await });
         }
     }
 

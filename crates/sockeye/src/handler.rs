@@ -582,7 +582,7 @@ impl<H: Handler> Session<H> {
         if shared.lock().has_close() {
             self.reader.let_run();
         }
-        shared.pulse.hold_back(self.reader.has_input());
+        shared.pulse.hold_back(self.reader.holds_something());
         self.reader.poll_ready(cx)
     }
 

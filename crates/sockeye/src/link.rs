@@ -8,11 +8,14 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    thread,
     time::Duration,
 };
 
 use bytes::Bytes;
-use sockeye_proto::{CloseFrame, Event, MessageKind, Outgoing, ProtocolError, SendError, Sender};
+use sockeye_proto::{
+    CloseCode, CloseFrame, Event, MessageKind, Outgoing, ProtocolError, SendError, Sender,
+};
 use tokio::{
     runtime::Handle,
     task::{coop::has_budget_remaining, unconstrained},
@@ -24,7 +27,6 @@ use crate::{
     keepalive::{Alarm, Pulse, Seen, Staying, Step},
     latest::Latest,
     reader::Reader,
-    shared::code_of_dropping,
     transport::WriteHalf,
 };
 
@@ -632,10 +634,42 @@ impl Link {
                 self.queue_latest(true);
             }
             let now = self.now();
-            let code = code_of_dropping();
+            let code = match thread::panicking() {
+                true => CloseCode::INTERNAL_ERROR,
+                false => CloseCode::GOING_AWAY,
+            };
             let _ = self.sender.close(code, "", now);
         }
         self.write_once();
+    }
+
+    /// Writes what has not gone out with that, for as long as the peer takes some of it, and lets it end the transport:
+    /// what nobody reads would reset it.
+    pub(crate) async fn finish_alone(
+        mut self: Box<Self>,
+        reader: Option<Box<Reader>>,
+        client: bool,
+    ) {
+        let mut reader = reader.or_else(|| self.lent.take());
+        poll_fn(|cx| {
+            if self.poll_late(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            // Whatever it says: it may wait for that to be taken before it takes anything.
+            let has_ended = match &mut reader {
+                Some(reader) => reader.poll_discard(cx),
+                None => Poll::Ready(()),
+            };
+            if has_ended.is_ready() {
+                reader = None;
+            }
+            if ready!(self.poll_flush(cx, client)).is_ok() {
+                ready!(self.poll_shutdown(cx));
+                ready!(has_ended);
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Writes what goes out without waiting, also for a task that has done so much that it is to yield: this is the last of

@@ -6,6 +6,7 @@ use std::{
     ops::ControlFlow,
     pin::pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::task::yield_now;
@@ -138,10 +139,11 @@ impl Reader {
         }
     }
 
-    /// Holds the peer to rates, where there are any.
-    pub(crate) fn throttled(mut self, rates: Rates) -> Self {
+    /// Holds the peer to rates, where there are any; while it is, whoever receives looks after the connection often enough
+    /// for one that may be `idle` for so long.
+    pub(crate) fn throttled(mut self, rates: Rates, idle: Option<Duration>) -> Self {
         let early = self.input.as_mut().map_or(0, |input| input.unread().len());
-        self.throttle = Throttle::new(rates, early);
+        self.throttle = Throttle::new(rates, early, idle);
         self
     }
 
@@ -162,8 +164,7 @@ impl Reader {
             let event = ready!(self.poll_counted(cx, Self::poll_any_event, |event| {
                 !matches!(event, OwnedEvent::Close(_))
             }))?;
-            let runs = matches!(&self.throttle, Some(throttle) if throttle.runs());
-            if !(runs && matches!(event, OwnedEvent::Message(_))) {
+            if !(self.runs() && matches!(event, OwnedEvent::Message(_))) {
                 return Poll::Ready(Ok(event));
             }
             ready!(self.poll_turn(cx));
@@ -229,7 +230,7 @@ impl Reader {
     /// The same, of a peer that may only go so fast. Where it has to wait, or is too fast, that too is left to be found.
     #[cold]
     fn poll_whole_counted(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        if self.is_held_back() || self.throttle.as_ref().is_some_and(|it| it.runs()) {
+        if self.is_held_back() || self.runs() {
             return Poll::Ready(None);
         }
         let whole = match self.take_whole() {
@@ -279,17 +280,55 @@ impl Reader {
         cx: &mut Context<'_>,
         room: &mut [u8],
     ) -> Poll<Result<Part, Broken>> {
-        if self.throttle.is_some() {
-            return self.poll_counted(
+        match self.throttle {
+            None => self.poll_any_part(cx, room),
+            Some(_) => self.poll_counted_part(cx, room),
+        }
+    }
+
+    /// As [`poll_counted_event`](Self::poll_counted_event).
+    #[cold]
+    fn poll_counted_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<Result<Part, Broken>> {
+        loop {
+            let part = ready!(self.poll_counted(
                 cx,
                 |reader, cx| reader.poll_any_part(cx, room),
                 |part| match part {
                     Part::Begin(_) | Part::Data(_) | Part::Event(OwnedEvent::Close(_)) => false,
                     Part::End | Part::Event(_) => true,
                 },
-            );
+            ))?;
+            if let Some(throttle) = &mut self.throttle {
+                throttle.has_begun(&part);
+            }
+            if !(self.runs() && matches!(part, Part::Begin(_))) {
+                return Poll::Ready(Ok(part));
+            }
+            self.skip_message();
+            ready!(self.poll_turn(cx));
         }
-        self.poll_any_part(cx, room)
+    }
+
+    /// The next event that is no message, for whoever answers it where nobody will ever receive: messages are discarded as
+    /// they come, however large.
+    pub(crate) fn poll_discarding(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<OwnedEvent, Broken>> {
+        loop {
+            ready!(self.poll_turn(cx));
+            self.skip_message();
+            while !self.discard_skipped().map_err(Broken::Protocol)? {
+                ready!(self.poll_turn(cx));
+            }
+            if let Part::Event(event) = ready!(self.poll_part(cx, &mut []))? {
+                return Poll::Ready(Ok(event));
+            }
+        }
     }
 
     /// As [`poll_part`](Self::poll_part) between messages, but for one that is there whole: that is an event, by the quick
@@ -518,6 +557,16 @@ impl Reader {
         }
     }
 
+    /// Whether the peer was held back, and is no more.
+    fn runs(&self) -> bool {
+        matches!(&self.throttle, Some(throttle) if throttle.runs())
+    }
+
+    /// Whether something has come that nobody was told of.
+    pub(crate) fn holds_something(&self) -> bool {
+        self.has_input() || !self.receiver.is_fresh()
+    }
+
     /// Counts what was read.
     #[inline]
     fn count(&mut self, count: usize) -> Result<(), Broken> {
@@ -530,6 +579,9 @@ impl Reader {
 
     /// Says that nobody wants the rest of a message that is being received in parts.
     pub(crate) fn skip_message(&mut self) {
+        if let Some(throttle) = &mut self.throttle {
+            throttle.skip();
+        }
         self.receiver.skip_message();
     }
 
@@ -915,7 +967,7 @@ mod tests {
             messages: Some(Rate::per_second(1)),
             ..Rates::default()
         };
-        let mut reader = Reader::new(io, receiver, Vec::new()).throttled(rates);
+        let mut reader = Reader::new(io, receiver, Vec::new()).throttled(rates, None);
         theirs
             .write_all(b"\x81\x01a\x81\x01b\x81\x01c")
             .await

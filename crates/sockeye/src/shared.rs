@@ -29,7 +29,10 @@ use std::{
 
 use once_cell::race::OnceBox;
 use sockeye_proto::{CloseFrame, Meter, deflate::DeflateParams};
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, Sleep},
+};
 
 #[cfg(test)]
 use crate::transport::WriteHalf;
@@ -45,7 +48,7 @@ use crate::{
     reader::Reader,
     waiting::Waiting,
 };
-pub(crate) use ending::{code_of_dropping, leaving};
+pub(crate) use ending::leaving;
 use inbox::Inbox;
 
 /// What a connection is, once it is established. None of it changes.
@@ -320,12 +323,28 @@ impl Shared {
 }
 
 impl Drop for Shared {
-    /// A connection that everyone has let go of without closing it says goodbye as far as that can
-    /// be done without waiting.
+    /// A connection that everyone has let go of without closing it says goodbye. Where not all goes out at once a task of the
+    /// runtime writes it, where there is one: it was accepted.
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = &mut state.link {
+        if let Some(mut link) = state.link.take() {
             link.leave();
+            if let Ok(runtime) = Handle::try_current()
+                && link.broken().is_none()
+                && !link.is_written()
+            {
+                let reader = state
+                    .seldom
+                    .as_mut()
+                    .and_then(|seldom| seldom.reader.take());
+                let admitted = self.info.admitted.take();
+                let client = self.info.client;
+                runtime.spawn(async move {
+                    link.finish_alone(reader, client).await;
+                    // Counted until then.
+                    drop(admitted);
+                });
+            }
         }
         self.closed();
     }

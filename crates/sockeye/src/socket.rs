@@ -48,8 +48,9 @@ use crate::{
 /// the last that was received, until the next is waited for, or by the [keepalive](crate::Client::keepalive) the peer counts as
 /// silent.
 ///
-/// A socket that is dropped without [`close`](Self::close) sends a Close with 1001, and with 1011 where a panic drops it. What
-/// waits to be written goes first, by a task of the runtime that it is dropped in; where there is none, as much as needs no waiting.
+/// A socket that is dropped without [`close`](Self::close), with all of its [`Sender`]s, sends a Close with 1001, and with 1011 where
+/// a panic drops it. What waits to be written goes first, by a task of the runtime that it is dropped in; where there is
+/// none, as much as needs no waiting.
 /// Dropped in a server's handler, or within
 /// [`drive`](Self::drive), it stays open until that is done, and is then closed with 1000, or after an error with 1011.
 pub struct WebSocket {
@@ -90,7 +91,9 @@ impl WebSocket {
             url: established.url,
         };
         let has_early = !early.is_empty();
-        let reader = Box::new(Reader::new(read, receiver, early).throttled(established.rates));
+        let idle = info.settings.staying.idle;
+        let reader = Reader::new(read, receiver, early).throttled(established.rates, idle);
+        let reader = Box::new(reader);
         let shared = Shared::new(info, link, has_descriptor);
         shared.opened(
             #[cfg(feature = "metrics")]

@@ -681,7 +681,7 @@ impl Receiver {
         } else {
             let held_back = reader.is_held_back();
             if held_back {
-                self.shared.pulse.hold_back(reader.has_input());
+                self.shared.pulse.hold_back(reader.holds_something());
             }
             match self.shared.park(cx, held_back, leaves) {
                 Err(()) => self.ends(),
@@ -810,19 +810,21 @@ impl Stream for Receiver {
 }
 
 /// Goes back to the connection, so that whoever closes that can complete the closing handshake. Where it is closing
-/// already a task of its own does: whoever keeps a [`Sender`] would keep the transport. And where nobody does, and not all that
-/// was sent is written: it was accepted.
+/// already a task of its own does: whoever keeps a [`Sender`] would keep the transport.
 impl Drop for Receiver {
     fn drop(&mut self) {
+        if let Some(reader) = &mut self.reader {
+            // Nobody will wait for the next, so that no message is in hand.
+            reader.wants_more = true;
+        }
         self.shared.lend(&mut self.reader);
         match self.reader.take() {
             Some(reader) => self.shared.put_reader(reader),
             None if self.shared.has_given_up() => return,
             None => self.shared.leave_lent(),
         }
-        match Arc::strong_count(&self.shared) {
-            1 => Driver::finish_unwritten(&self.shared),
-            _ => Driver::finish_unattended(&self.shared),
+        if Arc::strong_count(&self.shared) > 1 {
+            Driver::finish_unattended(&self.shared);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use sockeye_proto::ProtocolError;
+use sockeye_proto::{Part, ProtocolError};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::rate::{Bucket, Rate};
@@ -48,15 +48,20 @@ pub(crate) struct Throttle {
     bytes: Bucket,
     /// Whether what comes next was found to be in time, before it was read.
     passes: bool,
+    /// Whether a message has begun that is received in parts.
+    begun: bool,
     /// Whether the peer need not wait any more, of which nothing is wanted than its Close.
     runs: bool,
     /// Runs while the peer is held back.
     sleep: Option<Pin<Box<Sleep>>>,
+    /// For at most how long.
+    look: Duration,
 }
 
 impl Throttle {
-    /// A watch over a peer of which so many bytes are there already: they count with the next read.
-    pub(crate) fn new(rates: Rates, early: usize) -> Option<Box<Self>> {
+    /// A watch over a peer of which so many bytes are there already: they count with the next read. Whoever waits is woken
+    /// four times within what the connection may be `idle` for.
+    pub(crate) fn new(rates: Rates, early: usize, idle: Option<Duration>) -> Option<Box<Self>> {
         (rates.messages.is_some() || rates.bytes.is_some()).then(|| {
             Box::new(Self {
                 early,
@@ -64,10 +69,12 @@ impl Throttle {
                 begin: Instant::now(),
                 now: 0,
                 passes: false,
+                begun: false,
                 runs: false,
                 messages: Bucket::default(),
                 bytes: Bucket::default(),
                 sleep: None,
+                look: idle.map_or(Duration::MAX, |idle| idle / 4),
             })
         })
     }
@@ -83,7 +90,7 @@ impl Throttle {
                 return Poll::Ready(());
             };
             // The timer counts milliseconds: what comes in a shorter time than one comes at once.
-            let wait = wait.max(Duration::from_millis(1));
+            let wait = wait.min(self.look).max(Duration::from_millis(1));
             self.sleep = Some(Box::pin(sleep_until(Instant::now() + wait)));
         }
     }
@@ -154,6 +161,22 @@ impl Throttle {
         Ok(())
     }
 
+    /// Notes where a message begins or ends that is received in parts. It is counted at its end.
+    pub(crate) fn has_begun(&mut self, part: &Part) {
+        match part {
+            Part::Begin(_) => self.begun = true,
+            Part::End => self.begun = false,
+            Part::Data(_) | Part::Event(_) => {}
+        }
+    }
+
+    /// Counts one that is skipped, which has no end. Where it was too much, that is told of the next.
+    pub(crate) fn skip(&mut self) {
+        if mem::take(&mut self.begun) {
+            let _ = self.message();
+        }
+    }
+
     /// How long the peer has to wait, where it does.
     fn wait(&mut self) -> Option<Duration> {
         if self.runs || self.rates.excess == Excess::Close {
@@ -191,7 +214,7 @@ mod tests {
             bytes: None,
             excess,
         };
-        Throttle::new(rates, 0).unwrap()
+        Throttle::new(rates, 0, None).unwrap()
     }
 
     /// What was read at once may be taken by and by, as by a handler that asks a database for each.

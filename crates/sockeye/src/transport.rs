@@ -137,19 +137,19 @@ impl WriteHalf {
 
     /// Writes though the system has not said that there is room: how many bytes it took, where it took any. Known of TCP
     /// on Linux, which has room long before it says so.
-    #[cfg_attr(
-        not(target_os = "linux"),
-        expect(unused_variables, reason = "nothing is tried there")
-    )]
+    #[cfg(all(target_os = "linux", any(feature = "client", feature = "server")))]
     pub(crate) fn push(&self, bytes: &[u8]) -> Option<usize> {
         /// Without SIGPIPE, as the standard library and tokio write.
-        #[cfg(target_os = "linux")]
         const MSG_NOSIGNAL: i32 = 0x4000;
-        #[cfg(target_os = "linux")]
-        if let Self::Tcp(half) = self {
-            let socket = socket2::SockRef::from(half.as_ref());
-            return socket.send_with_flags(bytes, MSG_NOSIGNAL).ok();
-        }
+        let Self::Tcp(half) = self else {
+            return None;
+        };
+        let socket = socket2::SockRef::from(half.as_ref());
+        socket.send_with_flags(bytes, MSG_NOSIGNAL).ok()
+    }
+
+    #[cfg(not(all(target_os = "linux", any(feature = "client", feature = "server"))))]
+    pub(crate) fn push(&self, _: &[u8]) -> Option<usize> {
         None
     }
 

@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::atomic::Ordering,
     task::{Context, Poll, Waker},
-    thread,
 };
 
 use sockeye_proto::{CloseCode, CloseFrame};
@@ -135,14 +134,6 @@ impl Shared {
         state.has_close() && state.link.is_some()
     }
 
-    /// Whether something waits to be written, and nobody drives it.
-    pub(crate) fn is_left_unwritten(&self) -> bool {
-        let link = &mut self.lock().link;
-        link.as_mut().is_some_and(|link| {
-            link.broken().is_none() && !(link.is_drained() && link.is_written())
-        })
-    }
-
     /// Ends the transport of a connection that has ended, unless a driver will. Tells whether it
     /// did.
     pub(crate) fn let_go(&self) -> bool {
@@ -244,14 +235,6 @@ impl State {
 /// The Close of a connection that this end leaves by itself.
 pub(crate) fn leaving(reason: &str) -> CloseFrame {
     CloseFrame::new(CloseCode::GOING_AWAY, reason)
-}
-
-/// The code of a Close that is sent because the last owner of a connection goes.
-pub(crate) fn code_of_dropping() -> CloseCode {
-    match thread::panicking() {
-        true => CloseCode::INTERNAL_ERROR,
-        false => CloseCode::GOING_AWAY,
-    }
 }
 
 #[cfg(test)]

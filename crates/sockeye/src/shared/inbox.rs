@@ -37,6 +37,7 @@ impl Shared {
         let mut state = self.lock();
         let wanted = state.is_wanted();
         let reading = state.give_back(link);
+        state.take_up(link);
         self.take_latest(&mut state, link);
         let inbox = self.take_inbox(&mut state);
         drop(state);

@@ -324,7 +324,12 @@ impl Shared {
         let (lent, is_remote) = self.access(|access| match access {
             Access::Free(link, _) => (link.lent.take(), false),
             // The driver goes on with it.
-            Access::Driven(_) => (None, false),
+            Access::Driven(link) => {
+                if let Some(reader) = &mut link.lent {
+                    reader.wants_more = true;
+                }
+                (None, false)
+            }
             Access::Remote(_) => (None, true),
         });
         let mut state = self.lock();
@@ -333,14 +338,23 @@ impl Shared {
         seldom.reader = lent.or_else(|| seldom.returned.take());
         seldom.left_lent = seldom.reader.is_none();
         if is_remote {
-            // It may be holding up what comes behind a message.
-            state.wake_driver();
+            self.leave_to_driver(&state);
         }
     }
 
-    /// Leaves the receiving side to whoever completes the closing handshake.
+    /// Leaves the receiving side to whoever drives the connection, or completes the closing handshake.
     pub(crate) fn put_reader(&self, reader: Box<Reader>) {
-        self.lock().seldom.get_or_insert_default().reader = Some(reader);
+        let mut state = self.lock();
+        state.seldom.get_or_insert_default().reader = Some(reader);
+        if state.link.is_none() {
+            self.leave_to_driver(&state);
+        }
+    }
+
+    /// Has the driver look, which may not be polled else.
+    fn leave_to_driver(&self, state: &State) {
+        self.posted.store(true, Ordering::Release);
+        state.wake_driver();
     }
 
     /// Whether its owner has let go of the receiving side.
@@ -436,6 +450,22 @@ impl State {
     /// Whether the owner of what is lent has asked for it.
     pub(super) fn is_asked(&self) -> bool {
         matches!(&self.seldom, Some(seldom) if seldom.asked)
+    }
+
+    /// Has the driver go on with what its owner has let go of.
+    pub(super) fn take_up(&mut self, link: &mut Link) {
+        let Some(seldom) = &mut self.seldom else {
+            return;
+        };
+        if let Some(reader) = seldom.reader.take() {
+            link.lent = Some(reader);
+            seldom.left_lent = true;
+        }
+        if seldom.left_lent
+            && let Some(reader) = &mut link.lent
+        {
+            reader.wants_more = true;
+        }
     }
 
     /// Where the owner of what is lent has let go of it, takes it from the link.

@@ -12,9 +12,7 @@ use tokio::{
     sync::mpsc,
 };
 
-#[cfg(feature = "axum")]
-use crate::http;
-use crate::wire::*;
+use crate::{http, wire::*};
 
 const PROXY: &str = "127.0.0.7";
 

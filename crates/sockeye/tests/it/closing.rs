@@ -738,8 +738,10 @@ mod the_close_timeout {
             let small = socket2::SockRef::from(&theirs);
             small.set_recv_buffer_size(16 << 10).unwrap();
             let (socket, mut peer) = setup.open_over(Role::Server, ours, theirs).await;
+            let numbered: Vec<u8> = (0..SENT as u32 / 4).flat_map(u32::to_be_bytes).collect();
+            let sent = numbered.clone();
             let work = async |mut socket: WebSocket| {
-                socket.try_send(vec![7; SENT])?;
+                socket.try_send(sent)?;
                 socket.close(CloseCode::NORMAL, "").await
             };
             let closing = tokio::spawn(async move {
@@ -749,15 +751,17 @@ mod the_close_timeout {
                 }
             });
             // A third of its buffer in more than a second, but 64 KiB, which it frees at once, in less.
-            let mut taken = 0;
+            let mut taken = Vec::new();
             let mut some = [0; 5000];
             let mut pace = tokio::time::interval(Duration::from_millis(50));
-            while taken < SENT {
+            while taken.len() < SENT + 14 {
                 pace.tick().await;
                 let count = within(peer.stream.read(&mut some)).await.unwrap();
-                assert!(count > 0, "{form:?}: {taken}");
-                taken += count;
+                assert!(count > 0, "{form:?}: {}", taken.len());
+                taken.extend_from_slice(&some[..count]);
             }
+            // The header has 10 bytes, and the Close 4.
+            assert!(taken[10..].starts_with(&numbered), "{form:?}");
             closing.abort();
         };
         tokio::join!(closes(Form::Plain), closes(Form::Driven));
@@ -1152,6 +1156,57 @@ mod a_socket_that_is_dropped {
                 assert_eq!(peer.expect_close().await.0, code);
                 peer.send_close(code, "").await;
             }
+        }
+    }
+
+    /// Whichever of its halves goes last, where nobody drives it.
+    #[tokio::test(start_paused = true)]
+    async fn writes_what_waits_first() {
+        for role in BOTH {
+            for closes in [true, false] {
+                for sender_first in [true, false] {
+                    let setup = Setup {
+                        pipe: 1000,
+                        ..Setup::default()
+                    };
+                    let (socket, mut peer) = setup.open(role).await;
+                    let (sender, receiver) = socket.split();
+                    sender.try_send(vec![7; 100_000]).unwrap();
+                    if closes {
+                        let closing = sender.close(CloseCode::NORMAL, "");
+                        assert!(closing.now_or_never().is_none());
+                    }
+                    match sender_first {
+                        true => drop((sender, receiver)),
+                        false => drop((receiver, sender)),
+                    }
+                    // It says something that nobody reads, and ends.
+                    peer.send_frame(0x82, vec![1; 500]).await;
+                    assert_eq!(peer.expect(0x82).await, vec![7; 100_000]);
+                    let code = if closes { 1000 } else { 1001 };
+                    assert_eq!(peer.expect_close().await.0, code);
+                    peer.send_close(code, "").await;
+                    peer.expect_end().await;
+                }
+            }
+        }
+    }
+
+    /// And a peer that takes nothing is given up, as after any Close.
+    #[tokio::test(start_paused = true)]
+    async fn waits_no_longer_for_a_peer_that_takes_nothing() {
+        for role in BOTH {
+            let setup = Setup {
+                pipe: 1000,
+                ..Setup::default()
+            };
+            let (mut socket, mut peer) = setup.open(role).await;
+            socket.try_send(vec![7; 100_000]).unwrap();
+            drop(socket);
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            let mut rest = Vec::new();
+            peer.stream.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest.len(), 1000);
         }
     }
 

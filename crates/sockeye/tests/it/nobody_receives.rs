@@ -888,10 +888,8 @@ mod a_receiver {
                         Ok(())
                     });
                     sleep(2 * SECOND).await;
-                    if !(elsewhere && asks) {
-                        peer.send_frame(0x89, "there?").await;
-                        assert_eq!(peer.expect(0x8A).await, b"there?");
-                    }
+                    peer.send_frame(0x89, "there?").await;
+                    assert_eq!(peer.expect(0x8A).await, b"there?");
                     assert_eq!(peer.expect_close().await.0, 1000);
                     peer.send_close(1000, "").await;
                     drop(peer);
@@ -902,22 +900,36 @@ mod a_receiver {
         }
     }
 
-    /// Before the driver could give it anything: in another task, and within one poll.
     /// One message that nobody would ever receive held up what came behind it.
     #[tokio::test(start_paused = true)]
     async fn that_is_dropped_holds_nothing_up() {
+        let setup = Setup {
+            limits: Limits::default().message(1000),
+            ..Setup::default()
+        };
         for role in BOTH {
-            for (elsewhere, early) in [(false, false), (false, true), (true, true)] {
-                println!("{role:?} {elsewhere} {early}");
-                let (socket, mut peer) = Setup::default().open(role).await;
+            for (elsewhere, asks, late) in [
+                (false, false, false),
+                (false, false, true),
+                (false, true, true),
+                (true, false, true),
+                (true, true, true),
+            ] {
+                let (socket, mut peer) = setup.open(role).await;
                 let driven = drive(socket, async move |socket| {
-                    let (sender, receiver) = socket.split();
-                    if early {
-                        sleep(SECOND).await;
-                    }
+                    let (sender, mut receiver) = socket.split();
+                    let drops = async move {
+                        if asks {
+                            assert_eq!(text(receiver.recv().await.unwrap()), "hello");
+                        }
+                        if late {
+                            sleep(SECOND).await;
+                        }
+                        drop(receiver);
+                    };
                     match elsewhere {
-                        true => drop(tokio::spawn(async move { drop(receiver) })),
-                        false => drop(receiver),
+                        true => drop(tokio::spawn(drops)),
+                        false => drops.await,
                     }
                     sleep(HOUR).await;
                     assert!(is_by_peer(sender.ended(), CloseCode::GOING_AWAY));
@@ -926,8 +938,10 @@ mod a_receiver {
                 });
                 let frames = [
                     peer.frame(0x81, "hello"),
+                    peer.frame(0x81, "and"),
                     peer.frame(0x89, "there?"),
-                    peer.frame(0x02, "in par"),
+                    // More than may be received, were it to be.
+                    peer.frame(0x02, [7; 5000]),
                     peer.frame(0x89, "still?"),
                 ];
                 peer.send(frames.concat()).await;
@@ -936,11 +950,40 @@ mod a_receiver {
                 peer.send_frame(0x80, "ts").await;
                 peer.send_close(1001, "").await;
                 assert_eq!(peer.expect_close().await.0, 1001);
-                timeout(2 * HOUR, driven).await.unwrap().unwrap().unwrap();
+                let ended = timeout(2 * HOUR, driven).await;
+                ended.unwrap().unwrap().unwrap();
             }
         }
     }
 
+    /// A Close waits for a message in hand, and of whoever will never wait for the next none is.
+    #[tokio::test(start_paused = true)]
+    async fn that_is_dropped_has_no_message_in_hand() {
+        for role in BOTH {
+            for elsewhere in [false, true] {
+                let (socket, mut peer) = Setup::default().open(role).await;
+                let driven = drive(socket, async move |socket| {
+                    let (_sender, mut receiver) = socket.split();
+                    let receives = async move {
+                        assert_eq!(text(receiver.recv().await.unwrap()), "hello");
+                    };
+                    match elsewhere {
+                        true => drop(tokio::spawn(receives)),
+                        false => receives.await,
+                    }
+                    sleep(HOUR).await;
+                    Ok(())
+                });
+                peer.send_frame(0x81, "hello").await;
+                sleep(SECOND).await;
+                peer.send_close(1001, "").await;
+                assert_eq!(peer.expect_close().await.0, 1001);
+                driven.abort();
+            }
+        }
+    }
+
+    /// Before the driver could give it anything: in another task, and within one poll.
     #[tokio::test(start_paused = true)]
     async fn that_has_asked_and_is_dropped_leaves_it_to_the_driver() {
         for at_once in [false, true] {

@@ -327,17 +327,37 @@ mod slowed_down {
         }
     }
 
-    /// Nor when this end closes: what else comes is not told.
+    /// Nor when this end closes: what else comes is not told, nor where messages are read in parts.
     #[tokio::test(start_paused = true)]
     async fn goes_no_faster_when_it_is_closed() {
         let acceptor = acceptor().message_rate(Rate::per_second(2));
-        for form in FORMS {
+        for form in [
+            None,
+            Some(Form::Plain),
+            Some(Form::Driven),
+            Some(Form::Events),
+        ] {
             let (ours, theirs) = duplex(1 << 20);
             let (socket, mut peer) =
                 tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-            let socket = socket.unwrap();
+            let mut socket = socket.unwrap();
             let sender = socket.sender();
-            let counted = counting(form, socket);
+            let counted = match form {
+                Some(form) => counting(form, socket),
+                None => {
+                    let counted = Arc::new(AtomicUsize::new(0));
+                    let counts = counted.clone();
+                    tokio::spawn(async move {
+                        while let Ok(Some(mut message)) = socket.recv_stream().await {
+                            let mut text = Vec::new();
+                            let _ =
+                                tokio::io::AsyncReadExt::read_to_end(&mut message, &mut text).await;
+                            counts.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                    counted
+                }
+            };
             for number in 0..40 {
                 peer.send_frame(0x81, number.to_string()).await;
             }
@@ -354,17 +374,53 @@ mod slowed_down {
         }
     }
 
+    /// A message that nobody reads on is one too.
+    #[tokio::test(start_paused = true)]
+    async fn goes_no_faster_where_its_messages_are_skipped() {
+        let acceptor = acceptor().message_rate(Rate::per_second(1).burst(2));
+        let (ours, theirs) = duplex(1 << 20);
+        let (socket, mut peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+        let mut socket = socket.unwrap();
+        let begin = Instant::now();
+        for _ in 0..5 {
+            peer.send_frame(0x81, "skipped").await;
+        }
+        for _ in 0..5 {
+            drop(socket.recv_stream().await.unwrap().unwrap());
+        }
+        let took = begin.elapsed();
+        assert!((2 * SECOND..4 * SECOND).contains(&took), "{took:?}");
+    }
+
     /// It was closed as idle while its messages were told by and by, and with callbacks the rest was lost.
     #[tokio::test(start_paused = true)]
     async fn is_not_idle() {
         let acceptor = acceptor()
             .message_rate(Rate::per_second(1))
             .idle_timeout(SECOND / 2);
-        for form in FORMS {
+        for form in [
+            None,
+            Some(Form::Plain),
+            Some(Form::Driven),
+            Some(Form::Events),
+        ] {
             let (ours, theirs) = duplex(1 << 20);
             let (socket, mut peer) =
                 tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-            let counted = counting(form, socket.unwrap());
+            let socket = socket.unwrap();
+            let counted = match form {
+                Some(form) => counting(form, socket),
+                // In another task than the driver's.
+                None => {
+                    let counted = Arc::new(AtomicUsize::new(0));
+                    let counts = counted.clone();
+                    tokio::spawn(socket.drive(async move |socket| {
+                        let counting = tokio::spawn(async move { count(socket, &counts).await });
+                        counting.await.unwrap()
+                    }));
+                    counted
+                }
+            };
             let begin = Instant::now();
             for number in 0..20 {
                 peer.send_frame(0x81, number.to_string()).await;
