@@ -50,9 +50,8 @@ use crate::{
 ///
 /// A socket that is dropped without [`close`](Self::close), with all of its [`Sender`]s, sends a Close with 1001, and with 1011 where
 /// a panic drops it. What waits to be written goes first, by a task of the runtime that it is dropped in; where there is
-/// none, as much as needs no waiting.
-/// Dropped in a server's handler, or within
-/// [`drive`](Self::drive), it stays open until that is done, and is then closed with 1000, or after an error with 1011.
+/// none, as much as needs no waiting. Dropped in a server's handler, or within [`drive`](Self::drive), it stays open until
+/// that is done, and is then closed with 1000, or after an error with 1011.
 pub struct WebSocket {
     receiver: Receiver,
 }

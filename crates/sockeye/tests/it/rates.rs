@@ -386,7 +386,7 @@ mod slowed_down {
             peer.send_frame(0x81, "skipped").await;
         }
         for _ in 0..5 {
-            drop(socket.recv_stream().await.unwrap().unwrap());
+            assert!(socket.recv_stream().await.unwrap().is_some());
         }
         let took = begin.elapsed();
         assert!((2 * SECOND..4 * SECOND).contains(&took), "{took:?}");
