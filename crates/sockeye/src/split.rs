@@ -813,10 +813,6 @@ impl Stream for Receiver {
 /// already a task of its own does: whoever keeps a [`Sender`] would keep the transport.
 impl Drop for Receiver {
     fn drop(&mut self) {
-        if let Some(reader) = &mut self.reader {
-            // Nobody will wait for the next, so that no message is in hand.
-            reader.wants_more = true;
-        }
         self.shared.lend(&mut self.reader);
         match self.reader.take() {
             Some(reader) => self.shared.put_reader(reader),

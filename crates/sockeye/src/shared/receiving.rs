@@ -323,7 +323,7 @@ impl Shared {
     pub(crate) fn leave_lent(&self) {
         let (lent, is_remote) = self.access(|access| match access {
             Access::Free(link, _) => (link.lent.take(), false),
-            // The driver goes on with it.
+            // The driver goes on with it. No message is in hand: nobody will wait for the next.
             Access::Driven(link) => {
                 if let Some(reader) = &mut link.lent {
                     reader.wants_more = true;
