@@ -332,6 +332,8 @@ impl Drop for Shared {
             if let Ok(runtime) = Handle::try_current()
                 && link.broken().is_none()
                 && !link.is_written()
+                // Without a Close there is none, as where the peer has gone: then nobody would end it.
+                && link.deadline().is_some()
             {
                 let reader = state
                     .seldom
