@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    Error, Result, buffers,
+    Ended, Error, Result, buffers,
     keepalive::{Alarm, Pulse, Seen, Staying, Step},
     latest::Latest,
     reader::Reader,
@@ -644,16 +644,16 @@ impl Link {
     }
 
     /// Writes what has not gone out with that, for as long as the peer takes some of it, and lets it end the transport:
-    /// what nobody reads would reset it.
+    /// what nobody reads would reset it. Says how it has ended, where not well.
     pub(crate) async fn finish_alone(
         mut self: Box<Self>,
         reader: Option<Box<Reader>>,
         client: bool,
-    ) {
+    ) -> Option<Ended> {
         let mut reader = reader.or_else(|| self.lent.take());
         poll_fn(|cx| {
             if self.poll_late(cx).is_ready() {
-                return Poll::Ready(());
+                return Poll::Ready(Some(Ended::TimedOut));
             }
             // Whatever it says: it may wait for that to be taken before it takes anything.
             let has_ended = match &mut reader {
@@ -663,13 +663,13 @@ impl Link {
             if has_ended.is_ready() {
                 reader = None;
             }
-            if ready!(self.poll_flush(cx, client)).is_ok() {
-                ready!(self.poll_shutdown(cx));
-                ready!(has_ended);
+            if let Err(lost) = ready!(self.poll_flush(cx, client)) {
+                return Poll::Ready(Some(Ended::Lost(lost)));
             }
-            Poll::Ready(())
+            ready!(self.poll_shutdown(cx));
+            has_ended.map(|()| None)
         })
-        .await;
+        .await
     }
 
     /// Writes what goes out without waiting, also for a task that has done so much that it is to yield: this is the last of

@@ -329,22 +329,20 @@ impl Drop for Shared {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut link) = state.link.take() {
             link.leave();
-            if let Ok(runtime) = Handle::try_current()
-                && link.broken().is_none()
+            if let Some(lost) = link.broken() {
+                state.seldom.get_or_insert_default().broken = Some(lost.clone());
+            } else if let Ok(runtime) = Handle::try_current()
                 && !link.is_written()
                 // Without a Close there is none, as where the peer has gone: then nobody would end it.
                 && link.deadline().is_some()
             {
-                let reader = state
-                    .seldom
-                    .as_mut()
-                    .and_then(|seldom| seldom.reader.take());
-                let admitted = self.info.admitted.take();
+                let reader = state.seldom.as_mut().and_then(|it| it.reader.take());
                 let client = self.info.client;
+                let mut told = self.outlived();
                 runtime.spawn(async move {
-                    link.finish_alone(reader, client).await;
-                    // Counted until then.
-                    drop(admitted);
+                    if let Some(how) = link.finish_alone(reader, client).await {
+                        told.ends(how);
+                    }
                 });
             }
         }

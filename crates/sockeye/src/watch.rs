@@ -6,8 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]
+use sockeye_proto::Meter;
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+use tokio::time::Instant;
+
+#[cfg(any(feature = "metrics", feature = "tracing"))]
 use crate::shared::Info;
-use crate::shared::Shared;
+use crate::{Ended, shared::Shared};
 #[cfg(feature = "metrics")]
 use crate::{Metrics, metrics::Watched};
 
@@ -38,6 +43,64 @@ impl Watch {
             span: spans::of(info),
         }
     }
+
+    /// Of a connection whose end was told, or is for somebody else to tell.
+    fn over() -> Self {
+        Self {
+            closed: AtomicBool::new(true),
+            #[cfg(feature = "metrics")]
+            watched: std::sync::OnceLock::new(),
+            #[cfg(feature = "tracing")]
+            span: tracing::Span::none(),
+        }
+    }
+
+    #[cfg_attr(
+        not(feature = "tracing"),
+        allow(unused_variables, reason = "for the span alone")
+    )]
+    fn tell_end(&self, meter: &Meter, opened: Instant, ended: Option<&Ended>) {
+        #[cfg(feature = "metrics")]
+        if let Some(watched) = self.watched.get() {
+            watched.closed(ended);
+        }
+        #[cfg(feature = "tracing")]
+        spans::closed(&self.span, meter, opened.elapsed(), ended);
+    }
+}
+
+/// Tells of the end of a connection that is still written when all that shared it has gone: once that is dropped.
+pub(crate) struct Outliving {
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    watch: Watch,
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    meter: Arc<Meter>,
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    opened: Instant,
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    ended: Option<Ended>,
+}
+
+impl Outliving {
+    /// Notes how it has ended since, unless the peer had ended it before.
+    #[cfg_attr(
+        not(any(feature = "metrics", feature = "tracing")),
+        expect(unused_variables, clippy::unused_self, reason = "nobody is told")
+    )]
+    pub(crate) fn ends(&mut self, how: Ended) {
+        #[cfg(any(feature = "metrics", feature = "tracing"))]
+        if matches!(self.ended, None | Some(Ended::ByUs(_))) {
+            self.ended = Some(how);
+        }
+    }
+}
+
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+impl Drop for Outliving {
+    fn drop(&mut self) {
+        self.watch
+            .tell_end(&self.meter, self.opened, self.ended.as_ref());
+    }
 }
 
 impl Shared {
@@ -58,12 +121,22 @@ impl Shared {
         #[cfg(any(feature = "metrics", feature = "tracing"))]
         if !self.watch.closed.swap(true, Ordering::Relaxed) {
             let ended = self.ended_as_told();
-            #[cfg(feature = "metrics")]
-            if let Some(watched) = self.watch.watched.get() {
-                watched.closed(ended.as_ref());
-            }
-            #[cfg(feature = "tracing")]
-            spans::closed(&self.watch.span, self, ended.as_ref());
+            self.watch
+                .tell_end(&self.meter, self.pulse.opened(), ended.as_ref());
+        }
+    }
+
+    /// Leaves it to what this gives to tell that.
+    pub(crate) fn outlived(&mut self) -> Outliving {
+        Outliving {
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            meter: self.meter.clone(),
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            opened: self.pulse.opened(),
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            ended: self.ended_as_told(),
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            watch: std::mem::replace(&mut self.watch, Watch::over()),
         }
     }
 
@@ -89,15 +162,15 @@ pub(crate) use spans::refused;
 
 #[cfg(feature = "tracing")]
 mod spans {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        time::Duration,
+    };
 
+    use sockeye_proto::Meter;
     use tracing::{Span, debug, field, info_span};
 
-    use crate::{
-        Ended,
-        established::PeerHead,
-        shared::{Info, Shared},
-    };
+    use crate::{Ended, established::PeerHead, shared::Info};
 
     /// Numbers the connections of the process from 1.
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -124,14 +197,14 @@ mod spans {
         debug!(target: "sockeye", parent: span, extensions = info.extensions(), "open");
     }
 
-    pub(super) fn closed(span: &Span, shared: &Shared, ended: Option<&Ended>) {
-        let counters = shared.meter.counters();
+    pub(super) fn closed(span: &Span, meter: &Meter, age: Duration, ended: Option<&Ended>) {
+        let counters = meter.counters();
         let (received, sent) = (counters.received.messages(), counters.sent.messages());
         debug!(
             target: "sockeye",
             parent: span,
             code = ended.map_or(1001, Ended::code),
-            seconds = shared.pulse.age().as_secs_f64(),
+            seconds = age.as_secs_f64(),
             received_messages = received.messages,
             received_bytes = received.bytes,
             sent_messages = sent.messages,

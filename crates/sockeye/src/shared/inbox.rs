@@ -53,6 +53,8 @@ impl Shared {
     /// Takes what was sent while the driver was not looking, without a promise to look again.
     pub(crate) fn take_posted(&self, link: &mut Link) {
         let mut state = self.lock();
+        // No promise to look is left after this.
+        state.take_up(link);
         self.take_latest(&mut state, link);
         let inbox = self.take_inbox(&mut state);
         drop(state);

@@ -1210,6 +1210,26 @@ mod a_socket_that_is_dropped {
         }
     }
 
+    /// Nor for one that has ended its side without a Close, which is owed none.
+    #[tokio::test(start_paused = true)]
+    async fn waits_not_at_all_for_one_that_has_gone() {
+        for role in BOTH {
+            let setup = Setup {
+                pipe: 1000,
+                ..Setup::default()
+            };
+            let (mut socket, mut peer) = setup.open(role).await;
+            socket.try_send(vec![7; 100_000]).unwrap();
+            peer.stream.shutdown().await.unwrap();
+            let ended = within(socket.closed()).await;
+            assert!(matches!(ended, Ended::Lost(_)), "{ended:?}");
+            drop(socket);
+            let mut rest = Vec::new();
+            within(peer.stream.read_to_end(&mut rest)).await.unwrap();
+            assert_eq!(rest.len(), 1000);
+        }
+    }
+
     struct Silent;
     impl Handler for Silent {}
 

@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::wire::within;
+use crate::wire::{Peer, within};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -226,6 +226,52 @@ async fn ends_by_code_and_by_who() {
         let name = format!("sockeye_closes_total{{{labels}}}");
         assert_eq!(samples.get(&name), 1.0, "{labels}");
     }
+}
+
+/// A socket that nobody has any more is one until what waits is written.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_socket_is_counted_until_it_has_ended() {
+    for answers in [true, false] {
+        let metrics = Metrics::new();
+        let (ours, theirs) = duplex(1000);
+        let acceptor = Acceptor::new().metrics(&metrics).deflate(None);
+        let (socket, mut peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+        let mut socket = socket.unwrap();
+        socket.try_send(vec![7; 100_000]).unwrap();
+        drop(socket);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(Samples::of(&metrics).get("sockeye_connections_open"), 1.0);
+        assert_eq!(peer.expect(0x82).await.len(), 100_000);
+        assert_eq!(peer.expect_close().await.0, 1001);
+        if answers {
+            peer.send_close(1001, "").await;
+            drop(peer);
+        } else {
+            sleep(Duration::from_secs(6)).await;
+        }
+        let samples = until(&metrics, "sockeye_connections_open", 0.0).await;
+        let sent = samples.get("sockeye_transport_bytes_total{direction=\"sent\"}");
+        assert_eq!(sent, 100_014.0);
+        let how = match answers {
+            true => "sockeye_closes_total{code=\"1001\",by=\"us\"}",
+            false => "sockeye_closes_total{code=\"1006\",by=\"close_timeout\"}",
+        };
+        assert_eq!(samples.get(how), 1.0);
+    }
+}
+
+/// Where it was found out only as it was dropped, too.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_socket_that_was_lost_is_counted_as_that() {
+    let metrics = Metrics::new();
+    let (ours, theirs) = duplex(1000);
+    let acceptor = Acceptor::new().metrics(&metrics).deflate(None);
+    let (socket, peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
+    drop(peer);
+    drop(socket.unwrap());
+    let samples = until(&metrics, "sockeye_connections_open", 0.0).await;
+    let lost = samples.get("sockeye_closes_total{code=\"1006\",by=\"lost\"}");
+    assert_eq!(lost, 1.0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -956,6 +956,31 @@ mod a_receiver {
         }
     }
 
+    /// What is sent in the poll in which it was dropped elsewhere took its place among what the driver is to look at.
+    #[tokio::test(start_paused = true)]
+    async fn that_is_dropped_beside_a_send_holds_nothing_up() {
+        for role in BOTH {
+            let (socket, mut peer) = Setup::default().open(role).await;
+            let driven = drive(socket, async move |socket| {
+                let (sender, mut receiver) = socket.split();
+                let received = tokio::spawn(async move {
+                    assert_eq!(text(receiver.recv().await.unwrap()), "hello");
+                    receiver
+                });
+                let receiver = received.await.unwrap();
+                thread::spawn(move || drop(receiver)).join().unwrap();
+                sender.send("news").await?;
+                sleep(HOUR).await;
+                Ok(())
+            });
+            peer.send_frame(0x81, "hello").await;
+            peer.expect_text("news").await;
+            peer.send_frame(0x89, "there?").await;
+            assert_eq!(peer.expect(0x8A).await, b"there?");
+            driven.abort();
+        }
+    }
+
     /// A Close waits for a message in hand, and of whoever will never wait for the next none is.
     #[tokio::test(start_paused = true)]
     async fn that_is_dropped_has_no_message_in_hand() {
