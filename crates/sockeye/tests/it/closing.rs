@@ -19,9 +19,10 @@ use sockeye::{
     WebSocket,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufStream, duplex},
+    io::{AsyncReadExt, AsyncWriteExt, BufStream, DuplexStream, duplex},
     net::TcpStream,
     sync::{Notify, mpsc, oneshot},
+    task::JoinHandle,
     time::Instant,
 };
 
@@ -636,20 +637,26 @@ mod the_close_timeout {
         }
     }
 
+    /// A connection on which 10,000 bytes wait for the peer, of which 200 have gone.
+    async fn filled(role: Role, form: Form) -> (Sender, JoinHandle<Seen>, Peer<DuplexStream>) {
+        let setup = Setup {
+            pipe: 200,
+            ..Setup::default()
+        };
+        let (socket, peer) = setup.open(role).await;
+        let sender = socket.sender();
+        let seen = echo(form, socket);
+        let filling = sender.clone();
+        tokio::spawn(async move { filling.send(vec![0; 10_000]).await });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        (sender, seen, peer)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn holds_against_a_peer_that_does_not_read_the_close() {
         for role in BOTH {
             for form in FORMS {
-                let setup = Setup {
-                    pipe: 200,
-                    ..Setup::default()
-                };
-                let (socket, mut peer) = setup.open(role).await;
-                let sender = socket.sender();
-                let seen = echo(form, socket);
-                let filling = sender.clone();
-                tokio::spawn(async move { filling.send(vec![0; 10_000]).await });
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                let (sender, seen, mut peer) = filled(role, form).await;
                 let start = Instant::now();
                 let closing = tokio::spawn(async move {
                     let _ = sender.close(CloseCode::NORMAL, "").await;
@@ -667,18 +674,9 @@ mod the_close_timeout {
         }
     }
 
-    /// A peer behind which 10,000 bytes and a Close wait takes some of that now and then.
+    /// A peer that takes some of what waits, and of the Close behind it, every four seconds.
     async fn slowly(role: Role, form: Form, at_once: usize) -> (u64, Vec<u8>, Seen) {
-        let setup = Setup {
-            pipe: 200,
-            ..Setup::default()
-        };
-        let (socket, mut peer) = setup.open(role).await;
-        let sender = socket.sender();
-        let seen = echo(form, socket);
-        let filling = sender.clone();
-        tokio::spawn(async move { filling.send(vec![0; 10_000]).await });
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        let (sender, seen, mut peer) = filled(role, form).await;
         let start = Instant::now();
         let closing = tokio::spawn(async move { sender.close(CloseCode::NORMAL, "").await });
         let reading = async {
@@ -771,15 +769,7 @@ mod the_close_timeout {
     async fn bounds_the_answer_to_a_close_that_the_peer_does_not_read() {
         for role in BOTH {
             for form in FORMS {
-                let setup = Setup {
-                    pipe: 200,
-                    ..Setup::default()
-                };
-                let (socket, mut peer) = setup.open(role).await;
-                let sender = socket.sender();
-                let seen = echo(form, socket);
-                tokio::spawn(async move { sender.send(vec![0; 10_000]).await });
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                let (_sender, seen, mut peer) = filled(role, form).await;
                 let start = Instant::now();
                 peer.send_close(1000, "").await;
                 let seen = within(seen).await.unwrap();
