@@ -477,7 +477,7 @@ mod the_send_method {
         const SENT: usize = 16 << 20;
         let closes = async |closes: bool| {
             let door = Door::new().await;
-            let client = door.client().close_timeout(Duration::from_secs(2));
+            let client = door.client().close_timeout(Duration::from_secs(4));
             let socket = WebSocket::with_client(client).unwrap();
             let (tell, mut open) = mpsc::unbounded_channel();
             socket.on_open(move |_| tell.send(()).unwrap());
@@ -494,7 +494,7 @@ mod the_send_method {
             let mut taken = 0;
             let mut buffer = vec![0; 1 << 20];
             while taken < SENT {
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                tokio::time::sleep(Duration::from_millis(600)).await;
                 let mut room = 1 << 20;
                 while room > 0 {
                     let count = within(peer.stream.read(&mut buffer[..room])).await.unwrap();

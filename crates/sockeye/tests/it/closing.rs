@@ -724,10 +724,10 @@ mod the_close_timeout {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn is_counted_from_what_the_system_takes_unasked() {
-        const SENT: usize = 700_000;
+        const SENT: usize = 600_000;
         let closes = async |form: Form| {
             let setup = Setup {
-                close_timeout: Duration::from_secs(1),
+                close_timeout: Duration::from_secs(3),
                 ..Setup::default()
             };
             let (ours, theirs) = tcp_pair().await;
@@ -748,9 +748,9 @@ mod the_close_timeout {
                     _ => work(socket).await,
                 }
             });
-            // A third of its buffer in more than a second, but 64 KiB, which it frees at once, in less.
+            // A third of its buffer in more than three seconds, but 64 KiB, which it frees at once, in half of that.
             let mut taken = Vec::new();
-            let mut some = [0; 5000];
+            let mut some = [0; 2000];
             let mut pace = tokio::time::interval(Duration::from_millis(50));
             while taken.len() < SENT + 14 {
                 pace.tick().await;
