@@ -769,8 +769,9 @@ impl Ahead<'_> {
                     // the message can still be received.
                     let leaves = !*in_hand;
                     let waits = shared.park(cx, shared.is_open(), leaves);
-                    // Behind having registered, as another task may close at any time: then it is discarded.
-                    if waits.is_ok() && (shared.has_closed() || leaves && shared.is_leaving()) {
+                    // Behind having registered, as another task may close at any time: then it is discarded. Or the
+                    // transport was found to have failed right there.
+                    if waits.is_ok() && (!shared.is_open() || leaves && shared.is_leaving()) {
                         cx.waker().wake_by_ref();
                     }
                     break;

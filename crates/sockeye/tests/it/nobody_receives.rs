@@ -981,6 +981,27 @@ mod a_receiver {
         }
     }
 
+    /// Also where that is found only as it begins to wait, with a message in hand.
+    #[tokio::test(start_paused = true)]
+    async fn that_waits_for_the_end_is_told_of_a_transport_that_fails() {
+        for role in BOTH {
+            let setup = Setup {
+                pipe: 1000,
+                keepalive: None,
+                ..Setup::default()
+            };
+            let (mut socket, mut peer) = setup.open(role).await;
+            peer.send_frame(0x81, "hello").await;
+            socket.try_send(vec![7; 100_000]).unwrap();
+            drop(peer);
+            // Whatever that wakes.
+            sleep(SECOND).await;
+            let ended = within(socket.closed()).await;
+            assert!(matches!(ended, Ended::Lost(_)), "{ended:?}");
+            assert_eq!(text(socket.recv().await.unwrap()), "hello");
+        }
+    }
+
     /// A Close waits for a message in hand, and of whoever will never wait for the next none is.
     #[tokio::test(start_paused = true)]
     async fn that_is_dropped_has_no_message_in_hand() {
