@@ -128,16 +128,12 @@ impl Driver {
         if reader.ends_later() {
             return false;
         }
-        let mut discards = false;
-        if !reader.has_ended() && reader.is_message_next() {
-            if !self.shared.has_reader() {
-                // Nobody can say that nothing has come behind it.
-                self.shared.pulse.excuse();
-                return false;
-            }
-            (discards, reader.wants_more) = (true, true);
+        if !reader.has_ended() && reader.is_message_next() && !self.shared.has_reader() {
+            // Nobody can say that nothing has come behind it.
+            self.shared.pulse.excuse();
+            return false;
         }
-        let mut is_news = false;
+        let (mut is_news, mut discards) = (false, false);
         let mut left = (!has_budget_remaining()).then_some(LEAST);
         while reader.phase == Phase::Open && !reader.ends_later() {
             let poll = |reader: &mut Reader, cx: &mut Context<'_>| match discards {
@@ -157,9 +153,7 @@ impl Driver {
             };
             match next {
                 // Whoever could receive it has let go of that: what stands behind it need not wait.
-                Poll::Ready(Ok(None)) if self.shared.has_reader() => {
-                    (discards, reader.wants_more) = (true, true);
-                }
+                Poll::Ready(Ok(None)) if self.shared.has_reader() => discards = true,
                 Poll::Ready(Ok(Some(OwnedEvent::Close(frame)))) if !reader.wants_more => {
                     // As where this end leaves, a message in hand is answered first.
                     reader.keep_last(Ok(frame));

@@ -405,15 +405,17 @@ impl Link {
     /// How far the end is, which begins with this.
     fn end(&mut self) -> &mut Ending {
         let ending = &mut self.seldom.get_or_insert_default().ending;
-        let now = Instant::now();
-        ending.get_or_insert_with(|| Ending {
-            began: now,
-            moved: now,
-            timer: None,
-            overdue: false,
-            shut_down: false,
-            broken: None,
-            unwritten: false,
+        ending.get_or_insert_with(|| {
+            let began = Instant::now();
+            Ending {
+                began,
+                moved: began,
+                timer: None,
+                overdue: false,
+                shut_down: false,
+                broken: None,
+                unwritten: false,
+            }
         })
     }
 

@@ -450,11 +450,15 @@ impl Client {
                     }
                     _ => Ok(None),
                 };
-                match next {
-                    Ok(Some(next)) => endpoint = next,
-                    Ok(None) => return Err(trail.tell(&endpoint, error)),
-                    Err(error) => return Err(trail.tell(&endpoint, error)),
-                }
+                let why = match next {
+                    Ok(Some(next)) => {
+                        endpoint = next;
+                        continue;
+                    }
+                    Ok(None) => error,
+                    Err(not_followed) => not_followed,
+                };
+                return Err(trail.tell(&endpoint, why));
             }
         })
         .await

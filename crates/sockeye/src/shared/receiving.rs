@@ -51,16 +51,15 @@ impl Shared {
     }
 
     /// For a task that receives where nobody drives: waits until a Close must have been answered.
-    pub(crate) fn poll_until(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let mut by = deadline;
+    pub(crate) fn poll_until(&self, cx: &mut Context<'_>, mut deadline: Instant) -> Poll<()> {
         loop {
-            ready!(self.poll_time(cx, by));
+            ready!(self.poll_time(cx, deadline));
             let moved = self.access(|access| match access {
                 Access::Free(link, _) => link.moved_after_all(),
                 Access::Driven(_) | Access::Remote(_) => None,
             });
             match moved {
-                Some(later) => by = later,
+                Some(later) => deadline = later,
                 None => return Poll::Ready(()),
             }
         }
