@@ -23,10 +23,14 @@ use crate::wire::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn run(form: Form, acceptor: &Acceptor) -> (Sender, Peer<DuplexStream>, JoinHandle<Seen>) {
+async fn open(acceptor: &Acceptor) -> (WebSocket, Peer<DuplexStream>) {
     let (ours, theirs) = duplex(1 << 20);
     let (socket, peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-    let socket = socket.unwrap();
+    (socket.unwrap(), peer)
+}
+
+async fn run(form: Form, acceptor: &Acceptor) -> (Sender, Peer<DuplexStream>, JoinHandle<Seen>) {
+    let (socket, peer) = open(acceptor).await;
     let sender = socket.sender();
     (sender, peer, echo(form, socket))
 }
@@ -62,10 +66,8 @@ mod slowed_down {
     #[tokio::test(start_paused = true)]
     async fn pings_while_nobody_receives() {
         let acceptor = acceptor().message_rate(Rate::per_second(10).burst(5));
-        let (ours, theirs) = duplex(1 << 20);
-        let (socket, peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-        let mut peer = peer;
-        let driven = tokio::spawn(socket.unwrap().drive(async |mut socket| {
+        let (socket, mut peer) = open(&acceptor).await;
+        let driven = tokio::spawn(socket.drive(async |mut socket| {
             sleep(60 * SECOND).await;
             assert_eq!(socket.recv().await?.unwrap().as_text(), Some("last"));
             Ok(())
@@ -276,10 +278,7 @@ mod slowed_down {
             .message_rate(Rate::per_second(1))
             .keepalive(SECOND * 2);
         for form in FORMS {
-            let (ours, theirs) = duplex(1 << 20);
-            let (socket, mut peer) =
-                tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-            let socket = socket.unwrap();
+            let (socket, mut peer) = open(&acceptor).await;
             let sender = socket.sender();
             let counted = counting(form, socket);
             for number in 0..10 {
@@ -299,10 +298,8 @@ mod slowed_down {
             .message_rate(Rate::per_second(2))
             .keepalive(SECOND * 2);
         for form in FORMS {
-            let (ours, theirs) = duplex(1 << 20);
-            let (socket, mut peer) =
-                tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-            let counted = counting(form, socket.unwrap());
+            let (socket, mut peer) = open(&acceptor).await;
+            let counted = counting(form, socket);
             for number in 0..40 {
                 peer.send_frame(0x81, number.to_string()).await;
             }
@@ -330,10 +327,7 @@ mod slowed_down {
             Some(Form::Driven),
             Some(Form::Events),
         ] {
-            let (ours, theirs) = duplex(1 << 20);
-            let (socket, mut peer) =
-                tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-            let mut socket = socket.unwrap();
+            let (mut socket, mut peer) = open(&acceptor).await;
             let sender = socket.sender();
             let counted = match form {
                 Some(form) => counting(form, socket),
@@ -371,9 +365,7 @@ mod slowed_down {
     #[tokio::test(start_paused = true)]
     async fn goes_no_faster_where_its_messages_are_skipped() {
         let acceptor = acceptor().message_rate(Rate::per_second(1).burst(2));
-        let (ours, theirs) = duplex(1 << 20);
-        let (socket, mut peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-        let mut socket = socket.unwrap();
+        let (mut socket, mut peer) = open(&acceptor).await;
         let begin = Instant::now();
         for _ in 0..5 {
             peer.send_frame(0x81, "skipped").await;
@@ -397,10 +389,7 @@ mod slowed_down {
             Some(Form::Driven),
             Some(Form::Events),
         ] {
-            let (ours, theirs) = duplex(1 << 20);
-            let (socket, mut peer) =
-                tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-            let socket = socket.unwrap();
+            let (socket, mut peer) = open(&acceptor).await;
             let counted = match form {
                 Some(form) => counting(form, socket),
                 // In another task than the driver's.
@@ -432,9 +421,7 @@ mod slowed_down {
     #[tokio::test(start_paused = true)]
     async fn a_message_read_in_parts() {
         let acceptor = acceptor().message_rate(Rate::per_second(1).burst(2));
-        let (ours, theirs) = duplex(1 << 20);
-        let (socket, mut peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-        let mut socket = socket.unwrap();
+        let (mut socket, mut peer) = open(&acceptor).await;
         let begin = Instant::now();
         for _ in 0..5 {
             peer.send_frame(0x01, "in ").await;
@@ -548,9 +535,7 @@ mod closed {
     async fn nor_for_one_behind_a_message_in_parts() {
         let rate = Rate::per_second(10).burst(1);
         let acceptor = acceptor().message_rate(rate).on_excess(Excess::Close);
-        let (ours, theirs) = duplex(1 << 20);
-        let (socket, mut peer) = tokio::join!(acceptor.accept(ours), Peer::client(theirs, "", &[]));
-        let mut socket = socket.unwrap();
+        let (mut socket, mut peer) = open(&acceptor).await;
         peer.send_frame(0x81, "one").await;
         peer.send_close(1000, "").await;
         while let Some(mut message) = socket.recv_stream().await.unwrap() {
