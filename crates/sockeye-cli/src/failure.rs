@@ -207,7 +207,10 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
         Error::Handshake(HandshakeError::Status(response)) => {
             return http_advice(response, args, false);
         }
-        Error::Handshake(error) => return handshake_advice(error),
+        Error::Handshake(error) => return handshake_advice(error, args),
+        Error::Setup(why) if why.contains("reached through one") => {
+            "try without the proxy: --noproxy '*'".into()
+        }
         Error::Open {
             source, is_abroad, ..
         } => {
@@ -219,11 +222,12 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
             };
         }
         // How an open connection ends is told elsewhere.
-        Error::Lost(source) if args.is_some_and(|args| args.http2) => {
+        Error::Lost(source) if version_flag(args).is_some() => {
+            let without = without_version(args);
             // Else it has said something in HTTP/2.
             match source.to_string().contains("may not speak HTTP/2") {
-                true => format!("{NO_HTTP2}, or {CHECK_PORT}"),
-                false => NO_HTTP2.into(),
+                true => format!("{without}, or {CHECK_PORT}"),
+                false => without,
             }
         }
         Error::Lost(_) => {
@@ -235,12 +239,24 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
 
 const SLOW: &str = "check the address and the network, or allow it more with --connect-timeout";
 const CHECK_PORT: &str = "check the port, and whether it is ws:// or wss://";
-const NO_HTTP2: &str = "try without --http2";
 const WHO: &str = "give them with --proxy and --proxy-user, or in the proxy's URL";
 const CHECK_WHO: &str = "check --proxy-user, or those in the proxy's URL";
 const CHECK_PROXY: &str = "check --proxy and the variables *_proxy, or try without: --noproxy '*'";
 const NOT_ALLOWED: &str = "its rules may not allow that server";
 const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
+
+/// The flag that asks for a version of HTTP other than the usual one.
+fn version_flag(args: Option<&Connect>) -> Option<&'static str> {
+    match args? {
+        args if args.http2 => Some("--http2"),
+        args if args.http3 => Some("--http3"),
+        _ => None,
+    }
+}
+
+fn without_version(args: Option<&Connect>) -> String {
+    format!("try without {}", version_flag(args).unwrap_or("--http2"))
+}
 
 fn listen_advice(flag: &str, address: &str, source: &io::Error) -> String {
     match source.kind() {
@@ -348,11 +364,11 @@ fn tls_advice(error: &(dyn StdError + 'static), args: Option<&Connect>) -> Optio
     let problem = error.to_string();
     // What the server says of this client comes as an alert (RFC 8446 §6.2).
     let alert = problem.split("received fatal alert: ").nth(1);
-    let is_http2 = args.is_some_and(|args| args.http2);
-    let advice = if is_http2 && problem.contains("NoApplicationProtocol")
-        || problem.contains("has not chosen HTTP/2")
+    let without = without_version(args);
+    let advice = if version_flag(args).is_some() && problem.contains("NoApplicationProtocol")
+        || problem.contains("has not chosen HTTP/")
     {
-        NO_HTTP2
+        &without
     } else if let Some(alert) = alert {
         alert_advice(alert)?
     } else if problem.contains("KeyMismatch") {
@@ -423,10 +439,10 @@ fn alert_advice(alert: &str) -> Option<&'static str> {
     })
 }
 
-fn handshake_advice(error: &HandshakeError) -> Option<String> {
+fn handshake_advice(error: &HandshakeError, args: Option<&Connect>) -> Option<String> {
     match error {
         HandshakeError::Tls => Some("try wss:// instead of ws://".into()),
-        HandshakeError::ExtendedConnect => Some(NO_HTTP2.into()),
+        HandshakeError::ExtendedConnect => Some(without_version(args)),
         HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
         HandshakeError::ReservedHeader(name) => reserved_advice(name).map(Into::into),
         _ => None,
@@ -480,7 +496,9 @@ fn http_advice(response: &Response, args: Option<&Connect>, is_abroad: bool) -> 
         let instead = format!("it says to connect to {to} instead");
         return Some(match args {
             // Neither follows.
-            Some(args) if args.http2 || leaves_tls(&args.url, location) => instead,
+            Some(args) if version_flag(Some(args)).is_some() || leaves_tls(&args.url, location) => {
+                instead
+            }
             Some(args) if args.location => format!("{instead}: follow with --max-redirs"),
             _ => format!("{instead}: follow with --location"),
         });

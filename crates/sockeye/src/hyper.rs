@@ -16,6 +16,8 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::{rt::TokioIo, server::conn::auto};
+#[cfg(feature = "http3")]
+use tokio::sync::oneshot;
 use tokio::{net::TcpStream, time::timeout};
 
 #[cfg(feature = "http2")]
@@ -146,15 +148,13 @@ impl Acceptor {
         mut peer: Peer,
         (acceptance, terms): (Acceptance, Terms),
     ) -> Result<(Response<()>, Upgrade), HandshakeError> {
-        let on_upgrade = asked.on_upgrade.ok_or_else(not_upgradable)?;
+        let way = asked.way.ok_or_else(not_upgradable)?;
         let head = asked.head;
         let acceptor = self.clone();
         let open = async move {
-            let upgraded = timeout(acceptor.handshake_time(), on_upgrade)
+            let (stream, early) = timeout(acceptor.handshake_time(), way.stream())
                 .await
-                .map_err(|_| Error::Timeout(Deadline::Handshake))?
-                .map_err(not_upgraded)?;
-            let (stream, early) = take_back(upgraded);
+                .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))?;
             #[cfg(feature = "http2")]
             let stream = match head.version() {
                 HttpVersion::Http2 => {
@@ -194,10 +194,10 @@ pub(crate) fn refused(refusal: &Refusal, is_stream: bool) -> Response<String> {
     }
 }
 
-/// A request that hyper has read, and the way to its connection.
+/// A request that has been read, and the way to its connection.
 pub(crate) struct Asked {
     pub(crate) head: Arc<Head>,
-    on_upgrade: Option<OnUpgrade>,
+    way: Option<Way>,
     /// The connection of HTTP/2, to be in use for as long as the WebSocket in it is open.
     #[cfg(feature = "http2")]
     connection: Option<Arc<Idle>>,
@@ -231,7 +231,22 @@ impl Asked {
         };
         Ok(Self {
             head: Arc::new(head?),
-            on_upgrade: extensions.remove(),
+            way: extensions.remove().map(Way::Hyper),
+            #[cfg(feature = "http2")]
+            connection: None,
+        })
+    }
+
+    /// A request over HTTP/3, whose stream is given once it is answered.
+    #[cfg(feature = "http3")]
+    pub(crate) fn over_http3(
+        uri: &Uri,
+        headers: &HeaderMap,
+        given: oneshot::Receiver<Stream>,
+    ) -> Result<Self, HandshakeError> {
+        Ok(Self {
+            head: Arc::new(Head::from_extended_connect(uri, Version::HTTP_3, headers)?),
+            way: Some(Way::Http3(given)),
             #[cfg(feature = "http2")]
             connection: None,
         })
@@ -242,6 +257,27 @@ impl Asked {
     pub(crate) fn within(self, connection: Arc<Idle>) -> Self {
         let connection = Some(connection);
         Self { connection, ..self }
+    }
+}
+
+/// The way to the connection that a request has come by, once that has been answered.
+enum Way {
+    Hyper(OnUpgrade),
+    #[cfg(feature = "http3")]
+    Http3(oneshot::Receiver<Stream>),
+}
+
+impl Way {
+    /// The stream, and what was read of it.
+    async fn stream(self) -> Result<(Stream, Vec<u8>)> {
+        match self {
+            Self::Hyper(on_upgrade) => Ok(take_back(on_upgrade.await.map_err(not_upgraded)?)),
+            #[cfg(feature = "http3")]
+            Self::Http3(given) => {
+                let gone = |_| Error::lost(io::ErrorKind::ConnectionAborted.into());
+                Ok((given.await.map_err(gone)?, Vec::new()))
+            }
+        }
     }
 }
 

@@ -136,6 +136,8 @@ mod given;
 pub mod groups;
 mod handler;
 mod head;
+#[cfg(feature = "http3")]
+mod http3;
 #[cfg(feature = "hyper")]
 pub mod hyper;
 mod keepalive;

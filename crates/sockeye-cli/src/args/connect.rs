@@ -77,6 +77,12 @@ pub(crate) struct Connect {
     #[arg(long, conflicts_with = "location")]
     pub(crate) http2: bool,
 
+    /// Open the WebSocket as a stream of HTTP/3 (RFC 9220), which is on UDP, where the server permits that
+    ///
+    /// With wss alone, and through no proxy. That nobody answers there is known after --connect-timeout.
+    #[arg(long, conflicts_with_all = ["http2", "location", "proxy"])]
+    pub(crate) http3: bool,
+
     /// Connect through a proxy: http://…, https://…, socks5://… (names are resolved here) or socks5h://… (by
     /// the proxy)
     ///

@@ -102,6 +102,12 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) http2: bool,
 
+    /// Open WebSockets over HTTP/3 too (RFC 9220): on the same addresses and ports, on UDP
+    ///
+    /// It takes a certificate. Connect with `sockeye connect --http3`; no browser comes by itself.
+    #[arg(long, conflicts_with = "reuse_port")]
+    pub(crate) http3: bool,
+
     /// Never compress, even where a client offers it (permessage-deflate)
     #[arg(long)]
     pub(crate) no_compress: bool,

@@ -237,7 +237,11 @@ fn agreed(args: &Connect, socket: &WebSocket, began: Instant) -> [String; 2] {
         (.., Some(ca)) => format!("TLS, with a certificate by {}", ca.display()),
         (.., None) => "TLS, with a certificate that the system trusts".into(),
     };
-    let over = if args.http2 { "over HTTP/2; " } else { "" };
+    let over = match (args.http2, args.http3) {
+        (true, _) => "over HTTP/2; ",
+        (_, true) => "over HTTP/3; ",
+        _ => "",
+    };
     let subprotocol = match socket.subprotocol() {
         Some(name) => format!("subprotocol {name}"),
         None => "no subprotocol".into(),

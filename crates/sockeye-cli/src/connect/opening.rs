@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sockeye::{
     Client, WebSocket,
-    client::{Http2, Response},
+    client::{Http2, Http3, Response},
 };
 
 use crate::{args::Connect, failure::cut, shown::one_line};
@@ -13,6 +13,7 @@ use crate::{args::Connect, failure::cut, shown::one_line};
 pub(super) struct Opening {
     client: Client,
     http2: bool,
+    http3: bool,
     /// Takes the lines that are to be shown, where any are.
     show: Option<Show>,
 }
@@ -33,14 +34,16 @@ impl Opening {
         Self {
             client,
             http2: args.http2,
+            http3: args.http3,
             show,
         }
     }
 
     pub(super) async fn open(&self) -> sockeye::Result<WebSocket> {
-        let opened = match self.http2 {
-            true => over_http2(&self.client).await,
-            false => self.client.connect().await,
+        let opened = match (self.http2, self.http3) {
+            (true, _) => over_http2(&self.client).await,
+            (_, true) => over_http3(&self.client).await,
+            _ => self.client.connect().await,
         };
         if let Some(show) = &self.show {
             let answer = match &opened {
@@ -56,6 +59,11 @@ impl Opening {
 /// On a connection of HTTP/2 that is there for this alone.
 async fn over_http2(client: &Client) -> sockeye::Result<WebSocket> {
     Http2::connect(client).await?.open(client).await
+}
+
+/// On a connection of HTTP/3 that is there for this alone.
+async fn over_http3(client: &Client) -> sockeye::Result<WebSocket> {
+    Http3::connect(client).await?.open(client).await
 }
 
 /// What shows a server who the user is: a log is no place for its value.

@@ -294,6 +294,10 @@ impl Tls {
             return Ok(Some(Self::SelfSigned(made)));
         }
         let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) else {
+            if args.http3 {
+                let problem = "HTTP/3 is always within TLS: give --tls-cert and --tls-key, or --tls-self-signed";
+                return Err(("http3", Failure::new(problem)));
+            }
             return Ok(None);
         };
         let tls = ServerTls::from_pem_files(cert, key).map_err(|error| {

@@ -131,7 +131,7 @@ impl fmt::Display for HandshakeError {
             }
             Self::Http10 => "the server answered 101 in HTTP/1.0, in which nothing is upgraded",
             Self::ExtendedConnect => {
-                "the server opens no WebSockets over HTTP/2: its settings do not permit extended CONNECT"
+                "the server opens no WebSockets over this version of HTTP: its settings do not permit extended CONNECT"
             }
             Self::Accept => "the server's Sec-WebSocket-Accept does not answer the key it was sent",
             Self::SubprotocolNotOffered(name) => {

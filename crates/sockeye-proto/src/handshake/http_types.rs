@@ -1,7 +1,10 @@
 //! The handshake's rules on the types of the `http` crate, for HTTP stacks that have read the
 //! head themselves.
 
-use alloc::string::{String, ToString};
+use alloc::{
+    string::{String, ToString},
+    vec::Vec,
+};
 
 use super::{
     Acceptance, Agreed, HandshakeError, Headers, Offer, Refusal, Request, Response, UpgradeRequest,
@@ -50,8 +53,28 @@ impl Request {
         headers: &http::HeaderMap,
     ) -> Result<Self, HandshakeError> {
         let target = uri.to_string();
+        let joined = with_one_cookie(headers);
+        let headers = joined.as_ref().unwrap_or(headers);
         Self::from_connect_parts(version.into(), &target, |line| own(line, headers))
     }
+}
+
+/// The headers with one of cookies, where a client has sent them apart, as it may there and browsers do
+/// (RFC 9113 §8.2.3, RFC 9114 §4.2.1).
+fn with_one_cookie(headers: &http::HeaderMap) -> Option<http::HeaderMap> {
+    const COOKIE: http::HeaderName = http::header::COOKIE;
+    let mut cookies = headers.get_all(COOKIE).iter();
+    cookies.nth(1)?;
+    let cookies: Vec<_> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(http::HeaderValue::as_bytes)
+        .collect();
+    // What may stand in values may stand in one.
+    let joined = http::HeaderValue::from_bytes(&cookies.join(&b"; "[..])).ok()?;
+    let mut headers = headers.clone();
+    headers.insert(COOKIE, joined);
+    Some(headers)
 }
 
 impl Offer {
@@ -343,6 +366,27 @@ mod tests {
             let answer = Acceptance::new(&read.check().unwrap()).to_http();
             let answer = Response::of_connect(&answer).unwrap();
             assert_eq!(client().check_connect(&answer).unwrap().subprotocol, None);
+        }
+
+        /// A bug: only the first of them was seen. RFC 9113 §8.2.3: browsers send each by itself.
+        #[test]
+        fn cookies_that_come_apart_are_one_header() {
+            let url = "https://example.com/";
+            for (sent, seen) in [
+                (&["a=1"][..], Some("a=1")),
+                (&["a=1", "b=2", "c=3"], Some("a=1; b=2; c=3")),
+                (&[], None),
+            ] {
+                let fields: Vec<_> = sent.iter().map(|cookie| ("cookie", *cookie)).collect();
+                let request = request(url, &[&fields[..], &[VERSION, ("x", "y")]].concat());
+                assert_eq!(request.headers().first_str("Cookie"), seen);
+                let count = request
+                    .headers()
+                    .iter()
+                    .filter(|(name, _)| name.eq_ignore_ascii_case("cookie"));
+                assert_eq!(count.count(), usize::from(seen.is_some()));
+                assert_eq!(request.headers().first_str("x"), Some("y"));
+            }
         }
 
         #[test]

@@ -537,6 +537,42 @@ impl Client {
         }
     }
 
+    /// Whether a server may be reached over HTTP/3, which is on UDP and within TLS.
+    ///
+    /// # Errors
+    /// [`Error::Setup`].
+    #[cfg(feature = "http3")]
+    pub(super) fn check_http3(&self, endpoint: &Endpoint) -> Result<()> {
+        let refuse = |why: &str| Err(Error::Setup(format!("HTTP/3 {why}").into()));
+        #[cfg(unix)]
+        if endpoint.unix_socket.is_some() {
+            return refuse("is on UDP, and not on a Unix socket");
+        }
+        if !endpoint.secure {
+            return refuse("is always within TLS: its URL begins with wss://");
+        }
+        match self.proxy.proxy(endpoint, |name| std::env::var_os(name))? {
+            Some(_) => {
+                refuse("is on UDP, which no proxy carries, and this server is reached through one")
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Connects to the server over QUIC.
+    #[cfg(feature = "http3")]
+    pub(super) async fn reach_http3(&self, endpoint: &Endpoint) -> Result<quinn::Connection> {
+        let (host, deadline) = (&endpoint.host, after(self.connect_timeout));
+        let config = tokio::time::timeout_at(deadline, self.tls.quic(host));
+        let config = config
+            .await
+            .unwrap_or(Err(Error::Timeout(crate::Deadline::Tls)))?;
+        let dialled = self
+            .dial
+            .connect_quic(host, endpoint.port, deadline, config);
+        dialled.await
+    }
+
     /// Sets up TLS for a `wss` URL. Strangers are not told who we are.
     #[cfg(feature = "tls")]
     async fn secure(&self, endpoint: &Endpoint, stream: Stream, is_abroad: bool) -> Result<Stream> {

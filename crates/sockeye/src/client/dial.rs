@@ -169,6 +169,81 @@ impl Dial {
         Some(addresses.iter().copied().map(with_port).collect())
     }
 
+    /// As [`connect`](Self::connect), over QUIC: the server has shown who it is then.
+    ///
+    /// # Errors
+    /// As that; and [`Error::Tls`], as it is said of the server and not of the way.
+    ///
+    /// # Cancel safety
+    /// As that.
+    #[cfg(feature = "http3")]
+    pub(super) async fn connect_quic(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+        config: quinn::ClientConfig,
+    ) -> Result<quinn::Connection> {
+        let addresses = self.addresses(host, port, deadline).await?;
+        let addresses = self.of_local_family(host, addresses)?;
+        let attempt = async |address| {
+            if Instant::now() >= deadline {
+                return Err(late("there was no time left to try it").into());
+            }
+            timeout_at(deadline, self.attempt_quic(host, address, config.clone()))
+                .await
+                .unwrap_or_else(|_| Err(late(NO_ANSWER).into()))
+        };
+        race(addresses, attempt).await.map_err(all_failed)?
+    }
+
+    /// Tries one address. What TLS says against the server ends the whole attempt.
+    #[cfg(feature = "http3")]
+    async fn attempt_quic(
+        &self,
+        host: &str,
+        address: SocketAddr,
+        config: quinn::ClientConfig,
+    ) -> Result<Result<quinn::Connection>, Failed> {
+        use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+
+        let (socket, runtime) = (self.udp(address)?, Arc::new(TokioRuntime));
+        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
+        let connecting = endpoint
+            .connect_with(config, address, host)
+            .map_err(io::Error::other)?;
+        match connecting.await {
+            Ok(connection) => Ok(Ok(connection)),
+            Err(error) => match super::tls::of_quic(&error) {
+                Some(why) => Ok(Err(Error::tls(host, why))),
+                None => Err(io::Error::from(error).into()),
+            },
+        }
+    }
+
+    /// A UDP socket of this end's for a connection to an address.
+    #[cfg(feature = "http3")]
+    fn udp(&self, address: SocketAddr) -> Result<std::net::UdpSocket, Failed> {
+        use socket2::{Domain, Protocol, Socket, Type};
+        use std::net::{Ipv4Addr, Ipv6Addr};
+
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(interface) = &self.interface {
+            let bound = socket.bind_device(Some(interface.as_bytes()));
+            bound.map_err(|error| Failed::here(interface, error))?;
+        }
+        let any = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let local = self.local_address.unwrap_or(any);
+        let bound = socket.bind(&SocketAddr::new(local, 0).into());
+        bound.map_err(|error| Failed::here(local, error))?;
+        Ok(socket.into())
+    }
+
     async fn attempt(&self, address: SocketAddr) -> Result<TcpStream, Failed> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,

@@ -13,7 +13,6 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream, client::SendRequest, ext::Protocol};
-use hyper::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     runtime::Handle,
@@ -21,20 +20,18 @@ use tokio::{
     time::{sleep_until, timeout, timeout_at},
 };
 
-use sockeye_proto::{
-    Role,
-    handshake::{HandshakeError, Response},
-};
+use sockeye_proto::handshake::{HandshakeError, Response};
 
-use super::{Client, redirect::Trail, upgrade::BODY_PATIENCE, url::Endpoint};
+use super::{
+    Client,
+    extended_connect::{Server, shown},
+    redirect::Trail,
+    upgrade::BODY_PATIENCE,
+    url::Endpoint,
+};
 use crate::{
-    Deadline, Error, Result, WebSocket,
-    ended::lost,
-    entropy,
-    established::{Established, PeerHead},
-    keepalive::after,
+    Deadline, Error, Result, WebSocket, ended::lost, established::Established, keepalive::after,
     stream::Stream,
-    throttle::Rates,
 };
 
 /// How many bytes of a stream the server may send ahead of who reads it.
@@ -84,12 +81,6 @@ pub struct Http2 {
     ask: SendRequest<Bytes>,
     server: Arc<Server>,
     used: Used,
-}
-
-/// Whom a connection leads to.
-struct Server {
-    endpoint: Endpoint,
-    peer_addr: Option<SocketAddr>,
 }
 
 /// There for as long as the connection has a use.
@@ -215,53 +206,12 @@ impl Http2 {
             side: Side::Open,
             used: self.used.clone(),
         });
-        Ok(Established {
-            stream,
-            early: Vec::new(),
-            role: Role::Client {
-                masks: entropy::mask,
-            },
-            subprotocol: agreed.subprotocol,
-            deflate: agreed.deflate,
-            limits: client.limits.clone(),
-            settings: client.settings.clone(),
-            rates: Rates::default(),
-            peer_addr: self.server.peer_addr,
-            peer_head: PeerHead::Response(Box::new(agreed.response)),
-            admitted: None,
-            #[cfg(feature = "tracing")]
-            url: Some(asked.url),
-            #[cfg(feature = "metrics")]
-            metrics: None,
-        })
+        Ok(client.established(asked, stream, Vec::new(), agreed, self.server.peer_addr))
     }
 
     /// The address of the server, where the connection is a socket of the system; behind a proxy it is the proxy's.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.server.peer_addr
-    }
-}
-
-impl Server {
-    /// Whether a URL leads to it.
-    ///
-    /// # Errors
-    /// [`Error::Setup`].
-    fn check(&self, to: &Endpoint) -> Result<()> {
-        let here = &self.endpoint;
-        let is_here = (here.secure, &here.host, here.port) == (to.secure, &to.host, to.port);
-        #[cfg(unix)]
-        let is_here = is_here && here.unix_socket == to.unix_socket;
-        if is_here {
-            return Ok(());
-        }
-        let origin = |endpoint: &Endpoint| {
-            let scheme = if endpoint.secure { "wss" } else { "ws" };
-            format!("{scheme}://{}", endpoint.host_header)
-        };
-        let (to, here) = (origin(to), origin(here));
-        let why = format!("{to} is another server than {here}, to which this connection leads");
-        Err(Error::Setup(why.into()))
     }
 }
 
@@ -283,21 +233,6 @@ async fn run(connection: impl Future, unused: oneshot::Receiver<()>) {
     if !ended.await {
         let _ = timeout(GOODBYE, connection).await;
     }
-}
-
-/// A request as somebody reads it, in the shape that it has over HTTP/1.1.
-fn shown(request: &Request<()>) -> Vec<u8> {
-    let mut shown = format!(
-        "CONNECT {} HTTP/2\r\n:protocol: websocket\r\n",
-        request.uri()
-    )
-    .into_bytes();
-    for (name, value) in request.headers() {
-        let line = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
-        shown.extend_from_slice(&line.concat());
-    }
-    shown.extend_from_slice(b"\r\n");
-    shown
 }
 
 /// Reads what a server has to say about its refusal.

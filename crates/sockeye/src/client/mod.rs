@@ -19,7 +19,11 @@ mod connect;
 mod credentials;
 mod dial;
 #[cfg(feature = "http2")]
+mod extended_connect;
+#[cfg(feature = "http2")]
 mod http2;
+#[cfg(feature = "http3")]
+mod http3;
 mod proxy;
 mod proxy_env;
 mod reconnect;
@@ -35,6 +39,8 @@ pub use connect::{Client, connect};
 pub(crate) use credentials::redacted;
 #[cfg(feature = "http2")]
 pub use http2::Http2;
+#[cfg(feature = "http3")]
+pub use http3::Http3;
 pub use proxy::{Proxy, ProxyError};
 pub use reconnect::{Reconnecting, Update};
 pub use redirect::RedirectError;

@@ -1,6 +1,6 @@
 //! The opening handshake: what is asked, and what is made of the answer (RFC 6455 §4.1).
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{mem, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{io::AsyncWriteExt, time::timeout_at};
 
@@ -36,7 +36,7 @@ pub(super) struct Asked {
     pub(super) request: UpgradeRequest,
     bytes: Vec<u8>,
     #[cfg(feature = "tracing")]
-    pub(super) url: Box<str>,
+    url: Box<str>,
 }
 
 /// What is agreed with a server.
@@ -157,15 +157,12 @@ impl Client {
         asked: Asked,
         tls_is_servers: bool,
     ) -> Result<Established> {
-        #[cfg(feature = "tracing")]
-        let url = asked.url;
-        let Asked { request, bytes, .. } = asked;
         if let Some(look) = &self.inspect {
-            look(&bytes);
+            look(&asked.bytes);
         }
         let deadline = after(self.handshake_timeout);
         let answer = timeout_at(deadline, async {
-            stream.write_all(&bytes).await.map_err(Error::lost)?;
+            stream.write_all(&asked.bytes).await.map_err(Error::lost)?;
             stream.flush().await.map_err(Error::lost)?;
             read_answer(&mut stream, self.head_limits).await
         });
@@ -185,9 +182,26 @@ impl Client {
             let by = deadline.min(after(BODY_PATIENCE));
             read_body(&mut stream, &mut response, mem::take(&mut early), by).await;
         }
-        let judged = self.judge(request.check(&response), response)?;
-        Ok(Established {
-            peer_addr: stream.peer_addr(),
+        let judged = self.judge(asked.request.check(&response), response)?;
+        let peer_addr = stream.peer_addr();
+        Ok(self.established(asked, stream, early, judged, peer_addr))
+    }
+
+    /// The connection that an answer has opened, with what was read behind that.
+    pub(super) fn established(
+        &self,
+        #[cfg_attr(
+            not(feature = "tracing"),
+            expect(unused, reason = "for `tracing` alone")
+        )]
+        asked: Asked,
+        stream: Stream,
+        early: Vec<u8>,
+        judged: Judged,
+        peer_addr: Option<SocketAddr>,
+    ) -> Established {
+        Established {
+            peer_addr,
             stream,
             early,
             role: Role::Client {
@@ -201,10 +215,10 @@ impl Client {
             peer_head: PeerHead::Response(Box::new(judged.response)),
             admitted: None,
             #[cfg(feature = "tracing")]
-            url: Some(url),
+            url: Some(asked.url),
             #[cfg(feature = "metrics")]
             metrics: None,
-        })
+        }
     }
 
     /// What is agreed by an answer that is found to agree, or why nothing is.

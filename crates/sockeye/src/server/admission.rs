@@ -261,6 +261,12 @@ impl Gate {
             .map_err(|_| Refused::new(Limit::Handshakes, peer.map(|peer| peer.ip())))
     }
 
+    /// Whether one handshake of so many that there may be is unfinished.
+    #[cfg(feature = "http3")]
+    pub(super) fn has_many_handshakes(&self, limits: &Limits, of: usize) -> bool {
+        lock(&self.handshakes).unfinished >= limits.most_handshakes().div_ceil(of)
+    }
+
     /// Gives up the oldest handshake where there are as many as there may be and it has had its time.
     ///
     /// # Errors

@@ -232,7 +232,7 @@ async fn until_ending<C: Future>(
 }
 
 /// Waits until the server begins to end.
-async fn began(mut ending: watch::Receiver<bool>) {
+pub(super) async fn began(mut ending: watch::Receiver<bool>) {
     // Refused only where nobody is left who could say so.
     let _ = ending.wait_for(|ending| *ending).await;
 }
@@ -345,25 +345,14 @@ impl<S> Front<S> {
         server: &Arc<opening::Context>,
     ) -> impl Future<Output = Response<Body<D>>> + Send + use<S, B, D> {
         let client = self.client(request);
-        let refused = |error: Error, refusal: Refusal| {
-            self.serving.refused(client, &error);
-            Err(refusal)
-        };
-        let answer = match Asked::take(request) {
-            _ if *self.serving.ending.borrow() => Err(ending()),
-            Err(error) => refused(error.clone().into(), Refusal::from(&error)),
-            Ok(asked) => match server.place_stream(&self.peer) {
-                Err(limited) => refused(limited.into(), limited.refusal()),
-                Ok((place, peer)) => {
-                    let asked = asked.within(self.idle.clone());
-                    Ok(server.open_stream(asked, place, peer, self.idle.busy()))
-                }
-            },
+        let asked = Asked::take(request).map(|asked| asked.within(self.idle.clone()));
+        let answer = match *self.serving.ending.borrow() {
+            true => Err(ending()),
+            false => Ok(server.connect(asked, client, &self.peer, self.idle.busy())),
         };
         async move {
             let answer = match answer {
-                // Where there is none, it was given up for a newer one, or the server has ended.
-                Ok(answer) => answer.await.unwrap_or_else(|_| Err(ending())),
+                Ok(answer) => answer.await,
                 Err(refusal) => Err(refusal),
             };
             match answer {

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 #[cfg(feature = "http2")]
-use super::opening::RunStream;
+use super::opening::Run;
 #[cfg(feature = "hyper")]
 use super::opening::ServeHttp;
 use super::{
@@ -82,6 +82,8 @@ pub struct Server {
     keep_alive: Duration,
     #[cfg(feature = "http2")]
     websockets_over_http2: bool,
+    #[cfg(feature = "http3")]
+    http3: Vec<std::net::UdpSocket>,
     on_error: Option<Arc<OnError>>,
     /// When it was last told that no connection can be accepted.
     told_not_accepted: Option<Instant>,
@@ -144,6 +146,8 @@ impl Server {
             keep_alive: KEEP_ALIVE,
             #[cfg(feature = "http2")]
             websockets_over_http2: false,
+            #[cfg(feature = "http3")]
+            http3: Vec::new(),
             on_error: None,
             told_not_accepted: None,
             failed: 0,
@@ -418,6 +422,36 @@ impl Server {
         self
     }
 
+    /// Opens WebSockets over HTTP/3 too (RFC 9220), on a UDP socket, whose port is usually the same, or on several by further
+    /// calls; the certificate is that of [`Acceptor::tls`], which it needs.
+    ///
+    /// ```no_run
+    /// # async fn example(tls: sockeye::server::ServerTls) -> sockeye::Result<()> {
+    /// use sockeye::{Acceptor, Server};
+    ///
+    /// Server::bind("0.0.0.0:8443").await?
+    ///     .acceptor(Acceptor::new().tls(tls))
+    ///     .http3(std::net::UdpSocket::bind("0.0.0.0:8443")?)
+    ///     .serve(|mut socket| async move { socket.send("Привет").await })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// A connection counts for all limits as one of TCP does, and each WebSocket on it besides, as if it had come by itself;
+    /// its keepalive, deadlines and close are its own. Where its client ends the connection, all on it end. A connection on
+    /// which nothing is open ends after [`http_keep_alive`](Self::http_keep_alive). Requests for anything else than a
+    /// WebSocket are answered with 421, so that a browser asks again on TCP (RFC 9110 §15.5.20), and nothing tells browsers
+    /// of this port: that is for an `Alt-Svc` of the pages, or a record of the DNS. The header of the PROXY protocol is not
+    /// read here.
+    ///
+    /// Where an eighth of [`max_handshakes`](Self::max_handshakes) are unfinished, whoever comes has to show first that the
+    /// address is theirs (Retry, RFC 9000 §8.1.2).
+    #[cfg(feature = "http3")]
+    pub fn http3(mut self, socket: std::net::UdpSocket) -> Self {
+        self.http3.push(socket);
+        self
+    }
+
     /// Counts connections, messages, refusals and more in `metrics`, which a
     /// [`PerCore`](super::PerCore) shares by a clone for each server.
     #[cfg(feature = "metrics")]
@@ -437,7 +471,8 @@ impl Server {
     /// descriptors, accepting goes on when some are free again; [`on_error`](Self::on_error) is told.
     ///
     /// # Errors
-    /// None today.
+    /// With [`http3`](Self::http3), before anything is accepted: [`Error::Setup`] without TLS, [`Error::Tls`] for a
+    /// configuration without TLS 1.3, [`Error::Listen`]. Else none today.
     ///
     /// # Cancel safety
     /// Dropping the future stops accepting and drops every connection.
@@ -458,7 +493,7 @@ impl Server {
     /// Else as [`serve`](Self::serve).
     ///
     /// # Errors
-    /// None today.
+    /// As [`serve`](Self::serve).
     ///
     /// # Cancel safety
     /// As [`serve`](Self::serve).
@@ -483,7 +518,7 @@ impl Server {
     /// Else as [`serve`](Self::serve).
     ///
     /// # Errors
-    /// [`Error::Setup`] where a path cannot be a route, before anything is accepted.
+    /// [`Error::Setup`] where a path cannot be a route, before anything is accepted; and as [`serve`](Self::serve).
     ///
     /// # Cancel safety
     /// As [`serve`](Self::serve).
@@ -498,6 +533,11 @@ impl Server {
         F: Fn(WebSocket) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Unpin + Send + 'static,
     {
+        #[cfg(feature = "http3")]
+        let http3 = {
+            let sockets = std::mem::take(&mut self.http3);
+            super::http3::Endpoints::listen(sockets, self.acceptor.tls.as_ref())?
+        };
         let connections = connections::Running::default();
         let work = Arc::new(work);
         #[cfg(feature = "metrics")]
@@ -520,12 +560,12 @@ impl Server {
             keep_alive: self.keep_alive,
             on_error: self.on_error.clone(),
             #[cfg(feature = "http2")]
-            run_stream: self.websockets_over_http2.then(|| {
+            run: {
                 let (connections, work) = (connections.clone(), work.clone());
-                let run: Box<RunStream> = Box::new(move |context, place, opening| {
+                let run: Box<Run> = Box::new(move |context, place, open| {
                     connections.spawn(|entry| {
                         Task::Opening(Box::new(Opening {
-                            stage: Stage::Opening(opening),
+                            stage: Stage::Opening(open(entry.seat.clone())),
                             entry,
                             place,
                             context,
@@ -535,7 +575,9 @@ impl Server {
                     })
                 });
                 run
-            }),
+            },
+            #[cfg(feature = "http2")]
+            websockets_over_http2: self.websockets_over_http2,
         });
         let open = |(stream, peer): Accepted| {
             let Some((stream, place)) = context.admit(stream, peer) else {
@@ -557,12 +599,22 @@ impl Server {
         };
         let mut room = Room::new(self.gate.clone(), &self.limits);
         let mut beginning = Box::pin(self.running.0.beginning());
+        #[cfg(feature = "http3")]
+        let mut over_http3 = std::pin::pin!(http3.accept(&context));
         let begun = loop {
-            match self.next(beginning.as_mut(), &mut room).await {
+            let mut next = std::pin::pin!(self.next(beginning.as_mut(), &mut room));
+            let next = poll_fn(|cx| {
+                #[cfg(feature = "http3")]
+                let _ = over_http3.as_mut().poll(cx);
+                next.as_mut().poll(cx)
+            });
+            match next.await {
                 Next::Connection(accepted) => open(accepted),
                 Next::End(begun) => break begun,
             }
         };
+        #[cfg(feature = "http3")]
+        http3.refuse();
         let schedule = begun.how.schedule(self.acceptor.close_time());
         // Without a window they would be cut off before they can open.
         let can_open = !schedule.window.is_zero();
@@ -577,6 +629,8 @@ impl Server {
             }
         }
         let farewell = connections.leave(&begun, schedule).await;
+        #[cfg(feature = "http3")]
+        http3.drain().await;
         self.running.add(farewell);
         Ok(())
     }

@@ -11,6 +11,8 @@ mod decision;
 mod forwarded;
 #[cfg(feature = "hyper")]
 mod http;
+#[cfg(feature = "http3")]
+mod http3;
 #[cfg(feature = "http2")]
 mod idle;
 mod listen;

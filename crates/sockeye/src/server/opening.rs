@@ -9,7 +9,7 @@ use std::{pin::Pin, time::Duration};
 #[cfg(feature = "http2")]
 use hyper::Response;
 #[cfg(feature = "http2")]
-use sockeye_proto::handshake::Refusal;
+use sockeye_proto::handshake::{HandshakeError, Refusal};
 use tokio::time::timeout;
 #[cfg(feature = "http2")]
 use tokio::{sync::oneshot, task::AbortHandle};
@@ -25,7 +25,7 @@ use super::{
     proxy_protocol::read_header,
 };
 #[cfg(feature = "http2")]
-use super::{admission::Refused, idle::Busy};
+use super::{admission::Refused, idle::Busy, refusal::ending};
 #[cfg(feature = "http2")]
 use crate::hyper::Asked;
 use crate::{Deadline, Error, Result, WebSocket, stream::Stream};
@@ -42,9 +42,12 @@ pub(super) struct Context {
     #[cfg(feature = "hyper")]
     pub(super) keep_alive: Duration,
     pub(super) on_error: Option<Arc<OnError>>,
-    /// Where streams of HTTP/2 may become connections.
+    /// Runs what becomes a connection and was not accepted from a listener.
     #[cfg(feature = "http2")]
-    pub(super) run_stream: Option<Box<RunStream>>,
+    pub(super) run: Box<Run>,
+    /// Whether streams of HTTP/2 may become connections.
+    #[cfg(feature = "http2")]
+    pub(super) websockets_over_http2: bool,
 }
 
 impl Context {
@@ -163,7 +166,7 @@ impl Context {
                     seat,
                     on_error: self.on_error.clone(),
                     #[cfg(feature = "http2")]
-                    streams: self.run_stream.is_some().then(|| self.clone()),
+                    streams: self.websockets_over_http2.then(|| self.clone()),
                 };
                 return serve(plain, serving).await;
             }
@@ -172,31 +175,86 @@ impl Context {
         }
     }
 
-    /// Lets a stream of HTTP/2 in as a connection, whose client is that of the connection as far as is known.
+    /// Lets in what was not accepted from a listener: a stream of HTTP/2 or HTTP/3, whose client is that of its connection
+    /// as far as is known; or a connection of HTTP/3.
     ///
     /// # Errors
     /// Why not.
     #[cfg(feature = "http2")]
-    pub(super) fn place_stream(&self, peer: &Peer) -> Result<(Arc<Place>, Peer), Refused> {
+    pub(super) fn place(&self, peer: &Peer) -> Result<(Arc<Place>, Peer), Refused> {
+        let placed = self.place_uncounted(peer)?;
+        self.count(&placed.0, peer)?;
+        Ok(placed)
+    }
+
+    /// The same for whoever has not shown yet that the address is theirs, and is to be [counted](Self::count) then.
+    ///
+    /// # Errors
+    /// Why not.
+    #[cfg(feature = "http2")]
+    pub(super) fn place_uncounted(&self, peer: &Peer) -> Result<(Arc<Place>, Peer), Refused> {
         self.gate.begin(&self.limits, peer.addr, |peer, error| {
             self.refused(peer, &error);
             self.tell(peer, &error);
         })?;
-        let place = self.gate.enter(&self.limits)?;
-        if let Some(addr) = peer.addr
-            && !self.acceptor.believes(peer.source())
-        {
-            place.count_address(addr.ip())?;
-        }
-        let place = Arc::new(place);
+        let place = Arc::new(self.gate.enter(&self.limits)?);
         let peer = peer.clone().counted(&place);
         Ok((place, peer))
     }
 
-    /// Decides about what a stream of HTTP/2 asks for, in the task of the connection that it then becomes, and gives the
-    /// answer. Where that is not waited for any more, the client is gone.
+    /// Whether one opening handshake of so many that there may be is unfinished.
+    #[cfg(feature = "http3")]
+    pub(super) fn has_many_handshakes(&self, of: usize) -> bool {
+        self.gate.has_many_handshakes(&self.limits, of)
+    }
+
+    /// Counts a connection for the address that it is from, unless that is a proxy's which says whose it is.
+    ///
+    /// # Errors
+    /// Where there are as many from there as there may be.
     #[cfg(feature = "http2")]
-    pub(super) fn open_stream(
+    pub(super) fn count(&self, place: &Place, peer: &Peer) -> Result<(), Refused> {
+        match peer.addr {
+            Some(addr) if !self.acceptor.believes(peer.source()) => place.count_address(addr.ip()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Decides about a request by extended CONNECT, whose stream becomes a connection of the server's: it is counted, told of
+    /// and closed as those are that have a socket to themselves (RFC 8441, RFC 9220). Where the answer is not waited for any
+    /// more, the client is gone.
+    #[cfg(feature = "http2")]
+    pub(super) fn connect(
+        self: &Arc<Self>,
+        asked: Result<Asked, HandshakeError>,
+        client: Option<SocketAddr>,
+        peer: &Peer,
+        busy: Busy,
+    ) -> impl Future<Output = Result<Response<()>, Refusal>> + Send + use<> {
+        let refused = |error: Error, refusal: Refusal| {
+            self.refused(client, &error);
+            self.tell(client, &error);
+            Err(refusal)
+        };
+        let answer = match asked {
+            Err(error) => refused(error.clone().into(), Refusal::from(&error)),
+            Ok(asked) => match self.place(peer) {
+                Err(limited) => refused(limited.into(), limited.refusal()),
+                Ok((place, peer)) => Ok(self.open_stream(asked, place, peer, busy)),
+            },
+        };
+        async move {
+            match answer {
+                // Where there is none, it was given up for a newer one, or the server has ended.
+                Ok(answer) => answer.await.unwrap_or_else(|_| Err(ending())),
+                Err(refusal) => Err(refusal),
+            }
+        }
+    }
+
+    /// Decides about what a stream asks for, in the task of the connection that it then becomes, and gives the answer.
+    #[cfg(feature = "http2")]
+    fn open_stream(
         self: &Arc<Self>,
         asked: Asked,
         place: Arc<Place>,
@@ -235,23 +293,20 @@ impl Context {
             let peer = peer.addr;
             opened.map(Some).map_err(|error| Unopened { peer, error })
         });
-        if let Some(run) = &self.run_stream {
-            let task = run(self.clone(), place, opening);
-            self.gate.runs(id, task);
-        }
+        let task = (self.run)(self.clone(), place, Box::new(|_| opening));
+        self.gate.runs(id, task);
         answered
     }
 }
 
-/// Runs what a stream of HTTP/2 becomes, as what is accepted is run.
+/// What opens a connection, given its seat; or serves it, where it becomes none.
 #[cfg(feature = "http2")]
-pub(super) type RunStream = dyn Fn(
-        Arc<Context>,
-        Arc<Place>,
-        Pin<Box<dyn Future<Output = Result<Option<WebSocket>, Unopened>> + Send>>,
-    ) -> AbortHandle
-    + Send
-    + Sync;
+pub(super) type Open = dyn FnOnce(Seat) -> Pin<Box<dyn Future<Output = Result<Option<WebSocket>, Unopened>> + Send>>
+    + Send;
+
+/// Runs that, as what is accepted is run.
+#[cfg(feature = "http2")]
+pub(super) type Run = dyn Fn(Arc<Context>, Arc<Place>, Box<Open>) -> AbortHandle + Send + Sync;
 
 /// Serves a connection that asks for something else than a WebSocket, until it does.
 #[cfg(feature = "hyper")]

@@ -121,6 +121,25 @@ impl ServerTls {
         }
     }
 
+    /// For HTTP/3, which alone is offered on UDP.
+    ///
+    /// # Errors
+    /// [`Error::Tls`] where a configuration that is given has no TLS 1.3.
+    #[cfg(feature = "http3")]
+    pub(super) fn quic(&self) -> Result<Arc<quinn::crypto::rustls::QuicServerConfig>> {
+        use rustls::quic::{ServerConnection, Version};
+
+        let mut config = self.config.clone();
+        Arc::make_mut(&mut config).alpn_protocols = vec![crate::http3::ALPN.to_vec()];
+        // quinn takes for granted that it can be.
+        ServerConnection::new(config.clone(), Version::V1, Vec::new())
+            .map_err(|error| Error::tls(IN_PEM, error))?;
+        let config = config.try_into();
+        config
+            .map(Arc::new)
+            .map_err(|error: quinn::crypto::rustls::NoInitialCipherSuite| Error::tls(IN_PEM, error))
+    }
+
     fn showing(shown: Shown) -> Result<Self> {
         let shown = Arc::new(shown);
         let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())

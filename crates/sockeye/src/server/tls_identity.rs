@@ -38,7 +38,7 @@ impl TlsIdentity {
     }
 
     /// The protocol that was agreed by ALPN (RFC 7301), where the client offers any: `http/1.1`, or `h2` for a
-    /// request over HTTP/2. With [`ServerTls::from_config`](super::ServerTls::from_config), what that says.
+    /// request over HTTP/2 and `h3` for one over HTTP/3. With [`ServerTls::from_config`](super::ServerTls::from_config), what that says.
     pub fn alpn_protocol(&self) -> Option<&[u8]> {
         self.0.alpn.as_deref()
     }
@@ -48,9 +48,35 @@ impl TlsIdentity {
         self.0.version
     }
 
-    /// The cipher suite.
+    /// The cipher suite, which is not known of HTTP/3.
     pub fn cipher_suite(&self) -> Option<CipherSuite> {
         self.0.cipher_suite
+    }
+}
+
+#[cfg(feature = "http3")]
+impl TlsIdentity {
+    /// Of a connection of QUIC, which has TLS 1.3.
+    pub(super) fn of_quic(connection: &quinn::Connection) -> Self {
+        use quinn::crypto::rustls::HandshakeData;
+
+        let agreed = connection.handshake_data();
+        let agreed = agreed.and_then(|agreed| agreed.downcast::<HandshakeData>().ok());
+        let (server_name, alpn) = agreed.map_or((None, None), |agreed| {
+            (
+                agreed.server_name.map(Into::into),
+                agreed.protocol.map(Into::into),
+            )
+        });
+        let shown = connection.peer_identity();
+        let shown = shown.and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
+        Self(Arc::new(Agreed {
+            certificates: shown.map(|shown| *shown).unwrap_or_default(),
+            server_name,
+            alpn,
+            version: Some(ProtocolVersion::TLSv1_3),
+            cipher_suite: None,
+        }))
     }
 }
 

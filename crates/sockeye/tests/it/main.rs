@@ -54,6 +54,8 @@ mod one_poll_one_write;
 mod one_port;
 #[cfg(all(feature = "axum", feature = "http2", feature = "metrics"))]
 mod over_http2;
+#[cfg(feature = "http3")]
+mod over_http3;
 mod panicking_stream;
 mod per_core;
 mod proxies;

@@ -1,0 +1,53 @@
+//! What opening a WebSocket by extended CONNECT is over HTTP/2 and HTTP/3 alike (RFC 8441, RFC 9220).
+
+use std::net::SocketAddr;
+
+use hyper::Request;
+
+use super::url::Endpoint;
+use crate::{Error, Result};
+
+/// Whom a connection leads to.
+pub(super) struct Server {
+    pub(super) endpoint: Endpoint,
+    pub(super) peer_addr: Option<SocketAddr>,
+}
+
+impl Server {
+    /// Whether a URL leads to it.
+    ///
+    /// # Errors
+    /// [`Error::Setup`].
+    pub(super) fn check(&self, to: &Endpoint) -> Result<()> {
+        let here = &self.endpoint;
+        let is_here = (here.secure, &here.host, here.port) == (to.secure, &to.host, to.port);
+        #[cfg(unix)]
+        let is_here = is_here && here.unix_socket == to.unix_socket;
+        if is_here {
+            return Ok(());
+        }
+        let origin = |endpoint: &Endpoint| {
+            let scheme = if endpoint.secure { "wss" } else { "ws" };
+            format!("{scheme}://{}", endpoint.host_header)
+        };
+        let (to, here) = (origin(to), origin(here));
+        let why = format!("{to} is another server than {here}, to which this connection leads");
+        Err(Error::Setup(why.into()))
+    }
+}
+
+/// A request as somebody reads it, in the shape that it has over HTTP/1.1.
+pub(super) fn shown(request: &Request<()>) -> Vec<u8> {
+    let (uri, version) = (request.uri(), request.version());
+    let version = match version {
+        hyper::Version::HTTP_3 => "HTTP/3",
+        _ => "HTTP/2",
+    };
+    let mut shown = format!("CONNECT {uri} {version}\r\n:protocol: websocket\r\n").into_bytes();
+    for (name, value) in request.headers() {
+        let line = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+        shown.extend_from_slice(&line.concat());
+    }
+    shown.extend_from_slice(b"\r\n");
+    shown
+}

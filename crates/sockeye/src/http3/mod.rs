@@ -1,0 +1,104 @@
+//! HTTP/3, as much of it as WebSockets need (RFC 9220): the control streams (RFC 9114 §6.2.1), fields without a dynamic
+//! table (RFC 9204), and streams as bytes. QUIC is quinn's.
+//!
+//! A connection is a [`Session`], whose tasks take what the peer says of it; a request is a [`RequestStream`].
+
+mod fields;
+mod frames;
+mod huffman;
+mod request_stream;
+mod session;
+mod static_table;
+
+use std::time::Duration;
+
+use quinn::{TransportConfig, VarInt};
+
+pub(crate) use fields::encode;
+pub(crate) use frames::Settings;
+pub(crate) use request_stream::RequestStream;
+pub(crate) use session::{Session, Side};
+
+/// The name of HTTP/3 with TLS (RFC 9114 §3.1).
+pub(crate) const ALPN: &[u8] = b"h3";
+
+/// How many bytes of a stream a peer may send ahead of who reads it.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// How many requests a client may have under way (RFC 9114 §6.1 wants 100 at least).
+const REQUESTS: u32 = 128;
+
+/// How many bytes of all streams together a peer may send ahead: as many as they can have, so that those which nobody reads do
+/// not hold up the others.
+const WINDOW: u32 = REQUESTS * STREAM_WINDOW;
+
+/// How many bytes of all streams together may be on their way to a peer, or wait for it, besides what waits for its own
+/// turn as [`high_water`](crate::Client::high_water) bounds it.
+const SENT_AHEAD: u64 = 2 * 1024 * 1024;
+
+/// How many streams of one direction a peer may have: it needs three (RFC 9114 §6.2), and may try others.
+const ONE_WAY: u32 = 8;
+
+/// After how long without a word a peer is gone, and how often it is asked before: what is on the way forgets UDP after half a
+/// minute (RFC 9308 §3.2).
+const IDLE: Duration = Duration::from_secs(60);
+const ASKED: Duration = Duration::from_secs(15);
+
+/// What QUIC permits a peer.
+pub(crate) fn transport(side: Side) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    let requests = match side {
+        // No server begins one (RFC 9114 §6.1).
+        Side::Client => 0,
+        Side::Server => REQUESTS,
+    };
+    transport
+        .max_concurrent_bidi_streams(requests.into())
+        .max_concurrent_uni_streams(ONE_WAY.into())
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(WINDOW.into())
+        .send_window(SENT_AHEAD)
+        .max_idle_timeout(IDLE.try_into().ok())
+        .keep_alive_interval(Some(ASKED))
+        .datagram_receive_buffer_size(None);
+    transport
+}
+
+/// Why a stream or a connection ends (RFC 9114 §8.1, RFC 9204 §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    NoError = 0x100,
+    StreamCreationError = 0x103,
+    ClosedCriticalStream = 0x104,
+    FrameUnexpected = 0x105,
+    FrameError = 0x106,
+    ExcessiveLoad = 0x107,
+    IdError = 0x108,
+    SettingsError = 0x109,
+    MissingSettings = 0x10A,
+    RequestRejected = 0x10B,
+    RequestCancelled = 0x10C,
+    MessageError = 0x10E,
+    DecompressionFailed = 0x200,
+    EncoderStreamError = 0x201,
+    DecoderStreamError = 0x202,
+}
+
+impl From<Code> for VarInt {
+    fn from(code: Code) -> Self {
+        Self::from_u32(code as u32)
+    }
+}
+
+/// A rule that a peer has broken, for which the connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) code: Code,
+    pub(crate) why: &'static str,
+}
+
+impl Fault {
+    pub(crate) const fn new(code: Code, why: &'static str) -> Self {
+        Self { code, why }
+    }
+}
