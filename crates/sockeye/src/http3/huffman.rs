@@ -114,9 +114,9 @@ mod tests {
             let length = LENGTHS[usize::from(symbol)];
             code = (code + u32::from(at > 0)) << (length - before);
             before = length;
-            let padding = 32 - length % 8;
             // The code, and ones up to the end of a byte.
-            let bits = u64::from(code) << padding % 8 | ((1 << (padding % 8)) - 1);
+            let padding = (8 - length % 8) % 8;
+            let bits = (u64::from(code) << padding) | ((1 << padding) - 1);
             let len = usize::from(length).div_ceil(8);
             let bytes = &bits.to_be_bytes()[8 - len..];
             let expected = u8::try_from(symbol).ok().map(|byte| vec![byte]);

@@ -170,9 +170,8 @@ impl<G: Unpin> RequestStream<G> {
 
     /// Waits until the peer wants no more of this end, or its connection has ended.
     pub(crate) async fn is_given_up(&self) {
-        match &self.send {
-            Some(send) => drop(send.stopped().await),
-            None => {}
+        if let Some(send) = &self.send {
+            let _ = send.stopped().await;
         }
     }
 

@@ -1122,7 +1122,9 @@ mod with_our_client {
             panic!("{error:?}");
         };
         assert!(
-            error.to_string().contains("no WebSockets over this version of HTTP"),
+            error
+                .to_string()
+                .contains("no WebSockets over this version of HTTP"),
             "{error}"
         );
     }

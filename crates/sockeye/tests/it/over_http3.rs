@@ -1,9 +1,11 @@
 //! WebSockets on streams of HTTP/3 (RFC 9220), in both roles.
 
 use std::{
-    future::{pending, ready},
+    collections::{HashMap, hash_map::Entry},
+    future::{pending, poll_fn, ready},
     net::{SocketAddr, UdpSocket},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -18,6 +20,7 @@ use sockeye::{
     server::{Answer, Limit, Refusal, Shutdown, ShutdownHandle},
 };
 use tokio::{
+    io::ReadBuf,
     sync::mpsc,
     task::JoinHandle,
     time::{Instant, sleep},
@@ -1034,32 +1037,53 @@ mod a_strange_client {
         echoes(&mut socket, "let in").await;
     }
 
+    /// What comes next for any of the clients.
+    async fn answered(
+        clients: &HashMap<SocketAddr, tokio::net::UdpSocket>,
+        datagram: &mut [u8],
+    ) -> (SocketAddr, usize) {
+        poll_fn(|cx| {
+            for (from, socket) in clients {
+                let mut read = ReadBuf::new(datagram);
+                if socket.poll_recv(cx, &mut read).is_ready() {
+                    return Poll::Ready((*from, read.filled().len()));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Hands datagrams on between a server and whoever comes, and tells of each Retry (RFC 9000 §17.2.5).
     async fn relay(server: SocketAddr) -> (SocketAddr, mpsc::UnboundedReceiver<()>) {
-        let front = Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = front.local_addr().unwrap();
         let (told, retried) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            let mut clients = std::collections::HashMap::new();
+            let mut clients: HashMap<_, tokio::net::UdpSocket> = HashMap::new();
             let mut datagram = [0; 65_536];
+            let mut back = [0; 65_536];
             loop {
-                let (len, from) = front.recv_from(&mut datagram).await.unwrap();
-                if !clients.contains_key(&from) {
-                    let back = Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
-                    back.connect(server).await.unwrap();
-                    let (front, told, reading) = (front.clone(), told.clone(), back.clone());
-                    tokio::spawn(async move {
-                        let mut datagram = [0; 65_536];
-                        while let Ok(len) = reading.recv(&mut datagram).await {
-                            if datagram[0] & 0xF0 == 0xF0 {
-                                let _ = told.send(());
+                tokio::select! {
+                    received = front.recv_from(&mut datagram) => {
+                        let (len, from) = received.unwrap();
+                        let client = match clients.entry(from) {
+                            Entry::Occupied(known) => known.into_mut(),
+                            Entry::Vacant(new) => {
+                                let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                                socket.connect(server).await.unwrap();
+                                new.insert(socket)
                             }
-                            let _ = front.send_to(&datagram[..len], from).await;
+                        };
+                        let _ = client.send(&datagram[..len]).await;
+                    }
+                    (from, len) = answered(&clients, &mut back) => {
+                        if back[0] & 0xF0 == 0xF0 {
+                            let _ = told.send(());
                         }
-                    });
-                    clients.insert(from, back);
+                        let _ = front.send_to(&back[..len], from).await;
+                    }
                 }
-                let _ = clients[&from].send(&datagram[..len]).await;
             }
         });
         (address, retried)
