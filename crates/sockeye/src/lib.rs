@@ -94,7 +94,7 @@
 //! # Features
 //!
 //! By default `client`, `server`, `deflate` (permessage-deflate) and `tls` (`wss`, with rustls). Besides: `axum`, `hyper`, `http2`,
-//! `metrics` and `tracing`. `Cargo.toml` says what each brings; none takes away what another does.
+//! `http3`, `metrics` and `tracing`. `Cargo.toml` says what each brings; none takes away what another does.
 #![forbid(unsafe_code)]
 
 #[cfg(doctest)]

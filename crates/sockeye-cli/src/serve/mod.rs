@@ -345,6 +345,9 @@ fn greeting(listeners: &[Listener], args: &Serve, tls: Option<&Tls>) -> String {
             ),
         };
     }
+    if args.http3 {
+        text += "WebSockets over HTTP/3 are there too, on UDP: sockeye connect --http3 …\n";
+    }
     if let Some(Tls::SelfSigned(made)) = tls {
         text += &format!("Certificate {made}\n");
     }

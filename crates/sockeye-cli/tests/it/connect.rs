@@ -116,6 +116,27 @@ fn a_stream_of_http_2_is_a_connection() {
     server.program.stdout.expect("5,000 messages");
 }
 
+/// RFC 9220.
+#[test]
+fn a_stream_of_http_3_is_a_connection() {
+    let server = serve(&["--http3", "--tls-self-signed"]);
+    server.program.stdout.expect("HTTP/3");
+    let lines: String = (0..5_000)
+        .map(|number| format!("line {number}\n"))
+        .collect();
+    let over = ["connect", "--http3", "--insecure", "--linger", "0"];
+    let end = run(&[&over[..], &[&server.url]].concat(), &lines);
+    assert_eq!(end.status, Some(0), "{}", end.stderr);
+    assert!(end.stdout == lines, "{} bytes came back", end.stdout.len());
+    assert!(
+        end.stderr
+            .contains("NOT checked; over HTTP/3; no subprotocol"),
+        "{}",
+        end.stderr
+    );
+    server.program.stdout.expect("5,000 messages");
+}
+
 #[test]
 fn two_hear_each_other_through_a_broadcast() {
     let server = serve(&["--broadcast"]);
@@ -740,6 +761,19 @@ mod failures {
             "{line}"
         );
         assert!(line.contains("try without --http2"), "{line}");
+    }
+
+    #[test]
+    fn http_3_is_within_tls_and_on_udp() {
+        let server = serve(&["--http3", "--tls-self-signed"]);
+        let line = one_line(&["--http3", &server.url], "");
+        assert!(line.contains("UnknownIssuer; name its authority"), "{line}");
+        let line = misunderstood(&["--http3", "ws://127.0.0.1:1/"]);
+        assert!(line.contains("begins with wss://"), "{line}");
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let url = format!("wss://{}/", silent.local_addr().unwrap());
+        let line = one_line(&["--http3", "--connect-timeout", "0.2", &url], "");
+        assert!(line.contains("no answer in time"), "{line}");
     }
 
     /// The advice for one that does not speak HTTP/2 stood there twice, and for one that does as well.
