@@ -137,6 +137,10 @@ pub mod groups;
 mod handler;
 mod head;
 #[cfg(feature = "http3")]
+#[cfg_attr(
+    not(feature = "client"),
+    allow(dead_code, reason = "a part is for clients alone")
+)]
 mod http3;
 #[cfg(feature = "hyper")]
 pub mod hyper;
