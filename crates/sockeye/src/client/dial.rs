@@ -207,6 +207,8 @@ impl Dial {
     ) -> Result<Result<quinn::Connection>, Failed> {
         use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 
+        use crate::http3::tls_failure;
+
         let (socket, runtime) = (self.udp(address)?, Arc::new(TokioRuntime));
         let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
         let connecting = endpoint
@@ -214,7 +216,7 @@ impl Dial {
             .map_err(io::Error::other)?;
         match connecting.await {
             Ok(connection) => Ok(Ok(connection)),
-            Err(error) => match super::tls::of_quic(&error) {
+            Err(error) => match tls_failure(&error) {
                 Some(why) => Ok(Err(Error::tls(host, why))),
                 None => Err(io::Error::from(error).into()),
             },

@@ -182,20 +182,20 @@ impl ClientTls {
         use quinn::crypto::rustls::QuicClientConfig;
         use rustls::quic::{ClientConnection, Version};
 
+        use crate::http3::{ALPN, Side, transport};
+
         let error = |error: rustls::Error| Error::tls(host, error);
         let name = ServerName::try_from(host.to_owned()).map_err(|bad| Error::tls(host, bad))?;
         let mut config = self.config().await?;
         // The clone has the same sessions.
-        Arc::make_mut(&mut config).alpn_protocols = vec![crate::http3::ALPN.to_vec()];
+        Arc::make_mut(&mut config).alpn_protocols = vec![ALPN.to_vec()];
         if self.given.is_some() {
             // quinn takes for granted that it can be. Not tried where that is known, as it would take a session's ticket.
             ClientConnection::new(config.clone(), Version::V1, name, Vec::new()).map_err(error)?;
         }
         let config = QuicClientConfig::try_from(config).map_err(|bad| Error::tls(host, bad))?;
         let mut config = quinn::ClientConfig::new(Arc::new(config));
-        config.transport_config(Arc::new(crate::http3::transport(
-            crate::http3::Side::Client,
-        )));
+        config.transport_config(Arc::new(transport(Side::Client)));
         Ok(config)
     }
 
@@ -257,31 +257,6 @@ pub(super) fn as_tls(host: &str, error: Error) -> Error {
         }
         error => error,
     }
-}
-
-/// What ended a connection of QUIC, where that is TLS: this end's, or the server's (RFC 9001 §4.8).
-#[cfg(feature = "http3")]
-pub(super) fn of_quic(error: &quinn::ConnectionError) -> Option<String> {
-    use quinn::ConnectionError::{ConnectionClosed, TransportError};
-
-    let (code, why) = match error {
-        TransportError(error) => (error.code, error.reason.clone()),
-        ConnectionClosed(close) => (
-            close.error_code,
-            String::from_utf8_lossy(&close.reason).into(),
-        ),
-        _ => return None,
-    };
-    /// The alert `no_application_protocol` (RFC 7301 §3.2).
-    const NO_PROTOCOL: u64 = 120;
-    let alert = u64::from(code)
-        .checked_sub(0x100)
-        .filter(|alert| *alert < 0x100)?;
-    Some(match (alert, error) {
-        (NO_PROTOCOL, _) => "it has not chosen HTTP/3 (h3 by ALPN)".into(),
-        (_, ConnectionClosed(_)) => format!("the server gave it up: {code} {why}"),
-        _ => why,
-    })
 }
 
 impl fmt::Debug for ClientTls {

@@ -50,9 +50,14 @@ pub(crate) fn put_integer(out: &mut Vec<u8>, value: u64) {
 
 /// Writes a frame.
 pub(crate) fn put_frame(out: &mut Vec<u8>, frame: Frame, payload: &[u8]) {
-    put_integer(out, frame.kind());
-    put_integer(out, payload.len() as u64);
+    put_frame_head(out, frame, payload.len());
     out.extend_from_slice(payload);
+}
+
+/// Writes what stands before a payload of so many bytes.
+pub(crate) fn put_frame_head(out: &mut Vec<u8>, frame: Frame, len: usize) {
+    put_integer(out, frame.kind());
+    put_integer(out, len as u64);
 }
 
 /// A frame that has a meaning here.

@@ -12,7 +12,10 @@ mod static_table;
 
 use std::time::Duration;
 
-use quinn::{TransportConfig, VarInt};
+use quinn::{
+    ConnectionError::{self, ConnectionClosed, TransportError},
+    TransportConfig, VarInt,
+};
 
 pub(crate) use fields::encode;
 pub(crate) use frames::Settings;
@@ -22,15 +25,16 @@ pub(crate) use session::{Session, Side};
 /// The name of HTTP/3 with TLS (RFC 9114 §3.1).
 pub(crate) const ALPN: &[u8] = b"h3";
 
-/// How many bytes of a stream a peer may send ahead of who reads it.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// How many bytes of a stream a peer may send ahead of who reads it: a server has many clients.
+const fn stream_window(side: Side) -> u32 {
+    match side {
+        Side::Client => 256 * 1024,
+        Side::Server => 128 * 1024,
+    }
+}
 
 /// How many requests a client may have under way (RFC 9114 §6.1 wants 100 at least).
 const REQUESTS: u32 = 128;
-
-/// How many bytes of all streams together a peer may send ahead: as many as they can have, so that those which nobody reads do
-/// not hold up the others.
-const WINDOW: u32 = REQUESTS * STREAM_WINDOW;
 
 /// How many bytes of all streams together may be on their way to a peer, or wait for it, besides what waits for its own
 /// turn as [`high_water`](crate::Client::high_water) bounds it.
@@ -55,13 +59,36 @@ pub(crate) fn transport(side: Side) -> TransportConfig {
     transport
         .max_concurrent_bidi_streams(requests.into())
         .max_concurrent_uni_streams(ONE_WAY.into())
-        .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(WINDOW.into())
+        .stream_receive_window(stream_window(side).into())
+        // As much as all can have together, so that those which nobody reads do not hold up the others.
+        .receive_window((REQUESTS * stream_window(side)).into())
         .send_window(SENT_AHEAD)
         .max_idle_timeout(IDLE.try_into().ok())
         .keep_alive_interval(Some(ASKED))
         .datagram_receive_buffer_size(None);
     transport
+}
+
+/// What ended a connection, where that is TLS: this end's, or the peer's (RFC 9001 §4.8).
+pub(crate) fn tls_failure(error: &ConnectionError) -> Option<String> {
+    /// The alert `no_application_protocol` (RFC 7301 §3.2).
+    const NO_PROTOCOL: u64 = 120;
+    let (code, why) = match error {
+        TransportError(error) => (error.code, error.reason.clone()),
+        ConnectionClosed(close) => {
+            let why = String::from_utf8_lossy(&close.reason);
+            (
+                close.error_code,
+                format!("the peer gave it up: {} {why}", close.error_code),
+            )
+        }
+        _ => return None,
+    };
+    let alert = u64::from(code).checked_sub(0x100);
+    match alert.filter(|alert| *alert < 0x100)? {
+        NO_PROTOCOL => Some("it has not chosen HTTP/3 (h3 by ALPN)".into()),
+        _ => Some(why),
+    }
 }
 
 /// Why a stream or a connection ends (RFC 9114 §8.1, RFC 9204 §6).

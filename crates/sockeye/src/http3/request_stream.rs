@@ -23,12 +23,15 @@ use tokio::{
 use super::{
     Code, Fault, Session,
     fields::{Encoded, Section, Wrong, decode},
-    frames::{Frame, Frames, Trouble, put_frame},
+    frames::{Frame, Frames, Trouble, put_frame, put_frame_head},
 };
 use crate::{Error, Result};
 
 /// The most that is written at once, in bytes: it is copied.
 const PIECE: usize = 64 * 1024;
+
+/// What stands before such a piece, in bytes.
+const FRAME_HEAD: usize = 5;
 
 /// How many frames one call looks at.
 const TURNS: usize = 1000;
@@ -244,12 +247,13 @@ impl<G: Unpin> RequestStream<G> {
         if len == 0 {
             return Poll::Ready(Ok(0));
         }
-        let mut payload = Vec::with_capacity(len);
+        let mut frame = Vec::with_capacity(len + FRAME_HEAD);
+        put_frame_head(&mut frame, Frame::Data, len);
+        let end = frame.len() + len;
         for piece in pieces {
-            payload.extend_from_slice(&piece[..piece.len().min(len - payload.len())]);
+            let left = end - frame.len();
+            frame.extend_from_slice(&piece[..piece.len().min(left)]);
         }
-        let mut frame = Vec::with_capacity(len + 9);
-        put_frame(&mut frame, Frame::Data, &payload);
         self.owed = frame.into();
         // What it has no room for goes first when there is some; an error is told by the next call.
         let _ = self.poll_owed(cx);

@@ -17,7 +17,7 @@ use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime};
 use sockeye_proto::handshake::{HandshakeError, Refusal};
 use tokio::{
     sync::{oneshot, watch},
-    task::JoinSet,
+    task::{JoinSet, coop::consume_budget},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     Deadline, Error, Result, WebSocket,
-    http3::{Code, RequestStream, Session, Settings, Side, encode},
+    http3::{Code, RequestStream, Session, Settings, Side, encode, tls_failure, transport},
     hyper::Asked,
     stream::Stream,
 };
@@ -72,7 +72,7 @@ impl Endpoints {
         };
         let mut config = quinn::ServerConfig::with_crypto(tls.quic()?);
         config
-            .transport_config(Arc::new(crate::http3::transport(Side::Server)))
+            .transport_config(Arc::new(transport(Side::Server)))
             .max_incoming(WAITING)
             .incoming_buffer_size_total(WAITING_BYTES);
         let listen = |socket| {
@@ -93,6 +93,8 @@ impl Endpoints {
             Box::pin(async {
                 while let Some(incoming) = endpoint.accept().await {
                     admit(context, incoming);
+                    // Whoever comes by TCP has a turn too.
+                    consume_budget().await;
                 }
                 pending::<()>().await;
             })
@@ -176,11 +178,18 @@ async fn serve(
     handshake: Handshake,
     seat: Seat,
 ) -> Result<()> {
-    let heads = context.acceptor.heads();
+    let (addr, heads) = (incoming.remote_address(), context.acceptor.heads());
     let deadline = context.acceptor.deadline();
     let begun = timeout_at(deadline, async {
-        let lost = |error: quinn::ConnectionError| Error::lost(error.into());
-        let connection = incoming.accept().map_err(lost)?.await.map_err(lost)?;
+        let not_begun = |error: quinn::ConnectionError| match tls_failure(&error) {
+            Some(why) => Error::tls(addr.to_string(), why),
+            None => Error::lost(error.into()),
+        };
+        let connection = incoming
+            .accept()
+            .map_err(not_begun)?
+            .await
+            .map_err(not_begun)?;
         // Whoever has finished it hears what is sent there.
         context.count(&place, &peer).inspect_err(|refused| {
             let why = Error::from(*refused).to_string();
