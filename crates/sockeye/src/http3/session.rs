@@ -11,7 +11,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{
+    ApplicationClose, Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt,
+    WriteError,
+};
 use tokio::{sync::watch, task::coop::consume_budget};
 
 use super::{
@@ -135,9 +138,10 @@ impl Session {
 
     /// How a connection has ended, with the reason where it is this end's.
     pub(crate) fn connection_error(&self, error: ConnectionError) -> io::Error {
-        match self.fault.get() {
-            Some(fault) => broken(*fault),
-            None => error.into(),
+        match (self.fault.get(), error) {
+            (Some(fault), _) => broken(*fault),
+            (None, ConnectionError::ApplicationClosed(close)) => ended(&close),
+            (None, error) => error.into(),
         }
     }
 
@@ -187,6 +191,16 @@ impl Drop for Session {
 fn broken(fault: Fault) -> io::Error {
     let why = format!("the peer has broken a rule of HTTP/3: {}", fault.why);
     io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+fn ended(close: &ApplicationClose) -> io::Error {
+    let code = named(close.error_code);
+    let mut why = format!("the peer has ended the connection ({code})");
+    if !close.reason.is_empty() {
+        why.push_str(": ");
+        why.push_str(&String::from_utf8_lossy(&close.reason));
+    }
+    io::Error::new(io::ErrorKind::ConnectionAborted, why)
 }
 
 fn reset(code: VarInt) -> io::Error {

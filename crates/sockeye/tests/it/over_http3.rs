@@ -1302,7 +1302,7 @@ mod a_strange_server {
         peer.connection.close(0x102_u32.into(), b"it broke");
         let error = within(other.recv()).await.unwrap_err();
         assert!(
-            error.is_lost() && error.to_string().contains("it broke"),
+            error.is_lost() && error.to_string().contains("(H3_INTERNAL_ERROR): it broke"),
             "{error}"
         );
     }
