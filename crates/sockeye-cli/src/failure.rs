@@ -188,7 +188,7 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
                 .into()
         }
         Error::Timeout(Deadline::Handshake) => {
-            format!("{CHECK_PORT}; a server that is slow is allowed more with --handshake-timeout")
+            format!("{}; a server that is slow is allowed more with --handshake-timeout", check_port(args))
         }
         Error::Answer {
             problem: HandshakeError::SubprotocolNotOffered(name),
@@ -203,7 +203,7 @@ fn advice(error: &Error, args: Option<&Connect>) -> Option<String> {
             };
             format!("the server speaks HTTP/2 alone on this port: try with --http2{in_place}")
         }
-        Error::Unreadable { .. } => CHECK_PORT.into(),
+        Error::Unreadable { .. } => check_port(args),
         Error::Handshake(HandshakeError::Status(response)) => {
             return http_advice(response, args, false);
         }
@@ -244,6 +244,15 @@ const CHECK_WHO: &str = "check --proxy-user, or those in the proxy's URL";
 const CHECK_PROXY: &str = "check --proxy and the variables *_proxy, or try without: --noproxy '*'";
 const NOT_ALLOWED: &str = "its rules may not allow that server";
 const MEND: &str = "the server has to be mended, or a proxy or a cache on the way";
+
+/// Where there may be no such server.
+fn check_port(args: Option<&Connect>) -> String {
+    match args {
+        // With it there is no ws://.
+        Some(args) if args.http3 => format!("check the port, or {}", without_version(Some(args))),
+        _ => CHECK_PORT.into(),
+    }
+}
 
 /// The flag that asks for a version of HTTP other than the usual one.
 fn version_flag(args: Option<&Connect>) -> Option<&'static str> {
@@ -443,7 +452,7 @@ fn handshake_advice(error: &HandshakeError, args: Option<&Connect>) -> Option<St
     match error {
         HandshakeError::Tls => Some("try wss:// instead of ws://".into()),
         HandshakeError::ExtendedConnect => Some(without_version(args)),
-        HandshakeError::UnexpectedEnd => Some(CHECK_PORT.into()),
+        HandshakeError::UnexpectedEnd => Some(check_port(args)),
         HandshakeError::ReservedHeader(name) => reserved_advice(name).map(Into::into),
         _ => None,
     }

@@ -244,7 +244,7 @@ async fn progress(sending: &mut Option<Sending>) -> (String, sockeye::Result<()>
 mod tests {
     use clap::Parser;
 
-    use super::*;
+    use super::{super::opening::Over, *};
     use crate::args::{Args, Command};
 
     /// The library's own 60 s are for whoever sets no others.
@@ -258,7 +258,7 @@ mod tests {
             unreachable!();
         };
         let client = super::super::client(&args).unwrap();
-        let mut again = Again::new(Opening::new(client, &args, drop), &args);
+        let mut again = Again::new(Opening::new(client, &args, Over::Http1, drop), &args);
         let began = Time::now();
         loop {
             if let Some(Update::Waiting { cause, .. }) = again.socket.recv_update().await.unwrap() {

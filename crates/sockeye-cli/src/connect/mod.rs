@@ -24,7 +24,7 @@ use sockeye::{
 };
 use tokio::sync::mpsc;
 
-use opening::Opening;
+use opening::{Opening, Over};
 
 use crate::{
     args::{Connect, Interface, Resolve, User},
@@ -47,6 +47,13 @@ const LAST_LINE: Duration = Duration::from_secs(1);
 const TERMINAL_BACK: Duration = Duration::from_secs(4);
 
 pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
+    let over = Over::of(&args);
+    let status = run_over(over.clone(), args).await;
+    over.end().await;
+    status
+}
+
+async fn run_over(over: Over, args: Connect) -> Result<ExitCode, Failure> {
     let client = client(&args)?;
     let is_bytes = args.binary || args.one_message;
     let is_terminal = !is_bytes && stdin().is_terminal() && stdout().is_terminal();
@@ -62,14 +69,14 @@ pub(crate) async fn run(args: Connect) -> Result<ExitCode, Failure> {
         let outcome = if is_terminal {
             // The terminal is the line editor's.
             let (show, shown) = mpsc::unbounded_channel();
-            let opening = Opening::new(client, &args, move |line| drop(show.send(line)));
+            let opening = Opening::new(client, &args, over, move |line| drop(show.send(line)));
             session::run_again(opening, shown, &args, signals()?).await?
         } else {
-            again::run(Opening::new(client, &args, tell), &args, signals()?).await
+            again::run(Opening::new(client, &args, over, tell), &args, signals()?).await
         };
         return outcome.tell(&args, began);
     }
-    let opened = Opening::new(client, &args, tell).open().await;
+    let opened = Opening::new(client, &args, over, tell).open().await;
     let socket = opened.map_err(|error| Failure::opening(&args, error))?;
     let agreed = agreed(&args, &socket, began);
     let opened = Instant::now();

@@ -1,6 +1,6 @@
 //! Opens connections, and shows what is asked and answered in HTTP where `--verbose` wants it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sockeye::{
     Client, WebSocket,
@@ -12,8 +12,7 @@ use crate::{args::Connect, failure::cut, shown::one_line};
 /// Opens one connection or one after another.
 pub(super) struct Opening {
     client: Client,
-    http2: bool,
-    http3: bool,
+    over: Over,
     /// Takes the lines that are to be shown, where any are.
     show: Option<Show>,
 }
@@ -25,26 +24,18 @@ impl Opening {
     pub(super) fn new(
         mut client: Client,
         args: &Connect,
+        over: Over,
         show: impl Fn(String) + Send + Sync + 'static,
     ) -> Self {
         let show: Option<Show> = args.verbose.then(|| Arc::new(show) as Show);
         if let Some(show) = show.clone() {
             client = client.inspect_request(move |head| request(head, &*show));
         }
-        Self {
-            client,
-            http2: args.http2,
-            http3: args.http3,
-            show,
-        }
+        Self { client, over, show }
     }
 
     pub(super) async fn open(&self) -> sockeye::Result<WebSocket> {
-        let opened = match (self.http2, self.http3) {
-            (true, _) => over_http2(&self.client).await,
-            (_, true) => over_http3(&self.client).await,
-            _ => self.client.connect().await,
-        };
+        let opened = self.over.open(&self.client).await;
         if let Some(show) = &self.show {
             let answer = match &opened {
                 Ok(socket) => socket.response(),
@@ -56,14 +47,50 @@ impl Opening {
     }
 }
 
-/// On a connection of HTTP/2 that is there for this alone.
-async fn over_http2(client: &Client) -> sockeye::Result<WebSocket> {
-    Http2::connect(client).await?.open(client).await
+/// The version of HTTP on which connections are opened. Clones are of the same connections.
+#[derive(Clone)]
+pub(super) enum Over {
+    Http1,
+    Http2,
+    /// With the last connection that there was.
+    Http3(Arc<Mutex<Option<Http3>>>),
 }
 
-/// On a connection of HTTP/3 that is there for this alone.
-async fn over_http3(client: &Client) -> sockeye::Result<WebSocket> {
-    Http3::connect(client).await?.open(client).await
+impl Over {
+    pub(super) fn of(args: &Connect) -> Self {
+        match (args.http2, args.http3) {
+            (true, _) => Self::Http2,
+            (_, true) => Self::Http3(Arc::default()),
+            _ => Self::Http1,
+        }
+    }
+
+    /// Opens a WebSocket, over HTTP/2 and HTTP/3 on a connection that is there for this alone.
+    async fn open(&self, client: &Client) -> sockeye::Result<WebSocket> {
+        match self {
+            Self::Http1 => client.connect().await,
+            Self::Http2 => Http2::connect(client).await?.open(client).await,
+            Self::Http3(last) => {
+                let http3 = Http3::connect(client).await?;
+                let before = Self::lock(last).replace(http3.clone());
+                drop(before);
+                http3.open(client).await
+            }
+        }
+    }
+
+    /// Tells a server that does not hear of it otherwise that this program ends.
+    pub(super) async fn end(self) {
+        let Self::Http3(last) = self else { return };
+        let last = Self::lock(&last).take();
+        if let Some(http3) = last {
+            http3.close().await;
+        }
+    }
+
+    fn lock(last: &Mutex<Option<Http3>>) -> MutexGuard<'_, Option<Http3>> {
+        last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What shows a server who the user is: a log is no place for its value.

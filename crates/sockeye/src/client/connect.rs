@@ -561,7 +561,10 @@ impl Client {
 
     /// Connects to the server over QUIC.
     #[cfg(feature = "http3")]
-    pub(super) async fn reach_http3(&self, endpoint: &Endpoint) -> Result<quinn::Connection> {
+    pub(super) async fn reach_http3(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<(quinn::Endpoint, quinn::Connection)> {
         let (host, deadline) = (&endpoint.host, after(self.connect_timeout));
         let config = tokio::time::timeout_at(deadline, self.tls.quic(host));
         let config = config

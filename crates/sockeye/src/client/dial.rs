@@ -183,7 +183,7 @@ impl Dial {
         port: u16,
         deadline: Instant,
         config: quinn::ClientConfig,
-    ) -> Result<quinn::Connection> {
+    ) -> Result<(quinn::Endpoint, quinn::Connection)> {
         let addresses = self.addresses(host, port, deadline).await?;
         let addresses = self.of_local_family(host, addresses)?;
         let attempt = async |address| {
@@ -204,7 +204,7 @@ impl Dial {
         host: &str,
         address: SocketAddr,
         config: quinn::ClientConfig,
-    ) -> Result<Result<quinn::Connection>, Failed> {
+    ) -> Result<Result<(quinn::Endpoint, quinn::Connection)>, Failed> {
         use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 
         use crate::http3::tls_failure;
@@ -215,7 +215,7 @@ impl Dial {
             .connect_with(config, address, host)
             .map_err(io::Error::other)?;
         match connecting.await {
-            Ok(connection) => Ok(Ok(connection)),
+            Ok(connection) => Ok(Ok((endpoint, connection))),
             Err(error) => match tls_failure(&error) {
                 Some(why) => Ok(Err(Error::tls(host, why))),
                 None => Err(io::Error::from(error).into()),

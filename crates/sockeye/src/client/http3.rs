@@ -1,6 +1,6 @@
 //! A connection of HTTP/3, on which WebSockets are opened as streams (RFC 9220).
 
-use std::{fmt, io, net::SocketAddr, sync::Arc};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{Request, StatusCode, Version};
 use quinn::Connection;
@@ -22,6 +22,9 @@ use crate::{
     stream::Stream,
 };
 
+/// How long the end of a connection may take to be told.
+const TOLD: Duration = Duration::from_millis(100);
+
 /// A connection of HTTP/3 to a server, on which any number of WebSockets are opened, each a stream of its own
 /// (RFC 9220). Clones are of the same connection.
 ///
@@ -40,7 +43,8 @@ use crate::{
 /// It is on QUIC, which is on UDP: what is lost on the way holds up the one socket that it is of, and not the others, as it
 /// does over HTTP/2. A message costs both ends more than on TCP. What happens to the connection happens to all sockets on
 /// it. It ends once this, its clones and all that were opened on it are gone, and what was sent has arrived, within 5 s. For
-/// that the runtime has to be there: a socket that is [closed](WebSocket::close) has it behind itself.
+/// that the runtime has to be there: a socket that is [closed](WebSocket::close) has it behind itself, and a program that is
+/// about to end tells the server so by [`close`](Self::close).
 ///
 /// The server has to announce that it opens WebSockets so: [`Server::http3`] here. None is found out about that by itself,
 /// and none is asked over HTTP/1.1 where it is not reached: [`Client::connect`] is for that.
@@ -49,6 +53,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Http3 {
     session: Arc<Session>,
+    /// This end's socket.
+    endpoint: quinn::Endpoint,
     server: Arc<Server>,
     /// What the server takes of fields.
     field_section: u64,
@@ -82,20 +88,31 @@ impl Http3 {
     }
 
     async fn reach(client: &Client, endpoint: &Endpoint) -> Result<Self> {
-        let connection = client.reach_http3(endpoint).await?;
+        let (socket, connection) = client.reach_http3(endpoint).await?;
         let server = Server {
             peer_addr: Some(connection.remote_address()),
             endpoint: endpoint.clone(),
         };
-        timeout(
-            client.handshake_timeout,
-            Self::begin(client, connection, server),
-        )
-        .await
-        .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
+        let begun = timeout(client.handshake_timeout, Self::begin(client, connection));
+        match begun
+            .await
+            .unwrap_or(Err(Error::Timeout(Deadline::Handshake)))
+        {
+            Ok((session, field_section)) => Ok(Self {
+                session,
+                endpoint: socket,
+                server: Arc::new(server),
+                field_section,
+            }),
+            Err(error) => {
+                let _ = timeout(TOLD, socket.wait_idle()).await;
+                Err(error)
+            }
+        }
     }
 
-    async fn begin(client: &Client, connection: Connection, server: Server) -> Result<Self> {
+    /// What is said before the first request; and what the server takes of fields.
+    async fn begin(client: &Client, connection: Connection) -> Result<(Arc<Session>, u64)> {
         let ours = Settings {
             field_section: Some(client.head_limits.bytes as u64),
             extended_connect: false,
@@ -103,14 +120,10 @@ impl Http3 {
         let begun = Session::begin(connection, Side::Client, ours);
         let session = begun.await.map_err(Error::lost)?;
         let settings = session.settings().await.map_err(Error::lost)?;
-        if !settings.extended_connect {
-            return Err(HandshakeError::ExtendedConnect.into());
+        match settings.extended_connect {
+            true => Ok((session, settings.field_section.unwrap_or(u64::MAX))),
+            false => Err(HandshakeError::ExtendedConnect.into()),
         }
-        Ok(Self {
-            session,
-            server: Arc::new(server),
-            field_section: settings.field_section.unwrap_or(u64::MAX),
-        })
     }
 
     /// Opens a WebSocket on the connection, as a client asks for it: path, headers, subprotocols, compression, limits,
@@ -214,6 +227,18 @@ impl Http3 {
             (*response.status_mut(), *response.headers_mut()) = (status, headers);
             return Ok((stream, Response::of_connect(&response)?));
         }
+    }
+
+    /// Ends the connection, with all that is open on it, whoever has a clone of this; and waits until the server is likely to have
+    /// heard of that, for a tenth of a second at most. A server that does not hear of it has to find out, which takes it a
+    /// minute: the system says nothing for a program that has ended, as it does on TCP.
+    ///
+    /// # Cancel safety
+    /// Dropping the future waits no longer.
+    pub async fn close(self) {
+        self.session.end();
+        drop(self.session);
+        let _ = timeout(TOLD, self.endpoint.wait_idle()).await;
     }
 
     /// The address of the server.

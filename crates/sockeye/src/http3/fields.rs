@@ -300,10 +300,14 @@ impl Section {
     pub(crate) fn uri(&self) -> Result<Uri, HandshakeError> {
         let host = || self.host().and_then(|host| host.to_str().ok());
         let authority = self.pseudo(":authority").or_else(host);
+        let path = self.pseudo(":path").unwrap_or_default();
+        if !path.starts_with('/') {
+            return malformed("a request whose path does not begin with a slash");
+        }
         let uri = Uri::builder()
             .scheme(self.pseudo(":scheme").unwrap_or_default())
             .authority(authority.unwrap_or_default())
-            .path_and_query(self.pseudo(":path").unwrap_or_default())
+            .path_and_query(path)
             .build();
         uri.or_else(|_| malformed("a request whose URL cannot be"))
     }

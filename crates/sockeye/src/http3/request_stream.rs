@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream};
+use quinn::{RecvStream, SendStream, StoppedError, VarInt, WriteError};
 use sockeye_proto::handshake::{HandshakeError, HeadLimits};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -48,7 +48,13 @@ pub(crate) struct RequestStream<G: Unpin> {
     /// What is taken of the user and not by QUIC.
     owed: Bytes,
     stage: Stage<G>,
+    /// Tells that the peer takes no more, once it is a WebSocket's.
+    stopping: Option<Stopping>,
+    /// With what it has said so.
+    stopped: Option<VarInt>,
 }
+
+type Stopping = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
 
 enum Stage<G> {
     /// It is asked, or answered.
@@ -67,6 +73,8 @@ impl<G: Unpin> RequestStream<G> {
             frames: Frames::new(receive),
             owed: Bytes::new(),
             stage: Stage::Asking,
+            stopping: None,
+            stopped: None,
         }
     }
 
@@ -189,6 +197,22 @@ impl<G: Unpin> RequestStream<G> {
     /// Has it be a WebSocket's.
     pub(crate) fn open(&mut self, counted: G) {
         self.stage = Stage::Open { _counted: counted };
+        if let Some(send) = &self.send {
+            self.stopping = Some(Box::pin(send.stopped()));
+        }
+    }
+
+    /// Resets what the peer takes no more of, as it is to (RFC 9000 §3.5): quinn tells that to who writes.
+    fn look_whether_stopped(&mut self, cx: &mut Context<'_>) {
+        if let Some(stopping) = &mut self.stopping
+            && let Poll::Ready(how) = stopping.as_mut().poll(cx)
+        {
+            self.stopping = None;
+            if let (Ok(Some(code)), Some(send)) = (how, &mut self.send) {
+                let _ = send.reset(code);
+                self.stopped = Some(code);
+            }
+        }
     }
 
     fn has_ended(&self) -> bool {
@@ -209,6 +233,9 @@ impl<G: Unpin> RequestStream<G> {
     }
 
     fn sending(&mut self) -> io::Result<&mut SendStream> {
+        if let Some(code) = self.stopped {
+            return Err(self.session.write_error(WriteError::Stopped(code)));
+        }
         let has_ended = self.has_ended();
         let gone = || io::ErrorKind::BrokenPipe.into();
         self.send.as_mut().filter(|_| !has_ended).ok_or_else(gone)
@@ -268,6 +295,7 @@ impl<G: Unpin> AsyncRead for RequestStream<G> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.look_whether_stopped(cx);
         let mut turns = 0;
         let read = loop {
             // Frames may be empty, and others have their turn.

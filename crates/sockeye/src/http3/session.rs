@@ -117,6 +117,11 @@ impl Session {
         self.said.borrow().goaway.is_some()
     }
 
+    /// Ends the connection, with all that is open on it.
+    pub(crate) fn end(&self) {
+        self.connection.close(Code::NoError.into(), b"");
+    }
+
     /// Ends the connection for what its peer has done.
     pub(crate) fn fail(&self, fault: Fault) {
         // The first one counts, as it does for the peer.
@@ -184,7 +189,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.connection.close(Code::NoError.into(), b"");
+        self.end();
     }
 }
 

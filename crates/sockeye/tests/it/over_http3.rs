@@ -990,6 +990,25 @@ mod a_strange_client {
         echoes(&mut well, "well").await;
     }
 
+    /// RFC 9000 §3.5: what is wanted no more is reset, and the rest is heard out.
+    #[tokio::test]
+    async fn that_takes_no_more_is_sent_no_more() {
+        let server = serve(Acceptor::new(), |server| server).await;
+        let peer = client(&server, &begin()).await;
+        let (mut send, mut receive) = within(peer.connection.open_bi()).await.unwrap();
+        within(send.write_all(&head(&ASKS))).await.unwrap();
+        assert_eq!(status(&next(&mut receive).await.unwrap().1), 200);
+        let id = receive.id();
+        receive.stop(0x10C_u32.into()).unwrap();
+        let frames = || peer.connection.stats().frame_rx.reset_stream;
+        let begin = Instant::now();
+        while frames() == 0 {
+            assert!(begin.elapsed() < 10 * SECOND, "{id} is not reset");
+            sleep(Duration::from_millis(10)).await;
+        }
+        server.is_well().await;
+    }
+
     /// A request that does not come to its end holds nothing for longer than a handshake may take.
     #[tokio::test]
     async fn that_does_not_finish_its_request_is_given_up() {
