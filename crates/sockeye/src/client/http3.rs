@@ -22,8 +22,11 @@ use crate::{
     stream::Stream,
 };
 
-/// How long the end of a connection may take to be told.
-const TOLD: Duration = Duration::from_millis(100);
+/// How long what was sent may take to arrive, where a program ends.
+const ARRIVED: Duration = Duration::from_secs(1);
+
+/// How long it takes quinn to write that a connection ends.
+const WRITTEN: Duration = Duration::from_millis(10);
 
 /// A connection of HTTP/3 to a server, on which any number of WebSockets are opened, each a stream of its own
 /// (RFC 9220). Clones are of the same connection.
@@ -105,7 +108,7 @@ impl Http3 {
                 field_section,
             }),
             Err(error) => {
-                let _ = timeout(TOLD, socket.wait_idle()).await;
+                told(&socket).await;
                 Err(error)
             }
         }
@@ -229,16 +232,19 @@ impl Http3 {
         }
     }
 
-    /// Ends the connection, with all that is open on it, whoever has a clone of this; and waits until the server is likely to have
-    /// heard of that, for a tenth of a second at most. A server that does not hear of it has to find out, which takes it a
-    /// minute: the system says nothing for a program that has ended, as it does on TCP.
+    /// Ends the connection once what was sent has arrived and nothing is open on it, or after a second whatever is; and tells the
+    /// server. For a program that is about to end: the system does not tell a server of that as it does on TCP, and it would
+    /// have to find out, which takes a minute.
     ///
     /// # Cancel safety
     /// Dropping the future waits no longer.
     pub async fn close(self) {
-        self.session.end();
+        let connection = self.session.connection().clone();
+        // It ends once what was sent has arrived, and nobody has a use for it.
         drop(self.session);
-        let _ = timeout(TOLD, self.endpoint.wait_idle()).await;
+        let _ = timeout(ARRIVED, connection.closed()).await;
+        connection.close(Code::NoError.into(), b"");
+        told(&self.endpoint).await;
     }
 
     /// The address of the server.
@@ -253,6 +259,11 @@ impl fmt::Debug for Http3 {
             .field("peer_addr", &self.server.peer_addr)
             .finish_non_exhaustive()
     }
+}
+
+/// Waits until it is written that a connection has ended.
+async fn told(socket: &quinn::Endpoint) {
+    let _ = timeout(WRITTEN, socket.wait_idle()).await;
 }
 
 /// Reads what a server has to say about its refusal.

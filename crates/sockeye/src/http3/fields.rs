@@ -125,10 +125,13 @@ pub(crate) fn decode(mut bytes: &[u8], limits: HeadLimits) -> Result<Section, Wr
     let bytes = &mut bytes;
     let (inserted, base) = (take_integer(bytes, 8), take_integer(bytes, 7));
     // Whoever refers to the dynamic table says first how much of it is to be known.
-    if inserted
+    let is_without = inserted
         .zip(base)
-        .is_none_or(|((_, inserted), _)| inserted != 0)
-    {
+        .is_some_and(|((_, inserted), (base, _))| {
+            // A base below what was inserted there cannot be (§4.5.1.2).
+            inserted == 0 && base & 0x80 == 0
+        });
+    if !is_without {
         return Err(UNREADABLE);
     }
     let (mut section, mut size) = (Section::default(), 0);
@@ -262,7 +265,10 @@ impl Section {
     /// # Errors
     /// [`HandshakeError::Malformed`].
     pub(crate) fn method(&self) -> Result<&str, HandshakeError> {
-        let has = |name| self.pseudo(name).is_some_and(|value| !value.is_empty());
+        let has = |name| self.pseudo(name).is_some();
+        if self.pseudo.iter().flatten().any(String::is_empty) {
+            return malformed("a pseudo-header without a value");
+        }
         let Some(method) = self.pseudo(":method").filter(|_| !has(":status")) else {
             return malformed("a request without a method, or with a status");
         };
@@ -387,8 +393,9 @@ mod tests {
         for bytes in [
             &b""[..],
             b"\x00",
-            // An insert count, and so the dynamic table.
+            // An insert count, and so the dynamic table; a base below none.
             b"\x01\x00\xd1",
+            b"\x00\x80\xd1",
             // An index of that table, one behind its base, and names of either.
             b"\x00\x00\x80",
             b"\x00\x00\x10",
@@ -505,6 +512,8 @@ mod tests {
             with(get.to_vec(), (":protocol", "websocket")),
             with(tunnel.to_vec(), (":path", "/")),
             with(tunnel.to_vec(), (":scheme", "https")),
+            with(tunnel.to_vec(), (":path", "")),
+            with(ASKED.to_vec(), (":status", "")),
         ] {
             let wrong = method(&pseudo, &[]);
             assert!(

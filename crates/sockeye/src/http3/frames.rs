@@ -242,6 +242,15 @@ impl Frames {
         }
     }
 
+    /// The frame that a stream begins with, where that is one that is known.
+    pub(crate) async fn first_frame(&mut self) -> Result<Option<Frame>, Trouble> {
+        let Some([kind, len]) = poll_fn(|cx| self.poll_integers(cx)).await? else {
+            return Ok(None);
+        };
+        self.left = len;
+        Ok(Frame::of(kind)?)
+    }
+
     pub(crate) async fn frame(&mut self) -> Result<Option<Frame>, Trouble> {
         poll_fn(|cx| self.poll_frame(cx)).await
     }

@@ -48,6 +48,13 @@ const ONE_WAY: u32 = 8;
 const IDLE: Duration = Duration::from_secs(60);
 const ASKED: Duration = Duration::from_secs(15);
 
+/// How much of what nobody has read a client may have sent that has so many WebSockets: as much as these can have together, so
+/// that one does not hold up another, and what the head of a request takes.
+pub(crate) fn window(open: u32) -> VarInt {
+    const HEADS: u32 = 64 * 1024;
+    (HEADS + open.min(REQUESTS) * stream_window(Side::Server)).into()
+}
+
 /// What QUIC permits a peer.
 pub(crate) fn transport(side: Side) -> TransportConfig {
     let mut transport = TransportConfig::default();
@@ -60,8 +67,11 @@ pub(crate) fn transport(side: Side) -> TransportConfig {
         .max_concurrent_bidi_streams(requests.into())
         .max_concurrent_uni_streams(ONE_WAY.into())
         .stream_receive_window(stream_window(side).into())
-        // As much as all can have together, so that those which nobody reads do not hold up the others.
-        .receive_window((REQUESTS * stream_window(side)).into())
+        .receive_window(match side {
+            // As much as all can have together, so that those which nobody reads do not hold up the others.
+            Side::Client => (REQUESTS * stream_window(side)).into(),
+            Side::Server => window(0),
+        })
         .send_window(SENT_AHEAD)
         .max_idle_timeout(IDLE.try_into().ok())
         .keep_alive_interval(Some(ASKED))
@@ -105,6 +115,7 @@ pub(crate) enum Code {
     MissingSettings = 0x10A,
     RequestRejected = 0x10B,
     RequestCancelled = 0x10C,
+    RequestIncomplete = 0x10D,
     MessageError = 0x10E,
     DecompressionFailed = 0x200,
     EncoderStreamError = 0x201,

@@ -186,6 +186,11 @@ impl<G: Unpin> RequestStream<G> {
         }
     }
 
+    /// Has the peer send no more of it.
+    pub(crate) fn hear_no_more(&mut self) {
+        self.frames.stop(Code::NoError);
+    }
+
     /// Gives it up, in both directions.
     pub(crate) fn reset(&mut self, code: Code) {
         if let Some(mut send) = self.send.take() {

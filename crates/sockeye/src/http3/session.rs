@@ -117,9 +117,9 @@ impl Session {
         self.said.borrow().goaway.is_some()
     }
 
-    /// Ends the connection, with all that is open on it.
-    pub(crate) fn end(&self) {
-        self.connection.close(Code::NoError.into(), b"");
+    /// What its peer has broken, if that is why it has ended.
+    pub(crate) fn broken(&self) -> Option<io::Error> {
+        self.fault.get().map(|fault| broken(*fault))
     }
 
     /// Ends the connection for what its peer has done.
@@ -189,7 +189,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.end();
+        self.connection.close(Code::NoError.into(), b"");
     }
 }
 
@@ -303,29 +303,20 @@ async fn listen(mut frames: Frames, session: &Weak<Session>) -> Result<(), Troub
 /// The control stream (RFC 9114 §6.2.1, §7.2).
 async fn control(mut frames: Frames, session: &Weak<Session>, side: Side) -> Result<(), Trouble> {
     let unexpected = |why| Trouble::from(Fault::new(Code::FrameUnexpected, why));
-    let mut is_first = true;
     let mut most_pushes = 0;
+    if frames.first_frame().await? != Some(Frame::Settings) {
+        let why = "its control stream does not begin with its settings";
+        return Err(Fault::new(Code::MissingSettings, why).into());
+    }
+    let settings = Settings::read(&frames.control().await?)?;
+    say(session, |said| said.settings = Some(settings));
     loop {
         consume_budget().await;
         let Some(frame) = frames.frame().await? else {
             return Err(CLOSED.into());
         };
-        if is_first != (frame == Frame::Settings) {
-            return Err(match is_first {
-                true => Fault::new(
-                    Code::MissingSettings,
-                    "its control stream does not begin with its settings",
-                )
-                .into(),
-                false => unexpected("settings that are given twice"),
-            });
-        }
-        is_first = false;
         match frame {
-            Frame::Settings => {
-                let settings = Settings::read(&frames.control().await?)?;
-                say(session, |said| said.settings = Some(settings));
-            }
+            Frame::Settings => return Err(unexpected("settings that are given twice")),
             Frame::GoAway => {
                 let id = id(&frames.control().await?)?;
                 let is_stream = id % 4 == 0;

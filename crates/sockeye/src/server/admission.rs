@@ -261,6 +261,21 @@ impl Gate {
             .map_err(|_| Refused::new(Limit::Handshakes, peer.map(|peer| peer.ip())))
     }
 
+    /// Whether an address may open a connection more, as far as its own limits go.
+    #[cfg(feature = "http3")]
+    pub(super) fn has_room_for(&self, limits: &Limits, address: IpAddr) -> bool {
+        let (client, now) = (Client::from(address), self.now());
+        let most = limits.per_address.for_address(address);
+        let rate = limits.rate.for_address(address);
+        self.addresses(client)
+            .clients
+            .get(&client)
+            .is_none_or(|counted| {
+                let waits = rate.is_some_and(|rate| counted.handshakes.wait(rate, now).is_some());
+                counted.open < most.unwrap_or(usize::MAX) && !waits
+            })
+    }
+
     /// Whether one handshake of so many that there may be is unfinished.
     #[cfg(feature = "http3")]
     pub(super) fn has_many_handshakes(&self, limits: &Limits, of: usize) -> bool {
@@ -560,6 +575,12 @@ impl Refused {
             address,
             wait: RETRY,
         }
+    }
+
+    /// There are as many connections as there may be.
+    #[cfg(feature = "http3")]
+    pub(super) fn full() -> Self {
+        Self::new(Limit::Connections, None)
     }
 
     fn until(mut self, wait: Duration) -> Self {

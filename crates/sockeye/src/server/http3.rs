@@ -7,7 +7,7 @@ use std::{
     future::{Future, pending, poll_fn},
     net::{SocketAddr, UdpSocket},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::Poll,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use hyper::{HeaderMap, Response};
 use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime};
 use sockeye_proto::handshake::{HandshakeError, Refusal};
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Semaphore, oneshot, watch},
     task::{JoinSet, coop::consume_budget},
     time::{Instant, timeout, timeout_at},
 };
@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     Peer,
     accept::Unopened,
-    admission::{Handshake, Place},
+    admission::{Handshake, Place, Refused},
     connections::Seat,
     http::began,
     idle::{Busy, Idle, Tunnel},
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     Deadline, Error, Result, WebSocket,
-    http3::{Code, RequestStream, Session, Settings, Side, encode, tls_failure, transport},
+    http3::{Code, RequestStream, Session, Settings, Side, encode, tls_failure, transport, window},
     hyper::Asked,
     stream::Stream,
 };
@@ -50,8 +50,11 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Of so many opening handshakes that there may be, one may be of somebody who has not shown that the address is theirs.
 const UNPROVEN: usize = 8;
 
+/// How many heads of requests may be read at a time of a connection.
+const READING: usize = 8;
+
 /// A client's stream.
-type ClientStream = RequestStream<Tunnel>;
+type ClientStream = RequestStream<Open>;
 
 /// The UDP sockets of a server.
 pub(super) struct Endpoints(Vec<Endpoint>);
@@ -92,7 +95,7 @@ impl Endpoints {
         let each = self.0.iter().map(|endpoint| {
             Box::pin(async {
                 while let Some(incoming) = endpoint.accept().await {
-                    admit(context, incoming);
+                    admit(context, incoming, endpoint.open_connections());
                     // Whoever comes by TCP has a turn too.
                     consume_budget().await;
                 }
@@ -127,18 +130,21 @@ impl Endpoints {
     }
 }
 
-/// Lets a connection in, or not.
-fn admit(context: &Arc<Context>, incoming: Incoming) {
+/// Lets a connection in, or not. There are so many of which quinn knows: also those that have ended, for as long as the client has
+/// it wait for what may still come (RFC 9000 §10.2).
+fn admit(context: &Arc<Context>, incoming: Incoming, known: usize) {
     let addr = incoming.remote_address();
+    let peer = Peer::at(Some(addr));
     let is_proven = incoming.remote_address_validated();
-    // Anyone can write any address on a packet: where many have come, they are to show that they hear what is sent there
-    // (RFC 9000 §8.1.2), which takes a round trip and nothing of this end.
-    if !is_proven && incoming.may_retry() && context.has_many_handshakes(UNPROVEN) {
+    // Anyone can write any address on a packet: where many have come, or from there as many as may, they are to show that they
+    // hear what is sent there (RFC 9000 §8.1.2), which takes a round trip and nothing of this end.
+    let is_to_prove = || context.has_many_handshakes(UNPROVEN) || !context.has_room_for(&peer);
+    if !is_proven && incoming.may_retry() && is_to_prove() {
         let _ = incoming.retry();
         return;
     }
-    let peer = Peer::at(Some(addr));
     let placed = match is_proven {
+        _ if context.is_full(known) => Err(Refused::full()),
         true => context.place(&peer),
         false => context.place_uncounted(&peer),
     };
@@ -211,13 +217,21 @@ async fn serve(
     }
     drop(place);
     let ending = seat.serving();
-    let idle = Arc::new(Idle::new(Instant::now()));
+    // For the first request there is as much time as on TCP, or more.
+    let now = Instant::now();
+    let first = deadline.checked_sub(context.keep_alive);
+    let idle = Arc::new(Idle::new(first.map_or(now, |first| first.max(now))));
     let requests = Arc::new(Requests {
         context: context.clone(),
         session: session.clone(),
         idle: idle.clone(),
         peer,
-        ending: ending.clone(),
+        reading: Semaphore::new(READING),
+        windows: Arc::new(Windows {
+            session: session.clone(),
+            open: Mutex::new(0),
+        }),
+        leaving: watch::Sender::default(),
     });
     let mut answering = pin!(requests.answer_all());
     let is_to_end = {
@@ -225,16 +239,48 @@ async fn serve(
         let mut ending = pin!(began(ending));
         poll_fn(|cx| match served.as_mut().poll(cx) {
             Poll::Pending => ending.as_mut().poll(cx).map(|()| true),
-            _ => Poll::Ready(false),
+            served => served,
         })
         .await
     };
     if is_to_end {
+        // A request that crosses this can be asked again elsewhere (RFC 9114 §5.2).
+        requests.leaving.send_replace(true);
         idle.expects_no_first();
         idle.bound(GOODBYE, answering).await;
     }
     // It ends once all that was sent on its streams has arrived.
-    Ok(())
+    session
+        .broken()
+        .map_or(Ok(()), |broken| Err(Error::lost(broken)))
+}
+
+/// How much a client may send ahead, by how many of its requests are WebSockets: it may have nobody read these, and of all else
+/// hardly anything comes.
+struct Windows {
+    session: Arc<Session>,
+    open: Mutex<u32>,
+}
+
+impl Windows {
+    fn change(&self, change: impl FnOnce(u32) -> u32) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        *open = change(*open);
+        let connection = self.session.connection();
+        connection.set_receive_window(window(*open));
+    }
+}
+
+/// A request that is a WebSocket.
+struct Open {
+    windows: Arc<Windows>,
+    _tunnel: Tunnel,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.windows.change(|open| open - 1);
+    }
 }
 
 /// What the requests of a connection are answered with.
@@ -243,21 +289,25 @@ struct Requests {
     session: Arc<Session>,
     idle: Arc<Idle>,
     peer: Peer,
-    ending: watch::Receiver<bool>,
+    /// Heads may be read.
+    reading: Semaphore,
+    windows: Arc<Windows>,
+    /// Becomes true when no more are answered.
+    leaving: watch::Sender<bool>,
 }
 
 impl Requests {
     /// Answers requests until the connection has ended.
     async fn answer_all(self: &Arc<Self>) {
         let mut answers = JoinSet::new();
-        let mut ending = pin!(began(self.ending.clone()));
-        let (mut next, mut is_ending) = (0, false);
+        let mut leaving = pin!(began(self.leaving.subscribe()));
+        let (mut next, mut is_leaving) = (0, false);
         loop {
             let mut accepted = pin!(self.session.connection().accept_bi());
             let accepted = poll_fn(|cx| {
                 while let Poll::Ready(Some(_)) = answers.poll_join_next(cx) {}
-                if !is_ending && ending.as_mut().poll(cx).is_ready() {
-                    is_ending = true;
+                if !is_leaving && leaving.as_mut().poll(cx).is_ready() {
+                    is_leaving = true;
                     self.session.go_away(next);
                 }
                 accepted.as_mut().poll(cx)
@@ -267,8 +317,7 @@ impl Requests {
             };
             next = 4 * (receive.id().index() + 1);
             let mut stream = RequestStream::new(self.session.clone(), send, receive);
-            if is_ending {
-                // It can be asked elsewhere (RFC 9114 §5.2).
+            if is_leaving {
                 stream.reset(Code::RequestRejected);
                 continue;
             }
@@ -281,7 +330,12 @@ impl Requests {
     async fn answer(&self, mut stream: ClientStream, busy: Busy) {
         let deadline = self.context.acceptor.deadline();
         let heads = self.context.acceptor.heads();
-        let asked = timeout_at(deadline, stream.read_head(heads)).await;
+        let asked = timeout_at(deadline, async {
+            // It is never closed.
+            let _turn = self.reading.acquire().await;
+            stream.read_head(heads).await
+        });
+        let asked = asked.await;
         let asked = asked.unwrap_or(Err(Error::Timeout(Deadline::Handshake)));
         let judged = asked.and_then(|section| {
             let is_websocket = |protocol: &str| protocol.eq_ignore_ascii_case("websocket");
@@ -308,17 +362,22 @@ impl Requests {
                 let connect = self.context.connect(asked, client, &self.peer, busy);
                 self.open(stream, connect, give, deadline).await
             }
-            Err(Error::Handshake(problem)) => {
-                let refusal = Refusal::from(&problem);
-                self.tell(&problem.into());
-                refuse(&mut stream, &refusal, deadline).await
-            }
             Err(error) => {
-                if error.is_timeout() {
-                    stream.reset(Code::RequestRejected);
-                }
                 self.tell(&error);
-                Ok(())
+                match error {
+                    // RFC 9114 §4.1.
+                    Error::Handshake(HandshakeError::UnexpectedEnd) => {
+                        stream.reset(Code::RequestIncomplete);
+                        Ok(())
+                    }
+                    Error::Handshake(problem) => {
+                        refuse(&mut stream, &Refusal::from(&problem), deadline).await
+                    }
+                    _ => {
+                        stream.reset(Code::RequestRejected);
+                        Ok(())
+                    }
+                }
             }
         };
         // Where the client does not take the answer, whoever waits for the stream is told that there is none.
@@ -347,7 +406,11 @@ impl Requests {
                 let status = response.status();
                 let head = encode(&[(":status", status.as_str())], response.headers());
                 in_time(deadline, stream.write_head(&head)).await?;
-                stream.open(self.idle.tunnel());
+                self.windows.change(|open| open + 1);
+                stream.open(Open {
+                    windows: self.windows.clone(),
+                    _tunnel: self.idle.tunnel(),
+                });
                 // Refused where it was given up meanwhile.
                 let _ = give.send(Stream::new(stream));
                 Ok(())
@@ -376,6 +439,8 @@ fn refused(status: u16, why: &str) -> Error {
 
 /// Refuses a request.
 async fn refuse(stream: &mut ClientStream, refusal: &Refusal, deadline: Instant) -> Result<()> {
+    // What else it has to say would be held until the client takes this.
+    stream.hear_no_more();
     let response = refusal.to_http_connect();
     let status = response.status();
     let head = encode(&[(":status", status.as_str())], response.headers());

@@ -202,6 +202,20 @@ impl Context {
         Ok((place, peer))
     }
 
+    /// Whether there are as many connections as there may be.
+    #[cfg(feature = "http3")]
+    pub(super) fn is_full(&self, known: usize) -> bool {
+        self.limits.connections.is_some_and(|most| known >= most)
+    }
+
+    /// Whether a client's address may open one more, unless it is a proxy's which says whose it is.
+    #[cfg(feature = "http3")]
+    pub(super) fn has_room_for(&self, peer: &Peer) -> bool {
+        let is_proxy = self.acceptor.believes(peer.source());
+        let addr = peer.addr.filter(|_| !is_proxy);
+        addr.is_none_or(|addr| self.gate.has_room_for(&self.limits, addr.ip()))
+    }
+
     /// Whether one opening handshake of so many that there may be is unfinished.
     #[cfg(feature = "http3")]
     pub(super) fn has_many_handshakes(&self, of: usize) -> bool {
