@@ -444,8 +444,11 @@ impl Server {
     /// of this port: that is for an `Alt-Svc` of the pages, or a record of the DNS. The header of the PROXY protocol is not
     /// read here.
     ///
-    /// Where an eighth of [`max_handshakes`](Self::max_handshakes) are unfinished, whoever comes has to show first that the
-    /// address is theirs (Retry, RFC 9000 §8.1.2).
+    /// Where an eighth of [`max_handshakes`](Self::max_handshakes) are unfinished, or as many connections are from an address as may
+    /// be, whoever comes has to show first that the address is theirs (Retry, RFC 9000 §8.1.2), before TLS is spent on them.
+    ///
+    /// The port is free again once QUIC has let go of the last connection: some round trips after [`serve`](Self::serve) has
+    /// returned, and up to a minute where a client has it wait.
     #[cfg(feature = "http3")]
     pub fn http3(mut self, socket: std::net::UdpSocket) -> Self {
         self.http3.push(socket);
