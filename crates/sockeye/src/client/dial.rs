@@ -209,6 +209,8 @@ impl Dial {
 
         use crate::http3::tls_failure;
 
+        // What the system knows it says of a socket that is connected, and to nobody else.
+        self.udp(address)?.connect(address)?;
         let (socket, runtime) = (self.udp(address)?, Arc::new(TokioRuntime));
         let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
         let connecting = endpoint

@@ -49,6 +49,10 @@ const WRITTEN: Duration = Duration::from_millis(10);
 /// that the runtime has to be there: a socket that is [closed](WebSocket::close) has it behind itself, and a program that is
 /// about to end tells the server so by [`close`](Self::close).
 ///
+/// QUIC asks every 15 s whether the server is still there, and gives it up after 60 s without an answer, whatever
+/// [`Client::keepalive`] says. One that has crashed is found out about by that or by the keepalive, also where another has taken its
+/// place: no system answers for it, as it does on TCP.
+///
 /// The server has to announce that it opens WebSockets so: [`Server::http3`] here. None is found out about that by itself,
 /// and none is asked over HTTP/1.1 where it is not reached: [`Client::connect`] is for that.
 ///

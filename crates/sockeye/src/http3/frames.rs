@@ -132,7 +132,8 @@ impl From<ConnectionError> for Trouble {
 
 /// A stream that is read as frames. What has come of one is in here, and in no future.
 pub(crate) struct Frames {
-    receive: RecvStream,
+    /// Nothing once it is taken out.
+    receive: Option<RecvStream>,
     /// What has come and was not looked at.
     unread: Bytes,
     /// What has come of an integer, or of the two that a frame begins with.
@@ -147,7 +148,7 @@ pub(crate) struct Frames {
 impl Frames {
     pub(crate) fn new(receive: RecvStream) -> Self {
         Self {
-            receive,
+            receive: Some(receive),
             unread: Bytes::new(),
             head: [0; 16],
             head_len: 0,
@@ -158,14 +159,24 @@ impl Frames {
 
     /// Has the peer send no more of it.
     pub(crate) fn stop(&mut self, code: Code) {
-        // Refused where it has ended.
-        let _ = self.receive.stop(code.into());
+        if let Some(receive) = &mut self.receive {
+            // Refused where it has ended.
+            let _ = receive.stop(code.into());
+        }
+    }
+
+    /// What the peer still says, for whoever wants to know no more than its end.
+    pub(crate) fn take_out(&mut self) -> Option<RecvStream> {
+        self.receive.take()
     }
 
     /// Waits until something is unread, or tells that nothing will be.
     fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Trouble>> {
         while self.unread.is_empty() {
-            let chunk = pin!(self.receive.read_chunk(usize::MAX, true));
+            let Some(receive) = &mut self.receive else {
+                return Poll::Ready(Ok(false));
+            };
+            let chunk = pin!(receive.read_chunk(usize::MAX, true));
             match ready!(chunk.poll(cx)).map_err(Trouble::Ended)? {
                 Some(chunk) => self.unread = chunk.bytes,
                 None => return Poll::Ready(Ok(false)),

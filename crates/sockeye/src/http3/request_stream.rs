@@ -17,6 +17,7 @@ use sockeye_proto::handshake::{HandshakeError, HeadLimits};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     runtime::Handle,
+    task::coop::consume_budget,
     time::timeout,
 };
 
@@ -372,34 +373,51 @@ impl<G: Unpin> AsyncWrite for RequestStream<G> {
     }
 }
 
-/// What was sent goes out still, as with TCP: it would be lost with the connection, which ends with the last of its streams.
-/// One that never was a WebSocket's is given up (RFC 9114 §4.1.1).
+/// What was sent goes out still, as with TCP: it would be lost with the connection, which ends with the last of its streams. And
+/// what the peer still says is heard out, or it would think that the stream is broken before it has read that. One that never
+/// was a WebSocket's is given up (RFC 9114 §4.1.1).
 impl<G: Unpin> Drop for RequestStream<G> {
     fn drop(&mut self) {
-        self.frames.stop(match self.has_ended() {
-            true => Code::NoError,
-            false => Code::RequestCancelled,
-        });
         let is_asking = matches!(self.stage, Stage::Asking);
-        let (Some(mut send), Ok(runtime)) = (self.send.take(), Handle::try_current()) else {
-            return;
+        let halves = self.send.take().zip(self.frames.take_out());
+        let (Some((mut send, mut receive)), Ok(runtime)) = (halves, Handle::try_current()) else {
+            return self.frames.stop(Code::RequestCancelled);
         };
         if is_asking {
             let _ = send.reset(Code::RequestCancelled.into());
+            let _ = receive.stop(Code::RequestCancelled.into());
             return;
         }
         let (session, owed) = (self.session.clone(), mem::take(&mut self.owed));
         runtime.spawn(async move {
-            let _session = session;
-            let gone = async {
-                if owed.is_empty() || send.write_chunk(owed).await.is_ok() {
-                    let _ = send.finish();
-                    let _ = send.stopped().await;
-                }
-            };
-            if timeout(GOODBYE, gone).await.is_err() {
+            let gone = timeout(GOODBYE, async {
+                let mut written = pin!(async {
+                    if owed.is_empty() || send.write_chunk(owed).await.is_ok() {
+                        let _ = send.finish();
+                        let _ = send.stopped().await;
+                    }
+                });
+                let mut heard = pin!(async {
+                    while let Ok(Some(_)) = receive.read_chunk(usize::MAX, true).await {
+                        consume_budget().await;
+                    }
+                });
+                let (mut is_written, mut is_heard) = (false, false);
+                poll_fn(|cx| {
+                    is_written = is_written || written.as_mut().poll(cx).is_ready();
+                    is_heard = is_heard || heard.as_mut().poll(cx).is_ready();
+                    match is_written && is_heard {
+                        true => Poll::Ready(()),
+                        false => Poll::Pending,
+                    }
+                })
+                .await;
+            });
+            if gone.await.is_err() {
                 let _ = send.reset(Code::RequestCancelled.into());
+                let _ = receive.stop(Code::RequestCancelled.into());
             }
+            session.has_room();
         });
     }
 }

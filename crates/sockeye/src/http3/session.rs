@@ -18,7 +18,7 @@ use quinn::{
 use tokio::{sync::watch, task::coop::consume_budget};
 
 use super::{
-    Code, Fault,
+    Code, Fault, REQUESTS,
     frames::{Frame, Frames, Settings, Trouble, put_frame, put_integer, take_integer},
 };
 
@@ -117,6 +117,16 @@ impl Session {
         self.said.borrow().goaway.is_some()
     }
 
+    /// Has a client know that it may ask again, as a request has ended: quinn would say so once an eighth of all have.
+    pub(crate) fn has_room(&self) {
+        if self.side == Side::Server {
+            // Of one that is permitted, each counts.
+            self.connection.set_max_concurrent_bi_streams(1_u32.into());
+            self.connection
+                .set_max_concurrent_bi_streams(REQUESTS.into());
+        }
+    }
+
     /// What its peer has broken, if that is why it has ended.
     pub(crate) fn broken(&self) -> Option<io::Error> {
         self.fault.get().map(|fault| broken(*fault))
@@ -146,6 +156,10 @@ impl Session {
         match (self.fault.get(), error) {
             (Some(fault), _) => broken(*fault),
             (None, ConnectionError::ApplicationClosed(close)) => ended(&close),
+            (None, ConnectionError::LocallyClosed) => {
+                let why = "this end has closed the connection, or the runtime that it was made in has ended";
+                io::Error::new(io::ErrorKind::ConnectionAborted, why)
+            }
             (None, error) => error.into(),
         }
     }
@@ -238,9 +252,22 @@ pub(crate) fn named(code: VarInt) -> String {
     name.into()
 }
 
+/// Ends a connection when this is dropped, as with its runtime, without which nothing would ever come of it.
+struct Runs(Connection);
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        // What has ended it would be forgotten.
+        if self.0.close_reason().is_none() {
+            self.0.close(Code::NoError.into(), b"");
+        }
+    }
+}
+
 /// Takes the peer's streams of one direction. How many there may be at a time is a limit of QUIC's.
 async fn take_streams(connection: Connection, session: Weak<Session>) {
-    while let Ok(receive) = connection.accept_uni().await {
+    let runs = Runs(connection);
+    while let Ok(receive) = runs.0.accept_uni().await {
         tokio::spawn(take(receive, session.clone()));
     }
 }

@@ -44,7 +44,8 @@ use crate::{
 const WAITING: usize = 1024;
 const WAITING_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How long a client may take to hear that its connection ends, where nothing is being answered.
+/// How long a client may take to hear that its connection ends, besides the way there and back; and with that.
+const HEARD: Duration = Duration::from_millis(50);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Of so many opening handshakes that there may be, one may be of somebody who has not shown that the address is theirs.
@@ -90,12 +91,15 @@ impl Endpoints {
             .map(Self)
     }
 
-    /// Takes all who come, for ever.
-    pub(super) async fn accept(&self, context: &Arc<Context>) {
+    /// Takes all who come, for ever, and lets them in; or refuses them, where that is over.
+    pub(super) async fn accept(&self, context: Option<&Arc<Context>>) {
         let each = self.0.iter().map(|endpoint| {
-            Box::pin(async {
+            Box::pin(async move {
                 while let Some(incoming) = endpoint.accept().await {
-                    admit(context, incoming, endpoint.open_connections());
+                    match context {
+                        Some(context) => admit(context, incoming, endpoint.open_connections()),
+                        None => incoming.refuse(),
+                    }
                     // Whoever comes by TCP has a turn too.
                     consume_budget().await;
                 }
@@ -110,13 +114,6 @@ impl Endpoints {
             Poll::Pending
         })
         .await
-    }
-
-    /// Takes nobody any more.
-    pub(super) fn refuse(&self) {
-        for endpoint in &self.0 {
-            endpoint.set_server_config(None);
-        }
     }
 
     /// Waits until nothing is left of the connections, as far as their clients let that be soon.
@@ -247,7 +244,9 @@ async fn serve(
         // A request that crosses this can be asked again elsewhere (RFC 9114 §5.2).
         requests.leaving.send_replace(true);
         idle.expects_no_first();
-        idle.bound(GOODBYE, answering).await;
+        // It may have been asked for before that has come, and be refused so.
+        let heard = 2 * session.connection().rtt() + HEARD;
+        idle.bound(heard.min(GOODBYE), answering).await;
     }
     // It ends once all that was sent on its streams has arrived.
     session

@@ -445,6 +445,9 @@ impl Server {
     /// of this port: that is for an `Alt-Svc` of the pages, or a record of the DNS. The header of the PROXY protocol is not
     /// read here.
     ///
+    /// QUIC asks every 15 s whether a client is still there, and gives it up after 60 s without an answer, whatever
+    /// [`Acceptor::keepalive`] says.
+    ///
     /// Where an eighth of [`max_handshakes`](Self::max_handshakes) are unfinished, or as many connections are from an address as may
     /// be, whoever comes has to show first that the address is theirs (Retry, RFC 9000 §8.1.2), before TLS is spent on them.
     ///
@@ -604,7 +607,7 @@ impl Server {
         let mut room = Room::new(self.gate.clone(), &self.limits);
         let mut beginning = Box::pin(self.running.0.beginning());
         #[cfg(feature = "http3")]
-        let mut over_http3 = std::pin::pin!(http3.accept(&context));
+        let mut over_http3 = std::pin::pin!(http3.accept(Some(&context)));
         let begun = loop {
             let mut next = std::pin::pin!(self.next(beginning.as_mut(), &mut room));
             let next = poll_fn(|cx| {
@@ -617,8 +620,6 @@ impl Server {
                 Next::End(begun) => break begun,
             }
         };
-        #[cfg(feature = "http3")]
-        http3.refuse();
         let schedule = begun.how.schedule(self.acceptor.close_time());
         // Without a window they would be cut off before they can open.
         let can_open = !schedule.window.is_zero();
@@ -632,7 +633,15 @@ impl Server {
                 last.into_iter().for_each(&open);
             }
         }
-        let farewell = connections.leave(&begun, schedule).await;
+        let mut leaving = std::pin::pin!(connections.leave(&begun, schedule));
+        #[cfg(feature = "http3")]
+        let mut refusing = std::pin::pin!(http3.accept(None));
+        let farewell = poll_fn(|cx| {
+            #[cfg(feature = "http3")]
+            let _ = refusing.as_mut().poll(cx);
+            leaving.as_mut().poll(cx)
+        });
+        let farewell = farewell.await;
         #[cfg(feature = "http3")]
         http3.drain().await;
         self.running.add(farewell);

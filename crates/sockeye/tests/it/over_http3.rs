@@ -379,6 +379,129 @@ mod leaving {
         assert_eq!(within(seen.recv()).await, Some(LEN));
     }
 
+    /// A bug: the peer was told at once that nothing more is read of it, and held the stream for broken before it had read that.
+    #[tokio::test]
+    async fn what_was_sent_arrives_though_the_other_end_goes_on_writing() {
+        const COUNT: usize = 200;
+        let (told, mut seen) = mpsc::unbounded_channel();
+        let told = Arc::new(told);
+        let server = serve_by(
+            Acceptor::new().deflate(None),
+            |server| server,
+            move |socket| {
+                let told = told.clone();
+                async move {
+                    let (sender, mut receiver) = socket.split();
+                    let ticking = tokio::spawn(async move {
+                        while sender.send("tick").await.is_ok() {
+                            sleep(Duration::from_millis(1)).await;
+                        }
+                    });
+                    let mut count = 0;
+                    while let Some(message) = receiver.recv().await? {
+                        assert_eq!(message.len(), 1000);
+                        count += 1;
+                    }
+                    ticking.abort();
+                    told.send((count, receiver.ended().map(|ended| ended.code())))
+                        .unwrap();
+                    Ok(())
+                }
+            },
+        )
+        .await;
+        let http3 = server.connect().await;
+        let mut socket = server.open(&http3, "/").await;
+        assert_eq!(within(socket.recv()).await.unwrap(), Some("tick".into()));
+        for _ in 0..COUNT {
+            within(socket.send(vec![1; 1000])).await.unwrap();
+        }
+        drop(socket);
+        assert_eq!(within(seen.recv()).await, Some((COUNT, Some(1001))));
+    }
+
+    /// A bug: they waited for what no task would ever do.
+    #[test]
+    fn sockets_are_lost_with_the_runtime_of_their_connection() {
+        let runtime = || {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap()
+        };
+        let (servers, connections, sockets) = (runtime(), runtime(), runtime());
+        let server = servers.block_on(serve(Acceptor::new(), |server| server));
+        let http3 = connections.block_on(server.connect());
+        let mut socket = sockets.block_on(async {
+            let mut socket = server.open(&http3, "/").await;
+            echoes(&mut socket, "here").await;
+            socket
+        });
+        let waiting = sockets.spawn(async move {
+            let ended = within(socket.recv()).await;
+            (ended, within(socket.send("?")).await)
+        });
+        drop(connections);
+        sockets.block_on(async {
+            let (ended, sent) = within(waiting).await.unwrap();
+            let error = ended.unwrap_err();
+            assert!(
+                error.is_lost() && error.to_string().contains("runtime"),
+                "{error}"
+            );
+            sent.unwrap_err();
+            let error = within(http3.open(&server.client("/"))).await.unwrap_err();
+            assert!(error.is_lost(), "{error}");
+        });
+    }
+
+    /// And the server holds nothing for it.
+    #[tokio::test]
+    async fn a_client_that_ends_tells_the_server() {
+        let server = serve(Acceptor::new(), |server| server.max_connections(2)).await;
+        for _ in 0..5 {
+            let http3 = server.connect().await;
+            let mut socket = server.open(&http3, "/").await;
+            within(socket.close(CloseCode::NORMAL, "")).await.unwrap();
+            drop(socket);
+            within(http3.close()).await;
+            // Until QUIC needs to know nothing of it.
+            let begin = Instant::now();
+            while Http3::connect(&server.client("/")).await.is_err() {
+                assert!(begin.elapsed() < 10 * SECOND, "it is held");
+                sleep(Duration::from_millis(50)).await;
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    /// Not ignored, so that they go elsewhere.
+    #[tokio::test]
+    async fn whoever_comes_while_a_server_leaves_is_refused() {
+        let server = serve_by(
+            Acceptor::new(),
+            |server| server,
+            async |mut socket| {
+                // It has something left to do.
+                socket.recv().await?;
+                sleep(2 * SECOND).await;
+                Ok(())
+            },
+        )
+        .await;
+        let http3 = server.connect().await;
+        let mut socket = server.open(&http3, "/").await;
+        within(socket.send("work")).await.unwrap();
+        let how = Shutdown::new().patience(5 * SECOND).deadline(10 * SECOND);
+        let leaving = server.handle.shutdown(how);
+        let error = within(Http3::connect(&server.client("/")))
+            .await
+            .unwrap_err();
+        assert!(error.is_connect() && !error.is_timeout(), "{error}");
+        within(leaving).await;
+    }
+
     #[tokio::test]
     async fn a_server_that_is_dropped_is_lost() {
         let server = serve(Acceptor::new(), |server| server).await;
@@ -438,6 +561,39 @@ mod a_client {
             error.is_user() && error.to_string().contains("another server"),
             "{error}"
         );
+    }
+
+    /// RFC 9000 §4.6: as many as are permitted, and another as soon as one has ended.
+    #[tokio::test]
+    async fn may_have_as_many_sockets_as_are_permitted() {
+        let server = serve(Acceptor::new(), |server| server).await;
+        let http3 = server.connect().await;
+        let mut sockets = Vec::new();
+        for _ in 0..128 {
+            sockets.push(server.open(&http3, "/").await);
+        }
+        let hasty = server
+            .client("/")
+            .handshake_timeout(Duration::from_millis(200));
+        let error = within(http3.open(&hasty)).await.unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+        for _ in 0..3 {
+            let mut socket = sockets.pop().unwrap();
+            within(socket.close(CloseCode::NORMAL, "")).await.unwrap();
+            drop(socket);
+            sockets.push(server.open(&http3, "/").await);
+        }
+        echoes(&mut sockets[127], "the last").await;
+    }
+
+    /// What the system knows needs no timeout.
+    #[tokio::test]
+    async fn is_told_at_once_what_cannot_be_reached_from_here() {
+        let client = Client::new("wss://192.0.2.1/")
+            .no_proxy()
+            .local_address("127.0.0.1".parse().unwrap());
+        let error = within(Http3::connect(&client)).await.unwrap_err();
+        assert!(error.is_connect() && !error.is_timeout(), "{error}");
     }
 
     #[tokio::test]
