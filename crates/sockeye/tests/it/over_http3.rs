@@ -382,7 +382,7 @@ mod leaving {
     /// A bug: the peer was told at once that nothing more is read of it, and held the stream for broken before it had read that.
     #[tokio::test]
     async fn what_was_sent_arrives_though_the_other_end_goes_on_writing() {
-        const COUNT: usize = 200;
+        const COUNT: usize = 5000;
         let (told, mut seen) = mpsc::unbounded_channel();
         let told = Arc::new(told);
         let server = serve_by(
@@ -1151,7 +1151,7 @@ mod a_strange_client {
     async fn sent_ahead(streams: &mut [SendStream], payload: &[u8]) -> usize {
         let mut sent = 0;
         for send in streams {
-            let write = tokio::time::timeout(Duration::from_millis(100), async {
+            let write = tokio::time::timeout(Duration::from_millis(50), async {
                 while let Ok(count) = send.write(payload).await {
                     sent += count;
                 }
@@ -1172,14 +1172,14 @@ mod a_strange_client {
         let server = serve_by(Acceptor::new(), |server| server, work).await;
         let peer = client(&server, &begin()).await;
         let mut streams = Vec::new();
-        for _ in 0..100 {
+        for _ in 0..40 {
             let (mut send, receive) = within(peer.connection.open_bi()).await.unwrap();
             // The head is to have 15,000 bytes, which never come.
             within(send.write_all(&[1, 0x7A, 0x98])).await.unwrap();
             std::mem::forget(receive);
             streams.push(send);
         }
-        let sent = sent_ahead(&mut streams[90..], &[0; 10_000]).await;
+        let sent = sent_ahead(&mut streams, &[0; 10_000]).await;
         assert!((1..300_000).contains(&sent), "{sent}");
 
         let peer = client(&server, &begin()).await;
