@@ -105,6 +105,59 @@ async fn echoes(socket: &mut WebSocket, text: &str) {
     assert_eq!(message, Some(Message::from(text)));
 }
 
+/// What comes next for any of the clients.
+async fn answered(
+    clients: &HashMap<SocketAddr, tokio::net::UdpSocket>,
+    datagram: &mut [u8],
+) -> (SocketAddr, usize) {
+    poll_fn(|cx| {
+        for (from, socket) in clients {
+            let mut read = ReadBuf::new(datagram);
+            if socket.poll_recv(cx, &mut read).is_ready() {
+                return Poll::Ready((*from, read.filled().len()));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Hands datagrams on between a server and whoever comes, each of these after a while, and tells of each Retry (RFC 9000 §17.2.5).
+async fn relay(server: SocketAddr, wait: Duration) -> (SocketAddr, mpsc::UnboundedReceiver<()>) {
+    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = front.local_addr().unwrap();
+    let (told, retried) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut clients: HashMap<_, tokio::net::UdpSocket> = HashMap::new();
+        let mut datagram = [0; 65_536];
+        let mut back = [0; 65_536];
+        loop {
+            tokio::select! {
+                received = front.recv_from(&mut datagram) => {
+                    let (len, from) = received.unwrap();
+                    let client = match clients.entry(from) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(new) => {
+                            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                            socket.connect(server).await.unwrap();
+                            new.insert(socket)
+                        }
+                    };
+                    sleep(wait).await;
+                    let _ = client.send(&datagram[..len]).await;
+                }
+                (from, len) = answered(&clients, &mut back) => {
+                    if back[0] & 0xF0 == 0xF0 {
+                        let _ = told.send(());
+                    }
+                    let _ = front.send_to(&back[..len], from).await;
+                }
+            }
+        }
+    });
+    (address, retried)
+}
+
 #[tokio::test]
 async fn sockets_are_streams_of_one_connection() {
     let (told, mut seen) = mpsc::unbounded_channel();
@@ -402,10 +455,6 @@ mod leaving {
                     while let Some(message) = receiver.recv().await? {
                         assert_eq!(message.len(), 1000);
                         count += 1;
-                        if count % 5 == 0 {
-                            // So that some of it is still to be read.
-                            sleep(Duration::from_millis(5)).await;
-                        }
                     }
                     ticking.abort();
                     told.send((count, receiver.ended().map(|ended| ended.code())))
@@ -415,8 +464,11 @@ mod leaving {
             },
         )
         .await;
-        let http3 = server.connect().await;
-        let mut socket = server.open(&http3, "/").await;
+        // So that most of it is under way when nobody has a use for its socket any more.
+        let (front, _) = relay(server.address, Duration::from_millis(3)).await;
+        let client = server.client("/").resolve("localhost", [front]);
+        let http3 = within(Http3::connect(&client)).await.unwrap();
+        let mut socket = within(http3.open(&client)).await.unwrap();
         assert_eq!(within(socket.recv()).await.unwrap(), Some("tick".into()));
         for _ in 0..COUNT {
             within(socket.send(vec![1; 1000])).await.unwrap();
@@ -1317,7 +1369,7 @@ mod a_strange_client {
                 .http3(udp)
                 .serve(echo),
         );
-        let (front, mut retried) = relay(address).await;
+        let (front, mut retried) = relay(address, Duration::ZERO).await;
         let url = format!("wss://127.0.0.1:{}/", front.port());
         let client = Client::new(url).tls(pki.trusted()).no_proxy();
         within(Http3::connect(&client)).await.unwrap();
@@ -1329,58 +1381,6 @@ mod a_strange_client {
         retried.try_recv().unwrap();
         let mut socket = within(http3.open(&client)).await.unwrap();
         echoes(&mut socket, "let in").await;
-    }
-
-    /// What comes next for any of the clients.
-    async fn answered(
-        clients: &HashMap<SocketAddr, tokio::net::UdpSocket>,
-        datagram: &mut [u8],
-    ) -> (SocketAddr, usize) {
-        poll_fn(|cx| {
-            for (from, socket) in clients {
-                let mut read = ReadBuf::new(datagram);
-                if socket.poll_recv(cx, &mut read).is_ready() {
-                    return Poll::Ready((*from, read.filled().len()));
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Hands datagrams on between a server and whoever comes, and tells of each Retry (RFC 9000 §17.2.5).
-    async fn relay(server: SocketAddr) -> (SocketAddr, mpsc::UnboundedReceiver<()>) {
-        let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = front.local_addr().unwrap();
-        let (told, retried) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            let mut clients: HashMap<_, tokio::net::UdpSocket> = HashMap::new();
-            let mut datagram = [0; 65_536];
-            let mut back = [0; 65_536];
-            loop {
-                tokio::select! {
-                    received = front.recv_from(&mut datagram) => {
-                        let (len, from) = received.unwrap();
-                        let client = match clients.entry(from) {
-                            Entry::Occupied(known) => known.into_mut(),
-                            Entry::Vacant(new) => {
-                                let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-                                socket.connect(server).await.unwrap();
-                                new.insert(socket)
-                            }
-                        };
-                        let _ = client.send(&datagram[..len]).await;
-                    }
-                    (from, len) = answered(&clients, &mut back) => {
-                        if back[0] & 0xF0 == 0xF0 {
-                            let _ = told.send(());
-                        }
-                        let _ = front.send_to(&back[..len], from).await;
-                    }
-                }
-            }
-        });
-        (address, retried)
     }
 }
 
