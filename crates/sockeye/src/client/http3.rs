@@ -1,6 +1,6 @@
 //! A connection of HTTP/3, on which WebSockets are opened as streams (RFC 9220).
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, mem, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{Request, StatusCode, Version};
 use quinn::Connection;
@@ -49,7 +49,8 @@ const WRITTEN: Duration = Duration::from_millis(10);
 /// that the runtime has to be there: a socket that is [closed](WebSocket::close) has it behind itself, and a program that is
 /// about to end tells the server so by [`close`](Self::close).
 ///
-/// QUIC asks every 15 s whether the server is still there, and gives it up after 60 s without an answer, whatever
+/// QUIC asks every 15 s whether the server is still there, and gives it up after 60 s without an answer, or
+/// earlier where that one says so, whatever
 /// [`Client::keepalive`] says. One that has crashed is found out about by that or by the keepalive, also where another has taken its
 /// place: no system answers for it, as it does on TCP.
 ///
@@ -138,7 +139,8 @@ impl Http3 {
     /// streams as it permits, this waits until one has ended, within the handshake timeout.
     ///
     /// # Errors
-    /// [`Error::Setup`] for a URL that leads to another server (scheme, host and port), [`Error::Url`] and
+    /// [`Error::Setup`] for a URL that leads to another server (scheme, host and port), and where the server takes no heads as
+    /// large as the request's, [`Error::Url`] and
     /// [`Error::Handshake`] for what cannot be sent, [`Error::Random`] where the system gives no random numbers; and
     /// [`Error::Open`] with [`Error::Handshake`] and [`Error::Answer`] for an answer that declines or breaks a rule;
     /// [`Error::Lost`], also where the connection has ended, or the server has said that it is about to (GOAWAY);
@@ -189,13 +191,6 @@ impl Http3 {
         request: &Request<()>,
         limits: HeadLimits,
     ) -> Result<(RequestStream<()>, Response)> {
-        if self.session.goes_away() {
-            let why = "the server takes no more requests on this connection (GOAWAY)";
-            return Err(Error::lost(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                why,
-            )));
-        }
         let uri = request.uri();
         let pseudo = [
             (":method", "CONNECT"),
@@ -212,14 +207,15 @@ impl Http3 {
             );
             return Err(Error::Setup(why.into()));
         }
-        let session = &self.session;
-        let opened = session.connection().open_bi().await;
-        let (send, receive) =
-            opened.map_err(|error| Error::lost(session.connection_error(error)))?;
-        let mut stream = RequestStream::new(session.clone(), send, receive);
-        stream.write_head(&section).await?;
+        let (send, receive) = self.session.open().await.map_err(Error::lost)?;
+        let mut stream = RequestStream::new(self.session.clone(), send, receive);
+        let mut written = stream.write_head(&section).await;
         loop {
-            let head = stream.read_head(limits).await;
+            let mut head = stream.read_head(limits).await;
+            if head.is_err() {
+                // It may have answered before it took all (§4.1); else what kept it from that says more.
+                head = mem::replace(&mut written, Ok(())).and(head);
+            }
             let answer = head.and_then(|section| Ok((section.status()?, section.headers)));
             let (status, headers) = answer.inspect_err(|error| {
                 if error.is_handshake() {

@@ -48,11 +48,16 @@ const ONE_WAY: u32 = 8;
 const IDLE: Duration = Duration::from_secs(60);
 const ASKED: Duration = Duration::from_secs(15);
 
-/// How much of what nobody has read a client may have sent that has so many WebSockets: as much as these can have together, so
+/// How much of what nobody has read a client may have sent that has had so many WebSockets at a time: as much as these can have together, so
 /// that one does not hold up another, and what the head of a request takes.
 pub(crate) fn window(open: u32) -> VarInt {
     const HEADS: u32 = 64 * 1024;
-    (HEADS + open.min(REQUESTS) * stream_window(Side::Server)).into()
+    announced(HEADS + open.min(REQUESTS) * stream_window(Side::Server))
+}
+
+/// A window of which so much can always be used: quinn says that there is room again once that is an eighth of it.
+fn announced(usable: u32) -> VarInt {
+    (usable + usable / 7 + 1).into()
 }
 
 /// What QUIC permits a peer.
@@ -69,7 +74,7 @@ pub(crate) fn transport(side: Side) -> TransportConfig {
         .stream_receive_window(stream_window(side).into())
         .receive_window(match side {
             // As much as all can have together, so that those which nobody reads do not hold up the others.
-            Side::Client => (REQUESTS * stream_window(side)).into(),
+            Side::Client => announced(REQUESTS * stream_window(side)),
             Side::Server => window(0),
         })
         .send_window(SENT_AHEAD)

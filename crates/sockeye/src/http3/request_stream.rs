@@ -379,15 +379,18 @@ impl<G: Unpin> AsyncWrite for RequestStream<G> {
 impl<G: Unpin> Drop for RequestStream<G> {
     fn drop(&mut self) {
         let is_asking = matches!(self.stage, Stage::Asking);
-        let halves = self.send.take().zip(self.frames.take_out());
-        let (Some((mut send, mut receive)), Ok(runtime)) = (halves, Handle::try_current()) else {
-            return self.frames.stop(Code::RequestCancelled);
+        let Some((mut send, mut receive)) = self.send.take().zip(self.frames.take_out()) else {
+            return;
         };
-        if is_asking {
-            let _ = send.reset(Code::RequestCancelled.into());
+        let runtime = Handle::try_current().ok().filter(|_| !is_asking);
+        let Some(runtime) = runtime else {
+            // The end of a stream within a frame would end the connection.
+            if is_asking || !self.owed.is_empty() {
+                let _ = send.reset(Code::RequestCancelled.into());
+            }
             let _ = receive.stop(Code::RequestCancelled.into());
             return;
-        }
+        };
         let (session, owed) = (self.session.clone(), mem::take(&mut self.owed));
         runtime.spawn(async move {
             let gone = timeout(GOODBYE, async {

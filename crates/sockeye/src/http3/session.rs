@@ -112,9 +112,28 @@ impl Session {
         &self.connection
     }
 
-    /// Whether the peer takes no more requests.
-    pub(crate) fn goes_away(&self) -> bool {
-        self.said.borrow().goaway.is_some()
+    /// Opens a stream for a request, once the peer permits one more.
+    ///
+    /// # Errors
+    /// How the connection has ended; or that the peer takes no more requests, after which none may be begun (RFC 9114 §5.2).
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn open(self: &Arc<Self>) -> io::Result<(SendStream, RecvStream)> {
+        let mut said = self.said.subscribe();
+        let mut leaves = pin!(said.wait_for(|said| said.goaway.is_some()));
+        let mut opened = pin!(self.connection.open_bi());
+        poll_fn(|cx| match leaves.as_mut().poll(cx) {
+            Poll::Ready(_) => {
+                let why = "the server takes no more requests on this connection (GOAWAY)";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)))
+            }
+            Poll::Pending => {
+                let opened = opened.as_mut().poll(cx);
+                opened.map_err(|error| self.connection_error(error))
+            }
+        })
+        .await
     }
 
     /// Has a client know that it may ask again, as a request has ended: quinn would say so once an eighth of all have.
@@ -297,7 +316,7 @@ async fn listen(mut frames: Frames, session: &Weak<Session>) -> Result<(), Troub
     let kind = match frames.kind().await {
         Ok(Some(kind)) => kind,
         // It may end before it has said what it is (RFC 9114 §6.2).
-        Ok(None) | Err(Trouble::Ended(ReadError::Reset(_))) => return Ok(()),
+        Ok(None) | Err(Trouble::Ended(ReadError::Reset(_)) | Trouble::Fault(_)) => return Ok(()),
         Err(trouble) => return Err(trouble),
     };
     let Some(here) = session.upgrade() else {

@@ -13,7 +13,7 @@ pub(super) const STATIC: [(&str, &str); 99] = [
     ("if-modified-since", ""),
     ("if-none-match", ""),
     ("last-modified", ""),
-    ("session", ""),
+    ("link", ""),
     ("location", ""),
     ("referer", ""),
     ("set-cookie", ""),
@@ -102,3 +102,49 @@ pub(super) const STATIC: [(&str, &str); 99] = [
     ("x-frame-options", "deny"),
     ("x-frame-options", "sameorigin"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9204, appendix A: at its ends, and wherever a name begins whose field has no value.
+    #[test]
+    fn fields_have_the_numbers_of_the_standard() {
+        for (at, field) in [
+            (0, (":authority", "")),
+            (1, (":path", "/")),
+            (2, ("age", "0")),
+            (3, ("content-disposition", "")),
+            (4, ("content-length", "0")),
+            (5, ("cookie", "")),
+            (6, ("date", "")),
+            (7, ("etag", "")),
+            (8, ("if-modified-since", "")),
+            (9, ("if-none-match", "")),
+            (10, ("last-modified", "")),
+            (11, ("link", "")),
+            (12, ("location", "")),
+            (13, ("referer", "")),
+            (14, ("set-cookie", "")),
+            (15, (":method", "CONNECT")),
+            (22, (":scheme", "http")),
+            (24, (":status", "103")),
+            (29, ("accept", "*/*")),
+            (31, ("accept-encoding", "gzip, deflate, br")),
+            (42, ("content-encoding", "br")),
+            (55, ("range", "bytes=0-")),
+            (59, ("vary", "accept-encoding")),
+            (63, (":status", "100")),
+            (72, ("accept-language", "")),
+            (83, ("alt-svc", "clear")),
+            (84, ("authorization", "")),
+            (86, ("early-data", "1")),
+            (90, ("origin", "")),
+            (92, ("server", "")),
+            (95, ("user-agent", "")),
+            (98, ("x-frame-options", "sameorigin")),
+        ] {
+            assert_eq!(STATIC[at], field, "{at}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::{
     future::{Future, pending, poll_fn},
     net::{SocketAddr, UdpSocket},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use hyper::{HeaderMap, Response};
 use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime};
 use sockeye_proto::handshake::{HandshakeError, Refusal};
 use tokio::{
-    sync::{Semaphore, oneshot, watch},
+    sync::{oneshot, watch},
     task::{JoinSet, coop::consume_budget},
     time::{Instant, timeout, timeout_at},
 };
@@ -50,9 +50,6 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Of so many opening handshakes that there may be, one may be of somebody who has not shown that the address is theirs.
 const UNPROVEN: usize = 8;
-
-/// How many heads of requests may be read at a time of a connection.
-const READING: usize = 8;
 
 /// A client's stream.
 type ClientStream = RequestStream<Open>;
@@ -100,7 +97,7 @@ impl Endpoints {
                         Some(context) => admit(context, incoming, endpoint.open_connections()),
                         None => incoming.refuse(),
                     }
-                    // Whoever comes by TCP has a turn too.
+                    // There is an end to a turn.
                     consume_budget().await;
                 }
                 pending::<()>().await;
@@ -223,10 +220,9 @@ async fn serve(
         session: session.clone(),
         idle: idle.clone(),
         peer,
-        reading: Semaphore::new(READING),
         windows: Arc::new(Windows {
             session: session.clone(),
-            open: Mutex::new(0),
+            open: Mutex::default(),
         }),
         leaving: watch::Sender::default(),
     });
@@ -254,19 +250,37 @@ async fn serve(
         .map_or(Ok(()), |broken| Err(Error::lost(broken)))
 }
 
-/// How much a client may send ahead, by how many of its requests are WebSockets: it may have nobody read these, and of all else
-/// hardly anything comes.
+/// How much a client may send ahead, by how many of its requests have been WebSockets at a time: it may have nobody read these,
+/// and of all else hardly anything comes. Not less again: quinn would take that back from what is read alone.
 struct Windows {
     session: Arc<Session>,
-    open: Mutex<u32>,
+    open: Mutex<Sockets>,
+}
+
+#[derive(Default)]
+struct Sockets {
+    now: u32,
+    most: u32,
 }
 
 impl Windows {
-    fn change(&self, change: impl FnOnce(u32) -> u32) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        *open = change(*open);
-        let connection = self.session.connection();
-        connection.set_receive_window(window(*open));
+    fn lock(&self) -> MutexGuard<'_, Sockets> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more.
+    fn open(self: &Arc<Self>, tunnel: Tunnel) -> Open {
+        let mut open = self.lock();
+        open.now += 1;
+        if open.now > open.most {
+            open.most = open.now;
+            let connection = self.session.connection();
+            connection.set_receive_window(window(open.most));
+        }
+        Open {
+            windows: self.clone(),
+            _tunnel: tunnel,
+        }
     }
 }
 
@@ -278,7 +292,7 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.windows.change(|open| open - 1);
+        self.windows.lock().now -= 1;
     }
 }
 
@@ -288,8 +302,6 @@ struct Requests {
     session: Arc<Session>,
     idle: Arc<Idle>,
     peer: Peer,
-    /// Heads may be read.
-    reading: Semaphore,
     windows: Arc<Windows>,
     /// Becomes true when no more are answered.
     leaving: watch::Sender<bool>,
@@ -329,12 +341,7 @@ impl Requests {
     async fn answer(&self, mut stream: ClientStream, busy: Busy) {
         let deadline = self.context.acceptor.deadline();
         let heads = self.context.acceptor.heads();
-        let asked = timeout_at(deadline, async {
-            // It is never closed.
-            let _turn = self.reading.acquire().await;
-            stream.read_head(heads).await
-        });
-        let asked = asked.await;
+        let asked = timeout_at(deadline, stream.read_head(heads)).await;
         let asked = asked.unwrap_or(Err(Error::Timeout(Deadline::Handshake)));
         let judged = asked.and_then(|section| {
             let is_websocket = |protocol: &str| protocol.eq_ignore_ascii_case("websocket");
@@ -362,7 +369,10 @@ impl Requests {
                 self.open(stream, connect, give, deadline).await
             }
             Err(error) => {
-                self.tell(&error);
+                // What ends the connection is told with that.
+                if self.session.broken().is_none() {
+                    self.tell(&error);
+                }
                 match error {
                     // RFC 9114 §4.1.
                     Error::Handshake(HandshakeError::UnexpectedEnd) => {
@@ -405,11 +415,7 @@ impl Requests {
                 let status = response.status();
                 let head = encode(&[(":status", status.as_str())], response.headers());
                 in_time(deadline, stream.write_head(&head)).await?;
-                self.windows.change(|open| open + 1);
-                stream.open(Open {
-                    windows: self.windows.clone(),
-                    _tunnel: self.idle.tunnel(),
-                });
+                stream.open(self.windows.open(self.idle.tunnel()));
                 // Refused where it was given up meanwhile.
                 let _ = give.send(Stream::new(stream));
                 Ok(())

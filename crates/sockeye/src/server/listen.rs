@@ -440,16 +440,15 @@ impl Server {
     ///
     /// A connection counts for all limits as one of TCP does, and each WebSocket on it besides, as if it had come by itself;
     /// its keepalive, deadlines and close are its own. Where its client ends the connection, all on it end. A connection on
-    /// which nothing is open ends after [`http_keep_alive`](Self::http_keep_alive). Requests for anything else than a
-    /// WebSocket are answered with 421, so that a browser asks again on TCP (RFC 9110 §15.5.20), and nothing tells browsers
+    /// which nothing is open ends after [`http_keep_alive`](Self::http_keep_alive). A request for a page is answered with 421, so that a browser asks again on TCP (RFC 9110 §15.5.20), and nothing tells browsers
     /// of this port: that is for an `Alt-Svc` of the pages, or a record of the DNS. The header of the PROXY protocol is not
     /// read here.
     ///
-    /// QUIC asks every 15 s whether a client is still there, and gives it up after 60 s without an answer, whatever
-    /// [`Acceptor::keepalive`] says.
+    /// QUIC asks every 15 s whether a client is still there, and gives it up after 60 s without an answer, or
+    /// earlier where the client says so, whatever [`Acceptor::keepalive`] says.
     ///
-    /// Where an eighth of [`max_handshakes`](Self::max_handshakes) are unfinished, or as many connections are from an address as may
-    /// be, whoever comes has to show first that the address is theirs (Retry, RFC 9000 §8.1.2), before TLS is spent on them.
+    /// Where an eighth of [`max_handshakes`](Self::max_handshakes) are unfinished, or an address has opened as many connections as
+    /// it may, or as fast, whoever comes from there has to show first that the address is theirs (Retry, RFC 9000 §8.1.2), before TLS is spent on them.
     ///
     /// The port is free again once QUIC has let go of the last connection: some round trips after [`serve`](Self::serve) has
     /// returned, and up to a minute where a client has it wait.
@@ -611,9 +610,11 @@ impl Server {
         let begun = loop {
             let mut next = std::pin::pin!(self.next(beginning.as_mut(), &mut room));
             let next = poll_fn(|cx| {
+                // First, so that a flood on UDP keeps nobody from it.
+                let next = next.as_mut().poll(cx);
                 #[cfg(feature = "http3")]
                 let _ = over_http3.as_mut().poll(cx);
-                next.as_mut().poll(cx)
+                next
             });
             match next.await {
                 Next::Connection(accepted) => open(accepted),
@@ -633,17 +634,23 @@ impl Server {
                 last.into_iter().for_each(&open);
             }
         }
-        let mut leaving = std::pin::pin!(connections.leave(&begun, schedule));
+        #[cfg(not(feature = "http3"))]
+        let farewell = connections.leave(&begun, schedule).await;
         #[cfg(feature = "http3")]
-        let mut refusing = std::pin::pin!(http3.accept(None));
-        let farewell = poll_fn(|cx| {
-            #[cfg(feature = "http3")]
-            let _ = refusing.as_mut().poll(cx);
-            leaving.as_mut().poll(cx)
-        });
-        let farewell = farewell.await;
-        #[cfg(feature = "http3")]
-        http3.drain().await;
+        let farewell = {
+            let mut leaving = std::pin::pin!(async {
+                let farewell = connections.leave(&begun, schedule).await;
+                http3.drain().await;
+                farewell
+            });
+            let mut refusing = std::pin::pin!(http3.accept(None));
+            poll_fn(|cx| {
+                let left = leaving.as_mut().poll(cx);
+                let _ = refusing.as_mut().poll(cx);
+                left
+            })
+            .await
+        };
         self.running.add(farewell);
         Ok(())
     }
