@@ -602,7 +602,7 @@ async fn a_socket_that_is_not_read_does_not_hold_up_another() {
 #[tokio::test]
 async fn many_sockets_that_are_not_read_do_not_hold_up_another() {
     let server = serve_by(
-        Acceptor::new(),
+        Acceptor::new().deflate(None),
         |server| server,
         async |mut socket| {
             while let Some(message) = socket.recv().await? {
