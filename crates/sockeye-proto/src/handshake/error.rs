@@ -65,7 +65,8 @@ pub enum HandshakeError {
     Status(Box<Response>),
     /// The server switched protocols in HTTP/1.0, in which nothing is upgraded (RFC 9110 §7.8).
     Http10,
-    /// The server opens no WebSockets over HTTP/2: it has not announced extended CONNECT (RFC 8441 §3).
+    /// The server opens no WebSockets over HTTP/2, or HTTP/3: it has not announced extended CONNECT there (RFC 8441 §3,
+    /// RFC 9220 §3).
     ExtendedConnect,
     /// `Sec-WebSocket-Accept` does not belong to the key that was sent (§4.1, 4).
     Accept,

@@ -48,8 +48,8 @@ const ONE_WAY: u32 = 8;
 const IDLE: Duration = Duration::from_secs(60);
 const ASKED: Duration = Duration::from_secs(15);
 
-/// How much of what nobody has read a client may have sent that has had so many WebSockets at a time: as much as these can have together, so
-/// that one does not hold up another, and what the head of a request takes.
+/// How much of what nobody has read a client may have sent that has had so many WebSockets at a time: as much as these can have
+/// together, so that one does not hold up another, and what the head of a request takes.
 pub(crate) fn window(open: u32) -> VarInt {
     const HEADS: u32 = 64 * 1024;
     announced(HEADS + open.min(REQUESTS) * stream_window(Side::Server))
