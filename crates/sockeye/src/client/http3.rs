@@ -44,7 +44,7 @@ const WRITTEN: Duration = Duration::from_millis(10);
 /// ```
 ///
 /// It is on QUIC, which is on UDP: what is lost on the way holds up the one socket that it is of, and not the others, as it
-/// does over HTTP/2. A message costs both ends more than on TCP. What happens to the connection happens to all sockets on
+/// does over HTTP/2. A message by itself costs both ends more than on TCP, and a large one several times as much. What happens to the connection happens to all sockets on
 /// it. It ends once this, its clones and all that were opened on it are gone, and what was sent has arrived, within 5 s. For
 /// that the runtime has to be there: a socket that is [closed](WebSocket::close) has it behind itself, and a program that is
 /// about to end tells the server so by [`close`](Self::close).
