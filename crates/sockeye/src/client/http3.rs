@@ -43,16 +43,15 @@ const WRITTEN: Duration = Duration::from_millis(10);
 /// # Ok(()) }
 /// ```
 ///
-/// It is on QUIC, which is on UDP: what is lost on the way holds up the one socket that it is of, and not the others, as it
-/// does over HTTP/2. A message by itself costs both ends more than on TCP, and a large one several times as much. What happens to the connection happens to all sockets on
-/// it. It ends once this, its clones and all that were opened on it are gone, and what was sent has arrived, within 5 s. For
-/// that the runtime has to be there: a socket that is [closed](WebSocket::close) has it behind itself, and a program that is
-/// about to end tells the server so by [`close`](Self::close).
+/// It is on QUIC, which is on UDP: what is lost on the way holds up the one socket that it is of, where over HTTP/2 it holds up
+/// all. A message by itself costs both ends more than on TCP, and a large one several times as much. What happens to the connection
+/// happens to all sockets on it. It ends once this, its clones and all that were opened on it are gone, and what was sent has
+/// arrived, within 5 s. For that the runtime has to be there: a socket that is [closed](WebSocket::close) has it behind itself, and
+/// a program that is about to end tells the server so by [`close`](Self::close).
 ///
-/// QUIC asks every 15 s whether the server is still there, and gives it up after 60 s without an answer, or
-/// earlier where that one says so, whatever
-/// [`Client::keepalive`] says. One that has crashed is found out about by that or by the keepalive, also where another has taken its
-/// place: no system answers for it, as it does on TCP.
+/// QUIC asks every 15 s whether the server is still there, and gives it up after 60 s without an answer, or earlier where that one
+/// says so, whatever [`Client::keepalive`] says. One that has crashed is found out about by that or by the keepalive, also where
+/// another has taken its place: no system answers for it, as it does on TCP.
 ///
 /// The server has to announce that it opens WebSockets so: [`Server::http3`] here. None is found out about that by itself,
 /// and none is asked over HTTP/1.1 where it is not reached: [`Client::connect`] is for that.
