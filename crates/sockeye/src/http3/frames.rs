@@ -8,17 +8,9 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use quinn::{ConnectionError, ReadError, RecvStream};
+use quinn::{ReadError, RecvStream};
 
 use super::{Code, Fault};
-
-pub(crate) const DATA: u64 = 0x00;
-pub(crate) const HEADERS: u64 = 0x01;
-pub(crate) const CANCEL_PUSH: u64 = 0x03;
-pub(crate) const SETTINGS: u64 = 0x04;
-pub(crate) const PUSH_PROMISE: u64 = 0x05;
-pub(crate) const GOAWAY: u64 = 0x07;
-pub(crate) const MAX_PUSH_ID: u64 = 0x0D;
 
 /// How many bytes a frame of a control stream may have that is to be understood. Settings are some ten.
 const CONTROL: u64 = 4096;
@@ -56,56 +48,43 @@ pub(crate) fn put_frame(out: &mut Vec<u8>, frame: Frame, payload: &[u8]) {
 
 /// Writes what stands before a payload of so many bytes.
 pub(crate) fn put_frame_head(out: &mut Vec<u8>, frame: Frame, len: usize) {
-    put_integer(out, frame.kind());
+    put_integer(out, frame as u64);
     put_integer(out, len as u64);
 }
 
-/// A frame that has a meaning here.
+/// A frame that has a meaning here, by its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
-    Data,
-    Headers,
-    CancelPush,
-    Settings,
-    PushPromise,
-    GoAway,
-    MaxPushId,
+    Data = 0x00,
+    Headers = 0x01,
+    CancelPush = 0x03,
+    Settings = 0x04,
+    PushPromise = 0x05,
+    GoAway = 0x07,
+    MaxPushId = 0x0D,
 }
 
 impl Frame {
-    fn kind(self) -> u64 {
-        match self {
-            Self::Data => DATA,
-            Self::Headers => HEADERS,
-            Self::CancelPush => CANCEL_PUSH,
-            Self::Settings => SETTINGS,
-            Self::PushPromise => PUSH_PROMISE,
-            Self::GoAway => GOAWAY,
-            Self::MaxPushId => MAX_PUSH_ID,
-        }
-    }
+    const ALL: [Self; 7] = [
+        Self::Data,
+        Self::Headers,
+        Self::CancelPush,
+        Self::Settings,
+        Self::PushPromise,
+        Self::GoAway,
+        Self::MaxPushId,
+    ];
 
-    /// By its type; nothing for one of an extension.
+    /// Nothing for one of an extension.
     ///
     /// # Errors
     /// Those of HTTP/2 that have none here (§7.2.8).
     fn of(kind: u64) -> Result<Option<Self>, Fault> {
-        Ok(Some(match kind {
-            DATA => Self::Data,
-            HEADERS => Self::Headers,
-            CANCEL_PUSH => Self::CancelPush,
-            SETTINGS => Self::Settings,
-            PUSH_PROMISE => Self::PushPromise,
-            GOAWAY => Self::GoAway,
-            MAX_PUSH_ID => Self::MaxPushId,
-            0x02 | 0x06 | 0x08 | 0x09 => {
-                return Err(Fault::new(
-                    Code::FrameUnexpected,
-                    "a frame of a type that is HTTP/2's",
-                ));
-            }
-            _ => return Ok(None),
-        }))
+        if matches!(kind, 0x02 | 0x06 | 0x08 | 0x09) {
+            let why = "a frame of a type that is HTTP/2's";
+            return Err(Fault::new(Code::FrameUnexpected, why));
+        }
+        Ok(Self::ALL.into_iter().find(|frame| *frame as u64 == kind))
     }
 }
 
@@ -121,12 +100,6 @@ pub(crate) enum Trouble {
 impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
-    }
-}
-
-impl From<ConnectionError> for Trouble {
-    fn from(error: ConnectionError) -> Self {
-        Self::Ended(ReadError::ConnectionLost(error))
     }
 }
 

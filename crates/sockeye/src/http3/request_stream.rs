@@ -48,7 +48,10 @@ pub(crate) struct RequestStream<G: Unpin> {
     frames: Frames,
     /// What is taken of the user and not by QUIC.
     owed: Bytes,
-    stage: Stage<G>,
+    /// Has whatever counts a WebSocket do so for as long as this is there, once it is one's.
+    counted: Option<G>,
+    /// Whether this end has said all.
+    has_ended: bool,
     /// Tells that the peer takes no more, once it is a WebSocket's.
     stopping: Option<Stopping>,
     /// With what it has said so.
@@ -57,15 +60,6 @@ pub(crate) struct RequestStream<G: Unpin> {
 
 type Stopping = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
 
-enum Stage<G> {
-    /// It is asked, or answered.
-    Asking,
-    /// It is a WebSocket's. Has whatever counts that do so for as long as it is there.
-    Open { _counted: G },
-    /// This end has said all.
-    Ended { _counted: Option<G> },
-}
-
 impl<G: Unpin> RequestStream<G> {
     pub(crate) fn new(session: Arc<Session>, send: SendStream, receive: RecvStream) -> Self {
         Self {
@@ -73,7 +67,8 @@ impl<G: Unpin> RequestStream<G> {
             send: Some(send),
             frames: Frames::new(receive),
             owed: Bytes::new(),
-            stage: Stage::Asking,
+            counted: None,
+            has_ended: false,
             stopping: None,
             stopped: None,
         }
@@ -202,7 +197,7 @@ impl<G: Unpin> RequestStream<G> {
 
     /// Has it be a WebSocket's.
     pub(crate) fn open(&mut self, counted: G) {
-        self.stage = Stage::Open { _counted: counted };
+        self.counted = Some(counted);
         if let Some(send) = &self.send {
             self.stopping = Some(Box::pin(send.stopped()));
         }
@@ -221,28 +216,19 @@ impl<G: Unpin> RequestStream<G> {
         }
     }
 
-    fn has_ended(&self) -> bool {
-        matches!(self.stage, Stage::Ended { .. })
-    }
-
     fn end(&mut self) {
-        let counted = match mem::replace(&mut self.stage, Stage::Asking) {
-            Stage::Asking => None,
-            Stage::Open { _counted } => Some(_counted),
-            Stage::Ended { _counted } => _counted,
-        };
         if let Some(send) = &mut self.send {
             // Refused only where the stream has ended.
             let _ = send.finish();
         }
-        self.stage = Stage::Ended { _counted: counted };
+        self.has_ended = true;
     }
 
     fn sending(&mut self) -> io::Result<&mut SendStream> {
         if let Some(code) = self.stopped {
             return Err(self.session.write_error(WriteError::Stopped(code)));
         }
-        let has_ended = self.has_ended();
+        let has_ended = self.has_ended;
         let gone = || io::ErrorKind::BrokenPipe.into();
         self.send.as_mut().filter(|_| !has_ended).ok_or_else(gone)
     }
@@ -365,7 +351,7 @@ impl<G: Unpin> AsyncWrite for RequestStream<G> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.has_ended() {
+        if !self.has_ended {
             ready!(self.poll_owed(cx))?;
             self.end();
         }
@@ -378,7 +364,7 @@ impl<G: Unpin> AsyncWrite for RequestStream<G> {
 /// was a WebSocket's is given up (RFC 9114 §4.1.1).
 impl<G: Unpin> Drop for RequestStream<G> {
     fn drop(&mut self) {
-        let is_asking = matches!(self.stage, Stage::Asking);
+        let is_asking = self.counted.is_none() && !self.has_ended;
         let Some((mut send, mut receive)) = self.send.take().zip(self.frames.take_out()) else {
             return;
         };

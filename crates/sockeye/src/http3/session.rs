@@ -119,7 +119,7 @@ impl Session {
     ///
     /// # Cancel safety
     /// Safe.
-    pub(crate) async fn open(self: &Arc<Self>) -> io::Result<(SendStream, RecvStream)> {
+    pub(crate) async fn open(&self) -> io::Result<(SendStream, RecvStream)> {
         let mut said = self.said.subscribe();
         let mut leaves = pin!(said.wait_for(|said| said.goaway.is_some()));
         let mut opened = pin!(self.connection.open_bi());
