@@ -24,8 +24,6 @@ use tokio::sync::watch;
 
 #[cfg(feature = "http2")]
 use hyper::{Method, header::CONTENT_LENGTH};
-#[cfg(feature = "http2")]
-use tokio::time::Instant;
 
 use super::{
     Acceptor, Peer, PlainHttp, Rewound,
@@ -184,16 +182,8 @@ where
     }
     let connection = http2.serve_connection(TokioIo::new(Rewound::new(plain, &http)), front);
     let mut connection = pin!(connection);
-    let is_to_end = {
-        let mut served = pin!(idle.bound(keep_alive, connection.as_mut()));
-        let mut ending = pin!(began(ending));
-        poll_fn(|cx| match served.as_mut().poll(cx) {
-            Poll::Pending => ending.as_mut().poll(cx).map(|()| true),
-            served => served,
-        })
-        .await
-    };
-    if is_to_end {
+    let is_to_end = idle.bound_until(keep_alive, connection.as_mut(), began(ending));
+    if is_to_end.await {
         // A request that crosses this is answered, and one that comes later can be asked again elsewhere
         // (RFC 9113 §6.8).
         connection.as_mut().graceful_shutdown();
@@ -261,9 +251,8 @@ impl<S> Front<S> {
         // For the first request of HTTP/2 there is as much time as for that of HTTP/1.1, or more.
         #[cfg(feature = "http2")]
         let idle = {
-            let now = Instant::now();
-            let first = serving.acceptor.deadline().checked_sub(serving.keep_alive);
-            Arc::new(Idle::new(first.map_or(now, |first| first.max(now))))
+            let deadline = serving.acceptor.deadline();
+            Arc::new(Idle::until_first(deadline, serving.keep_alive))
         };
         Self {
             service,
@@ -555,7 +544,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
         task::JoinHandle,
-        time::{sleep, timeout},
+        time::{Instant, sleep, timeout},
     };
 
     use super::*;

@@ -212,9 +212,7 @@ async fn serve(
     drop(place);
     let ending = seat.serving();
     // For the first request there is as much time as on TCP, or more.
-    let now = Instant::now();
-    let first = deadline.checked_sub(context.keep_alive);
-    let idle = Arc::new(Idle::new(first.map_or(now, |first| first.max(now))));
+    let idle = Arc::new(Idle::until_first(deadline, context.keep_alive));
     let requests = Arc::new(Requests {
         context: context.clone(),
         session: session.clone(),
@@ -227,16 +225,8 @@ async fn serve(
         leaving: watch::Sender::default(),
     });
     let mut answering = pin!(requests.answer_all());
-    let is_to_end = {
-        let mut served = pin!(idle.bound(context.keep_alive, answering.as_mut()));
-        let mut ending = pin!(began(ending));
-        poll_fn(|cx| match served.as_mut().poll(cx) {
-            Poll::Pending => ending.as_mut().poll(cx).map(|()| true),
-            served => served,
-        })
-        .await
-    };
-    if is_to_end {
+    let is_to_end = idle.bound_until(context.keep_alive, answering.as_mut(), began(ending));
+    if is_to_end.await {
         // A request that crosses this can be asked again elsewhere (RFC 9114 §5.2).
         requests.leaving.send_replace(true);
         idle.expects_no_first();

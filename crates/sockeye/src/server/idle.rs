@@ -76,6 +76,13 @@ impl Idle {
         }))
     }
 
+    /// A connection that has until a deadline for its first request, or as long as for any other where that is longer.
+    pub(super) fn until_first(deadline: Instant, limit: Duration) -> Self {
+        let now = Instant::now();
+        let since = deadline.checked_sub(limit);
+        Self::new(since.map_or(now, |since| since.max(now)))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Use> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,6 +106,21 @@ impl Idle {
     pub(super) fn expects_no_first(&self) {
         let mut used = self.lock();
         used.since = used.since.min(Instant::now());
+    }
+
+    /// As [`bound`](Self::bound), where the connection is also to end once the server does.
+    pub(super) async fn bound_until<C: Future>(
+        &self,
+        limit: Duration,
+        connection: Pin<&mut C>,
+        ending: impl Future<Output = ()>,
+    ) -> bool {
+        let (mut served, mut ending) = (pin!(self.bound(limit, connection)), pin!(ending));
+        poll_fn(|cx| match served.as_mut().poll(cx) {
+            Poll::Pending => ending.as_mut().poll(cx).map(|()| true),
+            served => served,
+        })
+        .await
     }
 
     /// Runs a connection until it has not been used for `limit`; or until its client has taken nothing of any
