@@ -2,10 +2,17 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use hyper::Request;
+use sockeye_proto::handshake::{HandshakeError, Response};
+use tokio::time::{Instant, timeout_at};
 
-use super::url::Endpoint;
-use crate::{Error, Result};
+use super::{
+    Client,
+    upgrade::{Asked, BODY_PATIENCE, Judged},
+    url::Endpoint,
+};
+use crate::{Error, Result, keepalive::after};
 
 /// Whom a connection leads to.
 pub(super) struct Server {
@@ -50,4 +57,39 @@ pub(super) fn shown(request: &Request<()>) -> Vec<u8> {
     }
     shown.extend_from_slice(b"\r\n");
     shown
+}
+
+/// What a server has to say about its refusal.
+pub(super) trait Body {
+    /// Some more of it; nothing at its end, however that is.
+    fn next(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
+}
+
+/// What is agreed by an answer, or why nothing is: then with the beginning of what it says, as far as that comes soon.
+///
+/// # Errors
+/// [`Error::Handshake`] and [`Error::Answer`].
+pub(super) async fn judged(
+    client: &Client,
+    asked: &Asked,
+    mut response: Response,
+    body: &mut impl Body,
+    deadline: Instant,
+) -> Result<Judged> {
+    let mut agreed = asked.request.check_connect(&response);
+    if let Err(HandshakeError::Status(_)) = agreed {
+        let read = async {
+            let mut read = Vec::new();
+            while let Some(data) = body.next().await {
+                read.extend_from_slice(&data);
+                if !response.set_body(&read) {
+                    break;
+                }
+            }
+        };
+        // What has come by then is kept.
+        let _ = timeout_at(deadline.min(after(BODY_PATIENCE)), read).await;
+        agreed = asked.request.check_connect(&response);
+    }
+    client.judge(agreed, response)
 }

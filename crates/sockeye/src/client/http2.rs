@@ -24,9 +24,8 @@ use sockeye_proto::handshake::{HandshakeError, Response};
 
 use super::{
     Client,
-    extended_connect::{Server, shown},
+    extended_connect::{Body, Server, judged, shown},
     redirect::Trail,
-    upgrade::BODY_PATIENCE,
     url::Endpoint,
 };
 use crate::{
@@ -190,23 +189,16 @@ impl Http2 {
             return Err(Error::Timeout(Deadline::Handshake));
         };
         let (answer, send) = answered?;
-        let mut response = Response::of_connect(&answer)?;
+        let response = Response::of_connect(&answer)?;
         let mut receive = answer.into_body();
-        let mut agreed = asked.request.check_connect(&response);
-        if let Err(HandshakeError::Status(_)) = agreed {
-            let by = deadline.min(after(BODY_PATIENCE));
-            // What has come by then is kept, however it ends.
-            let _ = timeout_at(by, read_body(&mut receive, &mut response)).await;
-            agreed = asked.request.check_connect(&response);
-        }
-        let agreed = client.judge(agreed, response)?;
+        let judged = judged(client, &asked, response, &mut receive, deadline).await?;
         let stream = Stream::new(Streamed {
             halves: Some((send, receive)),
             read: Bytes::new(),
             side: Side::Open,
             used: self.used.clone(),
         });
-        Ok(client.established(asked, stream, Vec::new(), agreed, self.server.peer_addr))
+        Ok(client.established(asked, stream, Vec::new(), judged, self.server.peer_addr))
     }
 
     /// The address of the server, where the connection is a socket of the system; behind a proxy it is the proxy's.
@@ -235,17 +227,12 @@ async fn run(connection: impl Future, unused: oneshot::Receiver<()>) {
     }
 }
 
-/// Reads what a server has to say about its refusal.
-async fn read_body(receive: &mut RecvStream, response: &mut Response) -> Result<(), h2::Error> {
-    let mut body = Vec::new();
-    while let Some(data) = receive.data().await.transpose()? {
-        receive.flow_control().release_capacity(data.len())?;
-        body.extend_from_slice(&data);
-        if !response.set_body(&body) {
-            break;
-        }
+impl Body for RecvStream {
+    async fn next(&mut self) -> Option<Bytes> {
+        let data = self.data().await?.ok()?;
+        self.flow_control().release_capacity(data.len()).ok()?;
+        Some(data)
     }
-    Ok(())
 }
 
 /// How it ended before the server had said anything in HTTP/2.

@@ -2,6 +2,7 @@
 
 use std::{fmt, mem, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hyper::{Request, StatusCode, Version};
 use quinn::Connection;
 use sockeye_proto::handshake::{HandshakeError, HeadLimits, Response};
@@ -9,9 +10,8 @@ use tokio::time::{timeout, timeout_at};
 
 use super::{
     Client,
-    extended_connect::{Server, shown},
+    extended_connect::{Body, Server, judged, shown},
     redirect::Trail,
-    upgrade::BODY_PATIENCE,
     url::Endpoint,
 };
 use crate::{
@@ -170,15 +170,8 @@ impl Http3 {
         let Ok(answered) = answered.await else {
             return Err(Error::Timeout(Deadline::Handshake));
         };
-        let (mut stream, mut response) = answered?;
-        let mut agreed = asked.request.check_connect(&response);
-        if let Err(HandshakeError::Status(_)) = agreed {
-            let by = deadline.min(after(BODY_PATIENCE));
-            // What has come by then is kept, however it ends.
-            let _ = timeout_at(by, read_body(&mut stream, &mut response)).await;
-            agreed = asked.request.check_connect(&response);
-        }
-        let judged = client.judge(agreed, response)?;
+        let (mut stream, response) = answered?;
+        let judged = judged(client, &asked, response, &mut stream, deadline).await?;
         stream.open(());
         let (stream, peer) = (Stream::new(stream), self.server.peer_addr);
         Ok(client.established(asked, stream, Vec::new(), judged, peer))
@@ -265,14 +258,9 @@ async fn told(socket: &quinn::Endpoint) {
     let _ = timeout(WRITTEN, socket.wait_idle()).await;
 }
 
-/// Reads what a server has to say about its refusal.
-async fn read_body(stream: &mut RequestStream<()>, response: &mut Response) -> Result<()> {
-    let mut body = Vec::new();
-    loop {
-        let data = stream.read_body().await?;
-        body.extend_from_slice(&data);
-        if data.is_empty() || !response.set_body(&body) {
-            return Ok(());
-        }
+impl Body for RequestStream<()> {
+    async fn next(&mut self) -> Option<Bytes> {
+        let data = self.read_body().await.ok()?;
+        Some(data).filter(|data| !data.is_empty())
     }
 }
