@@ -1182,16 +1182,22 @@ mod a_socket_that_is_dropped {
         }
     }
 
+    /// A socket that has sent more than its peer takes.
+    async fn with_more_than_fits(role: Role) -> (WebSocket, Peer<DuplexStream>) {
+        let setup = Setup {
+            pipe: 1000,
+            ..Setup::default()
+        };
+        let (mut socket, peer) = setup.open(role).await;
+        socket.try_send(vec![7; 100_000]).unwrap();
+        (socket, peer)
+    }
+
     /// And a peer that takes nothing is given up, as after any Close.
     #[tokio::test(start_paused = true)]
     async fn waits_no_longer_for_a_peer_that_takes_nothing() {
         for role in BOTH {
-            let setup = Setup {
-                pipe: 1000,
-                ..Setup::default()
-            };
-            let (mut socket, mut peer) = setup.open(role).await;
-            socket.try_send(vec![7; 100_000]).unwrap();
+            let (socket, mut peer) = with_more_than_fits(role).await;
             drop(socket);
             tokio::time::sleep(Duration::from_secs(6)).await;
             let mut rest = Vec::new();
@@ -1204,12 +1210,7 @@ mod a_socket_that_is_dropped {
     #[tokio::test(start_paused = true)]
     async fn waits_not_at_all_for_one_that_has_gone() {
         for role in BOTH {
-            let setup = Setup {
-                pipe: 1000,
-                ..Setup::default()
-            };
-            let (mut socket, mut peer) = setup.open(role).await;
-            socket.try_send(vec![7; 100_000]).unwrap();
+            let (mut socket, mut peer) = with_more_than_fits(role).await;
             peer.stream.shutdown().await.unwrap();
             let ended = within(socket.closed()).await;
             assert!(matches!(ended, Ended::Lost(_)), "{ended:?}");
